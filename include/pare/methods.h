@@ -1,0 +1,75 @@
+/* Methods and recipes. A method describes itself: name, slot, parameters with types, defaults and
+ * ranges, paper. The CLI's parsing, its help, `pare methods`, the recipe check and the
+ * documentation are made from the descriptors.
+ *
+ *     pare_recipe *r = NULL;
+ *     pare_recipe_parse(&r, "magnitude:sparsity=0.5 + bitmap_bf16", &err);
+ *     puts(pare_recipe_text(r));      // canonical form
+ *     pare_recipe_free(r);
+ */
+#ifndef PARE_METHODS_H
+#define PARE_METHODS_H
+
+#include "pare/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum pare_param_type {
+    PARE_PARAM_FLOAT,
+    PARE_PARAM_INT,
+    PARE_PARAM_BOOL,
+    PARE_PARAM_SPARSITY, /* a share ("0.5", "50%") or a pattern "N:M"; stored as pare_sparsity */
+    PARE_PARAM_CHOICE    /* one of `choices` ("a|b|c"); stored as its index, an int */
+} pare_param_type;
+
+/* Sparsity as a parameter: a share of zeros, or n kept of every m. */
+typedef struct pare_sparsity {
+    double share; /* [0, 1]; n:m gives 1 - n/m */
+    int n, m;     /* 0 = unstructured */
+} pare_sparsity;
+
+typedef struct pare_param {
+    const char *name;
+    pare_param_type type;
+    size_t offset;        /* into the method's options struct */
+    double def, min, max; /* of numbers; bool: def 0 or 1; choice: def = index */
+    const char *choices;  /* "a|b|c" of a choice, else NULL */
+    const char *help;     /* one line */
+} pare_param;
+
+#define PARE_PARAM(options, field, type_, def_, min_, max_, help_)                                 \
+    {                                                                                              \
+        .name = #field, .type = type_, .offset = offsetof(options, field), .def = def_,            \
+        .min = min_, .max = max_, .help = help_                                                    \
+    }
+
+typedef struct pare_method pare_method;
+/* All methods, in the registry's order: i from 0; NULL past the last. */
+const pare_method *pare_method_at(size_t i);
+const pare_method *pare_method_find(const char *name);
+const char *pare_method_name(const pare_method *m);
+const char *pare_method_slot(const pare_method *m);    /* "pruner", "weight", ... */
+const char *pare_method_paper(const pare_method *m);   /* "arXiv:..." or a citation */
+const char *pare_method_summary(const pare_method *m); /* one line */
+const char *pare_method_help(const pare_method *m);    /* what it does, a paragraph */
+const char *pare_method_example(const pare_method *m); /* a recipe */
+/* Parameters; ends with name NULL. */
+const pare_param *pare_method_params(const pare_method *m);
+
+typedef struct pare_recipe pare_recipe;
+
+/* Parses a recipe text, or a file's content where text begins with '@'. Every name, parameter and
+ * range is checked against the descriptors; errors name the step and suggest the nearest known
+ * name. */
+pare_status pare_recipe_parse(pare_recipe **out, const char *text, pare_error *err);
+/* The canonical form: all steps, parameters that differ from their defaults, fixed order. Owned by
+ * the recipe. */
+const char *pare_recipe_text(const pare_recipe *r);
+void pare_recipe_free(pare_recipe *r);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

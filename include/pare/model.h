@@ -1,0 +1,115 @@
+/* Models: what a file holds, and running it.
+ *
+ *     pare_model *m = NULL;
+ *     pare_model_load(&m, rt, "model.gguf", &err);
+ *     pare_session *s = NULL;
+ *     pare_session_options so = pare_session_options_default();
+ *     so.n_ctx = 2048;
+ *     pare_session_create(&s, m, &so, &err);
+ *     pare_session_eval(s, ids, n, logits, &err);   // logits [vocab_size] of the last token
+ */
+#ifndef PARE_MODEL_H
+#define PARE_MODEL_H
+
+#include "pare/base.h"
+#include "pare/encoding.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One stored tensor, as `pare info --tensors` lists it. Strings are owned by the description. */
+typedef struct pare_tensor_info {
+    const char *name;       /* as in the file */
+    const char *canonical;  /* pare's own name ("blk.0.attn_q.weight"), or NULL for a tensor the
+                               model does not use */
+    const char *encoding;   /* "q4_k", ... */
+    size_t n_dims, dims[4]; /* [out, in]: slowest first */
+    uint64_t n_bytes, n_params;
+} pare_tensor_info;
+
+/* What a model file or folder holds; only headers are read. */
+typedef struct pare_model_info {
+    const char *format;    /* "gguf" or "hf" */
+    const char *arch;      /* "llama", "gemma3", ... */
+    const char *name;      /* general.name or "" */
+    const char *tokenizer; /* one line, "" where there is none */
+    const char *file_type; /* the mix's name where the file says one, else "" */
+    uint64_t n_params, file_bytes, tensor_bytes;
+    double bits_per_weight;
+    size_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab_size, ctx_max;
+    size_t sliding_window; /* 0 = none */
+    bool tied_embeddings;
+    size_t n_tensors;
+    const pare_tensor_info *tensors;
+} pare_model_info;
+
+typedef struct pare_description pare_description;
+
+/* Reads the headers of a GGUF file (or the first part of a split one) or of a Hugging Face folder.
+ */
+pare_status pare_describe(pare_description **out, const char *path, pare_error *err);
+const pare_model_info *pare_description_info(const pare_description *d);
+/* Bytes of the KV cache for n_ctx positions with a codec ("f16", "bf16", "f32", "q8_0"). */
+pare_status pare_description_kv_bytes(const pare_description *d, size_t n_ctx, const char *kv,
+                                      uint64_t *bytes, pare_error *err);
+/* Reads every byte and looks for NaN, Inf and broken blocks; the first one found is the error
+ * (file, tensor, index, count). */
+pare_status pare_description_verify(const pare_description *d, pare_runtime *rt, pare_error *err);
+void pare_description_free(pare_description *d);
+
+typedef struct pare_model pare_model;
+
+/* Loads weights in their encodings. The runtime must outlive the model. Errors: PARE_ERR_INPUT,
+ * PARE_ERR_UNSUPPORTED (the message names the known architectures), PARE_ERR_IO, PARE_ERR_NOMEM. */
+pare_status pare_model_load(pare_model **out, pare_runtime *rt, const char *path, pare_error *err);
+void pare_model_free(pare_model *m);
+
+size_t pare_model_vocab_size(const pare_model *m);
+size_t pare_model_ctx_max(const pare_model *m);
+const char *pare_model_arch(const pare_model *m);
+/* Bytes of weights that one decoded token reads (embedding row counted once). */
+uint64_t pare_model_bytes_per_token(const pare_model *m);
+uint64_t pare_model_flops_per_token(const pare_model *m); /* 2 x weights used, without attention */
+uint64_t pare_model_weight_bytes(const pare_model *m);
+
+typedef struct pare_session_options {
+    size_t n_ctx;   /* positions the KV cache holds; 0 = the model's maximum, at most 4096 */
+    size_t n_batch; /* tokens computed at once; 0 = 512 */
+    const char *kv; /* "f16", "bf16", "f32", "q8_0"; NULL = f16 in fast mode, f32 in exact mode */
+    pare_compute compute; /* default fast */
+} pare_session_options;
+pare_session_options pare_session_options_default(void);
+
+/* A sequence being computed: KV cache and scratch. The model must outlive it. */
+typedef struct pare_session pare_session;
+pare_status pare_session_create(pare_session **out, pare_model *m,
+                                const pare_session_options *options, pare_error *err);
+void pare_session_free(pare_session *s);
+
+/* Appends n tokens (ids checked) and computes them. logits [vocab_size] f32 of the last one, or
+ * NULL. Errors: PARE_ERR_ARG (id out of range, more than n_ctx positions), PARE_ERR_INTERRUPTED. */
+pare_status pare_session_eval(pare_session *s, const int32_t *ids, size_t n, float *logits,
+                              pare_error *err);
+
+/* Appends n tokens and gives the logits of positions [from, n) piece by piece to `sink`, in order,
+ * from the calling thread. logits [n_rows][vocab_size], valid during the call. A sink that returns
+ * non-zero stops with PARE_ERR_INTERRUPTED. */
+typedef int (*pare_logits_sink)(void *arg, size_t first, size_t n_rows, const float *logits);
+pare_status pare_session_eval_all(pare_session *s, const int32_t *ids, size_t n, size_t from,
+                                  pare_logits_sink sink, void *arg, pare_error *err);
+
+/* Natural-log probabilities of targets: appends n tokens; for each position i in [from, n - 1):
+ * logprob[i - from] = log softmax(logits_i)[ids[i + 1]]. Nothing of size n x vocab_size is kept. */
+pare_status pare_session_logprobs(pare_session *s, const int32_t *ids, size_t n, size_t from,
+                                  float *logprob, pare_error *err);
+
+/* Forgets all positions >= n_keep. */
+void pare_session_truncate(pare_session *s, size_t n_keep);
+size_t pare_session_position(const pare_session *s);
+uint64_t pare_session_kv_bytes(const pare_session *s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,12 @@
+/* Features behind the instruction-set levels of pare/base.h. */
+#ifndef PARE_SRC_BASE_CPU_H
+#define PARE_SRC_BASE_CPU_H
+
+#include "base/error.h"
+
+enum { PARE_CPU_AVX2 = 1, PARE_CPU_AVX512 = 2, PARE_CPU_AVX512_BF16 = 4, PARE_CPU_AMX = 8 };
+
+/* Bits above, as found at start; the AMX bit also means that the system granted the tile state. */
+unsigned pare_cpu_features(void);
+
+#endif

@@ -1,0 +1,80 @@
+/* The one layer for all calls on files and time. Every function retries EINTR and short transfers
+ * itself, so that a caller sees done or failed. Later fault injection replaces this file. */
+#ifndef PARE_SRC_BASE_OS_H
+#define PARE_SRC_BASE_OS_H
+
+#include "base/error.h"
+
+#include <stdio.h>
+
+typedef struct pare_file {
+    int fd; /* -1 = closed */
+    uint64_t size;
+    char *path; /* owned, for messages */
+} pare_file;
+
+/* Opens a regular file for reading and takes its size. A folder, FIFO or device is refused
+ * (PARE_ERR_INPUT). */
+pare_status pare_file_open(pare_file *file, const char *path, pare_error *err);
+
+/* Reads exactly n bytes at offset; a file that has become shorter gives PARE_ERR_IO. Thread-safe.
+ */
+pare_status pare_file_read_at(const pare_file *file, void *out, size_t n, uint64_t offset,
+                              pare_error *err);
+void pare_file_close(pare_file *file);
+
+/* The whole file in memory with a NUL after it (not counted in *size). Refuses more than max_size
+ * bytes. Free with pare_free. */
+pare_status pare_file_read_all(char **out, size_t *size, const char *path, size_t max_size,
+                               pare_error *err);
+
+/* All of standard input, as pare_file_read_all. */
+pare_status pare_stdin_read_all(char **out, size_t *size, size_t max_size, pare_error *err);
+
+/* A file that appears under its name only when it is complete: written to a temporary in the same
+ * folder, then fsync, rename, fsync of the folder. */
+typedef struct pare_writer {
+    int fd;
+    char *path, *temporary; /* owned */
+    uint64_t offset;        /* bytes written so far */
+    uint8_t *buffer;        /* owned */
+    size_t buffered;
+} pare_writer;
+
+pare_status pare_writer_open(pare_writer *w, const char *path, pare_error *err);
+pare_status pare_writer_write(pare_writer *w, const void *data, size_t n, pare_error *err);
+/* Writes n zero bytes. */
+pare_status pare_writer_pad(pare_writer *w, size_t n, pare_error *err);
+/* Overwrites n bytes at an offset that was already written (a header filled in at the end). */
+pare_status pare_writer_write_at(pare_writer *w, const void *data, size_t n, uint64_t offset,
+                                 pare_error *err);
+/* Syncs and renames. On failure nothing stands under the name and the temporary is gone. */
+pare_status pare_writer_commit(pare_writer *w, pare_error *err);
+/* Drops the temporary; does nothing after a commit or on a zeroed writer. */
+void pare_writer_discard(pare_writer *w);
+
+/* A folder that appears under its name only when it is complete: files are written into *temporary
+ * (owned by the caller, pare_free), then the folder is synced and renamed. An existing folder at
+ * `path` is refused unless it is empty. */
+pare_status pare_folder_begin(char **temporary, const char *path, pare_error *err);
+pare_status pare_folder_commit(const char *temporary, const char *path, pare_error *err);
+void pare_folder_discard(const char *temporary);
+
+/* True when both paths name the same existing file or folder (device and inode). */
+bool pare_same_file(const char *a, const char *b);
+bool pare_path_exists(const char *path);
+bool pare_path_is_folder(const char *path);
+
+/* "a/b"; free with pare_free. */
+char *pare_path_join(const char *folder, const char *name);
+
+/* Copies a small file (<= 1 GiB) atomically. */
+pare_status pare_file_copy(const char *to, const char *from, pare_error *err);
+
+/* Names of the regular files in a folder, sorted by bytes; *names and each name by pare_free. */
+pare_status pare_folder_list(char ***names, size_t *n, const char *path, pare_error *err);
+
+/* Seconds of a monotonic clock. */
+double pare_now_s(void);
+
+#endif

@@ -1,0 +1,88 @@
+#include "base/runtime.h"
+
+#include "base/cpu.h"
+#include "base/memory.h"
+#include "base/os.h"
+#include "base/team.h"
+
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static int usable_cores(void) {
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
+}
+
+pare_options pare_options_default(void) { return (pare_options){.isa = PARE_ISA_AMX}; }
+
+pare_status pare_runtime_create(pare_runtime **out, const pare_options *options, pare_error *err) {
+    *out = NULL;
+    pare_options o = options ? *options : pare_options_default();
+    if (o.n_threads < 0 || o.n_threads > 1024)
+        return pare_fail(err, PARE_ERR_ARG, "threads: found %d, expected 0 to 1024", o.n_threads);
+    if (o.n_threads == 0) o.n_threads = usable_cores();
+    if ((unsigned)o.isa >= PARE_ISA_COUNT)
+        return pare_fail(err, PARE_ERR_ARG, "isa: found %d, expected 0 to %d", (int)o.isa,
+                         PARE_ISA_COUNT - 1);
+    const char *env = getenv("PARE_ISA");
+    if (env && *env) {
+        pare_isa level;
+        if (pare_isa_parse(&level, env, err) != PARE_OK) return pare_fail_prefix(err, "$PARE_ISA");
+        if (level < o.isa) o.isa = level;
+    }
+    if (o.isa > pare_isa_best()) o.isa = pare_isa_best();
+
+    pare_runtime *rt = pare_calloc(1, sizeof *rt);
+    struct pare_team *team = rt ? pare_team_create() : NULL;
+    if (!team) {
+        pare_free(rt);
+        return pare_fail(err, PARE_ERR_NOMEM, "runtime: out of memory");
+    }
+    rt->options = o;
+    rt->team = team;
+    *out = rt;
+    return PARE_OK;
+}
+
+void pare_runtime_free(pare_runtime *rt) {
+    if (!rt) return;
+    pare_team_free(rt->team);
+    pare_free(rt);
+}
+
+int pare_runtime_threads(const pare_runtime *rt) { return rt->options.n_threads; }
+pare_isa pare_runtime_isa(const pare_runtime *rt) { return rt->options.isa; }
+uint64_t pare_runtime_seed(const pare_runtime *rt) { return rt->options.seed; }
+
+void pare_progress(pare_runtime *rt, const char *stage, double done, double total,
+                   const char *unit) {
+    if (!rt->options.progress) return;
+    double now = pare_now_s();
+    bool last = total > 0 && done >= total;
+    if (!last && now - rt->last_progress_s < 0.05) return;
+    rt->last_progress_s = now;
+    rt->options.progress(rt->options.callback_arg, stage, done, total, unit);
+}
+
+void pare_warn(pare_runtime *rt, const char *format, ...) {
+    if (!rt || !rt->options.warn) return;
+    char line[1000];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    rt->options.warn(rt->options.callback_arg, line);
+}
+
+pare_status pare_check_cancel(const pare_runtime *rt, pare_error *err) {
+    if (rt->options.cancel && *rt->options.cancel)
+        return pare_fail(err, PARE_ERR_INTERRUPTED, "interrupted");
+    return PARE_OK;
+}

@@ -1,0 +1,61 @@
+/* Few rows (decode): y[i][r] = sum_c w[r][c] * x[i][c] for weight rows r in [row_begin, row_end)
+ * and i < n <= 8, bound by reading W: a block is read once and multiplied with all n rows.
+ *
+ * One kernel per storage format and instruction set. Weights of 16 and 32 bits take x in f32; all
+ * others take x in int8 (activation.h). Integer sums are exact; the float additions per row run in
+ * a fixed order that depends on the instruction set only, never on n, on the row range or on the
+ * number of threads. */
+#ifndef PARE_SRC_KERNELS_DOT_H
+#define PARE_SRC_KERNELS_DOT_H
+
+#include "kernels/activation.h"
+#include "kernels/view.h"
+#include "pare/base.h"
+
+#define PARE_DOT_MAX_N 8
+
+/* The formats that have a kernel. Encodings name theirs; PARE_DOT_NONE = decode to f32, then a dot
+ * in f32. */
+#define PARE_DOT_LIST(X)                                                                           \
+    X(q4_0)                                                                                        \
+    X(q4_1) X(q5_0) X(q5_1) X(q8_0) X(iq4_nl) X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_xs)    \
+        X(bitmap_q8) X(nm_q8)
+#define PARE_DOT_F32_LIST(X) X(f32) X(f16) X(bf16) X(bitmap_bf16) X(nm_bf16)
+
+typedef enum pare_dot_id {
+    PARE_DOT_NONE = 0,
+#define X(name) PARE_DOT_##name,
+    PARE_DOT_LIST(X)
+#undef X
+        PARE_DOT_COUNT
+} pare_dot_id;
+
+typedef enum pare_dotf_id {
+    PARE_DOTF_NONE = 0,
+#define X(name) PARE_DOTF_##name,
+    PARE_DOT_F32_LIST(X)
+#undef X
+        PARE_DOTF_COUNT
+} pare_dotf_id;
+
+/* y[i * ldy + r], r in [row_begin, row_end), i < x->n. */
+typedef void (*pare_dot_fn)(float *y, size_t ldy, const pare_view *w, size_t row_begin,
+                            size_t row_end, const pare_act *x);
+/* the same with x[n][ldx] in f32. */
+typedef void (*pare_dotf_fn)(float *y, size_t ldy, const pare_view *w, size_t row_begin,
+                             size_t row_end, const float *x, size_t ldx, size_t n);
+
+typedef struct pare_dot_kernels {
+    pare_dot_fn dot[PARE_DOT_COUNT];   /* [PARE_DOT_NONE] is NULL */
+    pare_act_kind act[PARE_DOT_COUNT]; /* what each wants; the same for every instruction set */
+    pare_dotf_fn dotf[PARE_DOTF_COUNT];
+    /* Quantizes n rows x[n][ldx] of `cols` values into a (arrays provided by the caller, padded
+     * part zeroed). */
+    void (*quantize[PARE_ACT_KINDS])(pare_act *a, const float *x, size_t ldx, size_t n,
+                                     size_t cols);
+} pare_dot_kernels;
+
+/* The table for a level; static storage. */
+const pare_dot_kernels *pare_dot_kernels_get(pare_isa isa);
+
+#endif

@@ -1,0 +1,110 @@
+#include "support/test.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char folder[512];
+
+static void remove_tree(const char *path) {
+    DIR *dir = opendir(path);
+    if (dir) {
+        for (struct dirent *e; (e = readdir(dir));) {
+            if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+            char child[1024];
+            snprintf(child, sizeof child, "%s/%s", path, e->d_name);
+            struct stat info;
+            if (lstat(child, &info) == 0 && S_ISDIR(info.st_mode))
+                remove_tree(child);
+            else
+                unlink(child);
+        }
+        closedir(dir);
+    }
+    rmdir(path);
+}
+
+static void remove_folder(void) { remove_tree(folder); }
+
+const char *test_folder(void) {
+    if (!folder[0]) {
+        const char *base = getenv("TMPDIR");
+        snprintf(folder, sizeof folder, "%s/pare-test-XXXXXX", base && *base ? base : "/tmp");
+        if (!mkdtemp(folder)) {
+            perror(folder);
+            exit(1);
+        }
+        atexit(remove_folder);
+    }
+    return folder;
+}
+
+const char *test_path(const char *name) {
+    static char ring[16][1024];
+    static int next;
+    char *path = ring[next++ % 16];
+    snprintf(path, sizeof ring[0], "%s/%s", test_folder(), name);
+    return path;
+}
+
+const char *test_write(const char *name, const void *data, size_t n) {
+    const char *path = test_path(name);
+    FILE *f = fopen(path, "wb");
+    if (!f || (n && fwrite(data, 1, n, f) != n) || fclose(f) != 0) {
+        perror(path);
+        exit(1);
+    }
+    return path;
+}
+
+const char *test_data_folder(void) {
+    static char path[1024];
+    const char *env = getenv("PARE_DATA"), *source = getenv("PARE_SOURCE");
+    if (env && *env)
+        snprintf(path, sizeof path, "%s", env);
+    else
+        snprintf(path, sizeof path, "%s/../shared/data", source && *source ? source : ".");
+    struct stat info;
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) return path;
+    printf("skipped: no data folder at %s (set PARE_DATA)\n", path);
+    return NULL;
+}
+
+const char *test_data(const char *name) {
+    static char ring[16][1200];
+    static int next;
+    const char *base = test_data_folder();
+    if (!base) return NULL;
+    char *path = ring[next++ % 16];
+    snprintf(path, sizeof ring[0], "%s/%s", base, name);
+    if (access(path, R_OK) == 0) return path;
+    printf("skipped: %s is not there\n", path);
+    return NULL;
+}
+
+const char *test_model(const char *name) {
+    static char ring[4][1200];
+    static int next;
+    const char *cache = getenv("PARE_CACHE"), *home = getenv("HOME");
+    char *path = ring[next++ % 4];
+    if (cache && *cache)
+        snprintf(path, sizeof ring[0], "%s/models/%s.gguf", cache, name);
+    else
+        snprintf(path, sizeof ring[0], "%s/.cache/pare/models/%s.gguf", home ? home : ".", name);
+    if (access(path, R_OK) == 0) return path;
+    printf("skipped: %s is not there (scripts/models.sh fetches it)\n", path);
+    return NULL;
+}
+
+pare_runtime *test_runtime(int n_threads, pare_isa isa) {
+    pare_options options = pare_options_default();
+    options.n_threads = n_threads;
+    options.isa = isa;
+    pare_runtime *rt = NULL;
+    pare_error err = {0};
+    if (pare_runtime_create(&rt, &options, &err) != PARE_OK) fail_msg("%s", err.message);
+    return rt;
+}

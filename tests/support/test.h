@@ -1,0 +1,42 @@
+/* What every test includes: cmocka with its prerequisites, and small helpers. */
+#ifndef PARE_TESTS_SUPPORT_TEST_H
+#define PARE_TESTS_SUPPORT_TEST_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "pare/base.h"
+
+/* Asserts PARE_OK and prints the message otherwise. */
+#define assert_ok(call)                                                                            \
+    do {                                                                                           \
+        pare_error assert_err_ = {0};                                                              \
+        pare_error *err = &assert_err_;                                                            \
+        if ((call) != PARE_OK) fail_msg("%s: %s", #call, err->message);                            \
+    } while (0)
+
+/* A new folder under $TMPDIR; the same for the whole process; removed at exit. */
+const char *test_folder(void);
+/* test_folder() + "/" + name; static ring of 16 buffers. */
+const char *test_path(const char *name);
+/* Writes bytes to a file in test_folder() and returns its path. */
+const char *test_write(const char *name, const void *data, size_t n);
+
+/* The data folder ($PARE_DATA, else ../shared/data beside the source tree), or NULL: then the test
+ * prints that it skips. */
+const char *test_data_folder(void);
+/* Path of a file in the data folder, or NULL with a line that says so. */
+const char *test_data(const char *name);
+
+/* A real model by short name ("smollm2", "gemma3"): its path in the cache folder ($PARE_CACHE, else
+ * ~/.cache/pare), or NULL with a line. scripts/models.sh fetches them. */
+const char *test_model(const char *name);
+
+/* A runtime with n threads and a level; fails the test when it cannot be made. */
+pare_runtime *test_runtime(int n_threads, pare_isa isa);
+
+#endif
