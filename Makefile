@@ -1,0 +1,70 @@
+# The two commands of the README, and the rest of the daily work. CMake and Ninja do the building.
+#
+#   make demo      system packages, build, a real model: inspect, compress, evaluate, generate
+#   make check     system packages, build, all tests
+#
+#   make           build        make bench     benchmarks against the machine's limits
+#   make asan      tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make clang     tests built with clang       make lint      clang-format and clang-tidy
+#   make fuzz      every parser for FUZZ_SECONDS (60) each
+#   make format    reformat the sources         make install   PREFIX=/usr/local DESTDIR=
+
+BUILD ?= build
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 60
+JOBS ?= $(shell nproc)
+CMAKE_FLAGS ?=
+sources = $(shell git ls-files '*.c' '*.h')
+
+.PHONY: all deps models demo check test asan clang lint fuzz bench bench-peers format install clean
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+$(BUILD)/build.ninja: CMakeLists.txt | deps
+	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_INSTALL_PREFIX=$(PREFIX) $(CMAKE_FLAGS) >/dev/null
+	@ln -sf $(BUILD)/compile_commands.json compile_commands.json
+
+deps:
+	@scripts/install-deps.sh
+
+models: | deps
+	@scripts/models.sh
+
+demo: all
+	@scripts/demo.sh $(BUILD)/pare
+
+check: all test
+
+# a model that cannot be fetched makes its tests skip with a line that says so
+test: all
+	@scripts/models.sh >/dev/null || echo "check: models not fetched; their tests skip"
+	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+asan:
+	@$(MAKE) --no-print-directory test BUILD=build-asan CMAKE_FLAGS="-DPARE_SANITIZE=ON -DPARE_BENCH=OFF"
+
+clang:
+	@CC=clang $(MAKE) --no-print-directory test BUILD=build-clang
+
+fuzz: | deps
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+lint: all
+	@clang-format --dry-run --Werror $(sources)
+	@scripts/lint.sh $(BUILD)
+
+format:
+	@clang-format -i $(sources)
+
+bench: all
+	@scripts/bench.sh $(BUILD)
+
+bench-peers: all
+	@scripts/bench-peers.sh $(BUILD)
+
+install: all
+	@cmake --install $(BUILD)
+
+clean:
+	rm -rf build build-asan build-clang build-fuzz
