@@ -1,11 +1,12 @@
-/* Methods and recipes. A method describes itself: name, slot, parameters with types, defaults and
- * ranges, paper. The CLI's parsing, its help, `pare methods`, the recipe check and the
- * documentation are made from the descriptors.
+/* Methods. A method describes itself: name, slot, parameters with types, defaults and ranges,
+ * paper. The CLI's parsing, its help, `pare methods`, the recipe check and the documentation are
+ * made from the descriptors.
  *
- *     pare_recipe *r = NULL;
- *     pare_recipe_parse(&r, "magnitude:sparsity=0.5 + bitmap_bf16", &err);
- *     puts(pare_recipe_text(r));      // canonical form
- *     pare_recipe_free(r);
+ *     for (size_t i = 0; pare_method_at(i); i++) {
+ *         const pare_method *m = pare_method_at(i);
+ *         printf("%s: %s (%s)\n", pare_method_name(m), pare_method_summary(m),
+ * pare_method_paper(m));
+ *     }
  */
 #ifndef PARE_METHODS_H
 #define PARE_METHODS_H
@@ -57,17 +58,6 @@ const char *pare_method_help(const pare_method *m);    /* what it does, a paragr
 const char *pare_method_example(const pare_method *m); /* a recipe */
 /* Parameters; ends with name NULL. */
 const pare_param *pare_method_params(const pare_method *m);
-
-typedef struct pare_recipe pare_recipe;
-
-/* Parses a recipe text, or a file's content where text begins with '@'. Every name, parameter and
- * range is checked against the descriptors; errors name the step and suggest the nearest known
- * name. */
-pare_status pare_recipe_parse(pare_recipe **out, const char *text, pare_error *err);
-/* The canonical form: all steps, parameters that differ from their defaults, fixed order. Owned by
- * the recipe. */
-const char *pare_recipe_text(const pare_recipe *r);
-void pare_recipe_free(pare_recipe *r);
 
 #ifdef __cplusplus
 }

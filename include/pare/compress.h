@@ -1,0 +1,84 @@
+/* Compression: a recipe applied to a model, and conversion between containers.
+ *
+ *     pare_compress_options o = {.model = "model.gguf", .out = "small.gguf", .recipe = "q4_k_m"};
+ *     pare_compress_report *report = NULL;
+ *     if (pare_compress(&report, rt, &o, &err) != PARE_OK) ...
+ *     printf("%.2f bits per weight\n", pare_compress_result(report)->bits_per_weight);
+ *     pare_compress_report_free(report);
+ *
+ * A recipe is a list of steps, "step + step" or one per line: METHOD:param=value,... or the name of
+ * an encoding or of a mix of encodings (q4_k_m), each optionally for some tensors only: STEP@TARGET
+ * with TARGET attn, ffn, embd, output, all, or /REGEX/ over canonical names
+ * ("blk.0.attn_q.weight").
+ * '#' starts a comment. */
+#ifndef PARE_COMPRESS_H
+#define PARE_COMPRESS_H
+
+#include "pare/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct pare_recipe pare_recipe;
+
+/* Parses a recipe. Every name, parameter and range is checked; errors name the step and suggest the
+ * nearest known name. An empty recipe (no steps) is legal here. */
+pare_status pare_recipe_parse(pare_recipe **out, const char *text, pare_error *err);
+/* The canonical form: all steps, parameters that differ from their defaults, fixed order. Owned by
+ * the recipe. */
+const char *pare_recipe_text(const pare_recipe *r);
+void pare_recipe_free(pare_recipe *r);
+
+/* The mixes of encodings ("q4_k_m", ...): i from 0; NULL past the last. */
+const char *pare_mix_name_at(size_t i);
+
+typedef struct pare_compress_options {
+    const char *model, *out;
+    const char *recipe;   /* recipe text; "" or NULL only changes the container */
+    const char *format;   /* "hf", "gguf", or NULL: gguf when `out` ends in .gguf, else hf */
+    const char *keep;     /* regex over canonical names: these tensors stay as they are; or NULL */
+    uint64_t split_bytes; /* largest part of the output, 0 = one file */
+    bool no_fallback;     /* a tensor that does not fit its encoding is an error, not a fallback */
+    bool dry_run;         /* plan and report only: nothing is written, `out` may be NULL */
+} pare_compress_options;
+
+typedef struct pare_layer_report {
+    const char *name; /* canonical, or the stored name of a tensor the model does not use */
+    const char *from, *encoding; /* encodings before and after */
+    uint64_t n_params, in_bytes, out_bytes;
+    double bits_per_weight, sparsity; /* sparsity: share of exact zeros after; 0 in a dry run */
+    double error;                     /* ||w' - w|| / ||w||, 0 when the bytes were copied */
+    double seconds;
+    bool changed; /* the values differ from the input's */
+} pare_layer_report;
+
+typedef struct pare_compress_info {
+    const char *recipe; /* canonical */
+    const char *format;
+    const pare_layer_report *layers;
+    size_t n_layers;
+    const char *const *fallbacks; /* one line each */
+    size_t n_fallbacks;
+    uint64_t in_bytes, out_bytes,
+        work_bytes; /* of tensors; work_bytes: planned peak beside the runtime */
+    double bits_per_weight, sparsity, seconds;
+    bool lossless; /* no value changed */
+} pare_compress_info;
+
+typedef struct pare_compress_report pare_compress_report;
+
+/* Streams the model tensor by tensor through the recipe; peak memory is the tensors at work, not
+ * the model. The output is read back and compared before it appears under its name; on any failure
+ * nothing is there. Tokenizer, generation config and chat template travel along. Errors:
+ * PARE_ERR_ARG (recipe, output = input), PARE_ERR_INPUT, PARE_ERR_UNSUPPORTED (the format cannot
+ * hold the result), PARE_ERR_IO, PARE_ERR_NOMEM, PARE_ERR_INTERRUPTED. */
+pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
+                          const pare_compress_options *options, pare_error *err);
+const pare_compress_info *pare_compress_result(const pare_compress_report *r);
+void pare_compress_report_free(pare_compress_report *r);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,71 @@
+#include "methods/mask.h"
+
+#include <math.h>
+#include <string.h>
+
+size_t pare_mask_n_keep(size_t n, double share) {
+    if (share <= 0.0) return n;
+    double keep = nearbyint((double)n * (1.0 - share)); /* to nearest, ties to even */
+    if (keep < 1.0) keep = 1.0;
+    return keep > (double)n ? n : (size_t)keep;
+}
+
+/* Order-preserving map of a score to an unsigned number; NaN is the lowest. */
+static uint32_t score_key(float s) {
+    if (isnan(s)) return 0;
+    uint32_t u;
+    memcpy(&u, &s, 4);
+    if (u == 0x80000000u) u = 0; /* -0 equals +0 */
+    return u & 0x80000000u ? ~u : u | 0x80000000u;
+}
+
+static uint32_t key_at(const float *w, const float *score, size_t i) {
+    return score_key(score ? score[i] : fabsf(w[i]));
+}
+
+/* The k-th highest key (k from 1) by counting: 3 passes of 11, 11 and 10 bits. *n_equal becomes how
+ * many values of exactly that key belong to the k highest. */
+static uint32_t kth_key(const float *w, const float *score, size_t n, size_t k, size_t *n_equal) {
+    static const int shifts[3] = {21, 10, 0}, widths[3] = {11, 11, 10};
+    uint32_t prefix = 0, mask = 0;
+    for (int pass = 0; pass < 3; pass++) {
+        uint64_t count[2048] = {0};
+        for (size_t i = 0; i < n; i++) {
+            uint32_t key = key_at(w, score, i);
+            if ((key & mask) == prefix) count[(key >> shifts[pass]) & ((1u << widths[pass]) - 1)]++;
+        }
+        uint32_t digit = (1u << widths[pass]) - 1;
+        while (count[digit] < k) k -= count[digit--];
+        prefix |= digit << shifts[pass];
+        mask |= ((1u << widths[pass]) - 1) << shifts[pass];
+    }
+    *n_equal = k;
+    return prefix;
+}
+
+void pare_mask_share(float *w, const float *score, size_t n, double share) {
+    size_t keep = pare_mask_n_keep(n, share);
+    if (keep == n) return;
+    size_t n_equal;
+    uint32_t threshold = kth_key(w, score, n, keep, &n_equal);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t key = key_at(w, score, i);
+        if (key > threshold) continue;
+        if (key == threshold && n_equal > 0)
+            n_equal--;
+        else
+            w[i] = 0.0f;
+    }
+}
+
+void pare_mask_n_m(float *w, const float *score, size_t rows, size_t cols, int n, int m) {
+    for (size_t group = 0; group < rows * cols; group += (size_t)m) {
+        uint32_t key[64];
+        for (int i = 0; i < m; i++) key[i] = key_at(w, score, group + (size_t)i);
+        for (int i = 0; i < m; i++) {
+            int higher = 0;
+            for (int j = 0; j < m; j++) higher += key[j] > key[i] || (key[j] == key[i] && j > i);
+            if (higher >= n) w[group + (size_t)i] = 0.0f;
+        }
+    }
+}

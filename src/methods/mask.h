@@ -1,0 +1,24 @@
+/* From scores and a sparsity to zeros: the part that every pruner shares. A pruner gives only its
+ * scores. Rules of JaxPruner (arXiv:2304.14082), followed exactly so that counts and ties agree:
+ *
+ *   share s   of n values max(1, round-half-even(n * (1 - s))) are kept, the highest scores; of
+ * equal scores the LOWER index is kept; s = 0 keeps all N:M       of each m consecutive inputs the
+ * n highest scores are kept; of equal scores the HIGHER index is kept
+ *
+ * A NaN score counts as the lowest. */
+#ifndef PARE_SRC_METHODS_MASK_H
+#define PARE_SRC_METHODS_MASK_H
+
+#include "methods/method.h"
+
+/* Zeroes (+0.0f) the weights with the lowest scores among n values: w[n], score[n], both f32; score
+ * may be NULL: |w|. Cost O(n), no memory beyond 16 KiB of stack. */
+void pare_mask_share(float *w, const float *score, size_t n, double share);
+
+/* The same within each m consecutive values of each row; cols is a multiple of m, m <= 64. */
+void pare_mask_n_m(float *w, const float *score, size_t rows, size_t cols, int n, int m);
+
+/* Number of values kept by a share (the rule above). */
+size_t pare_mask_n_keep(size_t n, double share);
+
+#endif

@@ -1,0 +1,190 @@
+/* Parameters from text, by the descriptor's table. Numbers are read without the locale. */
+#include "methods/method.h"
+
+#include <locale.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *field(const pare_param *p, void *options) { return (char *)options + p->offset; }
+
+static const void *const_field(const pare_param *p, const void *options) {
+    return (const char *)options + p->offset;
+}
+
+/* A decimal number and nothing else; a point whatever LC_NUMERIC says. */
+static bool parse_number(double *out, const char *text) {
+    locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+    if (!c) return false;
+    char *end;
+    double v = strtod_l(text, &end, c);
+    freelocale(c);
+    if (end == text || *end != '\0' || !isfinite(v)) return false;
+    *out = v;
+    return true;
+}
+
+/* Which of "a|b|c" the text is, or -1. */
+static int find_choice(const char *choices, const char *text) {
+    size_t len = strlen(text);
+    int i = 0;
+    for (const char *p = choices;; i++) {
+        size_t n = strcspn(p, "|");
+        if (n == len && memcmp(p, text, n) == 0) return i;
+        if (p[n] == '\0') return -1;
+        p += n + 1;
+    }
+}
+
+static void choice_name(const char *choices, int index, char *out, size_t out_size) {
+    const char *p = choices;
+    for (; index > 0; index--) p += strcspn(p, "|") + 1;
+    snprintf(out, out_size, "%.*s", (int)strcspn(p, "|"), p);
+}
+
+static pare_status fail_range(const pare_param *p, const char *text, pare_error *err) {
+    return pare_fail(err, PARE_ERR_ARG, "%s: found %s, expected %g to %g", p->name, text, p->min,
+                     p->max);
+}
+
+static pare_status set_pattern(const pare_param *p, pare_sparsity *s, const char *text,
+                               pare_error *err) {
+    const char *colon = strchr(text, ':');
+    char *end;
+    long n = strtol(text, &end, 10);
+    bool good = end == colon && colon != text;
+    long m = good ? strtol(colon + 1, &end, 10) : 0;
+    if (!good || end == colon + 1 || *end != '\0' || n < 0 || m < 1 || m > 64 || n > m)
+        return pare_fail(err, PARE_ERR_ARG, "%s: found '%s', expected N:M with 0 <= N <= M <= 64",
+                         p->name, text);
+    *s = (pare_sparsity){1.0 - (double)n / (double)m, (int)n, (int)m};
+    return PARE_OK;
+}
+
+static pare_status set_sparsity(const pare_param *p, pare_sparsity *s, const char *text,
+                                pare_error *err) {
+    if (strchr(text, ':')) return set_pattern(p, s, text, err);
+    char number[64];
+    size_t len = strlen(text);
+    bool percent = len > 1 && text[len - 1] == '%';
+    snprintf(number, sizeof number, "%.*s", (int)(percent ? len - 1 : len), text);
+    double v;
+    if (len >= sizeof number || !parse_number(&v, number))
+        return pare_fail(err, PARE_ERR_ARG,
+                         "%s: found '%s', expected a share such as 0.5 or 50%%, or N:M", p->name,
+                         text);
+    if (percent) v /= 100.0;
+    if (v < p->min || v > p->max) return fail_range(p, text, err);
+    *s = (pare_sparsity){v, 0, 0};
+    return PARE_OK;
+}
+
+static pare_status set_number(const pare_param *p, void *options, const char *text,
+                              pare_error *err) {
+    double v;
+    bool whole = p->type == PARE_PARAM_INT;
+    if (!parse_number(&v, text) || (whole && v != floor(v)))
+        return pare_fail(err, PARE_ERR_ARG, "%s: found '%s', expected %s", p->name, text,
+                         whole ? "a whole number" : "a number");
+    if (v < p->min || v > p->max) return fail_range(p, text, err);
+    if (whole)
+        *(int *)field(p, options) = (int)v;
+    else
+        *(double *)field(p, options) = v;
+    return PARE_OK;
+}
+
+static pare_status set_choice(const pare_param *p, void *options, const char *text,
+                              pare_error *err) {
+    bool boolean = p->type == PARE_PARAM_BOOL;
+    int v = find_choice(boolean ? "false|true|0|1|no|yes|off|on" : p->choices, text);
+    if (v < 0)
+        return pare_fail(err, PARE_ERR_ARG, "%s: found '%s', expected %s", p->name, text,
+                         boolean ? "true or false" : p->choices);
+    if (boolean)
+        *(bool *)field(p, options) = v & 1;
+    else
+        *(int *)field(p, options) = v;
+    return PARE_OK;
+}
+
+pare_status pare_param_set(const pare_param *p, void *options, const char *text, pare_error *err) {
+    switch (p->type) {
+    case PARE_PARAM_FLOAT:
+    case PARE_PARAM_INT:
+        return set_number(p, options, text, err);
+    case PARE_PARAM_SPARSITY:
+        return set_sparsity(p, field(p, options), text, err);
+    case PARE_PARAM_BOOL:
+    case PARE_PARAM_CHOICE:
+        return set_choice(p, options, text, err);
+    }
+    return pare_fail(err, PARE_ERR_INTERNAL, "%s: a parameter of unknown type", p->name);
+}
+
+static void set_default(const pare_param *p, void *options) {
+    void *f = field(p, options);
+    switch (p->type) {
+    case PARE_PARAM_FLOAT:
+        *(double *)f = p->def;
+        break;
+    case PARE_PARAM_INT:
+    case PARE_PARAM_CHOICE:
+        *(int *)f = (int)p->def;
+        break;
+    case PARE_PARAM_BOOL:
+        *(bool *)f = p->def != 0.0;
+        break;
+    case PARE_PARAM_SPARSITY:
+        *(pare_sparsity *)f = (pare_sparsity){p->def, 0, 0};
+        break;
+    }
+}
+
+void pare_method_defaults(const pare_method *m, void *options) {
+    memset(options, 0, m->options_size);
+    for (const pare_param *p = m->params; p->name; p++) set_default(p, options);
+}
+
+void pare_param_text(const pare_param *p, const void *options, char *out, size_t out_size) {
+    const void *f = const_field(p, options);
+    switch (p->type) {
+    case PARE_PARAM_FLOAT:
+        snprintf(out, out_size, "%.9g", *(const double *)f);
+        break;
+    case PARE_PARAM_INT:
+        snprintf(out, out_size, "%d", *(const int *)f);
+        break;
+    case PARE_PARAM_BOOL:
+        snprintf(out, out_size, "%s", *(const bool *)f ? "true" : "false");
+        break;
+    case PARE_PARAM_CHOICE:
+        choice_name(p->choices, *(const int *)f, out, out_size);
+        break;
+    case PARE_PARAM_SPARSITY: {
+        const pare_sparsity *s = f;
+        if (s->m)
+            snprintf(out, out_size, "%d:%d", s->n, s->m);
+        else
+            snprintf(out, out_size, "%.9g", s->share);
+        break;
+    }
+    }
+}
+
+bool pare_param_is_default(const pare_param *p, const void *options) {
+    const void *f = const_field(p, options);
+    switch (p->type) {
+    case PARE_PARAM_FLOAT:
+        return *(const double *)f == p->def;
+    case PARE_PARAM_INT:
+    case PARE_PARAM_CHOICE:
+        return *(const int *)f == (int)p->def;
+    case PARE_PARAM_BOOL:
+        return *(const bool *)f == (p->def != 0.0);
+    case PARE_PARAM_SPARSITY:
+        return ((const pare_sparsity *)f)->m == 0 && ((const pare_sparsity *)f)->share == p->def;
+    }
+    return false;
+}
