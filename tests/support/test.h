@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -17,6 +18,20 @@
         pare_error assert_err_ = {0};                                                              \
         pare_error *err = &assert_err_;                                                            \
         if ((call) != PARE_OK) fail_msg("%s: %s", #call, err->message);                            \
+    } while (0)
+
+/* Asserts that a call (whose error argument is written `err`) fails with a status, and that its
+ * message tells `part`. */
+#define assert_fails(call, expected, part)                                                         \
+    do {                                                                                           \
+        pare_error assert_err_ = {0};                                                              \
+        pare_error *err = &assert_err_;                                                            \
+        pare_status assert_status_ = (call);                                                       \
+        if (assert_status_ != (expected) || err->status != (expected) ||                           \
+            !strstr(err->message, part))                                                           \
+            fail_msg("%s: found %s \"%s\", expected %s \"%s\"", #call,                             \
+                     pare_status_name(assert_status_), err->message, pare_status_name(expected),   \
+                     part);                                                                        \
     } while (0)
 
 /* A new folder under $TMPDIR; the same for the whole process; removed at exit. */
