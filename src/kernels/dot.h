@@ -18,7 +18,8 @@
  * in f32. */
 #define PARE_DOT_LIST(X)                                                                           \
     X(q4_0)                                                                                        \
-    X(q4_1) X(q5_0) X(q5_1) X(q8_0) X(iq4_nl) X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_xs)    \
+    X(q4_1)                                                                                        \
+    X(q5_0) X(q5_1) X(q8_0) X(iq4_nl) X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_xs)            \
         X(bitmap_q8) X(nm_q8)
 #define PARE_DOT_F32_LIST(X) X(f32) X(f16) X(bf16) X(bitmap_bf16) X(nm_bf16)
 
@@ -49,8 +50,9 @@ typedef struct pare_dot_kernels {
     pare_dot_fn dot[PARE_DOT_COUNT];   /* [PARE_DOT_NONE] is NULL */
     pare_act_kind act[PARE_DOT_COUNT]; /* what each wants; the same for every instruction set */
     pare_dotf_fn dotf[PARE_DOTF_COUNT];
-    /* Quantizes n rows x[n][ldx] of `cols` values into a (arrays provided by the caller, padded
-     * part zeroed). */
+    /* Quantizes x[n][ldx] into the rows of a, which pare_act_place laid out for at least n rows of
+     * `cols` values; sets a->n. Where cols is not a multiple of 32, zeros are put behind it. To
+     * share the work among threads, give each its rows: a copy of *a with the arrays advanced. */
     void (*quantize[PARE_ACT_KINDS])(pare_act *a, const float *x, size_t ldx, size_t n,
                                      size_t cols);
 } pare_dot_kernels;

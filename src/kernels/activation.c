@@ -1,0 +1,73 @@
+/* Activations in int8: layout in memory, and the plain quantizer. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/dot_impl.h"
+
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+size_t pare_act_place(pare_act *a, void *base, pare_act_kind kind, size_t n, size_t cols) {
+    cols = round_up(cols, pare_act_group(kind));
+    /* rows begin on a cache line, and an odd number of lines apart: 8 rows of a power of two would
+     * share one set of the first-level cache */
+    size_t q_stride = (round_up(cols, 64) / 64 | 1) * 64;
+    size_t d_stride = round_up(cols / pare_act_group(kind), 16),
+           sum_stride = round_up(cols / 16, 32);
+    *a = (pare_act){
+        .n = n, .cols = cols, .q_stride = q_stride, .d_stride = d_stride, .sum_stride = sum_stride};
+    size_t q_bytes = n * q_stride, d_bytes = n * d_stride * sizeof(float),
+           sum_bytes = n * sum_stride * sizeof(int16_t);
+    if (base) {
+        a->q = base;
+        a->d = (float *)((uint8_t *)base + q_bytes);
+        a->sum16 = (int16_t *)((uint8_t *)base + q_bytes + d_bytes);
+    }
+    return q_bytes + d_bytes + sum_bytes;
+}
+
+/* One group of `group` inputs, of which `n` exist. */
+static float quantize_group(int8_t *q, int16_t *sum16, const float *x, size_t n, size_t group) {
+    float max = 0.0f;
+    bool finite = true;
+    for (size_t i = 0; i < n; i++) {
+        finite &= isfinite(x[i]) != 0;
+        max = fmaxf(max, fabsf(x[i]));
+    }
+    memset(q, 0, group);
+    memset(sum16, 0, group / 16 * sizeof *sum16);
+    if (!finite) return NAN;
+    if (max < PARE_ACT_TINY) return 0.0f;
+    float inverse = 127.0f / max;
+    for (size_t i = 0; i < n; i++) {
+        q[i] = (int8_t)lrintf(x[i] * inverse);
+        sum16[i / 16] = (int16_t)(sum16[i / 16] + q[i]);
+    }
+    return max / 127.0f;
+}
+
+void pare_act_quantize_tail(pare_act *a, const float *x, size_t row, size_t cols, size_t group) {
+    size_t begin = cols / group * group;
+    if (begin < cols)
+        a->d[row * a->d_stride + begin / group] = quantize_group(
+            a->q + row * a->q_stride + begin, a->sum16 + row * a->sum_stride + begin / 16,
+            x + begin, cols - begin, group);
+}
+
+static void quantize(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols, size_t group) {
+    a->n = n;
+    for (size_t i = 0; i < n; i++) {
+        for (size_t c = 0; c + group <= cols; c += group)
+            a->d[i * a->d_stride + c / group] =
+                quantize_group(a->q + i * a->q_stride + c, a->sum16 + i * a->sum_stride + c / 16,
+                               x + i * ldx + c, group, group);
+        pare_act_quantize_tail(a, x + i * ldx, i, cols, group);
+    }
+}
+
+void pare_act_quantize_q8_32_ref(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols) {
+    quantize(a, x, ldx, n, cols, 32);
+}
+
+void pare_act_quantize_q8_256_ref(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols) {
+    quantize(a, x, ldx, n, cols, 256);
+}
