@@ -348,6 +348,13 @@ bool pare_path_is_folder(const char *path) {
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+char *pare_path_resolve(const char *path) {
+    char *real = realpath(path, NULL);
+    char *copy = real ? pare_strdup(real) : NULL;
+    free(real);
+    return copy;
+}
+
 char *pare_path_join(const char *folder, const char *name) {
     size_t n = strlen(folder);
     return pare_asprintf("%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);

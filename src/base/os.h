@@ -65,6 +65,10 @@ bool pare_same_file(const char *a, const char *b);
 bool pare_path_exists(const char *path);
 bool pare_path_is_folder(const char *path);
 
+/* The path without links and "..", absolute; NULL when it does not exist or memory is out. Free
+ * with pare_free. */
+char *pare_path_resolve(const char *path);
+
 /* "a/b"; free with pare_free. */
 char *pare_path_join(const char *folder, const char *name);
 

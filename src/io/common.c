@@ -7,6 +7,11 @@
 bool pare_utf8_valid(const char *s, size_t n) {
     const uint8_t *p = (const uint8_t *)s, *end = p + n;
     while (p < end) {
+        uint64_t eight;
+        if (end - p >= 8 && (memcpy(&eight, p, 8), (eight & 0x8080808080808080u) == 0)) {
+            p += 8;
+            continue;
+        }
         uint8_t c = *p++;
         if (c < 0x80) continue;
         int more = c >= 0xC2 && c <= 0xDF   ? 1
