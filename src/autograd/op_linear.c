@@ -1,0 +1,35 @@
+/* The linear operator: hooks around tensor/linear.h. */
+#include "autograd/ops.h"
+
+#include "tensor/linear.h"
+
+void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in,
+                    const pare_op_out *outs, size_t n_outs) {
+    size_t mark = pare_fwd_mark(f);
+    float *quantized = NULL;
+    if (f->act_quant) quantized = pare_fwd_alloc(f, n * in, sizeof *quantized);
+    if (pare_fwd_planning(f)) {
+        size_t bytes = pare_linear_scratch_bytes(n, in, f->w->n, f->compute);
+        if (bytes > f->linear_bytes) f->linear_bytes = bytes;
+        pare_fwd_release(f, mark);
+        return;
+    }
+    if (f->probe) {
+        if (f->w->id == 0)
+            for (size_t i = 0; i < n_outs; i++) f->probe(f->probe_arg, outs[i].name, x, ldx, n, in);
+        pare_barrier(f->w); /* the probe may change what the quantizer uses */
+    }
+    if (f->act_quant) {
+        size_t begin, end;
+        pare_share(f->w, n, 1, &begin, &end);
+        f->act_quant(f->act_quant_arg, outs[0].name, quantized, x, ldx, begin, end, in);
+        pare_barrier(f->w);
+        x = quantized;
+        ldx = in;
+    }
+    pare_linear_out list[PARE_OP_MAX_OUTS];
+    for (size_t i = 0; i < n_outs; i++)
+        list[i] = (pare_linear_out){outs[i].w, outs[i].bias, outs[i].y, outs[i].ldy};
+    pare_linear_forward(f->w, f->isa, f->compute, f->linear_scratch, x, ldx, n, list, n_outs);
+    pare_fwd_release(f, mark);
+}

@@ -1,0 +1,154 @@
+/* The operators that architectures are written on. A forward pass is one parallel region: every
+ * thread runs the same code with its own copy of the context and calls every operator with the same
+ * arguments; an operator does its share of the rows and ends with a barrier.
+ *
+ *     float *a = pare_fwd_alloc(f, n * dim, sizeof *a);
+ *     pare_op_rmsnorm(f, a, h, norm, n, dim, eps);
+ *     pare_op_linear(f, a, dim, n, dim, (pare_op_out[]){{"blk.0.attn_q.weight", wq, bq, q, q_dim}},
+ * 1); pare_op_rope(f, q, q_dim, n, n_heads, head_dim, angles);
+ *
+ * Operators are functions of explicit buffers: row-major, [n][dim] without gaps where no leading
+ * dimension is given. Results do not depend on the number of threads.
+ *
+ * Planning. A context whose arena has no memory (base NULL) plans: the same calls only count bytes,
+ * touch no buffer (all may be NULL), wait for nobody and may run on one thread. Afterwards
+ * arena.peak and linear_bytes say what to allocate. A plan for n tokens covers all smaller n.
+ */
+#ifndef PARE_SRC_AUTOGRAD_OPS_H
+#define PARE_SRC_AUTOGRAD_OPS_H
+
+#include "base/memory.h"
+#include "kernels/op_kernels.h"
+#include "tensor/encoding.h"
+
+/* Sees the input x[n][ldx] of every linear layer, `in` values a row, before the activation
+ * quantizer. weight: canonical name. Called on worker 0 while the others wait. */
+typedef void (*pare_probe_fn)(void *arg, const char *weight, const float *x, size_t ldx, size_t n,
+                              size_t in);
+
+/* Replaces the input of a linear layer: y[n][in] from x[n][ldx]. Called by every thread for rows
+ * [row_begin, row_end) of its own; weight: the first matrix that shares the input. */
+typedef void (*pare_act_quant_fn)(void *arg, const char *weight, float *y, const float *x,
+                                  size_t ldx, size_t row_begin, size_t row_end, size_t in);
+
+typedef struct pare_fwd {
+    pare_worker *w; /* in a plan: n is set, team is not needed */
+    pare_isa isa;
+    pare_compute compute;
+    const pare_op_kernels *k;
+    pare_arena arena; /* shared memory; every thread moves its own copy through the same steps */
+    void *linear_scratch;   /* shared, linear_bytes */
+    size_t linear_bytes;    /* a plan raises it to the largest need */
+    struct pare_tape *tape; /* NULL: nothing is recorded */
+    pare_probe_fn probe;    /* may be NULL */
+    void *probe_arg;
+    pare_act_quant_fn act_quant; /* may be NULL */
+    void *act_quant_arg;
+} pare_fwd;
+
+/* A context without memory for n_threads threads: a plan. worker is filled and borrowed. */
+pare_fwd pare_fwd_plan(pare_worker *worker, int n_threads, pare_isa isa, pare_compute compute);
+
+static inline bool pare_fwd_planning(const pare_fwd *f) { return f->arena.base == NULL; }
+
+/* count * size bytes that live until released; NULL in a plan. */
+static inline void *pare_fwd_alloc(pare_fwd *f, size_t count, size_t size) {
+    return pare_arena_alloc(&f->arena, count, size);
+}
+
+/* mark = pare_fwd_mark(f); ... pare_fwd_release(f, mark) gives back what was allocated between. */
+static inline size_t pare_fwd_mark(const pare_fwd *f) { return f->arena.used; }
+static inline void pare_fwd_release(pare_fwd *f, size_t mark) { f->arena.used = mark; }
+
+/* ---- embeddings ---- */
+
+/* y[n][dim] = scale * table[ids[i]]; any encoding; ids were checked. */
+void pare_op_embed(pare_fwd *f, float *y, const pare_tensor *table, const int32_t *ids, size_t n,
+                   size_t dim, float scale);
+
+/* x[n][dim] += table[pos0 + i]: learned positions (OPT: pos0 is 2 more). */
+void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table, size_t pos0, size_t n,
+                           size_t dim);
+
+/* ---- linear layers ---- */
+
+#define PARE_OP_MAX_OUTS 8
+
+/* One of the matrices that share an input. */
+typedef struct pare_op_out {
+    const char *name;     /* canonical, "blk.0.attn_q.weight": for probes */
+    const pare_tensor *w; /* [out][in] */
+    const float *bias;    /* [out] or NULL */
+    float *y;             /* [n][ldy] */
+    size_t ldy;
+} pare_op_out;
+
+/* y = x W^T (+ bias) for n_outs <= PARE_OP_MAX_OUTS matrices; x [n][ldx], `in` values a row. */
+void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in,
+                    const pare_op_out *outs, size_t n_outs);
+
+/* ---- normalisation: x, y [n][dim]; y may be x ---- */
+
+/* y = g * x / rms(x) */
+void pare_op_rmsnorm(pare_fwd *f, float *y, const float *x, const float *g, size_t n, size_t dim,
+                     float eps);
+/* x += r, then y = g * x / rms(x); y may be r */
+void pare_op_add_rmsnorm(pare_fwd *f, float *y, float *x, const float *r, const float *g, size_t n,
+                         size_t dim, float eps);
+/* b may be NULL */
+void pare_op_layernorm(pare_fwd *f, float *y, const float *x, const float *g, const float *b,
+                       size_t n, size_t dim, float eps);
+/* RMSNorm of each head of x[n][ldx] (n_heads heads side by side) with one g[head_dim]; y [n][ldy]
+ */
+void pare_op_head_rmsnorm(pare_fwd *f, float *y, size_t ldy, const float *x, size_t ldx,
+                          const float *g, size_t n, size_t n_heads, size_t head_dim, float eps);
+
+/* ---- element-wise on [n][dim]; y may be an input ---- */
+
+void pare_op_silu_mul(pare_fwd *f, float *y, const float *gate, const float *up, size_t n,
+                      size_t dim);
+void pare_op_gelu_mul(pare_fwd *f, float *y, const float *gate, const float *up, size_t n,
+                      size_t dim);                                              /* tanh form */
+void pare_op_gelu(pare_fwd *f, float *y, const float *x, size_t n, size_t dim); /* tanh form */
+void pare_op_relu(pare_fwd *f, float *y, const float *x, size_t n, size_t dim);
+void pare_op_add(pare_fwd *f, float *y, const float *a, const float *b, size_t n, size_t dim);
+void pare_op_scale(pare_fwd *f, float *y, const float *x, float s, size_t n, size_t dim);
+/* y = c * tanh(x / c); c <= 0 copies */
+void pare_op_softcap(pare_fwd *f, float *y, const float *x, float c, size_t n, size_t dim);
+
+/* ---- attention ---- */
+
+/* Floats of the angles of n positions. */
+static inline size_t pare_op_angles_len(const pare_rope *rope, size_t n) {
+    return n * 2 * rope->half;
+}
+/* angles [n][2][half]: cosines, then sines, of positions pos0 + i. Once per pass and kind of layer.
+ */
+void pare_op_rope_angles(pare_fwd *f, float *angles, const pare_rope *rope, size_t pos0, size_t n);
+
+/* Rotates n_heads heads of x[n][ldx] in place (head_dim = 2 * half). half 0: nothing. */
+void pare_op_rope(pare_fwd *f, float *x, size_t ldx, size_t n, size_t n_heads,
+                  const pare_rope *rope, const float *angles);
+
+/* Stores k[n][ldk] and v[n][ldv] (n_kv_heads heads side by side) at positions pos0 + i of a layer.
+ */
+void pare_op_kv_store(pare_fwd *f, const pare_kv_layer *kv, const float *k, size_t ldk,
+                      const float *v, size_t ldv, size_t n, size_t pos0);
+
+/* out[n][ldo] = attention of q[n][ldq] over the layer's positions up to each query's own (already
+ * stored). The same as kernels/attention.h, with scratch from the arena. */
+void pare_op_attention(pare_fwd *f, float *out, size_t ldo, const float *q, size_t ldq,
+                       const pare_kv_layer *kv, const pare_attn *a, size_t n, size_t pos0);
+
+/* A layer view of plain activations k[n][ld], v[n][ld] at positions 0..n-1: attention without a
+ * cache (training). The view is only read. */
+pare_kv_layer pare_kv_layer_of(const float *k, const float *v, size_t ld, size_t n,
+                               size_t n_kv_heads, size_t head_dim);
+
+/* ---- output ---- */
+
+/* logprob[i] = log softmax(logits_i)[targets[i]]; logits [n][ld], `vocab` values a row. */
+void pare_op_target_logprob(pare_fwd *f, float *logprob, const float *logits, size_t ld, size_t n,
+                            size_t vocab, const int32_t *targets);
+
+#endif

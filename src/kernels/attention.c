@@ -1,0 +1,277 @@
+#include "kernels/attention.h"
+
+#include "base/memory.h"
+#include "kernels/op_kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    KEYS = PARE_ATTN_KEYS,
+    NR = PARE_ATTN_NR,
+    TILE_ROWS =
+        96, /* most rows (queries x heads) of a tile: its floats stay in L2 at head_dim 256 */
+    MAX_RANGES = 32, /* most pieces that a context is cut into for few tokens */
+    RANGE_MIN = 256  /* fewest positions of a piece */
+};
+
+/* The constants of a call, the same on every thread. */
+typedef struct attn_job {
+    const pare_attn_kernels *k;
+    const pare_kv_functions *codec;
+    const pare_kv_layer *kv;
+    const pare_attn *a;
+    const float *q;
+    float *out;
+    size_t ldq, ldo, n, pos0;
+    size_t group;  /* query heads per kv head */
+    size_t dim_up; /* head_dim rounded up to a panel */
+} attn_job;
+
+/* One thread's buffers. */
+typedef struct attn_space {
+    float *q;         /* [TILE_ROWS][head_dim], scaled */
+    float *o;         /* [TILE_ROWS][dim_up] */
+    float *s;         /* [TILE_ROWS][KEYS] */
+    float *max, *sum; /* [TILE_ROWS] */
+    float *tile;      /* [KEYS][dim_up] decoded rows */
+    float *k, *v;     /* packed: [KEYS / NR][head_dim][NR], [dim_up / NR][KEYS][NR] */
+} attn_space;
+
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+/* Floats of one thread's buffers; every part is a multiple of 16 floats. */
+static size_t space_floats(size_t head_dim) {
+    size_t up = round_up(head_dim, NR);
+    return TILE_ROWS * (2 * up + KEYS + 2) + 3 * KEYS * up;
+}
+
+static attn_space space_at(float *p, size_t head_dim) {
+    size_t up = round_up(head_dim, NR);
+    attn_space s;
+    s.q = p, p += TILE_ROWS * up;
+    s.o = p, p += TILE_ROWS * up;
+    s.s = p, p += TILE_ROWS * KEYS;
+    s.max = p, p += TILE_ROWS;
+    s.sum = p, p += TILE_ROWS;
+    s.tile = p, p += KEYS * up;
+    s.k = p, p += KEYS * up;
+    s.v = p;
+    return s;
+}
+
+/* Floats of one partial result: o[dim_up], then max and sum (padded to a cache line). */
+static size_t partial_floats(size_t head_dim) { return round_up(head_dim, NR) + NR; }
+
+size_t pare_attention_scratch_bytes(const pare_kv_layer *kv, const pare_attn *a, size_t n,
+                                    int n_threads) {
+    /* head_dim is bounded by the callers (a cache row exists); heads and threads come from files
+     * and users. */
+    size_t few = n < PARE_ATTN_FEW ? n : PARE_ATTN_FEW, rows, partials, spaces, total;
+    if (!pare_mul_size(&rows, few * MAX_RANGES, a->n_heads) ||
+        !pare_mul_size(&partials, rows, partial_floats(kv->head_dim)) ||
+        !pare_mul_size(&spaces, (size_t)n_threads, space_floats(kv->head_dim)) ||
+        !pare_add_size(&total, partials, spaces) || !pare_mul_size(&total, total, sizeof(float)))
+        return 0;
+    return total;
+}
+
+/* The first key that a query at position pos sees. */
+static size_t first_key(const attn_job *job, size_t pos) {
+    size_t w = job->a->window;
+    return w && pos + 1 > w ? pos + 1 - w : 0;
+}
+
+/* Decodes keys (or values) [lo, hi) of the block at `block` into tile rows; other rows become zero,
+ * so that a masked weight of 0 meets a finite number. */
+static void load_block(const attn_job *job, const uint8_t *base, size_t g, size_t block, size_t lo,
+                       size_t hi, float *tile, size_t ld) {
+    const pare_kv_layer *kv = job->kv;
+    const uint8_t *rows = base + g * kv->head_stride + lo % kv->capacity * kv->row_stride;
+    size_t skip = lo - block, n = hi - lo;
+    if (skip) memset(tile, 0, skip * ld * sizeof *tile);
+    job->codec->load(tile + skip * ld, ld, rows, kv->row_stride, n, kv->head_dim);
+    if (skip + n < KEYS) memset(tile + (skip + n) * ld, 0, (KEYS - skip - n) * ld * sizeof *tile);
+}
+
+/* Copies the rows of queries [q0, q0 + n_q) and heads [h0, h0 + n_h), times the scale. Row r is
+ * query r / n_h, head r % n_h. */
+static void gather_queries(const attn_job *job, attn_space *s, size_t q0, size_t n_q, size_t h0,
+                           size_t n_h) {
+    size_t dim = job->kv->head_dim;
+    for (size_t r = 0; r < n_q * n_h; r++) {
+        const float *q = job->q + (q0 + r / n_h) * job->ldq + (h0 + r % n_h) * dim;
+        memcpy(s->q + r * dim, q, dim * sizeof *q);
+        job->k->scale(s->q + r * dim, job->a->scale, dim);
+        memset(s->o + r * job->dim_up, 0, job->dim_up * sizeof *s->o);
+        s->max[r] = -INFINITY;
+        s->sum[r] = 0.0f;
+    }
+}
+
+/* Softmax steps of all rows over the block of keys [lo, hi), scores in s->s. */
+static void step_rows(const attn_job *job, attn_space *s, size_t q0, size_t n_h, size_t n_rows,
+                      size_t block, size_t lo, size_t hi) {
+    for (size_t r = 0; r < n_rows; r++) {
+        size_t pos = job->pos0 + q0 + r / n_h, from = first_key(job, pos), to = pos + 1;
+        from = from > lo ? from : lo;
+        to = to < hi ? to : hi;
+        if (to < from) to = from; /* nothing of this block */
+        float *row = s->s + r * KEYS;
+        float factor = job->k->softmax_step(row, from - block, to - block, job->a->softcap,
+                                            &s->max[r], &s->sum[r]);
+        if (factor != 1.0f) job->k->scale(s->o + r * job->dim_up, factor, job->dim_up);
+    }
+}
+
+static void write_row(const attn_job *job, float *out, const float *o, float sum) {
+    memcpy(out, o, job->kv->head_dim * sizeof *out);
+    if (sum != 0.0f) /* 0: every key had score -Inf; the result is 0 */
+        job->k->scale(out, 1.0f / sum, job->kv->head_dim);
+}
+
+/* ---- many tokens: tiles of queries ---- */
+
+/* Queries [q0, q0 + n_q) x heads [h0, h0 + n_h) of kv head g. */
+static void run_tile(const attn_job *job, attn_space *s, size_t g, size_t q0, size_t n_q, size_t h0,
+                     size_t n_h) {
+    const pare_kv_layer *kv = job->kv;
+    size_t dim = kv->head_dim, up = job->dim_up, m = n_q * n_h;
+    gather_queries(job, s, q0, n_q, h0, n_h);
+    size_t first = first_key(job, job->pos0 + q0), last = job->pos0 + q0 + n_q;
+    for (size_t block = first / KEYS * KEYS; block < last; block += KEYS) {
+        size_t lo = block > first ? block : first, hi = block + KEYS < last ? block + KEYS : last;
+        load_block(job, kv->k, g, block, lo, hi, s->tile, dim);
+        job->k->pack_k(s->k, s->tile, dim);
+        job->k->gemm(s->s, KEYS, s->q, dim, s->k, m, KEYS / NR, dim, false);
+        step_rows(job, s, q0, n_h, m, block, lo, hi);
+        load_block(job, kv->v, g, block, lo, hi, s->tile, dim);
+        job->k->pack_v(s->v, s->tile, dim);
+        job->k->gemm(s->o, up, s->s, KEYS, s->v, m, up / NR, KEYS, true);
+    }
+    for (size_t r = 0; r < m; r++)
+        write_row(job, job->out + (q0 + r / n_h) * job->ldo + (h0 + r % n_h) * dim, s->o + r * up,
+                  s->sum[r]);
+}
+
+static size_t divide_up(size_t n, size_t by) { return (n + by - 1) / by; }
+
+static void run_many(pare_worker *w, const attn_job *job, attn_space *s) {
+    size_t n_kv = job->kv->n_kv_heads;
+    size_t n_h = job->group < TILE_ROWS ? job->group : TILE_ROWS;
+    size_t n_sub = divide_up(job->group, n_h); /* tiles that a group's heads need */
+    size_t n_q = TILE_ROWS / n_h;
+    while (n_q > 8 && divide_up(job->n, n_q) * n_kv * n_sub < 4 * (size_t)w->n)
+        n_q = divide_up(n_q, 2); /* more tiles, to keep all threads busy; changes no result */
+    size_t n_blocks = divide_up(job->n, n_q), n_tiles = n_blocks * n_kv * n_sub;
+    for (size_t t; (t = pare_take(w, 1)) < n_tiles;) {
+        size_t g = t % n_kv, sub = t / n_kv % n_sub;
+        size_t q0 = (n_blocks - 1 - t / n_kv / n_sub) * n_q; /* the longest rows first */
+        size_t h0 = sub * n_h, h_count = job->group - h0 < n_h ? job->group - h0 : n_h;
+        size_t q_count = job->n - q0 < n_q ? job->n - q0 : n_q;
+        run_tile(job, s, g, q0, q_count, g * job->group + h0, h_count);
+    }
+    pare_barrier(w);
+}
+
+/* ---- few tokens: ranges of positions ---- */
+
+/* The cut of positions [first, end): ranges of `len` positions from a multiple of KEYS on. */
+typedef struct attn_cut {
+    size_t first, end, begin, len, n;
+} attn_cut;
+
+static attn_cut cut_positions(const attn_job *job) {
+    attn_cut c = {.first = first_key(job, job->pos0), .end = job->pos0 + job->n};
+    c.begin = c.first / KEYS * KEYS;
+    c.len = round_up(divide_up(c.end - c.begin, MAX_RANGES), KEYS);
+    if (c.len < RANGE_MIN) c.len = RANGE_MIN;
+    c.n = divide_up(c.end - c.begin, c.len);
+    return c;
+}
+
+/* Range `range` of kv head g: partials[range][token * n_heads + head]. */
+static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, size_t range,
+                      size_t g, size_t h0, size_t n_h, float *partials) {
+    const pare_kv_layer *kv = job->kv;
+    size_t dim = kv->head_dim, up = job->dim_up, m = job->n * n_h, n_heads = job->a->n_heads;
+    gather_queries(job, s, 0, job->n, h0, n_h);
+    size_t begin = cut->begin + range * cut->len, end = begin + cut->len;
+    for (size_t block = begin; block < end && block < cut->end; block += KEYS) {
+        size_t lo = block > cut->first ? block : cut->first;
+        size_t hi = block + KEYS < cut->end ? block + KEYS : cut->end;
+        size_t n_keys = round_up(hi - block, 8);
+        load_block(job, kv->k, g, block, lo, hi, s->tile, dim);
+        job->k->dots(s->s, KEYS, s->q, dim, m, s->tile, dim, n_keys, dim);
+        step_rows(job, s, 0, n_h, m, block, lo, hi);
+        load_block(job, kv->v, g, block, lo, hi, s->tile, dim);
+        job->k->weighted(s->o, up, s->s, KEYS, m, s->tile, dim, n_keys, dim);
+    }
+    for (size_t r = 0; r < m; r++) {
+        size_t row = r / n_h * n_heads + h0 + r % n_h;
+        float *p = partials + (range * job->n * n_heads + row) * (up + NR);
+        memcpy(p, s->o + r * up, up * sizeof *p);
+        p[up] = s->max[r];
+        p[up + 1] = s->sum[r];
+    }
+}
+
+/* out row = the ranges' partial results, in order. */
+static void merge_row(const attn_job *job, float *o, const float *partials, size_t n_ranges,
+                      size_t row) {
+    size_t up = job->dim_up, n_heads = job->a->n_heads, step = job->n * n_heads * (up + NR);
+    const float *p = partials + row * (up + NR);
+    float max = -INFINITY, sum = 0.0f;
+    for (size_t i = 0; i < n_ranges; i++)
+        if (!(p[i * step + up] <= max)) max = p[i * step + up];
+    memset(o, 0, up * sizeof *o);
+    for (size_t i = 0; i < n_ranges; i++) {
+        const float *part = p + i * step;
+        if (part[up + 1] == 0.0f) continue; /* a range outside the row's window */
+        float factor = expf(part[up] - max);
+        sum += factor * part[up + 1];
+        for (size_t d = 0; d < up; d++) o[d] += factor * part[d];
+    }
+    write_row(job, job->out + row / n_heads * job->ldo + row % n_heads * job->kv->head_dim, o, sum);
+}
+
+static void run_few(pare_worker *w, const attn_job *job, attn_space *s, float *partials) {
+    size_t n_kv = job->kv->n_kv_heads, most = TILE_ROWS / (job->n ? job->n : 1);
+    size_t n_h = job->group < most ? job->group : most, n_sub = divide_up(job->group, n_h);
+    attn_cut cut = cut_positions(job);
+    size_t n_tasks = cut.n * n_kv * n_sub;
+    for (size_t t; (t = pare_take(w, 1)) < n_tasks;) {
+        size_t g = t % n_kv, sub = t / n_kv % n_sub, range = t / n_kv / n_sub, h0 = sub * n_h;
+        size_t h_count = job->group - h0 < n_h ? job->group - h0 : n_h;
+        run_range(job, s, &cut, range, g, g * job->group + h0, h_count, partials);
+    }
+    pare_barrier(w);
+    size_t begin, end;
+    pare_share(w, job->n * job->a->n_heads, 1, &begin, &end);
+    for (size_t row = begin; row < end; row++) merge_row(job, s->o, partials, cut.n, row);
+    pare_barrier(w);
+}
+
+void pare_attention(pare_worker *w, pare_isa isa, void *scratch, float *out, size_t ldo,
+                    const float *q, size_t ldq, const pare_kv_layer *kv, const pare_attn *a,
+                    size_t n, size_t pos0) {
+    attn_job job = {.k = pare_op_kernels_get(isa)->attn,
+                    .codec = pare_kv_codec_functions(kv->codec, isa),
+                    .kv = kv,
+                    .a = a,
+                    .q = q,
+                    .out = out,
+                    .ldq = ldq,
+                    .ldo = ldo,
+                    .n = n,
+                    .pos0 = pos0,
+                    .group = a->n_heads / kv->n_kv_heads,
+                    .dim_up = round_up(kv->head_dim, NR)};
+    float *base = scratch;
+    attn_space space = space_at(base + (size_t)w->id * space_floats(kv->head_dim), kv->head_dim);
+    float *partials = base + (size_t)w->n * space_floats(kv->head_dim);
+    if (n > PARE_ATTN_FEW)
+        run_many(w, &job, &space);
+    else
+        run_few(w, &job, &space, partials);
+}

@@ -1,0 +1,84 @@
+/* Attention over cached keys and values: blocked, with the online softmax, so nothing of size
+ * tokens x tokens exists.
+ *
+ *   score_ij = scale * (q_i . k_j);  score <- cap * tanh(score / cap);  mask;  softmax;  sum_j p_ij
+ * v_j
+ *
+ * Query i stands at position pos0 + i and sees keys j <= pos0 + i, in a window of w also j > pos0 +
+ * i
+ * - w. Query head h reads key/value head h / (n_heads / n_kv_heads).
+ *
+ * Keys are taken in blocks of PARE_ATTN_KEYS positions aligned to multiples of it. Two paths:
+ *   n > PARE_ATTN_FEW    tasks are (kv head, tile of queries x heads of its group). A block of K
+ * and V is decoded and packed once and multiplied with all rows of the tile. A row's result depends
+ * on nothing but its own keys, so any split into tiles or into calls gives the same bits. n <=
+ * PARE_ATTN_FEW   bound by reading the cache: tasks are (kv head, range of positions), partial
+ *                        results are merged in order. The ranges depend on pos0 and n only.
+ */
+#ifndef PARE_SRC_KERNELS_ATTENTION_H
+#define PARE_SRC_KERNELS_ATTENTION_H
+
+#include "base/team.h"
+#include "kernels/kv_codec.h"
+
+enum {
+    PARE_ATTN_KEYS = 64, /* positions in a block */
+    PARE_ATTN_FEW = 8,   /* most tokens of the few-rows path */
+    PARE_ATTN_NR = 16    /* columns of a packed panel */
+};
+
+/* One layer's keys and values as the kernels see them: the row of head g at position p starts at
+ * k + g * head_stride + (p % capacity) * row_stride. A cache's layer, or (codec f32) plain
+ * activations. */
+typedef struct pare_kv_layer {
+    const pare_kv_codec *codec;
+    uint8_t *k, *v;
+    size_t n_kv_heads, head_dim;
+    size_t capacity; /* positions kept; a multiple of PARE_ATTN_KEYS where positions wrap */
+    size_t head_stride, row_stride; /* bytes */
+} pare_kv_layer;
+
+typedef struct pare_attn {
+    size_t n_heads; /* a multiple of n_kv_heads */
+    size_t window;  /* 0 = all earlier positions */
+    float scale;
+    float softcap; /* 0 = none */
+} pare_attn;
+
+typedef struct pare_attn_kernels {
+    /* c[m][ldc] (+)= a[m][lda] * b for n_panels * 16 columns; b packed [n_panels][k][16]. Each
+     * element is one chain of k fused (reference: f64) additions in order of k. */
+    void (*gemm)(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t m,
+                 size_t n_panels, size_t k, bool accumulate);
+    /* Packs rows[PARE_ATTN_KEYS][head_dim]: keys to [KEYS / 16][head_dim][16], values to
+     * [ceil(head_dim / 16)][KEYS][16], the last panel filled with zeros. */
+    void (*pack_k)(float *dst, const float *rows, size_t head_dim);
+    void (*pack_v)(float *dst, const float *rows, size_t head_dim);
+    /* s[m][lds] = q[m][ldq] . k[n_keys][ldk]; n_keys a multiple of 8 */
+    void (*dots)(float *s, size_t lds, const float *q, size_t ldq, size_t m, const float *k,
+                 size_t ldk, size_t n_keys, size_t head_dim);
+    /* o[m][ldo] += p[m][ldp] * v[n_keys][ldv] */
+    void (*weighted)(float *o, size_t ldo, const float *p, size_t ldp, size_t m, const float *v,
+                     size_t ldv, size_t n_keys, size_t head_dim);
+    /* A block of one row in the online softmax: s[KEYS] scores become exp(s - max) for keys in
+     * [lo, hi) and 0 for others; *max and *sum go on. Returns the factor for what was accumulated
+     * before. softcap 0 = none. */
+    float (*softmax_step)(float *s, size_t lo, size_t hi, float softcap, float *max, float *sum);
+    /* x[n] *= s */
+    void (*scale)(float *x, float s, size_t n);
+} pare_attn_kernels;
+
+extern const pare_attn_kernels pare_attn_ref, pare_attn_avx2;
+
+/* Bytes of scratch for calls of up to n tokens, shared by n_threads threads; 0 on overflow. */
+size_t pare_attention_scratch_bytes(const pare_kv_layer *kv, const pare_attn *a, size_t n,
+                                    int n_threads);
+
+/* out[n][ldo] = attention of q[n][ldq] (heads side by side), whose keys and values are already in
+ * the layer. Every thread calls with the same arguments; ends with a barrier. scratch: 64-byte
+ * aligned, shared. */
+void pare_attention(pare_worker *w, pare_isa isa, void *scratch, float *out, size_t ldo,
+                    const float *q, size_t ldq, const pare_kv_layer *kv, const pare_attn *a,
+                    size_t n, size_t pos0);
+
+#endif

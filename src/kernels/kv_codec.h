@@ -1,0 +1,39 @@
+/* How keys and values are stored in a KV cache. The attention kernels read rows in place, a tile of
+ * positions at a time, as f32.
+ *
+ *   f32, bf16   rounded to nearest even
+ *   f16         the same; finite values beyond +-65504 become +-65504, so that one outlier does not
+ *               turn every later token into NaN
+ *   q8_0        blocks of 32 along the head: f16 d = max|x| / 127, then 32 int8 (34 bytes) */
+#ifndef PARE_SRC_KERNELS_KV_CODEC_H
+#define PARE_SRC_KERNELS_KV_CODEC_H
+
+#include "pare/base.h"
+
+typedef struct pare_kv_functions {
+    /* Stores one head's row x[head_dim] at `row` (row_bytes). */
+    void (*store)(void *row, const float *x, size_t head_dim);
+    /* y[n][ldy] = n rows that lie row_stride bytes apart */
+    void (*load)(float *y, size_t ldy, const void *rows, size_t row_stride, size_t n,
+                 size_t head_dim);
+} pare_kv_functions;
+
+typedef struct pare_kv_codec {
+    const char *name, *summary;
+    size_t block_len;                        /* head_dim must be a multiple of it */
+    size_t block_bytes;                      /* bytes of so many values */
+    pare_kv_functions level[PARE_ISA_COUNT]; /* a level without its own has NULLs: the next lower */
+} pare_kv_codec;
+
+/* The codec of that name ("f32", "f16", "bf16", "q8_0"), or NULL. */
+const pare_kv_codec *pare_kv_codec_find(const char *name);
+/* All codecs: i from 0; NULL past the last. */
+const pare_kv_codec *pare_kv_codec_at(size_t i);
+
+/* Bytes of one row; 0 when head_dim does not fit the codec's blocks. */
+size_t pare_kv_row_bytes(const pare_kv_codec *codec, size_t head_dim);
+
+/* The functions for a level. */
+const pare_kv_functions *pare_kv_codec_functions(const pare_kv_codec *codec, pare_isa isa);
+
+#endif

@@ -1,0 +1,364 @@
+/* Attention against a naive f64 computation over shapes, windows, caps, codecs, levels and thread
+ * counts, and the properties that need no reference. */
+#include "support/test.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "autograd/ops.h"
+#include "base/rng.h"
+
+typedef struct shape {
+    size_t n_heads, n_kv_heads, head_dim, n, pos0, window;
+    float softcap;
+    const char *codec;
+    bool ring; /* capacity just large enough for window + n */
+} shape;
+
+/* A problem: queries and all keys and values of positions 0 .. pos0 + n - 1. */
+typedef struct problem {
+    shape s;
+    size_t q_dim, kv_dim, n_pos;
+    float *q, *k, *v, *out; /* q, out [n][q_dim]; k, v [n_pos][kv_dim] */
+    pare_kv_layer layer;
+    uint8_t *cache;
+    pare_attn attn;
+} problem;
+
+static float *random_floats(size_t n, uint64_t stream, float scale) {
+    float *x = malloc((n ? n : 1) * sizeof *x);
+    for (size_t i = 0; i < n; i++) x[i] = scale * pare_rng_normal(11, stream, i);
+    return x;
+}
+
+static problem make_problem(shape s) {
+    problem p = {.s = s,
+                 .q_dim = s.n_heads * s.head_dim,
+                 .kv_dim = s.n_kv_heads * s.head_dim,
+                 .n_pos = s.pos0 + s.n};
+    p.q = random_floats(s.n * p.q_dim, 1, 2.0f);
+    p.k = random_floats(p.n_pos * p.kv_dim, 2, 1.0f);
+    p.v = random_floats(p.n_pos * p.kv_dim, 3, 1.0f);
+    p.out = random_floats(s.n * p.q_dim, 4, 1.0f); /* must be overwritten */
+    p.attn = (pare_attn){s.n_heads, s.window, 1.0f / sqrtf((float)s.head_dim), s.softcap};
+    const pare_kv_codec *codec = pare_kv_codec_find(s.codec);
+    size_t row = pare_kv_row_bytes(codec, s.head_dim);
+    size_t capacity = s.ring ? s.window + s.n : p.n_pos;
+    capacity = (capacity + PARE_ATTN_KEYS - 1) / PARE_ATTN_KEYS * PARE_ATTN_KEYS;
+    p.cache = malloc(2 * s.n_kv_heads * capacity * row);
+    memset(p.cache, 0xFF, 2 * s.n_kv_heads * capacity * row); /* NaN wherever nothing is stored */
+    p.layer = (pare_kv_layer){.codec = codec,
+                              .k = p.cache,
+                              .v = p.cache + s.n_kv_heads * capacity * row,
+                              .n_kv_heads = s.n_kv_heads,
+                              .head_dim = s.head_dim,
+                              .capacity = capacity,
+                              .head_stride = capacity * row,
+                              .row_stride = row};
+    return p;
+}
+
+static void free_problem(problem *p) {
+    free(p->q);
+    free(p->k);
+    free(p->v);
+    free(p->out);
+    free(p->cache);
+}
+
+typedef struct job {
+    problem *p;
+    pare_isa isa;
+    pare_arena arena;
+    size_t piece; /* tokens a call; 0 = all */
+} job;
+
+static void store_and_attend(pare_worker *w, void *arg) {
+    const job *j = arg;
+    problem *p = j->p;
+    shape s = p->s;
+    pare_fwd f = {.w = w, .isa = j->isa, .k = pare_op_kernels_get(j->isa), .arena = j->arena};
+    size_t batch = s.n ? s.n : 1; /* of earlier positions */
+    for (size_t at = 0; at < s.pos0; at += batch) {
+        size_t n = s.pos0 - at < batch ? s.pos0 - at : batch;
+        pare_op_kv_store(&f, &p->layer, p->k + at * p->kv_dim, p->kv_dim, p->v + at * p->kv_dim,
+                         p->kv_dim, n, at);
+    }
+    size_t piece = j->piece ? j->piece : s.n;
+    for (size_t i = 0; i < s.n; i += piece) {
+        size_t n = s.n - i < piece ? s.n - i : piece, pos = s.pos0 + i;
+        pare_op_kv_store(&f, &p->layer, p->k + pos * p->kv_dim, p->kv_dim, p->v + pos * p->kv_dim,
+                         p->kv_dim, n, pos);
+        pare_op_attention(&f, p->out + i * p->q_dim, p->q_dim, p->q + i * p->q_dim, p->q_dim,
+                          &p->layer, &p->attn, n, pos);
+    }
+}
+
+static void run(problem *p, pare_isa isa, int n_threads, size_t piece) {
+    pare_worker worker;
+    pare_fwd plan = pare_fwd_plan(&worker, n_threads, isa, PARE_COMPUTE_EXACT);
+    pare_op_attention(&plan, NULL, 0, NULL, 0, &p->layer, &p->attn, p->s.n, p->s.pos0);
+    void *memory = aligned_alloc(64, plan.arena.peak);
+    job j = {p, isa, {.base = memory, .capacity = plan.arena.peak}, piece};
+    pare_runtime *rt = test_runtime(n_threads, isa);
+    pare_team_run(rt, store_and_attend, &j);
+    pare_runtime_free(rt);
+    free(memory);
+}
+
+/* What the cache gives back for k or v: [n_pos][kv_dim]. */
+static float *through_codec(const problem *p, const float *x) {
+    const pare_kv_functions *codec = pare_kv_codec_functions(p->layer.codec, PARE_ISA_REF);
+    float *y = malloc(p->n_pos * p->kv_dim * sizeof *y);
+    uint8_t *row = malloc(p->layer.row_stride);
+    for (size_t i = 0; i < p->n_pos * p->s.n_kv_heads; i++) {
+        codec->store(row, x + i * p->s.head_dim, p->s.head_dim);
+        codec->load(y + i * p->s.head_dim, p->s.head_dim, row, p->layer.row_stride, 1,
+                    p->s.head_dim);
+    }
+    free(row);
+    return y;
+}
+
+/* The naive computation of one query and head; returns the bound of an f32 result's error. */
+static double naive_row(double *out, const problem *p, const float *k, const float *v, size_t i,
+                        size_t h) {
+    shape s = p->s;
+    size_t g = h / (s.n_heads / s.n_kv_heads), pos = s.pos0 + i, dim = s.head_dim;
+    size_t first = s.window && pos + 1 > s.window ? pos + 1 - s.window : 0;
+    double *score = malloc((pos + 1) * sizeof *score), max = -INFINITY, sum = 0, top_v = 0;
+    double score_error = 0;
+    for (size_t j = first; j <= pos; j++) {
+        double dot = 0, mag = 0;
+        for (size_t d = 0; d < dim; d++) {
+            double t = (double)p->q[i * p->q_dim + h * dim + d] * k[j * p->kv_dim + g * dim + d];
+            dot += t;
+            mag += fabs(t);
+            top_v = fmax(top_v, fabs((double)v[j * p->kv_dim + g * dim + d]));
+        }
+        score[j] = dot * (double)p->attn.scale;
+        if (s.softcap > 0) {
+            score[j] = s.softcap * tanh(score[j] / s.softcap);
+            assert_true(fabs(score[j]) < s.softcap);
+        }
+        max = fmax(max, score[j]);
+        score_error = fmax(score_error, (double)(dim + 4) * FLT_EPSILON * mag * p->attn.scale);
+    }
+    for (size_t d = 0; d < dim; d++) out[d] = 0;
+    for (size_t j = first; j <= pos; j++) {
+        double weight = exp(score[j] - max);
+        sum += weight;
+        for (size_t d = 0; d < dim; d++) out[d] += weight * v[j * p->kv_dim + g * dim + d];
+    }
+    for (size_t d = 0; d < dim; d++) out[d] /= sum;
+    free(score);
+    /* weights are off by the scores' error (twice: numerator and sum) and the roundings of n
+     * additions; the cap adds 4 ulp of its range */
+    double n = (double)(pos + 1 - first);
+    return top_v * (2 * (score_error + 4 * FLT_EPSILON * s.softcap) + (n + 64) * FLT_EPSILON);
+}
+
+static void check(problem *p, const char *what) {
+    float *k = through_codec(p, p->k), *v = through_codec(p, p->v);
+    double *want = malloc(p->s.head_dim * sizeof *want);
+    for (size_t i = 0; i < p->s.n; i++)
+        for (size_t h = 0; h < p->s.n_heads; h++) {
+            double tol = naive_row(want, p, k, v, i, h);
+            for (size_t d = 0; d < p->s.head_dim; d++) {
+                float got = p->out[i * p->q_dim + h * p->s.head_dim + d];
+                if (!(fabs((double)got - want[d]) <= tol))
+                    fail_msg("%s: heads %zu/%zu x %zu, n %zu at %zu, window %zu, cap %g, %s: "
+                             "token %zu head %zu [%zu]: found %g, expected %g +- %g",
+                             what, p->s.n_heads, p->s.n_kv_heads, p->s.head_dim, p->s.n, p->s.pos0,
+                             p->s.window, (double)p->s.softcap, p->s.codec, i, h, d, (double)got,
+                             want[d], tol);
+            }
+        }
+    free(k);
+    free(v);
+    free(want);
+}
+
+static const shape shapes[] = {
+    {1, 1, 64, 1, 0, 0, 0, "f32", false},     {3, 1, 64, 1, 5, 0, 0, "f16", false},
+    {4, 2, 64, 1, 63, 0, 0, "f32", false},    {4, 2, 64, 1, 64, 0, 0, "f16", false},
+    {9, 3, 64, 3, 500, 0, 0, "f16", false},   {8, 2, 128, 8, 1000, 0, 50, "bf16", false},
+    {4, 1, 256, 2, 700, 100, 0, "f16", true}, {4, 1, 256, 1, 9000, 0, 0, "q8_0", false},
+    {2, 2, 64, 1, 300, 1, 0, "f32", true},    {8, 8, 32, 5, 130, 64, 20, "q8_0", true},
+    {2, 1, 6, 4, 70, 0, 0, "f32", false},     {3, 3, 7, 1, 129, 33, 0, "f16", true},
+    {9, 3, 64, 9, 0, 0, 0, "f32", false},     {9, 3, 64, 64, 0, 0, 0, "f16", false},
+    {9, 3, 64, 100, 37, 0, 0, "f16", false},  {4, 2, 128, 65, 200, 0, 50, "bf16", false},
+    {4, 1, 256, 70, 300, 96, 0, "f16", true}, {2, 2, 64, 130, 0, 1, 0, "f32", true},
+    {8, 2, 80, 33, 90, 17, 0, "f16", true},   {2, 1, 6, 40, 70, 0, 0, "f32", false},
+    {2, 1, 16, 20, 31, 0, 5, "f32", false},   {3, 3, 7, 25, 64, 33, 0, "bf16", true},
+    {32, 2, 32, 17, 10, 0, 0, "q8_0", false}, {98, 1, 8, 10, 3, 0, 0, "f32", false},
+};
+
+static void matches_naive(void **state) {
+    (void)state;
+    for (int isa = PARE_ISA_REF; isa <= (int)pare_isa_best(); isa++)
+        for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+            problem p = make_problem(shapes[i]);
+            run(&p, (pare_isa)isa, 2, 0);
+            check(&p, pare_isa_name((pare_isa)isa));
+            free_problem(&p);
+        }
+}
+
+static void threads_give_same_bits(void **state) {
+    (void)state;
+    static const int counts[] = {2, 3, 7};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        problem p = make_problem(shapes[i]);
+        size_t bytes = p.s.n * p.q_dim * sizeof(float);
+        run(&p, PARE_ISA_AMX, 1, 0);
+        float *first = malloc(bytes);
+        memcpy(first, p.out, bytes);
+        for (size_t c = 0; c < 3; c++) {
+            run(&p, PARE_ISA_AMX, counts[c], 0);
+            assert_memory_equal(first, p.out, bytes);
+        }
+        free(first);
+        free_problem(&p);
+    }
+}
+
+/* Prefill in pieces of more than PARE_ATTN_FEW tokens gives the bits of prefill at once; smaller
+ * pieces take the other path and agree within the bound of check(). */
+static void pieces_equal_the_whole(void **state) {
+    (void)state;
+    shape s = {6, 2, 64, 100, 45, 0, 0, "f16", false};
+    for (int windowed = 0; windowed < 2; windowed++) {
+        s.window = windowed ? 50 : 0;
+        s.ring = windowed;
+        problem p = make_problem(s);
+        size_t bytes = s.n * p.q_dim * sizeof(float);
+        run(&p, PARE_ISA_AMX, 2, 0);
+        float *whole = malloc(bytes);
+        memcpy(whole, p.out, bytes);
+        run(&p, PARE_ISA_AMX, 2, 10);
+        assert_memory_equal(whole, p.out, bytes);
+        static const size_t pieces[] = {1, 3, 8, 27};
+        for (size_t i = 0; i < 4; i++) {
+            run(&p, PARE_ISA_AMX, 2, pieces[i]);
+            check(&p, "pieces");
+        }
+        free(whole);
+        free_problem(&p);
+    }
+}
+
+/* T <= w: local equals global, bit for bit. w = 1: the output is v_i. */
+static void windows(void **state) {
+    (void)state;
+    for (size_t n = 1; n < 60; n += 29) {
+        shape s = {4, 2, 64, n, 20, 0, 0, "f32", false};
+        problem global = make_problem(s), local = make_problem(s);
+        local.attn.window = n + 20;
+        run(&global, PARE_ISA_AMX, 2, 0);
+        run(&local, PARE_ISA_AMX, 2, 0);
+        assert_memory_equal(global.out, local.out, n * global.q_dim * sizeof(float));
+        local.attn.window = 1;
+        run(&local, PARE_ISA_AMX, 2, 0);
+        for (size_t i = 0; i < n * local.q_dim; i++) {
+            size_t row = i / local.q_dim, h = i % local.q_dim / 64;
+            float v = local.v[(20 + row) * local.kv_dim + h / 2 * 64 + i % 64];
+            assert_true(local.out[i] == v);
+        }
+        free_problem(&global);
+        free_problem(&local);
+    }
+}
+
+/* GQA equals MHA whose kv heads are repeated interleaved (head h reads h / (H / G)); a huge cap
+ * changes nothing beyond rounding. */
+static void grouped_heads(void **state) {
+    (void)state;
+    for (size_t n = 2; n < 50; n += 40) {
+        shape s = {6, 2, 32, n, 40, 0, 0, "f32", false}, m = s;
+        m.n_kv_heads = 6;
+        problem gqa = make_problem(s), mha = make_problem(m);
+        for (size_t j = 0; j < gqa.n_pos; j++)
+            for (size_t h = 0; h < 6; h++) {
+                size_t to = j * mha.kv_dim + h * 32, from = j * gqa.kv_dim + h / 3 * 32;
+                memcpy(mha.k + to, gqa.k + from, 32 * sizeof(float));
+                memcpy(mha.v + to, gqa.v + from, 32 * sizeof(float));
+            }
+        run(&gqa, PARE_ISA_AMX, 2, 0);
+        run(&mha, PARE_ISA_AMX, 2, 0);
+        assert_memory_equal(gqa.out, mha.out, n * gqa.q_dim * sizeof(float));
+        mha.attn.softcap = 1e6f;
+        run(&mha, PARE_ISA_AMX, 2, 0);
+        for (size_t i = 0; i < n * gqa.q_dim; i++)
+            assert_true(fabsf(gqa.out[i] - mha.out[i]) < 1e-4f); /* 4 ulp of scores of about 10 */
+        free_problem(&gqa);
+        free_problem(&mha);
+    }
+}
+
+/* Scores of -Inf weigh nothing and never give NaN; a NaN key spoils only the rows that see it; no
+ * tokens is no work. */
+static void odd_numbers(void **state) {
+    (void)state;
+    for (size_t n = 1; n < 30; n += 19) {
+        shape s = {2, 2, 16, n, 70, 0, 0, "f32", false};
+        problem p = make_problem(s);
+        for (size_t i = 0; i < n * p.q_dim; i++) p.q[i] = 1.0f;
+        for (size_t i = 0; i < p.n_pos * p.kv_dim; i++) p.k[i] = -INFINITY;
+        run(&p, PARE_ISA_AMX, 2, 0);
+        for (size_t i = 0; i < n * p.q_dim; i++) assert_true(p.out[i] == 0.0f);
+        for (size_t d = 0; d < 16; d++) p.k[3 * p.kv_dim + d] = 1.0f; /* head 0 sees one key */
+        run(&p, PARE_ISA_AMX, 2, 0);
+        for (size_t i = 0; i < n * p.q_dim; i++) {
+            float want = i % 32 < 16 ? p.v[3 * p.kv_dim + i % 16] : 0.0f;
+            assert_true(p.out[i] == want);
+        }
+        free_problem(&p);
+
+        p = make_problem(s);
+        p.k[(p.n_pos - 1) * p.kv_dim + 5] = NAN;
+        run(&p, PARE_ISA_AMX, 2, 0);
+        for (size_t i = 0; i < n * p.q_dim; i++)
+            assert_true(!isnan(p.out[i]) == !(i / p.q_dim == n - 1 && i % 32 < 16));
+        p.s.n = 0;
+        run(&p, PARE_ISA_AMX, 2, 0);
+        free_problem(&p);
+    }
+}
+
+/* Attention over plain activations is attention over an f32 cache. */
+static void without_a_cache(void **state) {
+    (void)state;
+    shape s = {4, 2, 64, 40, 0, 9, 0, "f32", false};
+    problem p = make_problem(s), plain = make_problem(s);
+    run(&p, PARE_ISA_AMX, 2, 0);
+    pare_worker worker;
+    pare_fwd plan = pare_fwd_plan(&worker, 1, PARE_ISA_AMX, PARE_COMPUTE_EXACT);
+    pare_op_attention(&plan, NULL, 0, NULL, 0, &plain.layer, &plain.attn, s.n, 0);
+    void *memory = aligned_alloc(64, plan.arena.peak);
+    plain.layer = pare_kv_layer_of(plain.k, plain.v, plain.kv_dim, s.n, 2, 64);
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    pare_team *team = pare_team_create();
+    pare_worker alone = {team, 0, 1, 0};
+    pare_attention(&alone, pare_runtime_isa(rt), memory, plain.out, plain.q_dim, plain.q,
+                   plain.q_dim, &plain.layer, &plain.attn, s.n, 0);
+    assert_memory_equal(p.out, plain.out, s.n * p.q_dim * sizeof(float));
+    pare_team_free(team);
+    pare_runtime_free(rt);
+    free(memory);
+    free_problem(&p);
+    free_problem(&plain);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(matches_naive),          cmocka_unit_test(threads_give_same_bits),
+        cmocka_unit_test(pieces_equal_the_whole), cmocka_unit_test(windows),
+        cmocka_unit_test(grouped_heads),          cmocka_unit_test(odd_numbers),
+        cmocka_unit_test(without_a_cache),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
