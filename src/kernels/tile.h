@@ -1,20 +1,68 @@
-/* Many rows (prefill, perplexity, calibration): C[m][NR] (+)= A[m][k] * panel[k][NR], bound by
+/* Many rows (prefill, perplexity, calibration): c[m][NR] (+)= a[m][k] * panel[k][NR], bound by
  * arithmetic.
  *
- * The driver (tensor/linear.c) unpacks a panel of PARE_TILE_NR weight rows once in the form that
- * the tile kernel wants and runs all activation rows over it while it sits in L2. Three forms: f32
- * panel[k][NR]: `exact`, and 16/32-bit weights where nothing better exists bf16  panel[k/2][NR][2]
- * (AVX-512 BF16, AMX) int   codes u8[k/4][NR][4] or s16[k/2][NR][2] with an f32 scale and offset
- * per group of 16 or 32 and output: value = scale * code + offset See tile_*.c for each level's
- * kernels. */
+ * The driver (tensor/linear.c) unpacks a panel of PARE_TILE_NR weight rows x PARE_TILE_KC inputs in
+ * the form that a kernel wants and runs all activation rows over it while it sits in L1. Forms:
+ *
+ *   f32   panel f32 [k][NR]                      exact; 16- and 32-bit weights where bf16 is slow
+ *   bf16  panel bf16 [k/2][NR][2]                AVX-512 BF16, AMX
+ *   u8    panel u8 [k/4][NR][4] + group scales   codes of up to `u8_max`, x in int8
+ *   s16   panel s16 [k/2][NR][2] + group scales  wider codes where bytes would overflow, x in int8
+ *
+ * Every form is [..][NR] units of 32 bits, so one transposition serves them all.
+ *
+ * Each element of c is summed over k in an order that depends on the kernel alone: not on m, not on
+ * where its row lies in a block. */
 #ifndef PARE_SRC_KERNELS_TILE_H
 #define PARE_SRC_KERNELS_TILE_H
 
 #include "kernels/activation.h"
 #include "pare/base.h"
 
-#define PARE_TILE_NR 16 /* outputs a panel */
+#define PARE_TILE_NR 16  /* outputs of a panel */
+#define PARE_TILE_KC 256 /* inputs of a panel: every encoding's block length divides it */
 
-/* (The owner of this header fixes the exact kernel signatures.) */
+/* m rows of int8 activations, one scale per 32 inputs; k a multiple of 32. Strides in elements. */
+typedef struct pare_tile_act {
+    const int8_t *q;    /* [m][q_stride], u8 form */
+    const int16_t *q16; /* [m][q_stride], the same numbers, s16 form */
+    const float *d;     /* [m][d_stride], per 32 */
+    const float *sum;   /* [m][sum_stride], d * (sum of q over a group), per group of the panel */
+    size_t q_stride, d_stride, sum_stride;
+} pare_tile_act;
+
+/* Codes of NR outputs: w = scale * code + offset, per group of 16 or 32 inputs. */
+typedef struct pare_tile_panel {
+    const void *q;       /* u8 or s16, 64-byte aligned */
+    const float *scale;  /* [k / group][NR], 64-byte aligned */
+    const float *offset; /* [k / group][NR]; s16 form: NULL for none */
+    size_t k;            /* a multiple of 32, at most PARE_TILE_KC */
+    uint32_t group;      /* 16 or 32 */
+    int code_max;        /* no u8 code is larger: how many products fit 16 bits before widening */
+} pare_tile_panel;
+
+/* c[m][NR], 64-byte aligned; add = false overwrites it. Any m and any k. */
+typedef void (*pare_tile_f32_fn)(float *c, const float *a, size_t lda, const float *panel, size_t m,
+                                 size_t k, bool add);
+/* k is even (pad both sides with zeros); lda in elements. */
+typedef void (*pare_tile_bf16_fn)(float *c, const uint16_t *a, size_t lda, const uint16_t *panel,
+                                  size_t m, size_t k, bool add);
+typedef void (*pare_tile_int_fn)(float *c, const pare_tile_act *a, const pare_tile_panel *panel,
+                                 size_t m, bool add);
+
+typedef struct pare_tile_kernels {
+    /* out[k][NR] = in[NR][ld], units of 32 bits. */
+    void (*transpose)(uint32_t *out, const uint32_t *in, size_t ld, size_t k);
+    pare_tile_f32_fn f32;
+    pare_tile_int_fn u8, s16;
+    int u8_max;             /* largest code of the u8 form; beyond it s16 */
+    pare_tile_bf16_fn bf16; /* NULL: the level has no bf16 products */
+} pare_tile_kernels;
+
+/* The table for a level; static storage. */
+const pare_tile_kernels *pare_tile_kernels_get(pare_isa isa);
+
+/* One per level, for pare_tile_kernels_get and the tests. */
+extern const pare_tile_kernels pare_tile_ref, pare_tile_avx2, pare_tile_avx512, pare_tile_amx;
 
 #endif

@@ -1,0 +1,71 @@
+/* The tile kernels as formulas: what every faster variant is tested against. */
+#include "base/cpu.h"
+#include "kernels/tile.h"
+
+enum { NR = PARE_TILE_NR };
+
+static void transpose_ref(uint32_t *out, const uint32_t *in, size_t ld, size_t k) {
+    for (size_t i = 0; i < k; i++)
+        for (size_t r = 0; r < NR; r++) out[i * NR + r] = in[r * ld + i];
+}
+
+static void f32_ref(float *c, const float *a, size_t lda, const float *panel, size_t m, size_t k,
+                    bool add) {
+    for (size_t i = 0; i < m; i++) {
+        float acc[NR] = {0};
+        for (size_t j = 0; j < k; j++)
+            for (size_t r = 0; r < NR; r++) acc[r] += a[i * lda + j] * panel[j * NR + r];
+        for (size_t r = 0; r < NR; r++) c[i * NR + r] = acc[r] + (add ? c[i * NR + r] : 0.0f);
+    }
+}
+
+/* c[r] += isum[r] * (scale[r] * d) + offset[r] * sum, group by group: the order that all levels
+ * keep. */
+static void group_add(float *c, const int32_t *isum, const pare_tile_panel *p, size_t g, float d,
+                      float sum) {
+    for (size_t r = 0; r < NR; r++) {
+        c[r] += (float)isum[r] * (p->scale[g * NR + r] * d);
+        if (p->offset) c[r] += p->offset[g * NR + r] * sum;
+    }
+}
+
+static void int_ref(float *c, const pare_tile_act *a, const pare_tile_panel *p, size_t m, bool add,
+                    bool wide) {
+    const uint8_t *u8 = p->q;
+    const int16_t *s16 = p->q;
+    for (size_t i = 0; i < m; i++) {
+        float acc[NR];
+        for (size_t r = 0; r < NR; r++) acc[r] = add ? c[i * NR + r] : 0.0f;
+        for (size_t g = 0; g < p->k / p->group; g++) {
+            int32_t isum[NR] = {0};
+            for (size_t j = g * p->group; j < (g + 1) * p->group; j++)
+                for (size_t r = 0; r < NR; r++)
+                    isum[r] += wide
+                                   ? s16[(j / 2 * NR + r) * 2 + j % 2] * a->q16[i * a->q_stride + j]
+                                   : u8[(j / 4 * NR + r) * 4 + j % 4] * a->q[i * a->q_stride + j];
+            group_add(acc, isum, p, g, a->d[i * a->d_stride + g * p->group / 32],
+                      p->offset ? a->sum[i * a->sum_stride + g] : 0.0f);
+        }
+        for (size_t r = 0; r < NR; r++) c[i * NR + r] = acc[r];
+    }
+}
+
+static void u8_ref(float *c, const pare_tile_act *a, const pare_tile_panel *p, size_t m, bool add) {
+    int_ref(c, a, p, m, add, false);
+}
+
+static void s16_ref(float *c, const pare_tile_act *a, const pare_tile_panel *p, size_t m,
+                    bool add) {
+    int_ref(c, a, p, m, add, true);
+}
+
+const pare_tile_kernels pare_tile_ref = {
+    .transpose = transpose_ref, .f32 = f32_ref, .u8 = u8_ref, .s16 = s16_ref, .u8_max = 255};
+
+const pare_tile_kernels *pare_tile_kernels_get(pare_isa isa) {
+#if defined(__x86_64__)
+    if (isa >= PARE_ISA_AVX2) return &pare_tile_avx2;
+#endif
+    (void)isa;
+    return &pare_tile_ref;
+}

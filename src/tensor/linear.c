@@ -1,0 +1,170 @@
+/* The entry point, and the path for few rows: every weight is read once, so the loop over weight
+ * rows is outermost and all n inputs ride along. */
+#include "tensor/linear_job.h"
+
+#include <string.h>
+
+enum { DECODE_ROWS = 4 }; /* rows decoded at a time where no kernel reads the encoding itself */
+
+/* --- few rows --- */
+
+typedef struct few_space {
+    pare_act act[PARE_ACT_KINDS]; /* the inputs in int8; shared, or this thread's own */
+    float *decoded;               /* this thread's [DECODE_ROWS][in] */
+} few_space;
+
+static void *place_act(pare_arena *arena, pare_act *act, pare_act_kind kind, size_t n, size_t in) {
+    void *base = pare_arena_alloc(arena, pare_act_place(act, NULL, kind, n, in), 1);
+    if (base) pare_act_place(act, base, kind, n, in);
+    return base;
+}
+
+/* One input is quantized by every thread for itself: that costs less than a barrier. More are
+ * shared out. */
+static bool own_act(size_t n) { return n == 1; }
+
+static void few_plan(pare_arena *arena, few_space *s, int id, size_t n, size_t in, int n_threads) {
+    for (int t = 0; t < n_threads; t++) {
+        few_space other;
+        few_space *mine = t == id ? s : &other;
+        /* 64 bytes: kernels may read past the last row */
+        mine->decoded = pare_arena_alloc(arena, DECODE_ROWS * in * sizeof(float) + 64, 1);
+        if (!own_act(n)) continue;
+        for (int kind = 0; kind < PARE_ACT_KINDS; kind++)
+            place_act(arena, &mine->act[kind], (pare_act_kind)kind, n, in);
+    }
+    if (own_act(n)) return;
+    for (int kind = 0; kind < PARE_ACT_KINDS; kind++)
+        place_act(arena, &s->act[kind], (pare_act_kind)kind, n, in);
+}
+
+size_t pare_linear_few_bytes(size_t n, size_t in, int n_threads) {
+    size_t counts[2] = {1, n}, bytes = 0; /* one row has a layout of its own */
+    for (int i = 0; i < 2; i++) {
+        pare_arena arena = {.capacity = SIZE_MAX};
+        few_space s;
+        few_plan(&arena, &s, 0, counts[i], in, n_threads);
+        if (arena.peak > bytes) bytes = arena.peak;
+    }
+    return bytes;
+}
+
+static bool takes_int8(const pare_linear_job *job, const pare_linear_out *o) {
+    return job->compute == PARE_COMPUTE_FAST && o->w->enc->dot != PARE_DOT_NONE;
+}
+
+/* Quantizes the inputs once for each kind that an encoding asks for. */
+static void few_quantize(pare_worker *w, const pare_linear_job *job, few_space *s) {
+    bool shared = false;
+    for (int kind = 0; kind < PARE_ACT_KINDS; kind++) {
+        bool wanted = false;
+        for (size_t o = 0; o < job->n_outs; o++)
+            wanted |= takes_int8(job, &job->outs[o]) &&
+                      (int)job->dots->act[job->outs[o].w->enc->dot] == kind;
+        if (!wanted) continue;
+        size_t begin = 0, end = job->n;
+        if (!own_act(job->n)) {
+            pare_share(w, job->n, 1, &begin, &end);
+            shared = true;
+        }
+        pare_act rows = s->act[kind];
+        rows.q += begin * rows.q_stride;
+        rows.d += begin * rows.d_stride;
+        rows.sum16 += begin * rows.sum_stride;
+        if (begin < end)
+            job->dots->quantize[kind](&rows, job->x + begin * job->ldx, job->ldx, end - begin,
+                                      job->in);
+        s->act[kind].n = job->n;
+    }
+    if (shared) pare_barrier(w);
+}
+
+/* Rows of a chunk: enough bytes to pay for taking it, few enough to spread a small matrix. A
+ * multiple of 16, so that two threads rarely write to one cache line. */
+static size_t chunk_rows(const pare_tensor *t) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < PARE_MAX_PARTS; i++) bytes += t->part_bytes[i];
+    size_t rows = t->view.rows ? 24576 / (bytes / t->view.rows + 1) : 0;
+    return rows < 16 ? 16 : rows > 256 ? 256 : rows / 16 * 16;
+}
+
+/* Encodings without a kernel of their own, and `exact`: rows are decoded into f32 while in cache.
+ */
+static void decode_dot(const pare_linear_job *job, const few_space *s, const pare_linear_out *o,
+                       size_t begin, size_t end) {
+    size_t in = job->in;
+    pare_view v = {.rows = DECODE_ROWS, .cols = in, .row_bytes = in * sizeof(float)};
+    v.part[0] = s->decoded;
+    for (size_t r = begin; r < end; r += DECODE_ROWS) {
+        size_t n = end - r < DECODE_ROWS ? end - r : DECODE_ROWS;
+        for (size_t i = 0; i < n; i++)
+            o->w->enc->decode(s->decoded + i * in, &o->w->view, r + i, 0, in);
+        job->dots->dotf[PARE_DOTF_f32](o->y + r, o->ldy, &v, 0, n, job->x, job->ldx, job->n);
+    }
+}
+
+static void few_chunk(const pare_linear_job *job, const few_space *s, const pare_linear_out *o,
+                      size_t begin, size_t end) {
+    const pare_encoding *enc = o->w->enc;
+    if (takes_int8(job, o))
+        job->dots->dot[enc->dot](o->y, o->ldy, &o->w->view, begin, end,
+                                 &s->act[job->dots->act[enc->dot]]);
+    else if (enc->dotf != PARE_DOTF_NONE)
+        job->dots->dotf[enc->dotf](o->y, o->ldy, &o->w->view, begin, end, job->x, job->ldx, job->n);
+    else
+        decode_dot(job, s, o, begin, end);
+    if (!o->bias) return;
+    for (size_t i = 0; i < job->n; i++)
+        for (size_t r = begin; r < end; r++) o->y[i * o->ldy + r] += o->bias[r];
+}
+
+void pare_linear_few(pare_worker *w, const pare_linear_job *job) {
+    few_space s;
+    pare_arena arena = {.base = job->scratch, .capacity = SIZE_MAX};
+    few_plan(&arena, &s, w->id, job->n, job->in, w->n);
+    few_quantize(w, job, &s);
+    size_t first = 0; /* number of the first chunk of matrix o */
+    size_t o = 0, next = pare_take(w, 1);
+    while (o < job->n_outs) {
+        const pare_linear_out *out = &job->outs[o];
+        size_t rows = out->w->view.rows, chunk = chunk_rows(out->w);
+        size_t n_chunks = (rows + chunk - 1) / chunk;
+        if (next >= first + n_chunks) {
+            first += n_chunks;
+            o++;
+            continue;
+        }
+        size_t begin = (next - first) * chunk;
+        few_chunk(job, &s, out, begin, rows - begin < chunk ? rows : begin + chunk);
+        next = pare_take(w, 1);
+    }
+    pare_barrier(w);
+}
+
+/* --- the entry point --- */
+
+size_t pare_linear_scratch_bytes(size_t n, size_t in_max, int n_threads, pare_compute compute) {
+    size_t few = pare_linear_few_bytes(n < PARE_DOT_MAX_N ? n : PARE_DOT_MAX_N, in_max, n_threads);
+    size_t many = n > PARE_DOT_MAX_N ? pare_linear_many_bytes(n, in_max, n_threads, compute) : 0;
+    return few > many ? few : many;
+}
+
+void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
+                         const float *x, size_t ldx, size_t n, const pare_linear_out *outs,
+                         size_t n_outs) {
+    if (n == 0 || n_outs == 0) return;
+    pare_linear_job job = {.dots = pare_dot_kernels_get(isa),
+                           .tiles = pare_tile_kernels_get(isa),
+                           .compute = compute,
+                           .scratch = scratch,
+                           .x = x,
+                           .ldx = ldx,
+                           .n = n,
+                           .in = outs[0].w->view.cols,
+                           .outs = outs,
+                           .n_outs = n_outs};
+    if (n <= PARE_DOT_MAX_N)
+        pare_linear_few(w, &job);
+    else
+        pare_linear_many(w, &job);
+}

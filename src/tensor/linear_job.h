@@ -1,0 +1,28 @@
+/* Inside of linear_forward: one call's arguments, and the two paths behind it. */
+#ifndef PARE_SRC_TENSOR_LINEAR_JOB_H
+#define PARE_SRC_TENSOR_LINEAR_JOB_H
+
+#include "kernels/tile.h"
+#include "tensor/linear.h"
+
+/* Read-only and the same on every thread. */
+typedef struct pare_linear_job {
+    const pare_dot_kernels *dots;
+    const pare_tile_kernels *tiles;
+    pare_compute compute;
+    void *scratch;
+    const float *x; /* [n][ldx] */
+    size_t ldx, n, in;
+    const pare_linear_out *outs;
+    size_t n_outs;
+} pare_linear_job;
+
+/* n <= PARE_DOT_MAX_N. */
+void pare_linear_few(pare_worker *w, const pare_linear_job *job);
+size_t pare_linear_few_bytes(size_t n, size_t in, int n_threads);
+
+/* Any n. */
+void pare_linear_many(pare_worker *w, const pare_linear_job *job);
+size_t pare_linear_many_bytes(size_t n, size_t in, int n_threads, pare_compute compute);
+
+#endif

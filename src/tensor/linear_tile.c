@@ -1,0 +1,283 @@
+/* Many rows. Three loops around a tile kernel:
+ *
+ *   slabs of SLAB inputs rows     brought into the kernels' form by all threads: [k block][row][KC]
+ *   items: a few panels           taken by one thread each; their sums stay in its scratch
+ *     blocks of KC inputs         the slab's part (SLAB x KC) stays in L2
+ *       panels                    unpacked into L1 and used for all rows at once
+ *
+ * So a weight is unpacked once per slab. An output is summed over k blocks in order, whatever the
+ * item, the thread or the row: results depend on neither the number of threads nor on n. */
+#include "tensor/linear_job.h"
+
+#include <string.h>
+
+enum {
+    NR = PARE_TILE_NR,
+    KC = PARE_TILE_KC,
+    SLAB = 512,         /* rows of x at a time */
+    ITEM_PANELS = 4,    /* panels of an item, at most */
+    ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
+    SPLIT_ROWS = 64     /* with more threads than panels, rows are split too, not below this */
+};
+
+typedef enum form { FORM_F32, FORM_U8, FORM_S16, FORMS } form;
+
+/* What a form needs of x: block kb of KC inputs begins at kb * slab rows of each array. */
+typedef struct many_space {
+    float *x;  /* [n_kb][slab][KC] */
+    int8_t *q; /* [n_kb][slab][KC] */
+    int16_t *q16;
+    float *d;          /* [n_kb][slab][KC / 32] */
+    float *sum[2];     /* d * (sum of q) per 16 and per 32: [n_kb][slab][KC / 16], [..][KC / 32] */
+    int16_t *sum16;    /* [n_kb][slab][KC / 16] */
+    size_t slab, n_kb; /* slab: rows, at most SLAB */
+    /* of this thread */
+    float *c;                        /* [ITEM_PANELS][slab][NR] */
+    float *rows;                     /* [NR][KC]: decoded rows; codes of 8 or 16 bits */
+    float *panel;                    /* [KC][NR] */
+    float *scale_rows, *offset_rows; /* [NR][KC / 16] */
+    float *scale, *offset;           /* [KC / 16][NR] */
+} many_space;
+
+static void plan_thread(pare_arena *arena, many_space *s) {
+    s->c = pare_arena_alloc(arena, (size_t)ITEM_PANELS * s->slab * NR, sizeof(float));
+    s->rows = pare_arena_alloc(arena, (size_t)NR * KC, sizeof(float));
+    s->panel = pare_arena_alloc(arena, (size_t)NR * KC, sizeof(float));
+    s->scale_rows = pare_arena_alloc(arena, (size_t)NR * KC / 16, sizeof(float));
+    s->offset_rows = pare_arena_alloc(arena, (size_t)NR * KC / 16, sizeof(float));
+    s->scale = pare_arena_alloc(arena, (size_t)NR * KC / 16, sizeof(float));
+    s->offset = pare_arena_alloc(arena, (size_t)NR * KC / 16, sizeof(float));
+}
+
+static void many_plan(pare_arena *arena, many_space *s, int id, size_t n, size_t in, int n_threads,
+                      pare_compute compute) {
+    s->slab = n < SLAB ? n : SLAB;
+    s->n_kb = (in + KC - 1) / KC;
+    size_t rows = s->slab * s->n_kb;
+    s->x = pare_arena_alloc(arena, rows * KC, sizeof(float));
+    if (compute == PARE_COMPUTE_FAST) {
+        s->q = pare_arena_alloc(arena, rows * KC, 1);
+        s->q16 = pare_arena_alloc(arena, rows * KC, sizeof(int16_t));
+        s->d = pare_arena_alloc(arena, rows * KC / 32, sizeof(float));
+        s->sum[0] = pare_arena_alloc(arena, rows * KC / 16, sizeof(float));
+        s->sum[1] = pare_arena_alloc(arena, rows * KC / 32, sizeof(float));
+        s->sum16 = pare_arena_alloc(arena, rows * KC / 16, sizeof(int16_t));
+    }
+    many_space other = *s;
+    for (int t = 0; t < n_threads; t++) plan_thread(arena, t == id ? s : &other);
+}
+
+size_t pare_linear_many_bytes(size_t n, size_t in, int n_threads, pare_compute compute) {
+    pare_arena arena = {.capacity = SIZE_MAX};
+    many_space s;
+    many_plan(&arena, &s, 0, n, in, n_threads, compute);
+    return arena.peak;
+}
+
+static form form_of(const pare_linear_job *job, const pare_encoding *enc) {
+    if (job->compute == PARE_COMPUTE_EXACT || !enc->codes) return FORM_F32;
+    return enc->code_max - enc->code_min <= job->tiles->u8_max ? FORM_U8 : FORM_S16;
+}
+
+/* --- x in the forms that the matrices ask for --- */
+
+static void prepare_f32(const many_space *s, const float *x, size_t ldx, size_t in, size_t row) {
+    for (size_t kb = 0; kb < s->n_kb; kb++) {
+        size_t k = in - kb * KC < KC ? in - kb * KC : KC;
+        memcpy(s->x + (kb * s->slab + row) * KC, x + row * ldx + kb * KC, k * sizeof(float));
+    }
+}
+
+static void prepare_int(const pare_linear_job *job, const many_space *s, const float *x, size_t row,
+                        bool wide) {
+    for (size_t kb = 0; kb < s->n_kb; kb++) {
+        size_t k = job->in - kb * KC < KC ? job->in - kb * KC : KC, at = kb * s->slab + row;
+        size_t groups = (k + 31) / 32;
+        pare_act a = {.n = 1,
+                      .cols = groups * 32,
+                      .q = s->q + at * KC,
+                      .d = s->d + at * (KC / 32),
+                      .sum16 = s->sum16 + at * (KC / 16),
+                      .q_stride = KC,
+                      .d_stride = KC / 32,
+                      .sum_stride = KC / 16};
+        job->dots->quantize[PARE_ACT_Q8_32](&a, x + row * job->ldx + kb * KC, job->ldx, 1, k);
+        float *sum_16 = s->sum[0] + at * (KC / 16), *sum_32 = s->sum[1] + at * (KC / 32);
+        for (size_t g = 0; g < groups; g++) {
+            int lo = a.sum16[2 * g], hi = a.sum16[2 * g + 1];
+            sum_16[2 * g] = a.d[g] * (float)lo;
+            sum_16[2 * g + 1] = a.d[g] * (float)hi;
+            sum_32[g] = a.d[g] * (float)(lo + hi);
+        }
+        if (wide)
+            for (size_t j = 0; j < a.cols; j++) s->q16[at * KC + j] = a.q[j];
+    }
+}
+
+static void prepare(pare_worker *w, const pare_linear_job *job, const many_space *s, const float *x,
+                    size_t n) {
+    bool wanted[FORMS] = {false};
+    for (size_t o = 0; o < job->n_outs; o++) wanted[form_of(job, job->outs[o].w->enc)] = true;
+    size_t begin, end;
+    pare_share(w, n, 1, &begin, &end);
+    for (size_t row = begin; row < end; row++) {
+        if (wanted[FORM_F32]) prepare_f32(s, x, job->ldx, job->in, row);
+        if (wanted[FORM_U8] || wanted[FORM_S16]) prepare_int(job, s, x, row, wanted[FORM_S16]);
+    }
+    pare_barrier(w);
+}
+
+/* --- a panel: unpacked, multiplied --- */
+
+/* Rows [row0, row0 + NR) of a matrix; fewer at its end, the others count as zero. */
+typedef struct panel_at {
+    const pare_linear_out *out;
+    size_t row0, n_rows;
+    form form;
+} panel_at;
+
+static void run_f32(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
+                    size_t m0, size_t m1, float *c) {
+    const pare_tensor *t = p->out->w;
+    size_t k = job->in - kb * KC < KC ? job->in - kb * KC : KC;
+    for (size_t r = 0; r < NR; r++) {
+        if (r < p->n_rows)
+            t->enc->decode(s->rows + r * KC, &t->view, p->row0 + r, kb * KC, k);
+        else
+            memset(s->rows + r * KC, 0, k * sizeof(float));
+    }
+    job->tiles->transpose((uint32_t *)s->panel, (const uint32_t *)s->rows, KC, k);
+    job->tiles->f32(c + m0 * NR, s->x + (kb * s->slab + m0) * KC, KC, s->panel, m1 - m0, k, kb > 0);
+}
+
+/* Codes of one row, moved to begin at 0 for the u8 form, widened for the s16 form. */
+static void unpack_codes(const many_space *s, const panel_at *p, size_t r, size_t kb, size_t k,
+                         size_t k_padded) {
+    const pare_tensor *t = p->out->w;
+    const pare_encoding *enc = t->enc;
+    float *scale = s->scale_rows + r * (KC / 16), *offset = s->offset_rows + r * (KC / 16);
+    int8_t q[KC];
+    size_t groups = k_padded / enc->code_group;
+    memset(scale, 0, groups * sizeof(float));
+    memset(offset, 0, groups * sizeof(float));
+    memset(q, 0, k_padded);
+    if (r < p->n_rows) enc->codes(q, scale, offset, &t->view, p->row0 + r, kb * KC, k);
+    if (p->form == FORM_S16) {
+        int16_t *wide = (int16_t *)s->rows + r * KC;
+        for (size_t j = 0; j < k_padded; j++) wide[j] = q[j];
+        return;
+    }
+    uint8_t *u8 = (uint8_t *)s->rows + r * KC;
+    for (size_t j = 0; j < k_padded; j++) u8[j] = (uint8_t)(q[j] - enc->code_min);
+    for (size_t g = 0; g < groups; g++) offset[g] += scale[g] * (float)enc->code_min;
+}
+
+static void run_int(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
+                    size_t m0, size_t m1, float *c) {
+    const pare_encoding *enc = p->out->w->enc;
+    size_t k = job->in - kb * KC < KC ? job->in - kb * KC : KC, k_padded = (k + 31) & ~(size_t)31;
+    for (size_t r = 0; r < NR; r++) unpack_codes(s, p, r, kb, k, k_padded);
+    bool wide = p->form == FORM_S16;
+    const pare_tile_kernels *tiles = job->tiles;
+    size_t per_unit = wide ? 2 : 4; /* codes in 32 bits */
+    tiles->transpose((uint32_t *)s->panel, (const uint32_t *)s->rows, KC / per_unit,
+                     k_padded / per_unit);
+    size_t groups = k_padded / enc->code_group;
+    tiles->transpose((uint32_t *)s->scale, (const uint32_t *)s->scale_rows, KC / 16, groups);
+    bool has_offset = enc->has_offset || (!wide && enc->code_min != 0);
+    if (has_offset)
+        tiles->transpose((uint32_t *)s->offset, (const uint32_t *)s->offset_rows, KC / 16, groups);
+    pare_tile_panel panel = {.q = s->panel,
+                             .scale = s->scale,
+                             .offset = has_offset ? s->offset : NULL,
+                             .k = k_padded,
+                             .group = enc->code_group,
+                             .code_max = enc->code_max - enc->code_min};
+    size_t at = kb * s->slab + m0, sums = KC / enc->code_group;
+    pare_tile_act a = {.q = s->q + at * KC,
+                       .q16 = s->q16 + at * KC,
+                       .d = s->d + at * (KC / 32),
+                       .sum = s->sum[enc->code_group == 32] + at * sums,
+                       .q_stride = KC,
+                       .d_stride = KC / 32,
+                       .sum_stride = sums};
+    (wide ? tiles->s16 : tiles->u8)(c + m0 * NR, &a, &panel, m1 - m0, kb > 0);
+}
+
+/* Sums to their place, with the bias. */
+static void write_panel(const panel_at *p, const float *c, size_t y_row, size_t m0, size_t m1) {
+    const pare_linear_out *o = p->out;
+    float bias[NR] = {0};
+    if (o->bias) memcpy(bias, o->bias + p->row0, p->n_rows * sizeof(float));
+    for (size_t i = m0; i < m1; i++) {
+        float *y = o->y + (y_row + i) * o->ldy + p->row0;
+        for (size_t r = 0; r < p->n_rows; r++) y[r] = c[i * NR + r] + bias[r];
+    }
+}
+
+/* --- the loops --- */
+
+static size_t panels_of(const pare_linear_out *o) { return (o->w->view.rows + NR - 1) / NR; }
+
+/* Panel number i of all matrices in order. */
+static panel_at find_panel(const pare_linear_job *job, size_t i) {
+    const pare_linear_out *o = job->outs;
+    while (i >= panels_of(o)) i -= panels_of(o++);
+    size_t left = o->w->view.rows - i * NR;
+    return (panel_at){o, i * NR, left < NR ? left : NR, form_of(job, o->w->enc)};
+}
+
+/* Panels [first, last) for rows [m0, m1) of the slab that begins at row y_row. */
+static void run_item(const pare_linear_job *job, const many_space *s, size_t first, size_t last,
+                     size_t y_row, size_t m0, size_t m1) {
+    panel_at panels[ITEM_PANELS];
+    for (size_t i = first; i < last; i++) panels[i - first] = find_panel(job, i);
+    for (size_t kb = 0; kb < s->n_kb; kb++)
+        for (size_t i = 0; i < last - first; i++)
+            (panels[i].form == FORM_F32 ? run_f32 : run_int)(job, s, &panels[i], kb, m0, m1,
+                                                             s->c + i * s->slab * NR);
+    for (size_t i = 0; i < last - first; i++)
+        write_panel(&panels[i], s->c + i * s->slab * NR, y_row, m0, m1);
+}
+
+/* How the work of a slab is cut; results do not depend on it. */
+typedef struct cut {
+    size_t panels, item_panels, n_items, splits, split_rows;
+} cut;
+
+static cut cut_work(const pare_linear_job *job, size_t n, size_t n_threads) {
+    cut c = {0};
+    for (size_t o = 0; o < job->n_outs; o++) c.panels += panels_of(&job->outs[o]);
+    c.item_panels = c.panels / (n_threads * ITEMS_A_THREAD);
+    if (c.item_panels > ITEM_PANELS) c.item_panels = ITEM_PANELS;
+    if (c.item_panels < 1) c.item_panels = 1;
+    size_t groups = (c.panels + c.item_panels - 1) / c.item_panels;
+    c.splits = 1;
+    if (n_threads > 1 && groups < 2 * n_threads && groups) {
+        c.splits = (2 * n_threads + groups - 1) / groups;
+        size_t most = n / SPLIT_ROWS;
+        if (c.splits > most) c.splits = most ? most : 1;
+    }
+    c.split_rows = (n + c.splits - 1) / c.splits;
+    c.n_items = groups * c.splits;
+    return c;
+}
+
+void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
+    many_space s = {0};
+    pare_arena arena = {.base = job->scratch, .capacity = SIZE_MAX};
+    many_plan(&arena, &s, w->id, job->n, job->in, w->n, job->compute);
+    for (size_t row = 0; row < job->n; row += s.slab) {
+        size_t n = job->n - row < s.slab ? job->n - row : s.slab;
+        prepare(w, job, &s, job->x + row * job->ldx, n);
+        cut c = cut_work(job, n, (size_t)w->n);
+        for (size_t item; (item = pare_take(w, 1)) < c.n_items;) {
+            size_t first = item / c.splits * c.item_panels, last = first + c.item_panels;
+            size_t m0 = item % c.splits * c.split_rows, m1 = m0 + c.split_rows;
+            if (m0 < n)
+                run_item(job, &s, first, last < c.panels ? last : c.panels, row, m0,
+                         m1 < n ? m1 : n);
+        }
+        pare_barrier(w);
+    }
+}

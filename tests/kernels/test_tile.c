@@ -1,0 +1,265 @@
+/* Tile kernels: every level against the plain ones, over all tails.
+ *
+ * Bounds: a product of m x k numbers summed in any order differs by at most k * eps * sum |a b|
+ * from any other order. Integer sums are exact: with scales that are powers of two and small sums
+ * every order and every fused operation gives the same bits. */
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/tile.h"
+#include "support/test.h"
+
+enum { NR = PARE_TILE_NR, KC = PARE_TILE_KC, M_MAX = 70 };
+
+static const size_t ms[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 17, 31, 32, 33, 47, 64, 70};
+
+/* The levels that this program can run, above the plain one. */
+static const struct {
+    const char *name;
+    pare_isa needs;
+    const pare_tile_kernels *kernels;
+} levels[] = {
+#if defined(__x86_64__)
+    {"avx2", PARE_ISA_AVX2, &pare_tile_avx2},
+#endif
+};
+enum { N_LEVELS = sizeof levels / sizeof *levels };
+
+/* Exact-size memory: a kernel that reads or writes past its operands is seen by the sanitizer. */
+static void *exact(size_t bytes) {
+    void *p = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+    assert_non_null(p);
+    return p;
+}
+
+static double uniform(void) { return (double)rand() / RAND_MAX * 2.0 - 1.0; }
+
+static void transposes(void **state) {
+    (void)state;
+    const size_t ks[] = {1, 2, 7, 8, 9, 15, 16, 33, 64, 255, 256};
+    for (size_t l = 0; l < N_LEVELS; l++)
+        for (size_t t = 0; t < sizeof ks / sizeof *ks && levels[l].needs <= pare_isa_best(); t++) {
+            size_t k = ks[t], ld = k + t % 3;
+            uint32_t *in = malloc(((NR - 1) * ld + k) * sizeof *in), *out = exact(k * NR * 4);
+            for (size_t i = 0; i < (NR - 1) * ld + k; i++) in[i] = (uint32_t)i * 2654435761u;
+            levels[l].kernels->transpose(out, in, ld, k);
+            for (size_t i = 0; i < k; i++)
+                for (size_t r = 0; r < NR; r++) assert_int_equal(out[i * NR + r], in[r * ld + i]);
+            free(in);
+            free(out);
+        }
+}
+
+static void f32_product(const pare_tile_kernels *tiles, size_t m, size_t k, bool integers) {
+    size_t lda = k + 5;
+    float *a = malloc(((m - 1) * lda + k) * sizeof *a), *panel = exact(k * NR * sizeof *panel);
+    float *c = exact(m * NR * sizeof *c), *want = exact(m * NR * sizeof *want);
+    for (size_t i = 0; i < (m - 1) * lda + k; i++)
+        a[i] = integers ? (float)(rand() % 17 - 8) : (float)uniform();
+    for (size_t i = 0; i < k * NR; i++)
+        panel[i] = integers ? (float)(rand() % 17 - 8) : (float)uniform();
+    for (int add = 0; add < 2; add++) {
+        for (size_t i = 0; i < m * NR; i++) c[i] = want[i] = add ? (float)(rand() % 9) : NAN;
+        tiles->f32(c, a, lda, panel, m, k, add);
+        pare_tile_ref.f32(want, a, lda, panel, m, k, add);
+        for (size_t i = 0; i < m; i++)
+            for (size_t r = 0; r < NR; r++) {
+                double mag = add ? 8.0 : 0.0;
+                for (size_t j = 0; j < k; j++)
+                    mag += fabs((double)a[i * lda + j] * panel[j * NR + r]);
+                double tol = integers ? 0.0 : (double)(k + 1) * FLT_EPSILON * mag;
+                assert_true(fabs((double)c[i * NR + r] - want[i * NR + r]) <= tol);
+            }
+    }
+    free(a);
+    free(panel);
+    free(c);
+    free(want);
+}
+
+static void f32_products(void **state) {
+    (void)state;
+    const size_t ks[] = {1, 2, 3, 31, 32, 64, 255, 256};
+    srand(1);
+    for (size_t l = 0; l < N_LEVELS; l++)
+        for (size_t i = 0; i < sizeof ms / sizeof *ms && levels[l].needs <= pare_isa_best(); i++)
+            for (size_t j = 0; j < sizeof ks / sizeof *ks; j++) {
+                f32_product(levels[l].kernels, ms[i], ks[j], true);
+                f32_product(levels[l].kernels, ms[i], ks[j], false);
+            }
+}
+
+typedef enum fill { RANDOM, POWERS, EXTREME_HIGH, EXTREME_LOW, FILLS } fill;
+
+typedef struct int_case {
+    size_t m, k;
+    uint32_t group;
+    int code_max;
+    bool wide, offset;
+    fill fill;
+} int_case;
+
+typedef struct int_data {
+    pare_tile_act a;
+    pare_tile_panel p;
+    float *c, *want;
+} int_data;
+
+static int input_code(fill f) {
+    return f == EXTREME_HIGH ? 127 : f == EXTREME_LOW ? -127 : rand() % 255 - 127;
+}
+
+/* Random: any scale. Otherwise powers of two, so that all sums are exact. */
+static float scale_value(fill f) {
+    return f == RANDOM ? (float)uniform() : ldexpf(rand() % 2 ? 1.0f : -1.0f, rand() % 2 - 4);
+}
+
+static int_data make_int(const int_case *t) {
+    size_t k = t->k, m = t->m, groups = k / t->group;
+    int8_t *q = exact(m * k);
+    int16_t *q16 = exact(m * k * 2);
+    float *d = exact(m * k / 32 * 4), *sum = exact(m * groups * 4);
+    for (size_t i = 0; i < m * k; i++) q16[i] = q[i] = (int8_t)input_code(t->fill);
+    for (size_t i = 0; i < m * k / 32; i++) d[i] = scale_value(t->fill);
+    for (size_t i = 0; i < m * groups; i++) {
+        int s = 0;
+        for (size_t j = 0; j < t->group; j++) s += q[i * t->group + j];
+        sum[i] = d[i * t->group / 32] * (float)s;
+    }
+    uint8_t *u8 = exact(k * NR);
+    int16_t *s16 = exact(k * NR * 2);
+    for (size_t i = 0; i < k * NR; i++) {
+        int code = t->fill >= EXTREME_HIGH ? t->code_max : rand() % (t->code_max + 1);
+        u8[i] = (uint8_t)code;
+        s16[i] = (int16_t)(code - 128);
+    }
+    float *scale = exact(groups * NR * 4), *offset = exact(groups * NR * 4);
+    for (size_t i = 0; i < groups * NR; i++) {
+        scale[i] = scale_value(t->fill);
+        offset[i] = scale_value(t->fill);
+    }
+    int_data r = {
+        .a = {q, q16, d, sum, k, k / 32, groups},
+        .p = {t->wide ? (void *)s16 : (void *)u8, scale, offset, k, t->group, t->code_max}};
+    if (t->wide)
+        free(u8);
+    else
+        free(s16);
+    if (!t->offset) {
+        free(offset);
+        r.p.offset = NULL;
+    }
+    r.c = exact(m * NR * 4);
+    r.want = exact(m * NR * 4);
+    return r;
+}
+
+static void free_int(int_data *t) {
+    const void *all[] = {t->a.q, t->a.q16,   t->a.d,      t->a.sum, t->p.q,
+                         t->c,   t->p.scale, t->p.offset, t->want};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free((void *)all[i]);
+}
+
+/* Sum of the magnitudes of all terms of an output. */
+static double int_magnitude(const int_data *t, size_t i, size_t r) {
+    double mag = 0.0;
+    for (size_t g = 0; g < t->p.k / t->p.group; g++) {
+        double isum = 32.0 * 255 * 127;
+        mag += isum * fabs((double)t->p.scale[g * NR + r] *
+                           t->a.d[i * t->a.d_stride + g * t->p.group / 32]);
+        if (t->p.offset)
+            mag += fabs((double)t->p.offset[g * NR + r] * t->a.sum[i * t->a.sum_stride + g]);
+    }
+    return mag;
+}
+
+static void int_product(const pare_tile_kernels *tiles, const int_case *t) {
+    int_data x = make_int(t);
+    for (int add = 0; add < 2; add++) {
+        for (size_t i = 0; i < t->m * NR; i++) x.c[i] = x.want[i] = add ? 3.0f : NAN;
+        (t->wide ? tiles->s16 : tiles->u8)(x.c, &x.a, &x.p, t->m, add);
+        (t->wide ? pare_tile_ref.s16 : pare_tile_ref.u8)(x.want, &x.a, &x.p, t->m, add);
+        for (size_t i = 0; i < t->m; i++)
+            for (size_t r = 0; r < NR; r++) {
+                double tol = 0.0, got = x.c[i * NR + r], want = x.want[i * NR + r];
+                if (t->fill == RANDOM)
+                    tol = 3.0 * (double)(t->k / 16 + 1) * FLT_EPSILON * int_magnitude(&x, i, r);
+                if (!(fabs(got - want) <= tol))
+                    fail_msg(
+                        "m %zu k %zu group %u code_max %d wide %d offset %d fill %d: c[%zu][%zu] "
+                        "%g, expected %g",
+                        t->m, t->k, t->group, t->code_max, t->wide, t->offset, t->fill, i, r, got,
+                        want);
+            }
+    }
+    free_int(&x);
+}
+
+static void int_products(void **state) {
+    (void)state;
+    const int code_max[] = {3, 15, 31, 63, 127, 255};
+    const size_t ks[] = {32, 64, 224, 256};
+    srand(2);
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        const pare_tile_kernels *tiles = levels[l].kernels;
+        for (size_t i = 0; i < sizeof ms / sizeof *ms && levels[l].needs <= pare_isa_best(); i++)
+            for (size_t v = 0; v < sizeof ks / sizeof *ks * 2 * 6 * FILLS; v++) {
+                int_case t = {.m = ms[i],
+                              .k = ks[v % 4],
+                              .group = v / 4 % 2 ? 16 : 32,
+                              .code_max = code_max[v / 8 % 6],
+                              .fill = (fill)(v / 48),
+                              .offset = true};
+                if (t.code_max <= tiles->u8_max) int_product(tiles, &t);
+                if (t.code_max < 255) continue;
+                t.wide = true;
+                int_product(tiles, &t);
+                t.offset = false;
+                int_product(tiles, &t);
+            }
+    }
+}
+
+/* A row's sums do not depend on the rows around it. */
+static void rows_are_independent(void **state) {
+    (void)state;
+    srand(3);
+    for (size_t l = 0; l < N_LEVELS && levels[l].needs <= pare_isa_best(); l++) {
+        const pare_tile_kernels *tiles = levels[l].kernels;
+        int_case t = {.m = M_MAX, .k = 256, .group = 32, .code_max = 15, .offset = true};
+        int_data x = make_int(&t);
+        float *a = exact(M_MAX * KC * 4), *panel = exact(KC * NR * 4), one[NR];
+        for (size_t i = 0; i < M_MAX * KC; i++) a[i] = (float)uniform();
+        for (size_t i = 0; i < KC * NR; i++) panel[i] = (float)uniform();
+        float *single = exact(sizeof one);
+        tiles->u8(x.c, &x.a, &x.p, M_MAX, false);
+        tiles->f32(x.want, a, KC, panel, M_MAX, KC, false);
+        for (size_t i = 0; i < M_MAX; i++) {
+            pare_tile_act row = x.a;
+            row.q += i * row.q_stride;
+            row.d += i * row.d_stride;
+            row.sum += i * row.sum_stride;
+            tiles->u8(single, &row, &x.p, 1, false);
+            assert_memory_equal(single, x.c + i * NR, sizeof one);
+            tiles->f32(single, a + i * KC, KC, panel, 1, KC, false);
+            assert_memory_equal(single, x.want + i * NR, sizeof one);
+        }
+        free(single);
+        free(a);
+        free(panel);
+        free_int(&x);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(transposes),
+        cmocka_unit_test(f32_products),
+        cmocka_unit_test(int_products),
+        cmocka_unit_test(rows_are_independent),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,368 @@
+/* linear_forward against f64, for every shape of its two paths: rows and inputs that end inside a
+ * panel, several matrices on one input, encodings with and without codes or kernels of their own.
+ * Results must not depend on the number of threads.
+ *
+ * The encodings are the test's own: they are simple enough to be right, and cover what the
+ * descriptor allows (groups of 16 and 32, signed codes, offsets, codes as wide as a byte). */
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/team.h"
+#include "support/test.h"
+#include "tensor/linear.h"
+
+enum { BLOCK = 32 };
+
+/* One block: 32 codes, and a scale and an offset for each 16. */
+typedef struct coded_block {
+    float scale[2], offset[2];
+    int8_t q[BLOCK];
+} coded_block;
+
+static const coded_block *block_of(const pare_view *w, size_t row, size_t col) {
+    return (const coded_block *)((const char *)w->part[0] + row * w->row_bytes) + col / BLOCK;
+}
+
+static void coded_decode(float *y, const pare_view *w, size_t row, size_t col, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        const coded_block *b = block_of(w, row, col + i);
+        size_t j = (col + i) % BLOCK;
+        y[i] = b->scale[j / 16] * (float)b->q[j] + b->offset[j / 16];
+    }
+}
+
+static void coded_codes(int8_t *q, float *scale, float *offset, const pare_view *w, size_t row,
+                        size_t col, size_t n, size_t group, bool has_offset) {
+    for (size_t i = 0; i < n; i++) {
+        const coded_block *b = block_of(w, row, col + i);
+        size_t half = (col + i) % BLOCK / 16;
+        q[i] = b->q[(col + i) % BLOCK];
+        scale[i / group] = b->scale[half];
+        if (has_offset) offset[i / group] = b->offset[half];
+    }
+}
+
+#define CODED(NAME, GROUP, MIN, MAX, OFFSET)                                                       \
+    static void NAME##_codes(int8_t *q, float *scale, float *offset, const pare_view *w,           \
+                             size_t row, size_t col, size_t n) {                                   \
+        coded_codes(q, scale, offset, w, row, col, n, GROUP, OFFSET);                              \
+    }                                                                                              \
+    static const pare_encoding NAME = {.name = #NAME,                                              \
+                                       .block_len = BLOCK,                                         \
+                                       .block_bytes = sizeof(coded_block),                         \
+                                       .n_parts = 1,                                               \
+                                       .decode = coded_decode,                                     \
+                                       .codes = NAME##_codes,                                      \
+                                       .code_group = GROUP,                                        \
+                                       .code_min = MIN,                                            \
+                                       .code_max = MAX,                                            \
+                                       .has_offset = OFFSET};
+CODED(u4_32, 32, 0, 15, true)
+CODED(s4_32, 32, -8, 7, false)
+CODED(u2_16, 16, 0, 3, true)
+CODED(u5_32, 32, 0, 31, true)
+CODED(s6_16, 16, -32, 31, false)
+CODED(s7_32, 32, -64, 63, true)
+CODED(s8_32, 32, -127, 127, false)
+CODED(s8_16, 16, -128, 127, true)
+
+static void plain_decode(float *y, const pare_view *w, size_t row, size_t col, size_t n) {
+    const char *at = (const char *)w->part[0] + row * w->row_bytes;
+    memcpy(y, at + col * sizeof(float), n * sizeof(float));
+}
+static const pare_encoding plain = {.name = "plain",
+                                    .block_len = 1,
+                                    .block_bytes = 4,
+                                    .n_parts = 1,
+                                    .decode = plain_decode,
+                                    .dotf = PARE_DOTF_f32};
+/* The same without a kernel of its own. */
+static const pare_encoding decoded = {
+    .name = "decoded", .block_len = 1, .block_bytes = 4, .n_parts = 1, .decode = plain_decode};
+
+static const pare_encoding *const encodings[] = {&plain, &decoded, &u4_32, &s4_32, &u2_16,
+                                                 &u5_32, &s6_16,   &s7_32, &s8_32, &s8_16};
+enum { N_ENCODINGS = sizeof encodings / sizeof *encodings };
+
+static double uniform(void) { return (double)rand() / RAND_MAX * 2.0 - 1.0; }
+
+static pare_tensor make_weights(const pare_encoding *e, size_t rows, size_t cols) {
+    pare_tensor t = {.enc = e, .view = {.rows = rows, .cols = cols}};
+    t.view.row_bytes = cols / e->block_len * e->block_bytes;
+    t.part_bytes[0] = rows * t.view.row_bytes;
+    t.storage_bytes = t.part_bytes[0] + 64;
+    t.view.part[0] = t.storage = pare_big_alloc(t.storage_bytes);
+    assert_non_null(t.storage);
+    if (e->block_len == 1)
+        for (size_t i = 0; i < rows * cols; i++) ((float *)t.storage)[i] = (float)uniform();
+    for (size_t i = 0; e->block_len == BLOCK && i < rows * cols / BLOCK; i++) {
+        coded_block *b = (coded_block *)t.storage + i;
+        for (int h = 0; h < 2; h++) {
+            bool copy = h && e->code_group == 32;
+            b->scale[h] = copy ? b->scale[0] : (float)(uniform() / 16);
+            b->offset[h] = copy ? b->offset[0] : e->has_offset ? (float)uniform() : 0.0f;
+        }
+        for (int j = 0; j < BLOCK; j++)
+            b->q[j] = (int8_t)(e->code_min + rand() % (e->code_max - e->code_min + 1));
+    }
+    return t;
+}
+
+/* --- one call on a number of threads --- */
+
+enum { MAX_OUTS = 3 };
+
+typedef struct call {
+    pare_isa isa;
+    pare_compute compute;
+    void *scratch;
+    const float *x;
+    size_t ldx, n, n_outs;
+    pare_linear_out outs[MAX_OUTS];
+    bool twice; /* calls follow each other without a pause in a forward pass */
+} call;
+
+static void forward(pare_worker *w, void *arg) {
+    const call *c = arg;
+    for (int i = 0; i < 1 + c->twice; i++)
+        pare_linear_forward(w, c->isa, c->compute, c->scratch, c->x, c->ldx, c->n, c->outs,
+                            c->n_outs);
+}
+
+/* Scratch of exactly the promised size. */
+static void run(call *c, int n_threads) {
+    size_t in = c->outs[0].w->view.cols;
+    size_t bytes = pare_linear_scratch_bytes(c->n, in, n_threads, c->compute);
+    c->scratch = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+    assert_non_null(c->scratch);
+    memset(c->scratch, 0xff, bytes); /* NaN: nothing may be read that was not written */
+    for (size_t o = 0; o < c->n_outs; o++)
+        memset(c->outs[o].y, 0x5a, c->n * c->outs[o].ldy * sizeof(float));
+    pare_runtime *rt = test_runtime(n_threads, c->isa);
+    pare_team_run(rt, forward, c);
+    pare_runtime_free(rt);
+    free(c->scratch);
+}
+
+/* --- against f64 --- */
+
+/* Most that x in int8 can add to an output: half a step (with a little for its own rounding) times
+ * |w| per input. A step is max|x| / 127 of 32 inputs. Kernels for few rows may use one step for 256
+ * inputs, but the test's encodings have none. */
+static double input_error(const float *w, const float *x, size_t cols) {
+    double sum = 0.0;
+    for (size_t g = 0; g < cols; g += 32) {
+        double max = 0.0, weights = 0.0;
+        for (size_t j = g; j < cols && j < g + 32; j++) {
+            max = fmax(max, fabs((double)x[j]));
+            weights += fabs((double)w[j]);
+        }
+        sum += 0.5001 * max / 127 * weights;
+    }
+    return sum;
+}
+
+static void check_out(const call *c, const pare_linear_out *o) {
+    size_t cols = o->w->view.cols, rows = o->w->view.rows;
+    const pare_encoding *e = o->w->enc;
+    bool int8 = c->compute == PARE_COMPUTE_FAST && e->codes && c->n > PARE_DOT_MAX_N;
+    float *w = malloc(cols * sizeof *w);
+    for (size_t r = 0; r < rows; r++) {
+        e->decode(w, &o->w->view, r, 0, cols);
+        for (size_t i = 0; i < c->n; i++) {
+            const float *x = c->x + i * c->ldx;
+            double want = o->bias ? o->bias[r] : 0.0, mag = fabs(want);
+            for (size_t j = 0; j < cols; j++) {
+                want += (double)w[j] * x[j];
+                mag += fabs((double)w[j] * x[j]);
+            }
+            double tol = (double)(cols + 2) * FLT_EPSILON * mag;
+            /* codes and offsets may be far larger than the weight that they add up to */
+            if (int8) tol = input_error(w, x, cols) + 1e-5 * (mag + (double)cols);
+            double got = o->y[i * o->ldy + r];
+            if (!(fabs(got - want) <= tol))
+                fail_msg("%s, %s, %s: n %zu rows %zu cols %zu: y[%zu][%zu] = %.9g, expected %.9g "
+                         "within %.3g",
+                         e->name, pare_isa_name(c->isa), c->compute ? "fast" : "exact", c->n, rows,
+                         cols, i, r, got, want, tol);
+        }
+    }
+    free(w);
+    for (size_t i = 0; i < c->n; i++)
+        for (size_t r = rows; r < o->ldy; r++) {
+            uint32_t bits;
+            memcpy(&bits, &o->y[i * o->ldy + r], 4);
+            assert_int_equal(bits, 0x5a5a5a5a);
+        }
+}
+
+static void set_inputs(call *c, size_t n, size_t cols) {
+    c->n = n;
+    c->ldx = cols + 3;
+    float *x = malloc(n * c->ldx * sizeof *x);
+    for (size_t i = 0; i < n * c->ldx; i++) x[i] = (float)(uniform() * (1.0 + 9.0 * (i % 37 == 0)));
+    c->x = x;
+}
+
+static void add_out(call *c, pare_tensor *t, bool bias) {
+    pare_linear_out *o = &c->outs[c->n_outs++];
+    size_t rows = t->view.rows;
+    *o = (pare_linear_out){.w = t, .ldy = rows + c->n_outs};
+    o->y = malloc(c->n * o->ldy * sizeof *o->y);
+    float *b = bias ? malloc(rows * sizeof *b) : NULL;
+    for (size_t r = 0; b && r < rows; r++) b[r] = (float)uniform();
+    o->bias = b;
+}
+
+static void free_call(call *c) {
+    for (size_t o = 0; o < c->n_outs; o++) {
+        free((void *)c->outs[o].bias);
+        free(c->outs[o].y);
+    }
+    free((void *)c->x);
+}
+
+static const size_t ns[] = {1, 2, 7, 8, 9, 15, 16, 33, 70};
+static const size_t shapes[][2] = {{1, 32},   {15, 64},  {16, 256}, {17, 288},
+                                   {33, 512}, {40, 544}, {100, 96}};
+
+static void check_shape(const pare_encoding *e, size_t rows, size_t cols) {
+    pare_tensor t = make_weights(e, rows, cols);
+    for (size_t i = 0; i < sizeof ns / sizeof *ns; i++)
+        for (int compute = 0; compute < 2; compute++)
+            for (pare_isa isa = PARE_ISA_REF; isa <= pare_isa_best(); isa++) {
+                call c = {.isa = isa, .compute = (pare_compute)compute};
+                set_inputs(&c, ns[i], cols);
+                add_out(&c, &t, i % 2);
+                run(&c, 1 + (int)i % 2);
+                check_out(&c, &c.outs[0]);
+                free_call(&c);
+            }
+    pare_big_free(t.storage, t.storage_bytes);
+}
+
+static void every_shape_is_right(void **state) {
+    (void)state;
+    srand(1);
+    for (size_t e = 0; e < N_ENCODINGS; e++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            check_shape(encodings[e], shapes[s][0], shapes[s][1]);
+    for (size_t cols = 1; cols < 600; cols = cols * 3 + 1) {
+        check_shape(&plain, 19, cols);
+        check_shape(&decoded, 19, cols);
+    }
+}
+
+/* Three matrices of different encodings on one input, more rows of x than one slab holds. */
+static void matrices_share_an_input(void **state) {
+    (void)state;
+    srand(2);
+    const size_t counts[] = {1, 3, 8, 20, 515, 1030};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        for (int compute = 0; compute < 2; compute++) {
+            pare_tensor t[MAX_OUTS] = {make_weights(&u4_32, 40, 288), make_weights(&s8_16, 17, 288),
+                                       make_weights(&plain, 9, 288)};
+            call c = {.isa = pare_isa_best(), .compute = (pare_compute)compute};
+            set_inputs(&c, counts[i], 288);
+            for (int o = 0; o < MAX_OUTS; o++) add_out(&c, &t[o], o == 1);
+            run(&c, 2);
+            for (int o = 0; o < MAX_OUTS; o++) check_out(&c, &c.outs[o]);
+            free_call(&c);
+            for (int o = 0; o < MAX_OUTS; o++) pare_big_free(t[o].storage, t[o].storage_bytes);
+        }
+}
+
+static void threads_do_not_change_results(void **state) {
+    (void)state;
+    srand(3);
+    const size_t counts[] = {1, 5, 8, 9, 130, 515};
+    const int threads[] = {2, 3, 7};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        for (int compute = 0; compute < 2; compute++) {
+            pare_tensor t[MAX_OUTS] = {make_weights(&u4_32, 250, 320),
+                                       make_weights(&s6_16, 16, 320),
+                                       make_weights(&decoded, 33, 320)};
+            call c = {.isa = pare_isa_best(), .compute = (pare_compute)compute};
+            set_inputs(&c, counts[i], 320);
+            for (int o = 0; o < MAX_OUTS; o++) add_out(&c, &t[o], o == 1);
+            float *first[MAX_OUTS];
+            run(&c, 1);
+            for (int o = 0; o < MAX_OUTS; o++) {
+                size_t bytes = c.n * c.outs[o].ldy * sizeof(float);
+                first[o] = memcpy(malloc(bytes), c.outs[o].y, bytes);
+            }
+            for (size_t k = 0; k < 2 * sizeof threads / sizeof *threads; k++) {
+                c.twice = k % 2;
+                run(&c, threads[k / 2]);
+                for (int o = 0; o < MAX_OUTS; o++)
+                    assert_memory_equal(first[o], c.outs[o].y, c.n * c.outs[o].ldy * sizeof(float));
+            }
+            for (int o = 0; o < MAX_OUTS; o++) {
+                free(first[o]);
+                pare_big_free(t[o].storage, t[o].storage_bytes);
+            }
+            free_call(&c);
+        }
+}
+
+/* On the path for many rows an input's result does not depend on its neighbours. */
+static void rows_do_not_change_results(void **state) {
+    (void)state;
+    srand(4);
+    for (int compute = 0; compute < 2; compute++) {
+        pare_tensor t = make_weights(&u4_32, 35, 544);
+        call all = {.isa = pare_isa_best(), .compute = (pare_compute)compute};
+        set_inputs(&all, 600, 544);
+        add_out(&all, &t, false);
+        run(&all, 2);
+        call part = all;
+        part.n_outs = 0;
+        part.n = 40;
+        part.x = all.x + 507 * all.ldx;
+        add_out(&part, &t, false);
+        run(&part, 1);
+        assert_memory_equal(part.outs[0].y, all.outs[0].y + 507 * all.outs[0].ldy,
+                            part.n * part.outs[0].ldy * sizeof(float));
+        part.x = NULL;
+        free_call(&part);
+        free_call(&all);
+        pare_big_free(t.storage, t.storage_bytes);
+    }
+}
+
+/* A NaN or an infinity in an input reaches the outputs of its row, and only those. */
+static void nan_stays_in_its_row(void **state) {
+    (void)state;
+    srand(5);
+    const size_t counts[] = {3, 20};
+    for (size_t i = 0; i < 2; i++)
+        for (int compute = 0; compute < 2; compute++)
+            for (int inf = 0; inf < 2; inf++) {
+                pare_tensor t = make_weights(&s4_32, 18, 64);
+                call c = {.isa = pare_isa_best(), .compute = (pare_compute)compute};
+                set_inputs(&c, counts[i], 64);
+                ((float *)c.x)[1 * c.ldx + 40] = inf ? INFINITY : NAN;
+                add_out(&c, &t, false);
+                run(&c, 2);
+                for (size_t r = 0; r < counts[i] * 18; r++) {
+                    float y = c.outs[0].y[r / 18 * c.outs[0].ldy + r % 18];
+                    assert_true(isfinite(y) == (r / 18 != 1));
+                }
+                free_call(&c);
+                pare_big_free(t.storage, t.storage_bytes);
+            }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_shape_is_right),
+        cmocka_unit_test(matrices_share_an_input),
+        cmocka_unit_test(threads_do_not_change_results),
+        cmocka_unit_test(rows_do_not_change_results),
+        cmocka_unit_test(nan_stays_in_its_row),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
