@@ -1,0 +1,147 @@
+/* The machine's limits as all threads reach them together: reading memory, multiplying. The best of
+ * several samples counts: whatever disturbs a sample only makes it slower. */
+#include "pare/bench.h"
+
+#include "base/memory.h"
+#include "base/os.h"
+#include "base/team.h"
+#include "eval/peak.h"
+
+/* Long against starting the threads (some 10 us), short for the user. */
+#define SAMPLE_S 0.06
+enum { SAMPLES = 5 };
+
+/* What one thread does between two looks at the clock: some 100 us. */
+typedef struct job {
+    const pare_peak_loop *loop; /* NULL = read */
+    size_t rounds;              /* of the loop */
+    const uint8_t *data;        /* of a read: [n_bytes] */
+    size_t n_bytes;
+    double *rate; /* [threads] operations or bytes per second */
+    float *sink;  /* [threads] keeps the compiler from dropping the work */
+} job;
+
+enum { LINE = 256, PIECE = 1 << 20 };
+
+/* Sums n / LINE pieces of a line; four sums in flight keep the loads independent. */
+typedef uint64_t lane4 __attribute__((vector_size(32)));
+
+static float read_bytes(const uint8_t *data, size_t n) {
+    const lane4 *p = (const lane4 *)(const void *)data;
+    lane4 sum[4] = {{0}};
+    for (size_t i = 0; i < n / LINE; i++, p += 8) {
+        sum[0] += p[0] ^ p[1];
+        sum[1] += p[2] ^ p[3];
+        sum[2] += p[4] ^ p[5];
+        sum[3] += p[6] ^ p[7];
+    }
+    sum[0] += sum[1] + sum[2] + sum[3];
+    return (float)(sum[0][0] + sum[0][1] + sum[0][2] + sum[0][3]);
+}
+
+/* Every thread counts what it does in its own time: one that starts late or is held up for a while
+ * then does not spoil what the others reach. */
+static void sample(pare_worker *w, void *arg) {
+    job *j = arg;
+    size_t begin = 0, end = 0, at;
+    if (!j->loop) pare_share(w, j->n_bytes, LINE, &begin, &end);
+    at = begin;
+    double done = 0, elapsed, start = pare_now_s();
+    do {
+        if (j->loop) {
+            j->sink[w->id] += j->loop->run(j->rounds);
+            done += (double)j->rounds * j->loop->ops_per_round;
+        } else {
+            size_t n = end - at < PIECE ? end - at : PIECE;
+            j->sink[w->id] += read_bytes(j->data + at, n);
+            done += (double)n;
+            at = at + n < end ? at + n : begin;
+        }
+        elapsed = pare_now_s() - start;
+    } while (elapsed < SAMPLE_S);
+    j->rate[w->id] = done / elapsed;
+}
+
+/* Rounds of a loop that take some 100 us on one thread. */
+static size_t calibrate(const pare_peak_loop *loop, float *sink) {
+    size_t rounds = 64;
+    for (; rounds < (size_t)1 << 40; rounds *= 2) {
+        double start = pare_now_s();
+        *sink += loop->run(rounds);
+        if (pare_now_s() - start > 1e-4) break;
+    }
+    return rounds;
+}
+
+/* All threads together, the best sample. */
+static pare_status best_rate(double *rate, pare_runtime *rt, job *j, pare_error *err) {
+    size_t n_threads = (size_t)pare_runtime_threads(rt);
+    pare_status st = PARE_OK;
+    *rate = 0;
+    j->rate = pare_calloc(n_threads, sizeof *j->rate);
+    j->sink = pare_calloc(n_threads, sizeof *j->sink);
+    if (!j->rate || !j->sink)
+        st = pare_fail(err, PARE_ERR_NOMEM, "measuring the machine: out of memory");
+    if (st == PARE_OK && j->loop) j->rounds = calibrate(j->loop, j->sink);
+    for (int i = 0; i < SAMPLES && st == PARE_OK; i++) {
+        if ((st = pare_check_cancel(rt, err)) != PARE_OK) break;
+        pare_team_run(rt, sample, j);
+        double sum = 0;
+        for (size_t t = 0; t < n_threads; t++) sum += j->rate[t];
+        if (sum > *rate) *rate = sum;
+    }
+    pare_free(j->rate);
+    pare_free(j->sink);
+    return st;
+}
+
+static pare_status measure_loop(double *out, pare_runtime *rt, const pare_peak_loop *loop,
+                                pare_error *err) {
+    job j = {.loop = loop};
+    return best_rate(out, rt, &j, err);
+}
+
+static pare_peak_loops choose_loops(pare_isa isa) {
+    pare_peak_loops loops;
+    pare_peak_loops_ref(&loops);
+#if defined(__x86_64__)
+    if (isa >= PARE_ISA_AVX2) pare_peak_loops_avx2(&loops);
+    if (isa >= PARE_ISA_AVX512) pare_peak_loops_avx512(&loops);
+    if (isa >= PARE_ISA_AMX) pare_peak_loops_amx(&loops);
+#else
+    (void)isa;
+#endif
+    return loops;
+}
+
+pare_status pare_limits_read_rate(double *bytes_per_s, pare_runtime *rt, size_t bytes,
+                                  pare_error *err) {
+    size_t least = (size_t)pare_runtime_threads(rt) * LINE;
+    *bytes_per_s = 0;
+    bytes = bytes < least ? least : bytes & ~(size_t)(LINE - 1);
+    uint8_t *data = pare_big_alloc(bytes);
+    if (!data) return pare_fail(err, PARE_ERR_NOMEM, "measuring reads: %zu bytes of memory", bytes);
+    /* untouched pages may all be the one zero page, which the caches hold */
+    for (size_t i = 0; i < bytes; i += 512) data[i] = (uint8_t)(i >> 9);
+    job j = {.data = data, .n_bytes = bytes};
+    pare_status st = best_rate(bytes_per_s, rt, &j, err);
+    pare_big_free(data, bytes);
+    return st;
+}
+
+pare_status pare_limits_measure(pare_limits *out, pare_runtime *rt, pare_error *err) {
+    *out = (pare_limits){0};
+    /* larger than any cache, and no burden on a small machine */
+    size_t bytes = (size_t)512 << 20, available = pare_available_bytes();
+    if (available && bytes > available / 4) bytes = available / 4;
+    PARE_TRY(pare_limits_read_rate(&out->dram_read_bytes_per_s, rt, bytes, err));
+
+    pare_peak_loops loops = choose_loops(pare_runtime_isa(rt));
+    PARE_TRY(measure_loop(&out->f32_flop_per_s, rt, &loops.f32, err));
+    PARE_TRY(measure_loop(&out->int8_op_per_s, rt, &loops.int8, err));
+    if (loops.bf16.run == loops.f32.run) {
+        out->bf16_flop_per_s = out->f32_flop_per_s;
+        return PARE_OK;
+    }
+    return measure_loop(&out->bf16_flop_per_s, rt, &loops.bf16, err);
+}

@@ -1,0 +1,60 @@
+/* The machine's limits: plausible, and a higher level is never much slower than plain C. */
+#include "support/test.h"
+
+#include "pare/bench.h"
+
+#include <string.h>
+
+static void measured(void **state) {
+    (void)state;
+    pare_limits limits[2];
+    for (int level = 0; level < 2; level++) {
+        pare_runtime *rt = test_runtime(1, level ? pare_isa_best() : PARE_ISA_REF);
+        pare_limits *l = &limits[level];
+        assert_ok(pare_limits_measure(l, rt, err));
+        /* millions a second on one core: between a sanitized build on a busy machine and a future
+         * one */
+        assert_in_range((uint64_t)(l->dram_read_bytes_per_s / 1e6), 20, 1000000);
+        assert_in_range((uint64_t)(l->f32_flop_per_s / 1e6), 20, 10000000);
+        assert_in_range((uint64_t)(l->bf16_flop_per_s / 1e6), 20, 100000000);
+        assert_in_range((uint64_t)(l->int8_op_per_s / 1e6), 20, 100000000);
+        pare_runtime_free(rt);
+    }
+    assert_true(limits[1].f32_flop_per_s > 0.5 * limits[0].f32_flop_per_s);
+}
+
+static volatile sig_atomic_t cancel = 1;
+
+static void cancelled(void **state) {
+    (void)state;
+    pare_options options = pare_options_default();
+    options.cancel = &cancel;
+    pare_runtime *rt = NULL;
+    assert_ok(pare_runtime_create(&rt, &options, err));
+    pare_limits limits;
+    assert_int_equal(pare_limits_measure(&limits, rt, NULL), PARE_ERR_INTERRUPTED);
+    double rate;
+    assert_int_equal(pare_limits_read_rate(&rate, rt, 1, NULL), PARE_ERR_INTERRUPTED);
+    pare_runtime_free(rt);
+}
+
+/* No entry claims a level above the one asked for. */
+static void kernel_list(void **state) {
+    (void)state;
+    for (int isa = 0; isa <= (int)pare_isa_best(); isa++) {
+        pare_kernel_choice k;
+        size_t n = 0;
+        for (; pare_kernel_at(&k, n, (pare_isa)isa); n++) {
+            assert_true(k.isa <= (pare_isa)isa);
+            assert_true(strlen(k.name) && strlen(k.family));
+        }
+        assert_true(n > 0);
+        assert_false(pare_kernel_at(&k, n + 7, (pare_isa)isa));
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(measured), cmocka_unit_test(cancelled),
+                                       cmocka_unit_test(kernel_list)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
