@@ -107,6 +107,9 @@ pare_status pare_session_logprobs(pare_session *s, const int32_t *ids, size_t n,
 /* Forgets all positions >= n_keep. */
 void pare_session_truncate(pare_session *s, size_t n_keep);
 size_t pare_session_position(const pare_session *s);
+/* Positions it can hold, and the model that it runs. */
+size_t pare_session_n_ctx(const pare_session *s);
+const pare_model *pare_session_model(const pare_session *s);
 uint64_t pare_session_kv_bytes(const pare_session *s);
 
 #ifdef __cplusplus
