@@ -1,0 +1,216 @@
+/* Generation: prompt, then one token at a time. The text runs through two gates before it is shown:
+ * the detokenizer keeps back incomplete UTF-8, and the end of the text is kept back while it may
+ * still grow into a stop string. */
+#include "pare/generate.h"
+
+#include "base/memory.h"
+#include "base/os.h"
+
+#include <string.h>
+
+const char *pare_stop_reason_name(pare_stop_reason reason) {
+    static const char *const names[] = {"end", "length", "stop", "context", "caller"};
+    return (unsigned)reason < 5 ? names[reason] : "unknown";
+}
+
+pare_generate_options pare_generate_options_default(void) {
+    return (pare_generate_options){.sampler = pare_sampler_options_default(),
+                                   .max_tokens = SIZE_MAX};
+}
+
+void pare_generation_free(pare_generation *g) {
+    pare_free(g->text);
+    pare_free(g->ids.data);
+    *g = (pare_generation){0};
+}
+
+/* The state of one call. */
+typedef struct generator {
+    pare_generation *out;
+    const pare_generate_options *options;
+    pare_session *session;
+    const pare_tokenizer *tok;
+    pare_sampler *sampler;
+    pare_detokenizer *detok;
+    float *logits; /* [vocab_size] */
+    size_t shown;  /* bytes of out->text given to on_text */
+    size_t text_capacity;
+    bool stopped; /* out->reason is set */
+} generator;
+
+static void stop(generator *g, pare_stop_reason reason) {
+    if (!g->stopped) g->out->reason = reason;
+    g->stopped = true;
+}
+
+static pare_status append_text(generator *g, const char *text, size_t len, pare_error *err) {
+    pare_generation *out = g->out;
+    if (out->text_len + len + 1 > g->text_capacity) {
+        size_t capacity = 2 * (out->text_len + len) + 256;
+        char *more = pare_realloc(out->text, capacity, 1);
+        if (!more) return pare_fail(err, PARE_ERR_NOMEM, "generated text: out of memory");
+        out->text = more;
+        g->text_capacity = capacity;
+    }
+    memcpy(out->text + out->text_len, text, len);
+    out->text_len += len;
+    out->text[out->text_len] = '\0';
+    return PARE_OK;
+}
+
+static pare_status append_id(pare_ids *ids, int32_t id, pare_error *err) {
+    if (ids->n == ids->capacity) {
+        size_t capacity = ids->capacity ? 2 * ids->capacity : 64;
+        int32_t *more = pare_realloc(ids->data, capacity, sizeof *more);
+        if (!more) return pare_fail(err, PARE_ERR_NOMEM, "generated tokens: out of memory");
+        ids->data = more;
+        ids->capacity = capacity;
+    }
+    ids->data[ids->n++] = id;
+    return PARE_OK;
+}
+
+/* Where the first stop string begins in text[from, len), or SIZE_MAX. */
+static size_t find_stop(const generator *g, size_t from) {
+    const pare_generation *out = g->out;
+    size_t first = SIZE_MAX;
+    for (size_t i = 0; i < g->options->n_stop; i++) {
+        const char *stop = g->options->stop[i];
+        if (!*stop) continue;
+        const char *at = memmem(out->text + from, out->text_len - from, stop, strlen(stop));
+        if (at && (size_t)(at - out->text) < first) first = (size_t)(at - out->text);
+    }
+    return first;
+}
+
+/* Length of the longest end of the unseen text that is a beginning of a stop string. */
+static size_t held_back(const generator *g) {
+    const pare_generation *out = g->out;
+    size_t held = 0, unseen = out->text_len - g->shown;
+    for (size_t i = 0; i < g->options->n_stop; i++) {
+        const char *stop = g->options->stop[i];
+        size_t n = strlen(stop);
+        if (n == 0) continue;
+        if (n - 1 < unseen)
+            n = n - 1;
+        else
+            n = unseen;
+        while (n > held && memcmp(out->text + out->text_len - n, stop, n) != 0) n--;
+        if (n > held) held = n;
+    }
+    return held;
+}
+
+/* Takes new text: looks for stop strings and shows what has become certain. */
+static pare_status take_text(generator *g, const char *text, size_t len, bool last,
+                             pare_error *err) {
+    pare_generation *out = g->out;
+    PARE_TRY(append_text(g, text, len, err));
+    size_t at = find_stop(g, g->shown); /* what is shown cannot be part of a stop string */
+    if (at != SIZE_MAX) {
+        out->text_len = at;
+        out->text[at] = '\0';
+        stop(g, PARE_STOP_STRING);
+        last = true;
+    }
+    size_t end = out->text_len - (last ? 0 : held_back(g));
+    if (end > g->shown && g->options->on_text &&
+        g->options->on_text(g->options->arg, out->text + g->shown, end - g->shown) != 0)
+        stop(g, PARE_STOP_CALLER);
+    if (end > g->shown) g->shown = end;
+    return PARE_OK;
+}
+
+static void ban_end_tokens(generator *g) {
+    size_t n = pare_tokenizer_vocab_size(g->tok);
+    for (size_t i = 0; i < n; i++)
+        if (pare_tokenizer_is_end(g->tok, (int32_t)i)) pare_sampler_ban(g->sampler, (int32_t)i);
+}
+
+/* One token: chosen, added to the answer, computed. */
+static pare_status step(generator *g, double start, pare_error *err) {
+    pare_generation *out = g->out;
+    int32_t id;
+    PARE_TRY(pare_sampler_pick(&id, g->sampler, g->logits, err));
+    if (out->first_token_s == 0) out->first_token_s = pare_now_s() - start;
+    if (pare_tokenizer_is_end(g->tok, id)) {
+        stop(g, PARE_STOP_END);
+        return PARE_OK;
+    }
+    pare_sampler_accept(g->sampler, id);
+    PARE_TRY(append_id(&out->ids, id, err));
+    const char *text;
+    size_t len;
+    /* a vocabulary may be padded: such ids have no text */
+    if ((size_t)id < pare_tokenizer_vocab_size(g->tok)) {
+        PARE_TRY(pare_detokenizer_push(g->detok, id, &text, &len, err));
+        PARE_TRY(take_text(g, text, len, false, err));
+    }
+    if (out->ids.n >= g->options->max_tokens) stop(g, PARE_STOP_LENGTH);
+    if (pare_session_position(g->session) >= pare_session_n_ctx(g->session))
+        stop(g, PARE_STOP_CONTEXT);
+    if (g->stopped) return PARE_OK;
+    double begin = pare_now_s();
+    PARE_TRY(pare_session_eval(g->session, &id, 1, g->logits, err));
+    out->decode_s += pare_now_s() - begin;
+    out->decoded++;
+    return PARE_OK;
+}
+
+/* The prompt, then steps until something ends it. */
+static pare_status run(generator *g, const int32_t *prompt, size_t n, pare_error *err) {
+    pare_generation *out = g->out;
+    double start = pare_now_s();
+    PARE_TRY(pare_session_eval(g->session, prompt, n, g->logits, err));
+    out->prefill_s = pare_now_s() - start;
+    out->prompt_tokens = n;
+    if (g->options->max_tokens == 0) stop(g, PARE_STOP_LENGTH);
+    pare_status st = PARE_OK;
+    while (!g->stopped && st == PARE_OK) st = step(g, start, err);
+    if (g->stopped && (out->reason == PARE_STOP_STRING || out->reason == PARE_STOP_CALLER))
+        return st;
+    /* an end of the text that was kept back belongs to it, after a failure too */
+    const char *text;
+    size_t len;
+    pare_status flushed = pare_detokenizer_flush(g->detok, &text, &len, st == PARE_OK ? err : NULL);
+    if (flushed == PARE_OK) flushed = take_text(g, text, len, true, st == PARE_OK ? err : NULL);
+    return st == PARE_OK ? flushed : st;
+}
+
+static pare_status check_prompt(const generator *g, size_t n, pare_error *err) {
+    size_t room = pare_session_n_ctx(g->session) - pare_session_position(g->session);
+    if (n == 0) return pare_fail(err, PARE_ERR_ARG, "prompt: found 0 tokens, expected at least 1");
+    if (n > room)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "prompt: found %zu tokens, expected at most %zu (the context has %zu "
+                         "positions)",
+                         n, room, pare_session_n_ctx(g->session));
+    return PARE_OK;
+}
+
+pare_status pare_generate(pare_generation *out, pare_session *session, const pare_tokenizer *tok,
+                          const int32_t *prompt, size_t n, const pare_generate_options *options,
+                          pare_error *err) {
+    *out = (pare_generation){0};
+    pare_generate_options o = options ? *options : pare_generate_options_default();
+    generator g = {.out = out, .options = &o, .session = session, .tok = tok};
+    size_t vocab_size = pare_model_vocab_size(pare_session_model(session));
+    PARE_TRY(check_prompt(&g, n, err));
+    pare_status st = pare_sampler_create(&g.sampler, vocab_size, &o.sampler, err);
+    if (st == PARE_OK) st = pare_detokenizer_create(&g.detok, tok, PARE_TOK_SKIP_SPECIAL, err);
+    if (st == PARE_OK) st = append_text(&g, "", 0, err);
+    if (st == PARE_OK && !(g.logits = pare_malloc(vocab_size, sizeof *g.logits)))
+        st = pare_fail(err, PARE_ERR_NOMEM, "logits of %zu tokens: out of memory", vocab_size);
+    if (st == PARE_OK) {
+        if (o.ignore_eos) ban_end_tokens(&g);
+        /* ids outside the vocabulary are refused by pare_session_eval */
+        for (size_t i = 0; i < n; i++)
+            if (prompt[i] >= 0 && (size_t)prompt[i] < vocab_size)
+                pare_sampler_accept(g.sampler, prompt[i]);
+        st = run(&g, prompt, n, err);
+    }
+    pare_free(g.logits);
+    pare_detokenizer_free(g.detok);
+    pare_sampler_free(g.sampler);
+    return st;
+}
