@@ -1,0 +1,98 @@
+/* Perplexity under a named protocol, and the distance of a model to another one.
+ *
+ *     pare_eval_options eo = pare_eval_options_default();
+ *     eo.protocol = PARE_PROTOCOL_LLAMA_CPP;
+ *     pare_perplexity ppl;
+ *     pare_eval_perplexity(&ppl, rt, model, tok, text, text_len, &eo, &err);
+ *     printf("%s-%zu %.4f +- %.4f over %zu tokens\n", pare_protocol_name(ppl.protocol), ppl.ctx,
+ *            ppl.ppl, ppl.ppl_stderr, ppl.n_scored);
+ */
+#ifndef PARE_EVAL_H
+#define PARE_EVAL_H
+
+#include "pare/base.h"
+#include "pare/model.h"
+#include "pare/tokenizer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What stands behind a perplexity: the two give different numbers for the same model and text.
+ *   hf          the lines of the file as rows (blank ones empty, others with their line end) joined
+ *               by two line ends, tokenized once with the special tokens that the tokenizer adds;
+ *               windows of ctx tokens from position 0, all but the first token of each scored
+ *               (GPTQ, SparseGPT, Wanda, AWQ). Default ctx 2048
+ *   llama.cpp   the raw text without its last line end; BOS in front and as the first token of each
+ *               window where the tokenizer adds it; the second half of each window scored. Needs
+ *               two windows. Default ctx 512 */
+typedef enum pare_protocol { PARE_PROTOCOL_HF = 0, PARE_PROTOCOL_LLAMA_CPP } pare_protocol;
+/* "hf", "llama.cpp". */
+const char *pare_protocol_name(pare_protocol protocol);
+
+typedef struct pare_eval_options {
+    pare_protocol protocol;
+    size_t ctx;           /* tokens a window; 0 = the protocol's, at most the model's maximum */
+    size_t max_windows;   /* 0 = all */
+    pare_compute compute; /* default exact: the method is judged, not the kernel */
+    const char *kv;       /* as in pare_session_options */
+    /* After each window: the perplexity so far. May be NULL. */
+    void (*on_window)(void *arg, size_t done, size_t total, double ppl);
+    void *arg;
+} pare_eval_options;
+pare_eval_options pare_eval_options_default(void);
+
+typedef struct pare_perplexity {
+    pare_protocol protocol;
+    pare_compute compute;
+    size_t ctx;
+    double ppl;        /* exp(nll_sum / n_scored) */
+    double ppl_stderr; /* ppl * sqrt((mean(nll^2) - mean(nll)^2) / (n_scored - 1)) */
+    double nll_sum;    /* natural logarithm */
+    size_t n_scored;   /* tokens that entered the sum */
+    size_t n_tokens;   /* of the whole text, BOS counted */
+    size_t n_windows;  /* that were computed */
+    uint32_t crc32;    /* of the n_tokens ids, pare_ids_crc32 */
+    double seconds;    /* without loading and tokenizing */
+    double tokens_per_s;
+} pare_perplexity;
+
+/* Errors: PARE_ERR_INPUT with counts (text too short for a window, a token of probability 0, a
+ * probability that is not a number), PARE_ERR_ARG (ctx below 2 or over the model's maximum),
+ * PARE_ERR_INTERRUPTED. */
+pare_status pare_eval_perplexity(pare_perplexity *out, pare_runtime *rt, pare_model *m,
+                                 const pare_tokenizer *tok, const char *text, size_t len,
+                                 const pare_eval_options *options, pare_error *err);
+
+/* How far the distributions of a model lie from those of a base model, over the scored tokens. */
+typedef struct pare_distance {
+    double kl_mean;        /* of KL(base || model), natural logarithm, full vocabulary */
+    double kl_mean_stderr; /* of the mean */
+    double kl_p99;         /* its 99th percentile */
+    double kl_max;
+    double same_top;  /* share of tokens where both put the same id first (the lower on ties) */
+    double ppl_ratio; /* perplexity of the model over that of the base */
+    double base_ppl;
+    size_t n_scored;
+} pare_distance;
+
+/* Perplexity of `m` and its distance to `base`, side by side in pieces of a window: neither logits
+ * nor files are kept. Both models must give the text the same ids. Errors: as above; PARE_ERR_INPUT
+ * when the vocabularies differ. */
+pare_status pare_eval_against(pare_perplexity *out, pare_distance *distance, pare_runtime *rt,
+                              pare_model *m, const pare_tokenizer *tok, pare_model *base,
+                              const pare_tokenizer *base_tok, const char *text, size_t len,
+                              const pare_eval_options *options, pare_error *err);
+
+/* The ids of a text as a protocol takes them. Free with pare_ids_free. */
+pare_status pare_eval_tokens(pare_ids *ids, const pare_tokenizer *tok, const char *text, size_t len,
+                             pare_protocol protocol, pare_error *err);
+
+/* CRC-32 of ids as 32-bit little-endian numbers: equal ones mean that two programs tokenize a text
+ * alike. */
+uint32_t pare_ids_crc32(const int32_t *ids, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
