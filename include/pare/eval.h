@@ -36,6 +36,7 @@ typedef struct pare_eval_options {
     size_t max_windows;   /* 0 = all */
     pare_compute compute; /* default exact: the method is judged, not the kernel */
     const char *kv;       /* as in pare_session_options */
+    const char *name;     /* of the text, for messages; NULL = "text" */
     /* After each window: the perplexity so far. May be NULL. */
     void (*on_window)(void *arg, size_t done, size_t total, double ppl);
     void *arg;
@@ -52,7 +53,7 @@ typedef struct pare_perplexity {
     size_t n_scored;   /* tokens that entered the sum */
     size_t n_tokens;   /* of the whole text, BOS counted */
     size_t n_windows;  /* that were computed */
-    uint32_t crc32;    /* of the n_tokens ids, pare_ids_crc32 */
+    uint32_t crc32;    /* of the n_tokens ids (pare_ids_crc32) */
     double seconds;    /* without loading and tokenizing */
     double tokens_per_s;
 } pare_perplexity;
@@ -87,10 +88,6 @@ pare_status pare_eval_against(pare_perplexity *out, pare_distance *distance, par
 /* The ids of a text as a protocol takes them. Free with pare_ids_free. */
 pare_status pare_eval_tokens(pare_ids *ids, const pare_tokenizer *tok, const char *text, size_t len,
                              pare_protocol protocol, pare_error *err);
-
-/* CRC-32 of ids as 32-bit little-endian numbers: equal ones mean that two programs tokenize a text
- * alike. */
-uint32_t pare_ids_crc32(const int32_t *ids, size_t n);
 
 #ifdef __cplusplus
 }

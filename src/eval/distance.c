@@ -1,0 +1,252 @@
+/* Two models over the same windows, side by side. A window runs in pieces small enough that the
+ * logits of both fit in memory; what is kept of a piece is four numbers a token.
+ *
+ *     KL(base || model) = sum_v p_base(v) * (log p_base(v) - log p(v))
+ *
+ * over the full vocabulary. (llama.cpp's files hold log p in 16 bits, clamped 16 below the largest:
+ * its figures differ from these by what that loses.) */
+#include "eval/perplexity.h"
+
+#include "base/memory.h"
+#include "base/runtime.h"
+#include "base/team.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PIECE_BYTES = 64 << 20, MIN_ROWS = 16, MAX_ROWS = 512 };
+
+typedef struct row_result {
+    double kl;
+    float base_logprob, logprob; /* of the token that follows */
+    bool same_top, bad;
+} row_result;
+
+typedef struct comparison {
+    size_t vocab_size, max_rows;
+    float *base, *model;   /* [max_rows][vocab_size] */
+    const int32_t *target; /* [rows] of the piece */
+    row_result *rows;      /* [max_rows] */
+    pare_ppl_sum sum, base_sum;
+    double *kl; /* [n_windows * scored], owned: for the percentile */
+    size_t n_same;
+} comparison;
+
+typedef struct copy_job {
+    float *out;
+    size_t vocab_size, skip, n; /* rows before the first kept one; rows kept at most */
+} copy_job;
+
+static int copy_rows(void *arg, size_t first, size_t n_rows, const float *logits) {
+    copy_job *job = arg;
+    for (size_t i = 0; i < n_rows; i++) {
+        size_t row = first + i;
+        if (row < job->skip || row - job->skip >= job->n) continue;
+        memcpy(job->out + (row - job->skip) * job->vocab_size, logits + i * job->vocab_size,
+               job->vocab_size * sizeof *logits);
+    }
+    return 0;
+}
+
+/* The largest logit (the lowest id on ties) and log(sum(exp)). */
+static size_t log_sum(double *lse, const float *x, size_t n) {
+    size_t top = 0;
+    for (size_t i = 1; i < n; i++)
+        if (x[i] > x[top]) top = i;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)expf(x[i] - x[top]);
+    *lse = (double)x[top] + log(sum);
+    return top;
+}
+
+static row_result compare_row(const float *base, const float *model, size_t n, int32_t target) {
+    double base_lse, lse, kl = 0;
+    size_t base_top = log_sum(&base_lse, base, n), top = log_sum(&lse, model, n);
+    for (size_t i = 0; i < n; i++) {
+        double logp = (double)base[i] - base_lse;
+        float p = expf((float)logp);
+        if (p > 0) kl += (double)p * (logp - ((double)model[i] - lse));
+    }
+    return (row_result){.kl = kl > 0 ? kl : 0, /* rounding may end below the zero it stands for */
+                        .base_logprob = (float)((double)base[target] - base_lse),
+                        .logprob = (float)((double)model[target] - lse),
+                        .same_top = base_top == top,
+                        .bad = !isfinite(kl)};
+}
+
+static void compare_rows(void *arg, size_t begin, size_t end) {
+    comparison *c = arg;
+    for (size_t i = begin; i < end; i++)
+        c->rows[i] = compare_row(c->base + i * c->vocab_size, c->model + i * c->vocab_size,
+                                 c->vocab_size, c->target[i]);
+}
+
+/* Adds the rows of a piece in their order. */
+static pare_status add_rows(comparison *c, size_t n, size_t window, size_t first, pare_error *err) {
+    for (size_t i = 0; i < n; i++) {
+        const row_result *r = &c->rows[i];
+        if (r->bad)
+            return pare_fail(err, PARE_ERR_INPUT,
+                             "distance: window %zu, token %zu: found an infinite or undefined "
+                             "distance after %zu tokens, expected a number",
+                             window, first + i, c->sum.n);
+        PARE_TRY(pare_ppl_add(&c->base_sum, &r->base_logprob, 1, window, first + i, err));
+        c->kl[c->sum.n] = r->kl;
+        c->n_same += r->same_top;
+        PARE_TRY(pare_ppl_add(&c->sum, &r->logprob, 1, window, first + i, err));
+    }
+    return PARE_OK;
+}
+
+/* Appends tokens [begin, end) of the window to both sessions and compares what is scored. */
+static pare_status run_piece(comparison *c, pare_runtime *rt, pare_session *const session[2],
+                             const pare_ppl_run *run, size_t window, size_t begin, size_t end,
+                             pare_error *err) {
+    const pare_ppl_plan *plan = &run->plan;
+    size_t from = begin > plan->from ? begin : plan->from;
+    size_t to = end < plan->ctx - 1 ? end : plan->ctx - 1; /* the last token predicts nothing */
+    if (from >= to) {                                      /* nothing to score yet */
+        for (int i = 0; i < 2; i++)
+            PARE_TRY(pare_session_eval(session[i], run->window + begin, end - begin, NULL, err));
+        return PARE_OK;
+    }
+    float *out[2] = {c->base, c->model};
+    for (int i = 0; i < 2; i++) {
+        copy_job job = {out[i], c->vocab_size, from - begin, to - from};
+        PARE_TRY(pare_session_eval_all(session[i], run->window + begin, end - begin, from - begin,
+                                       copy_rows, &job, err));
+    }
+    c->target = run->window + from + 1;
+    pare_parallel_for(rt, to - from, 1, compare_rows, c);
+    return add_rows(c, to - from, window, from + 1, err);
+}
+
+static pare_status comparison_begin(comparison *c, const pare_ppl_run *run, size_t vocab_size,
+                                    pare_error *err) {
+    size_t rows = PIECE_BYTES / sizeof(float) / vocab_size, n_scored;
+    rows = rows < MIN_ROWS ? MIN_ROWS : rows > MAX_ROWS ? MAX_ROWS : rows;
+    if (rows > run->plan.ctx) rows = run->plan.ctx;
+    c->vocab_size = vocab_size;
+    c->max_rows = rows;
+    c->base = pare_malloc(rows * vocab_size, sizeof *c->base);
+    c->model = pare_malloc(rows * vocab_size, sizeof *c->model);
+    c->rows = pare_malloc(rows, sizeof *c->rows);
+    c->kl = pare_mul_size(&n_scored, run->plan.n_windows, run->plan.ctx)
+                ? pare_malloc(n_scored, sizeof *c->kl)
+                : NULL;
+    if (!c->base || !c->model || !c->rows || !c->kl)
+        return pare_fail(err, PARE_ERR_NOMEM, "distance: out of memory");
+    return PARE_OK;
+}
+
+static void comparison_end(comparison *c) {
+    pare_free(c->base);
+    pare_free(c->model);
+    pare_free(c->rows);
+    pare_free(c->kl);
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Between the two nearest order statistics, as llama.cpp does; sorts c->kl. */
+static double percentile(double *sorted, size_t n, double share) {
+    double at = share * (double)(n - 1);
+    size_t i = (size_t)at;
+    if (i + 1 >= n) return sorted[n - 1];
+    return sorted[i] + (at - (double)i) * (sorted[i + 1] - sorted[i]);
+}
+
+static void summarise(pare_distance *out, comparison *c) {
+    size_t n = c->sum.n;
+    double sum = 0, sum2 = 0;
+    for (size_t i = 0; i < n; i++) sum += c->kl[i];
+    double mean = sum / (double)n;
+    for (size_t i = 0; i < n; i++) sum2 += (c->kl[i] - mean) * (c->kl[i] - mean);
+    qsort(c->kl, n, sizeof *c->kl, compare_doubles); /* finite: add_rows refuses others */
+    *out = (pare_distance){.kl_mean = mean,
+                           .kl_mean_stderr = n > 1 ? sqrt(sum2 / (double)(n - 1) / (double)n) : 0,
+                           .kl_p99 = percentile(c->kl, n, 0.99),
+                           .kl_max = c->kl[n - 1],
+                           .same_top = (double)c->n_same / (double)n,
+                           .ppl_ratio = exp((c->sum.nll - c->base_sum.nll) / (double)n),
+                           .base_ppl = pare_ppl_value(&c->base_sum),
+                           .n_scored = n};
+}
+
+/* The same text must mean the same tokens to both. */
+static pare_status check_same(const pare_ppl_run *run, const pare_model *m, const pare_model *base,
+                              const pare_tokenizer *base_tok, const char *text, size_t len,
+                              pare_error *err) {
+    if (pare_model_vocab_size(m) != pare_model_vocab_size(base))
+        return pare_fail(
+            err, PARE_ERR_INPUT,
+            "distance: found a vocabulary of %zu tokens, expected the base model's %zu",
+            pare_model_vocab_size(m), pare_model_vocab_size(base));
+    if (run->plan.ctx > pare_model_ctx_max(base))
+        return pare_fail(err, PARE_ERR_ARG,
+                         "context: found %zu tokens, expected at most %zu (the base model's "
+                         "maximum)",
+                         run->plan.ctx, pare_model_ctx_max(base));
+    pare_ids ids = {0};
+    pare_status st = pare_eval_tokens(&ids, base_tok, text, len, run->options.protocol, err);
+    if (st == PARE_OK &&
+        (ids.n != run->ids.n || memcmp(ids.data, run->ids.data, ids.n * sizeof *ids.data) != 0))
+        st = pare_fail(err, PARE_ERR_INPUT,
+                       "distance: found %zu tokens with CRC %08x, expected the base model's %zu "
+                       "with CRC %08x",
+                       run->ids.n, (unsigned)pare_ids_crc32(run->ids.data, run->ids.n), ids.n,
+                       (unsigned)pare_ids_crc32(ids.data, ids.n));
+    pare_ids_free(&ids);
+    return st;
+}
+
+static pare_status run_windows(comparison *c, pare_runtime *rt, pare_session *const session[2],
+                               pare_ppl_run *run, pare_error *err) {
+    const pare_ppl_plan *plan = &run->plan;
+    for (size_t k = 0; k < plan->n_windows; k++) {
+        pare_progress(rt, "comparing", (double)k, (double)plan->n_windows, "windows");
+        pare_ppl_window(run->window, plan, run->ids.data, k);
+        pare_session_truncate(session[0], 0);
+        pare_session_truncate(session[1], 0);
+        for (size_t begin = 0; begin < plan->ctx; begin += c->max_rows) {
+            PARE_TRY(pare_check_cancel(rt, err));
+            size_t end = begin + c->max_rows < plan->ctx ? begin + c->max_rows : plan->ctx;
+            PARE_TRY(run_piece(c, rt, session, run, k, begin, end, err));
+        }
+        if (run->options.on_window)
+            run->options.on_window(run->options.arg, k + 1, plan->n_windows,
+                                   pare_ppl_value(&c->sum));
+    }
+    pare_progress(rt, "comparing", (double)plan->n_windows, (double)plan->n_windows, "windows");
+    return PARE_OK;
+}
+
+pare_status pare_eval_against(pare_perplexity *out, pare_distance *distance, pare_runtime *rt,
+                              pare_model *m, const pare_tokenizer *tok, pare_model *base,
+                              const pare_tokenizer *base_tok, const char *text, size_t len,
+                              const pare_eval_options *options, pare_error *err) {
+    *out = (pare_perplexity){0};
+    *distance = (pare_distance){0};
+    pare_ppl_run run;
+    comparison c = {0};
+    pare_session *session[2] = {NULL, NULL}; /* base, model */
+    pare_status st = pare_ppl_begin(&run, m, tok, text, len, options, err);
+    if (st == PARE_OK) st = check_same(&run, m, base, base_tok, text, len, err);
+    if (st == PARE_OK) st = comparison_begin(&c, &run, pare_model_vocab_size(m), err);
+    if (st == PARE_OK) st = pare_ppl_session(&session[0], &run, base, err);
+    if (st == PARE_OK) st = pare_ppl_session(&session[1], &run, m, err);
+    if (st == PARE_OK) st = run_windows(&c, rt, session, &run, err);
+    if (st == PARE_OK) {
+        pare_ppl_finish(out, &run, &c.sum);
+        summarise(distance, &c);
+    }
+    pare_session_free(session[0]);
+    pare_session_free(session[1]);
+    comparison_end(&c);
+    pare_ppl_end(&run);
+    return st;
+}

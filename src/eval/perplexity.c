@@ -1,0 +1,177 @@
+/* Perplexity under the two protocols of pare/eval.h. Sums run in double over the windows in their
+ * order, so that the number does not depend on threads. */
+#include "eval/perplexity.h"
+
+#include "base/memory.h"
+#include "base/os.h"
+#include "base/runtime.h"
+#include "text/wikitext.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Logarithms computed in f32 may end a little above 0. */
+#define ROUNDING 1e-3
+
+const char *pare_protocol_name(pare_protocol protocol) {
+    return protocol == PARE_PROTOCOL_LLAMA_CPP ? "llama.cpp" : "hf";
+}
+
+pare_eval_options pare_eval_options_default(void) {
+    return (pare_eval_options){.compute = PARE_COMPUTE_EXACT};
+}
+
+pare_status pare_eval_tokens(pare_ids *ids, const pare_tokenizer *tok, const char *text, size_t len,
+                             pare_protocol protocol, pare_error *err) {
+    if (protocol == PARE_PROTOCOL_LLAMA_CPP) {
+        if (len && text[len - 1] == '\n') len--;
+        return pare_tokenizer_encode(tok, ids, text, len, PARE_TOK_ADD_SPECIAL, err);
+    }
+    char *joined;
+    size_t n;
+    PARE_TRY(pare_text_hf_rows(&joined, &n, text, len, err));
+    pare_status st = pare_tokenizer_encode(tok, ids, joined, n, PARE_TOK_ADD_SPECIAL, err);
+    pare_free(joined);
+    return st;
+}
+
+/* --- windows --- */
+
+pare_status pare_ppl_plan_make(pare_ppl_plan *plan, const pare_eval_options *options,
+                               size_t n_tokens, size_t ctx_max, int32_t bos, pare_error *err) {
+    bool llama = options->protocol == PARE_PROTOCOL_LLAMA_CPP;
+    const char *name = options->name ? options->name : "text";
+    size_t ctx = options->ctx ? options->ctx : llama ? 512 : 2048;
+    if (!options->ctx && ctx_max && ctx > ctx_max) ctx = ctx_max;
+    if (ctx < 2 || (ctx_max && ctx > ctx_max))
+        return pare_fail(err, PARE_ERR_ARG,
+                         "context: found %zu tokens, expected 2 to %zu (the model's maximum)", ctx,
+                         ctx_max);
+    size_t least = llama ? 2 * ctx : ctx;
+    if (n_tokens < least)
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: found %zu tokens, expected at least %zu (%s of %zu)", name, n_tokens,
+                         least, llama ? "two windows" : "one window", ctx);
+    *plan = (pare_ppl_plan){.ctx = ctx,
+                            .n_windows = n_tokens / ctx,
+                            .from = llama ? ctx / 2 : 0,
+                            .bos = llama ? bos : -1};
+    if (plan->from + 1 >= ctx) plan->from = ctx - 2; /* ctx 2: the one token that can be scored */
+    if (options->max_windows && plan->n_windows > options->max_windows)
+        plan->n_windows = options->max_windows;
+    return PARE_OK;
+}
+
+void pare_ppl_window(int32_t *out, const pare_ppl_plan *plan, const int32_t *ids, size_t k) {
+    memcpy(out, ids + k * plan->ctx, plan->ctx * sizeof *out);
+    if (plan->bos >= 0) out[0] = plan->bos;
+}
+
+/* --- sums --- */
+
+pare_status pare_ppl_add(pare_ppl_sum *sum, const float *logprob, size_t n, size_t window,
+                         size_t first, pare_error *err) {
+    for (size_t i = 0; i < n; i++) {
+        double nll = -(double)logprob[i];
+        if (!(nll >= -ROUNDING && nll < INFINITY))
+            return pare_fail(err, PARE_ERR_INPUT,
+                             "perplexity: window %zu, token %zu: found log p = %g after %zu scored "
+                             "tokens, expected a finite number of at most 0",
+                             window, first + i, (double)logprob[i], sum->n);
+        sum->nll += nll;
+        sum->nll2 += nll * nll;
+        sum->n++;
+    }
+    return PARE_OK;
+}
+
+double pare_ppl_value(const pare_ppl_sum *sum) { return exp(sum->nll / (double)sum->n); }
+
+double pare_ppl_stderr(const pare_ppl_sum *sum) {
+    if (sum->n < 2) return 0;
+    double mean = sum->nll / (double)sum->n, var = sum->nll2 / (double)sum->n - mean * mean;
+    return var > 0 ? pare_ppl_value(sum) * sqrt(var / (double)(sum->n - 1)) : 0;
+}
+
+/* --- a run --- */
+
+pare_status pare_ppl_begin(pare_ppl_run *run, const pare_model *m, const pare_tokenizer *tok,
+                           const char *text, size_t len, const pare_eval_options *options,
+                           pare_error *err) {
+    *run = (pare_ppl_run){.options = options ? *options : pare_eval_options_default()};
+    PARE_TRY(pare_eval_tokens(&run->ids, tok, text, len, run->options.protocol, err));
+    int32_t bos = pare_tokenizer_adds_bos(tok) ? pare_tokenizer_bos(tok) : -1;
+    PARE_TRY(
+        pare_ppl_plan_make(&run->plan, &run->options, run->ids.n, pare_model_ctx_max(m), bos, err));
+    run->window = pare_malloc(run->plan.ctx, sizeof *run->window);
+    if (!run->window) return pare_fail(err, PARE_ERR_NOMEM, "perplexity: out of memory");
+    run->start_s = pare_now_s();
+    return PARE_OK;
+}
+
+pare_status pare_ppl_session(pare_session **out, const pare_ppl_run *run, pare_model *m,
+                             pare_error *err) {
+    pare_session_options so = pare_session_options_default();
+    so.n_ctx = run->plan.ctx;
+    so.compute = run->options.compute;
+    so.kv = run->options.kv;
+    return pare_session_create(out, m, &so, err);
+}
+
+void pare_ppl_finish(pare_perplexity *out, const pare_ppl_run *run, const pare_ppl_sum *sum) {
+    double seconds = pare_now_s() - run->start_s;
+    *out = (pare_perplexity){.protocol = run->options.protocol,
+                             .compute = run->options.compute,
+                             .ctx = run->plan.ctx,
+                             .ppl = pare_ppl_value(sum),
+                             .ppl_stderr = pare_ppl_stderr(sum),
+                             .nll_sum = sum->nll,
+                             .n_scored = sum->n,
+                             .n_tokens = run->ids.n,
+                             .n_windows = run->plan.n_windows,
+                             .crc32 = pare_ids_crc32(run->ids.data, run->ids.n),
+                             .seconds = seconds};
+    double computed = (double)run->plan.n_windows * (double)run->plan.ctx;
+    out->tokens_per_s = seconds > 0 ? computed / seconds : 0;
+}
+
+void pare_ppl_end(pare_ppl_run *run) {
+    pare_ids_free(&run->ids);
+    pare_free(run->window);
+    run->window = NULL;
+}
+
+pare_status pare_eval_perplexity(pare_perplexity *out, pare_runtime *rt, pare_model *m,
+                                 const pare_tokenizer *tok, const char *text, size_t len,
+                                 const pare_eval_options *options, pare_error *err) {
+    *out = (pare_perplexity){0};
+    pare_ppl_run run;
+    pare_ppl_sum sum = {0};
+    pare_session *session = NULL;
+    float *logprob = NULL;
+    pare_status st = pare_ppl_begin(&run, m, tok, text, len, options, err);
+    if (st == PARE_OK) st = pare_ppl_session(&session, &run, m, err);
+    if (st == PARE_OK && !(logprob = pare_malloc(run.plan.ctx, sizeof *logprob)))
+        st = pare_fail(err, PARE_ERR_NOMEM, "perplexity: out of memory");
+    for (size_t k = 0; st == PARE_OK && k < run.plan.n_windows; k++) {
+        const pare_ppl_plan *plan = &run.plan;
+        pare_progress(rt, "perplexity", (double)k, (double)plan->n_windows, "windows");
+        if ((st = pare_check_cancel(rt, err)) != PARE_OK) break;
+        pare_ppl_window(run.window, plan, run.ids.data, k);
+        pare_session_truncate(session, 0);
+        st = pare_session_logprobs(session, run.window, plan->ctx, plan->from, logprob, err);
+        if (st == PARE_OK)
+            st = pare_ppl_add(&sum, logprob, plan->ctx - 1 - plan->from, k, plan->from + 1, err);
+        if (st == PARE_OK && run.options.on_window)
+            run.options.on_window(run.options.arg, k + 1, plan->n_windows, pare_ppl_value(&sum));
+    }
+    if (st == PARE_OK) {
+        pare_progress(rt, "perplexity", (double)run.plan.n_windows, (double)run.plan.n_windows,
+                      "windows");
+        pare_ppl_finish(out, &run, &sum);
+    }
+    pare_free(logprob);
+    pare_session_free(session);
+    pare_ppl_end(&run);
+    return st;
+}
