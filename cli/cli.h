@@ -108,6 +108,8 @@ extern const cli_verb *const cli_verbs[]; /* ends with NULL */
 /* Writes the error's line and returns `status`. A verb writes "FILE: PLACE: found, expected". */
 __attribute__((format(printf, 3, 4))) pare_status cli_fail(cli *c, pare_status status,
                                                            const char *format, ...);
+/* Puts "PREFIX: " before the message in c->err; returns its status. */
+pare_status cli_prefix(cli *c, const char *prefix);
 /* A line on stderr ("pare: warning: ..."), unless --quiet. */
 __attribute__((format(printf, 2, 3))) void cli_warn(cli *c, const char *format, ...);
 /* The same for something done otherwise than asked: with --strict the exit code becomes 3. */

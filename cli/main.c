@@ -72,6 +72,12 @@ pare_status cli_fail(cli *c, pare_status status, const char *format, ...) {
     return status;
 }
 
+pare_status cli_prefix(cli *c, const char *prefix) {
+    char old[sizeof c->err.message];
+    memcpy(old, c->err.message, sizeof old);
+    return cli_fail(c, c->err.status, "%.400s: %.590s", prefix, old);
+}
+
 #define SAY(color, prefix)                                                                         \
     do {                                                                                           \
         if (c->common.quiet) break;                                                                \
