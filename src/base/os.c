@@ -348,6 +348,8 @@ bool pare_path_is_folder(const char *path) {
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+void pare_path_remove(const char *path) { (void)unlink(path); }
+
 char *pare_path_resolve(const char *path) {
     char *real = realpath(path, NULL);
     char *copy = real ? pare_strdup(real) : NULL;

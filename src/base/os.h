@@ -65,6 +65,9 @@ bool pare_same_file(const char *a, const char *b);
 bool pare_path_exists(const char *path);
 bool pare_path_is_folder(const char *path);
 
+/* Removes a file; one that does not exist is no error. */
+void pare_path_remove(const char *path);
+
 /* The path without links and "..", absolute; NULL when it does not exist or memory is out. Free
  * with pare_free. */
 char *pare_path_resolve(const char *path);

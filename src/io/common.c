@@ -2,6 +2,8 @@
 
 #include "base/os.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 bool pare_utf8_valid(const char *s, size_t n) {
@@ -41,6 +43,44 @@ int pare_clip(const char *s, size_t n, int max) {
     int cut = max;
     while (cut > 0 && ((uint8_t)s[cut] & 0xC0) == 0x80) cut--;
     return cut;
+}
+
+void pare_buffer_add(pare_buffer *b, const void *data, size_t n) {
+    size_t need;
+    if (b->failed || n == 0) return;
+    if (!pare_add_size(&need, b->n, n)) {
+        b->failed = true;
+        return;
+    }
+    if (need > b->capacity) {
+        size_t capacity = need < 256 ? 256 : need + need / 2;
+        uint8_t *more = pare_realloc(b->data, capacity, 1);
+        if (!more) {
+            b->failed = true;
+            return;
+        }
+        b->data = more;
+        b->capacity = capacity;
+    }
+    memcpy(b->data + b->n, data, n);
+    b->n = need;
+}
+
+void pare_buffer_print(pare_buffer *b, const char *format, ...) {
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (n < 0 || (size_t)n >= sizeof text)
+        b->failed = true;
+    else
+        pare_buffer_add(b, text, (size_t)n);
+}
+
+void pare_buffer_free(pare_buffer *b) {
+    pare_free(b->data);
+    *b = (pare_buffer){0};
 }
 
 static uint64_t mix(uint64_t a, uint64_t b) {

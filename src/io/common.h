@@ -1,4 +1,5 @@
-/* What the readers of untrusted files share: text with a length, UTF-8, and an index of names. */
+/* What readers and writers share: text with a length, UTF-8, growing
+ * bytes, and an index of names. */
 #ifndef PARE_SRC_IO_COMMON_H
 #define PARE_SRC_IO_COMMON_H
 
@@ -22,6 +23,19 @@ bool pare_name_valid(const char *s, size_t n);
 
 /* The length of a prefix of at most `max` bytes that cuts no character: for "%.*s" in messages. */
 int pare_clip(const char *s, size_t n, int max);
+
+/* Bytes that grow. Zero-initialise; after a failed allocation `failed` stays set and adding does
+ * nothing, so that one test at the end is enough. Free with pare_buffer_free. */
+typedef struct pare_buffer {
+    uint8_t *data;
+    size_t n, capacity;
+    bool failed;
+} pare_buffer;
+
+void pare_buffer_add(pare_buffer *b, const void *data, size_t n);
+__attribute__((format(printf, 2, 3))) void pare_buffer_print(pare_buffer *b, const char *format,
+                                                             ...);
+void pare_buffer_free(pare_buffer *b);
 
 /* An index of n names that live elsewhere: built once, 8 to 16 bytes a name, expected linear time
  * also for names chosen by an enemy (the hash is keyed). Zero-initialise; free with

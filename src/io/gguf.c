@@ -350,6 +350,9 @@ static void terminate_strings(reader *r, size_t first_tensor) {
 /* --- one file --- */
 
 static pare_status parse_version(reader *r) {
+    if (memcmp(r->part->header, "version https://", 16) == 0)
+        return BAD(r,
+                   "found a Git LFS pointer (the file itself was not downloaded), expected GGUF");
     if (memcmp(r->part->header, "GGUF", 4) != 0)
         return BAD(r, "found the bytes %02x %02x %02x %02x, expected \"GGUF\"", r->part->header[0],
                    r->part->header[1], r->part->header[2], r->part->header[3]);
