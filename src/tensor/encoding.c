@@ -1,7 +1,7 @@
 /* The list of encodings, the public functions on them, and tensors on stored bytes. */
 #include "tensor/encoding.h"
 
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 #define PARE_ENCODING(name) &pare_enc_##name,
 static const pare_encoding *const encodings[] = {

@@ -7,7 +7,7 @@
  *   .scales   BF16 [rows][ceil(cols / 32)]   q8 only: value = scale of its 32 columns * code
  *
  * Bits per weight at a share k of stored weights: 1 + 16k, and 1.5 + 8k (+ 64 / cols each). */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 enum { BITMAP, OFFSETS, VALUES, SCALES };
 

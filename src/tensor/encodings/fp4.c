@@ -1,6 +1,6 @@
 /* MXFP4 and NVFP4: 4-bit floats (E2M1) with a power of two per 32 values, or an E4M3 scale per 16.
  * OCP Microscaling Formats 1.0; ggml's layouts. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 /* ---- MXFP4 ---- */
 

@@ -1,6 +1,6 @@
 /* IQ4_NL and IQ4_XS: 4-bit codes that choose among 16 uneven levels, denser near zero. IQ4_NL has a
  * half scale per 32 values, IQ4_XS a 6-bit scale per 32 and a half scale per 256. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 static void unpack(int8_t q[32], const uint8_t qs[16]) {
     for (int i = 0; i < 16; i++) {

@@ -1,6 +1,6 @@
 /* The forms for models that were trained with few values per weight: TQ1_0 and TQ2_0 (-d, 0, d per
  * 256), Q1_0 (-d, d per 128), Q2_0 (-d, 0, d, 2d per 64). ggml's layouts. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 /* Rounds half away from zero; |v| <= 1 but for rounding. */
 static int ternary(float v) { return v >= 0.5f ? 1 : v <= -0.5f ? -1 : 0; }

@@ -9,7 +9,7 @@
  * Both patterns store four values for a byte of mask, so the kernels treat them alike: 9 and 5.5
  * bits per weight. Two 2-bit indices for four columns would take the same space as the mask and be
  * no faster to unpack; for 4:8 they would take more. cols is a multiple of 8. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 #include <stdatomic.h>
 

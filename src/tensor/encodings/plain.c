@@ -1,5 +1,5 @@
 /* The plain types: f32, f16, bf16. One block is one value. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 static const uint8_t *at(const pare_view *w, size_t row, size_t col, size_t item) {
     return (const uint8_t *)w->part[0] + row * w->row_bytes + col * item;

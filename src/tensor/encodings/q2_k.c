@@ -1,5 +1,5 @@
 /* Q2_K: 2-bit codes, a 4-bit scale and minimum per 16 values, two half scales per 256. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 static void q2_k_codes(int8_t *q, float *scale, float *offset, const pare_view *w, size_t row,
                        size_t col, size_t n) {

@@ -1,5 +1,5 @@
 /* Q3_K: 3-bit codes, a 6-bit scale per 16 values, a half scale per 256. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 static void q3_k_codes(int8_t *q, float *scale, float *offset, const pare_view *w, size_t row,
                        size_t col, size_t n) {

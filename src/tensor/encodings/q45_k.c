@@ -2,7 +2,7 @@
  * 256: 4.5 and 5.5 bits per weight. And their _tail forms for rows that are no multiple of 256
  * (but of 64): the last super-block is short, see kernels/blocks.h. A width of 576 then costs 4.67
  * bits per weight, where ggml falls back to Q5_0 at 5.5. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 /* ---- encoding, common to both ---- */
 

@@ -1,5 +1,5 @@
 /* Q4_0 and Q4_1: 4-bit codes, and a scale (Q4_1: and a minimum) per 32 values. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 /* Codes of a row are found in pieces of so many blocks. */
 enum { PIECE = 16 };

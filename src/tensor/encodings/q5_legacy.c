@@ -1,5 +1,5 @@
 /* Q5_0 and Q5_1: 5-bit codes, and a scale (Q5_1: and a minimum) per 32 values. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 /* Codes of a row are found in pieces of so many blocks. */
 enum { PIECE = 16 };

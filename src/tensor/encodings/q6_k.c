@@ -1,7 +1,7 @@
 /* Q6_K: 6-bit codes, an 8-bit scale per 16 values, a half scale per 256: 6.56 bits per weight. And
  * q6_k_tail for rows that are a multiple of 64, see kernels/blocks.h: 6.58 bits per weight at a
  * width of 576, where ggml falls back to Q8_0 at 8.5. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 static void tail_codes(int8_t *q, float *scale, const uint8_t *tail, size_t pieces) {
     uint16_t half;

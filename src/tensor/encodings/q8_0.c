@@ -1,5 +1,5 @@
 /* Q8_0: 8-bit codes and a scale per 32 values, 8.5 bits per weight. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 static void q8_0_codes(int8_t *q, float *scale, float *offset, const pare_view *w, size_t row,
                        size_t col, size_t n) {

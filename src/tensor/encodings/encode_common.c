@@ -1,5 +1,5 @@
 /* What the encodings share. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 void pare_decode_by_codes(float *y, const pare_view *w, size_t row, size_t col, size_t n,
                           pare_codes_fn codes, size_t group, bool has_offset) {

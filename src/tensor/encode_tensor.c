@@ -1,6 +1,6 @@
 /* Whole matrices to and from their encoding, on all threads, with the checks that no encoder makes
  * itself: finite input, scales that fit the stored type, usable importance. */
-#include "tensor/encodings/common.h"
+#include "tensor/encodings/encode_common.h"
 
 #include <stdatomic.h>
 

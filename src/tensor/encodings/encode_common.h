@@ -1,6 +1,6 @@
 /* What the encodings share. */
-#ifndef PARE_SRC_TENSOR_ENCODINGS_COMMON_H
-#define PARE_SRC_TENSOR_ENCODINGS_COMMON_H
+#ifndef PARE_SRC_TENSOR_ENCODINGS_ENCODE_COMMON_H
+#define PARE_SRC_TENSOR_ENCODINGS_ENCODE_COMMON_H
 
 #include "kernels/blocks.h"
 #include "tensor/encoding.h"
