@@ -5,7 +5,15 @@
 
 #include "base/error.h"
 
+/* Bounds of what a file may claim; above them no released model is known, below them no product of
+ * two overflows. */
 #define PARE_MAX_LAYERS 512
+#define PARE_MAX_DIM ((size_t)1 << 20)
+#define PARE_MAX_HEADS 4096
+#define PARE_MAX_HEAD_DIM 1024
+#define PARE_MAX_VOCAB ((size_t)1 << 28)
+#define PARE_MAX_CTX ((size_t)1 << 42)
+#define PARE_MAX_EOS 16
 
 typedef enum pare_rope_scaling {
     PARE_ROPE_NONE = 0,
@@ -16,9 +24,14 @@ typedef enum pare_rope_scaling {
 } pare_rope_scaling;
 
 typedef struct pare_rope_config {
-    float theta, factor, low_freq_factor, high_freq_factor, attn_factor;
-    size_t original_ctx;
+    float theta; /* 0 = no RoPE */
     pare_rope_scaling scaling;
+    float factor;                            /* linear, llama3, yarn */
+    float low_freq_factor, high_freq_factor; /* llama3 */
+    float beta_fast, beta_slow;              /* yarn; 0 = 32 and 1 */
+    bool no_truncate;    /* yarn: the ends of the ramp are not rounded to whole dimensions */
+    float attn_factor;   /* yarn: multiplies cos and sin; 0 = 0.1 ln(factor) + 1 */
+    size_t original_ctx; /* llama3, yarn */
 } pare_rope_config;
 
 typedef struct pare_model_config {
@@ -32,10 +45,35 @@ typedef struct pare_model_config {
     uint8_t local[PARE_MAX_LAYERS];    /* 1 = layer i is local (sliding window) */
     pare_rope_config rope, rope_local; /* of global and of local layers; theta 0 = no RoPE */
     bool tied;                         /* output = token_embd */
-    int pos_offset;                    /* added to positions of a learned table (OPT: 2) */
+    size_t pos_offset;                 /* added to positions of a learned table (OPT: 2) */
     size_t embed_dim;                  /* OPT-350m: word_embed_proj_dim; else dim */
-    bool norm_before;                  /* OPT: do_layer_norm_before */
-    int32_t bos, eos;                  /* -1 = none */
+    bool norm_before;                  /* OPT: do_layer_norm_before; else true */
+    bool final_norm;                   /* OPT-350m has none; else true */
+    int32_t bos;                       /* -1 = none */
+    int32_t eos[PARE_MAX_EOS];
+    size_t n_eos;
 } pare_model_config;
+
+struct pare_arch;
+struct pare_gguf;
+struct pare_json;
+
+/* Fills *c from a GGUF header, or from a config.json (`json`: the whole document). Errors:
+ * PARE_ERR_INPUT; PARE_ERR_UNSUPPORTED (the message names what is known). */
+pare_status pare_config_from_gguf(pare_model_config *c, const struct pare_arch **arch,
+                                  const struct pare_gguf *g, pare_error *err);
+pare_status pare_config_from_hf(pare_model_config *c, const struct pare_arch **arch,
+                                const struct pare_json *json, pare_error *err);
+
+/* Defaults before a reader fills in what the file says. */
+void pare_config_init(pare_model_config *c, const struct pare_arch *arch);
+
+/* After reading: what follows from other numbers, and what must hold between them. */
+pare_status pare_config_finish(pare_model_config *c, const struct pare_arch *arch, const char *file,
+                               pare_error *err);
+
+/* "FILE: PLACE: found "NAME", pare knows llama, ..." */
+pare_status pare_arch_unknown(const char *file, const char *place, const char *name, bool gguf,
+                              pare_error *err);
 
 #endif

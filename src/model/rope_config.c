@@ -22,12 +22,19 @@ static pare_status scale_llama3(pare_rope *rope, const pare_rope_config *c, pare
     return PARE_OK;
 }
 
-/* YaRN (arXiv:2309.00071), beta_fast 32 and beta_slow 1. */
+/* YaRN (arXiv:2309.00071): dimensions that turn more than beta_fast times within the original
+ * context are kept, those that turn less than beta_slow times are stretched, a ramp between. */
 static void scale_yarn(pare_rope *rope, const pare_rope_config *c) {
     double dim = 2.0 * (double)rope->half, old = (double)c->original_ctx;
     double log_theta = log((double)c->theta), factor = (double)c->factor;
-    double low = floor(dim * log(old / (32 * 2 * M_PI)) / (2 * log_theta));
-    double high = ceil(dim * log(old / (2 * M_PI)) / (2 * log_theta));
+    double fast = c->beta_fast > 0 ? (double)c->beta_fast : 32;
+    double slow = c->beta_slow > 0 ? (double)c->beta_slow : 1;
+    double low = dim * log(old / (fast * 2 * M_PI)) / (2 * log_theta);
+    double high = dim * log(old / (slow * 2 * M_PI)) / (2 * log_theta);
+    if (!c->no_truncate) {
+        low = floor(low);
+        high = ceil(high);
+    }
     low = low > 0 ? low : 0;
     high = high < dim - 1 ? high : dim - 1;
     if (high <= low) high = low + 0.001; /* no division by zero, as in the published code */

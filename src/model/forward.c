@@ -1,0 +1,166 @@
+/* The forward pass: what all architectures do the same way. Each architecture's own steps are in
+ * arch_NAME.c. */
+#include "model/model.h"
+
+void pare_pass_begin(pare_fwd *f, const pare_model *m, pare_pass *p) {
+    p->angles = p->angles_local = NULL;
+    if (!m->rope.half) return;
+    p->angles = pare_fwd_alloc(f, pare_op_angles_len(&m->rope, p->n), sizeof *p->angles);
+    pare_op_rope_angles(f, p->angles, &m->rope, p->pos0, p->n);
+    if (!m->config.window) return;
+    p->angles_local = pare_fwd_alloc(f, pare_op_angles_len(&m->rope_local, p->n), sizeof(float));
+    pare_op_rope_angles(f, p->angles_local, &m->rope_local, p->pos0, p->n);
+}
+
+void pare_pass_embed(pare_fwd *f, const pare_model *m, const pare_pass *p, float *h) {
+    m->arch->embed(f, m, p, h);
+}
+
+void pare_pass_layer(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer, float *h) {
+    size_t mark = pare_fwd_mark(f);
+    m->arch->layer(f, m, p, layer, h);
+    pare_fwd_release(f, mark);
+}
+
+void pare_pass_finish(pare_fwd *f, const pare_model *m, float *y, const float *h, size_t n) {
+    size_t mark = pare_fwd_mark(f);
+    m->arch->finish(f, m, y, h, n);
+    pare_fwd_release(f, mark);
+}
+
+void pare_pass_logits(pare_fwd *f, const pare_model *m, float *logits, const float *y, size_t n) {
+    const pare_model_config *c = &m->config;
+    pare_op_out head = {m->head->name, &m->head->w, NULL, logits, c->vocab_size};
+    pare_op_linear(f, y, c->embed_dim, n, c->embed_dim, &head, 1);
+    if (c->final_softcap > 0)
+        pare_op_softcap(f, logits, logits, c->final_softcap, n, c->vocab_size);
+}
+
+void pare_pass_run(pare_fwd *f, const pare_model *m, pare_pass *p, float *y) {
+    size_t mark = pare_fwd_mark(f);
+    pare_pass_begin(f, m, p);
+    float *h = pare_fwd_alloc(f, p->n * m->config.dim, sizeof *h);
+    pare_pass_embed(f, m, p, h);
+    for (size_t l = 0; l < m->config.n_layers; l++) pare_pass_layer(f, m, p, l, h);
+    pare_pass_finish(f, m, y, h, p->n);
+    pare_fwd_release(f, mark);
+}
+
+static pare_op_out out_of(const pare_linear *l, float *y, size_t ldy) {
+    return (pare_op_out){l->name, &l->w, l->bias, y, ldy};
+}
+
+void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer,
+                          float *out, const float *a) {
+    const pare_model_config *c = &m->config;
+    const pare_layer *l = &m->weights.layers[layer];
+    bool local = c->window && c->local[layer];
+    size_t n = p->n, mark = pare_fwd_mark(f);
+    size_t q_dim = c->n_heads * c->head_dim, kv_dim = c->n_kv_heads * c->head_dim;
+
+    /* q, k, v lie side by side in one buffer, which a fused matrix fills at once */
+    size_t ld = q_dim + 2 * kv_dim;
+    float *q = pare_fwd_alloc(f, n * ld, sizeof *q);
+    float *k = q ? q + q_dim : NULL, *v = q ? k + kv_dim : NULL;
+    if (l->attn_qkv.w.enc) {
+        pare_op_out qkv = out_of(&l->attn_qkv, q, ld);
+        pare_op_linear(f, a, c->dim, n, c->dim, &qkv, 1);
+    } else {
+        pare_op_out outs[3] = {out_of(&l->attn_q, q, ld), out_of(&l->attn_k, k, ld),
+                               out_of(&l->attn_v, v, ld)};
+        pare_op_linear(f, a, c->dim, n, c->dim, outs, 3);
+    }
+    if (l->attn_q_norm.w)
+        pare_op_head_rmsnorm(f, q, ld, q, ld, l->attn_q_norm.w, n, c->n_heads, c->head_dim,
+                             c->norm_eps);
+    if (l->attn_k_norm.w)
+        pare_op_head_rmsnorm(f, k, ld, k, ld, l->attn_k_norm.w, n, c->n_kv_heads, c->head_dim,
+                             c->norm_eps);
+    /* q and k are neighbours: rotated as one row of heads */
+    pare_op_rope(f, q, ld, n, c->n_heads + c->n_kv_heads, local ? &m->rope_local : &m->rope,
+                 local ? p->angles_local : p->angles);
+
+    pare_kv_layer kv;
+    if (p->kv) {
+        kv = p->kv->layers[layer];
+        pare_op_kv_store(f, &kv, k, ld, v, ld, n, p->pos0);
+    } else {
+        kv = pare_kv_layer_of(k, v, ld, n, c->n_kv_heads, c->head_dim);
+    }
+    pare_attn attn = {c->n_heads, local ? c->window : 0, c->attn_scale, c->attn_softcap};
+    float *o = pare_fwd_alloc(f, n * q_dim, sizeof *o);
+    pare_op_attention(f, o, q_dim, q, ld, &kv, &attn, n, p->pos0);
+
+    pare_op_out output = out_of(&l->attn_output, out, c->dim);
+    pare_op_linear(f, o, q_dim, n, q_dim, &output, 1);
+    pare_fwd_release(f, mark);
+}
+
+void pare_block_ffn(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer, float *out,
+                    const float *x, pare_ffn kind) {
+    const pare_model_config *c = &m->config;
+    const pare_layer *l = &m->weights.layers[layer];
+    size_t n = p->n, ffn = c->ffn_dim, mark = pare_fwd_mark(f);
+
+    float *up = pare_fwd_alloc(f, n * ffn, sizeof *up);
+    if (kind == PARE_FFN_SILU_GLU || kind == PARE_FFN_GELU_GLU) {
+        float *gate = pare_fwd_alloc(f, n * ffn, sizeof *gate);
+        pare_op_out outs[2] = {out_of(&l->ffn_gate, gate, ffn), out_of(&l->ffn_up, up, ffn)};
+        pare_op_linear(f, x, c->dim, n, c->dim, outs, 2);
+        if (kind == PARE_FFN_SILU_GLU)
+            pare_op_silu_mul(f, up, gate, up, n, ffn);
+        else
+            pare_op_gelu_mul(f, up, gate, up, n, ffn);
+    } else {
+        pare_op_out outs = out_of(&l->ffn_up, up, ffn);
+        pare_op_linear(f, x, c->dim, n, c->dim, &outs, 1);
+        if (kind == PARE_FFN_GELU)
+            pare_op_gelu(f, up, up, n, ffn);
+        else
+            pare_op_relu(f, up, up, n, ffn);
+    }
+    pare_op_out down = out_of(&l->ffn_down, out, c->dim);
+    pare_op_linear(f, up, ffn, n, ffn, &down, 1);
+    pare_fwd_release(f, mark);
+}
+
+void pare_block_llama(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer,
+                      float *h) {
+    const pare_layer *l = &m->weights.layers[layer];
+    size_t n = p->n, dim = m->config.dim;
+    float eps = m->config.norm_eps;
+
+    float *x = pare_fwd_alloc(f, n * dim, sizeof *x);
+    float *part = pare_fwd_alloc(f, n * dim, sizeof *part);
+    pare_op_rmsnorm(f, x, h, l->attn_norm.w, n, dim, eps);
+    pare_block_attention(f, m, p, layer, part, x);
+    pare_op_add_rmsnorm(f, x, h, part, l->ffn_norm.w, n, dim, eps);
+    pare_block_ffn(f, m, p, layer, part, x, PARE_FFN_SILU_GLU);
+    pare_op_add(f, h, h, part, n, dim);
+}
+
+void pare_block_gemma(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer,
+                      float *h) {
+    const pare_layer *l = &m->weights.layers[layer];
+    size_t n = p->n, dim = m->config.dim;
+    float eps = m->config.norm_eps;
+
+    float *x = pare_fwd_alloc(f, n * dim, sizeof *x);
+    float *part = pare_fwd_alloc(f, n * dim, sizeof *part);
+    pare_op_rmsnorm(f, x, h, l->attn_norm.w, n, dim, eps);
+    pare_block_attention(f, m, p, layer, part, x);
+    pare_op_rmsnorm(f, part, part, l->post_attention_norm.w, n, dim, eps);
+    pare_op_add_rmsnorm(f, x, h, part, l->ffn_norm.w, n, dim, eps);
+    pare_block_ffn(f, m, p, layer, part, x, PARE_FFN_GELU_GLU);
+    pare_op_rmsnorm(f, part, part, l->post_ffw_norm.w, n, dim, eps);
+    pare_op_add(f, h, h, part, n, dim);
+}
+
+void pare_embed_scaled(pare_fwd *f, const pare_model *m, const pare_pass *p, float *h) {
+    pare_op_embed(f, h, &m->weights.token_embd.w, p->ids, p->n, m->config.dim,
+                  m->config.embed_scale);
+}
+
+void pare_finish_rmsnorm(pare_fwd *f, const pare_model *m, float *y, const float *h, size_t n) {
+    pare_op_rmsnorm(f, y, h, m->weights.output_norm.w, n, m->config.dim, m->config.norm_eps);
+}

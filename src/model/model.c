@@ -1,0 +1,285 @@
+#include "model/model.h"
+
+#include "base/runtime.h"
+#include "model/names.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Memory of the weights that were loaded together; freed with the last layer in it. */
+typedef struct pare_weight_block {
+    uint8_t *data;
+    size_t bytes, n_users;
+} pare_weight_block;
+
+/* One tensor to load and where it goes. */
+typedef struct load_item {
+    const pare_source_tensor *t;
+    pare_tensor *matrix;  /* in its encoding, or */
+    const float **vector; /* as f32 */
+    size_t offset;        /* in the block */
+} load_item;
+
+typedef struct load_job {
+    const pare_source *source;
+    uint8_t *data;
+    load_item *items;
+    size_t n_items, n_bytes;
+    atomic_flag lock; /* of what follows */
+    size_t failed;    /* the first item that failed, SIZE_MAX = none: the message does not depend on
+                         which thread was faster */
+    pare_error err;
+    atomic_bool stop;
+} load_job;
+
+static pare_status add_item(load_job *job, const pare_source_tensor *t, pare_tensor *matrix,
+                            const float **vector, pare_error *err) {
+    size_t bytes = pare_source_read_bytes(t, matrix == NULL);
+    job->items[job->n_items++] = (load_item){t, matrix, vector, job->n_bytes};
+    if (!bytes || !pare_add_size(&job->n_bytes, job->n_bytes, bytes))
+        return pare_fail(err, PARE_ERR_INPUT, "%s: %s: found a size that does not fit in memory",
+                         pare_source_path(job->source), t->name);
+    return PARE_OK;
+}
+
+/* The weight and bias of one module, those that are there. owner: a pare_layer or pare_weights. */
+static pare_status add_module(load_job *job, const pare_weight_spec *spec, size_t layer,
+                              void *owner, pare_error *err) {
+    uint8_t *field = (uint8_t *)owner + spec->offset;
+    pare_linear *linear = (pare_linear *)field;
+    pare_norm *norm = (pare_norm *)field;
+    bool is_norm = spec->out == PARE_X_NONE;
+    char text[PARE_NAME_MAX];
+    pare_name name = {spec, layer, "weight", false};
+    pare_name_print(text, &name, PARE_NAMES_GGUF);
+    const pare_source_tensor *t = pare_source_find(job->source, text);
+    if (!t) return PARE_OK;
+    if (!is_norm) linear->name = t->canonical;
+    PARE_TRY(add_item(job, t, is_norm ? NULL : &linear->w, is_norm ? &norm->w : NULL, err));
+    name.leaf = "bias";
+    pare_name_print(text, &name, PARE_NAMES_GGUF);
+    t = pare_source_find(job->source, text);
+    return t ? add_item(job, t, NULL, is_norm ? &norm->bias : &linear->bias, err) : PARE_OK;
+}
+
+static void load_one(load_job *job, size_t i) {
+    load_item *item = &job->items[i];
+    pare_error err = {0};
+    pare_tensor tensor;
+    pare_status st = pare_source_read_into(job->source, item->t, item->vector != NULL,
+                                           job->data + item->offset, &tensor, &err);
+    if (st == PARE_OK) {
+        if (item->matrix)
+            *item->matrix = tensor;
+        else
+            *item->vector = tensor.view.part[0];
+        return;
+    }
+    atomic_store(&job->stop, true);
+    while (atomic_flag_test_and_set(&job->lock)) {
+    }
+    if (i < job->failed) {
+        job->failed = i;
+        job->err = err;
+    }
+    atomic_flag_clear(&job->lock);
+}
+
+static void load_range(void *arg, size_t begin, size_t end) {
+    load_job *job = arg;
+    for (size_t i = begin; i < end && !atomic_load(&job->stop); i++) load_one(job, i);
+}
+
+/* Largest first, so that threads finish together; else in the order of the file. */
+static int by_size(const void *a, const void *b) {
+    const load_item *x = a, *y = b;
+    if (x->t->n_bytes != y->t->n_bytes) return x->t->n_bytes < y->t->n_bytes ? 1 : -1;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* Allocates the block and reads all items into it. */
+static pare_status run_job(pare_weight_block **out, pare_runtime *rt, load_job *job,
+                           pare_error *err) {
+    pare_weight_block *block = pare_calloc(1, sizeof *block);
+    if (block) block->data = pare_big_alloc(job->n_bytes);
+    if (!block || !block->data) {
+        pare_free(block);
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: %zu bytes for weights",
+                         pare_source_path(job->source), job->n_bytes);
+    }
+    block->bytes = job->n_bytes;
+    job->data = block->data;
+    job->failed = SIZE_MAX;
+    qsort(job->items, job->n_items, sizeof *job->items, by_size);
+    pare_parallel_for(rt, job->n_items, 1, load_range, job);
+    if (job->failed == SIZE_MAX) {
+        *out = block;
+        return PARE_OK;
+    }
+    pare_big_free(block->data, block->bytes);
+    pare_free(block);
+    if (err) *err = job->err;
+    return job->err.status;
+}
+
+static void release(pare_weight_block **block) {
+    if (!*block) return;
+    if (--(*block)->n_users == 0) {
+        pare_big_free((*block)->data, (*block)->bytes);
+        pare_free(*block);
+    }
+    *block = NULL;
+}
+
+/* Collects the modules of layers [begin, end), or (begin == SIZE_MAX) those outside, and loads
+ * them.
+ */
+static pare_status load(pare_model *m, size_t begin, size_t end, pare_weight_block **block,
+                        pare_error *err) {
+    load_job job = {.source = m->source, .lock = ATOMIC_FLAG_INIT};
+    size_t n_specs = 0, n_layers = begin == SIZE_MAX ? 1 : end - begin;
+    while (m->arch->weights[n_specs].name) n_specs++;
+    job.items = pare_calloc(n_specs * 2 * n_layers, sizeof *job.items);
+    if (!job.items)
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: list of weights",
+                         m->source ? pare_source_path(m->source) : "");
+    pare_status st = PARE_OK;
+    for (size_t k = 0; k < n_layers; k++)
+        for (size_t i = 0; i < n_specs && st == PARE_OK; i++) {
+            const pare_weight_spec *spec = &m->arch->weights[i];
+            bool layered = strchr(spec->name, '#') != NULL;
+            if (layered != (begin != SIZE_MAX)) continue;
+            void *owner = layered ? (void *)&m->weights.layers[begin + k] : (void *)&m->weights;
+            st = add_module(&job, spec, layered ? begin + k : SIZE_MAX, owner, err);
+        }
+    if (st == PARE_OK) st = run_job(block, m->rt, &job, err);
+    pare_free(job.items);
+    return st;
+}
+
+pare_status pare_model_load_layers(pare_model *m, size_t begin, size_t end, pare_error *err) {
+    for (size_t i = begin; i < end; i++)
+        if (i >= m->config.n_layers || m->weights.layers[i].block)
+            return pare_fail(err, PARE_ERR_INTERNAL, "%s: layer %zu cannot be loaded",
+                             pare_source_path(m->source), i);
+    if (begin == end) return PARE_OK;
+    pare_weight_block *block;
+    pare_status st = load(m, begin, end, &block, err);
+    if (st != PARE_OK) {
+        memset(&m->weights.layers[begin], 0, (end - begin) * sizeof(pare_layer));
+        return st;
+    }
+    block->n_users = end - begin;
+    for (size_t i = begin; i < end; i++) m->weights.layers[i].block = block;
+    return PARE_OK;
+}
+
+void pare_model_drop_layer(pare_model *m, size_t layer) {
+    pare_layer *l = &m->weights.layers[layer];
+    release(&l->block);
+    *l = (pare_layer){0};
+}
+
+static pare_status open_globals(pare_model *m, pare_error *err) {
+    const pare_model_config *c = &m->config;
+    PARE_TRY(pare_source_check_complete(m->source, err));
+    m->weights.layers = pare_calloc(c->n_layers, sizeof *m->weights.layers);
+    if (!m->weights.layers)
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: layers", pare_source_path(m->source));
+    PARE_TRY(load(m, SIZE_MAX, SIZE_MAX, &m->weights.block, err));
+    m->weights.block->n_users = 1;
+    m->head = m->weights.output.w.enc ? &m->weights.output : &m->weights.token_embd;
+
+    const float *divisors = m->weights.rope_freqs.w;
+    pare_status st = pare_rope_init(&m->rope, &c->rope, c->head_dim, divisors, err);
+    if (st == PARE_OK)
+        st = pare_rope_init(&m->rope_local, &c->rope_local, c->head_dim, divisors, err);
+    return st == PARE_OK ? st : pare_fail_prefix(err, "%s", pare_source_path(m->source));
+}
+
+pare_status pare_model_open(pare_model **out, pare_runtime *rt, pare_source *source,
+                            pare_error *err) {
+    *out = NULL;
+    pare_model *m = pare_calloc(1, sizeof *m);
+    if (!m) {
+        pare_status st = pare_fail(err, PARE_ERR_NOMEM, "%s: the model", pare_source_path(source));
+        pare_source_close(source);
+        return st;
+    }
+    m->rt = rt;
+    m->source = source;
+    m->arch = pare_source_arch(source);
+    m->config = *pare_source_config(source);
+    pare_status st = open_globals(m, err);
+    if (st != PARE_OK) {
+        pare_model_free(m);
+        return st;
+    }
+    *out = m;
+    return PARE_OK;
+}
+
+pare_status pare_model_load(pare_model **out, pare_runtime *rt, const char *path, pare_error *err) {
+    pare_source *source;
+    *out = NULL;
+    PARE_TRY(pare_source_open(&source, path, err));
+    pare_model *m;
+    PARE_TRY(pare_model_open(&m, rt, source, err));
+    pare_status st = pare_model_load_layers(m, 0, m->config.n_layers, err);
+    if (st != PARE_OK) {
+        pare_model_free(m);
+        return st;
+    }
+    *out = m;
+    return PARE_OK;
+}
+
+void pare_model_free(pare_model *m) {
+    if (!m) return;
+    for (size_t i = 0; m->weights.layers && i < m->config.n_layers; i++)
+        release(&m->weights.layers[i].block);
+    pare_free(m->weights.layers);
+    release(&m->weights.block);
+    pare_source_close(m->source);
+    pare_free(m);
+}
+
+size_t pare_model_vocab_size(const pare_model *m) { return m->config.vocab_size; }
+size_t pare_model_ctx_max(const pare_model *m) { return m->config.ctx_max; }
+const char *pare_model_arch(const pare_model *m) { return m->config.arch; }
+
+/* The matrices that a token is multiplied with: all but the tables it is looked up in. */
+static bool is_multiplied(const pare_model *m, const pare_source_tensor *t) {
+    if (!t->canonical || t->n_dims != 2) return false;
+    if (strcmp(t->canonical, "token_embd.weight") == 0) return m->config.tied;
+    return strcmp(t->canonical, "position_embd.weight") != 0;
+}
+
+uint64_t pare_model_bytes_per_token(const pare_model *m) {
+    uint64_t total = 0;
+    for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
+        const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
+        if (is_multiplied(m, t) || (t->canonical && t->n_dims == 1)) total += t->n_bytes;
+    }
+    const pare_source_tensor *table = pare_source_find(m->source, "token_embd.weight");
+    return total + table->n_bytes / m->config.vocab_size;
+}
+
+uint64_t pare_model_flops_per_token(const pare_model *m) {
+    uint64_t total = 0;
+    for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
+        const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
+        if (is_multiplied(m, t)) total += 2 * t->n_params;
+    }
+    return total;
+}
+
+uint64_t pare_model_weight_bytes(const pare_model *m) {
+    uint64_t total = 0;
+    for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
+        const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
+        if (t->canonical) total += t->n_bytes;
+    }
+    return total;
+}

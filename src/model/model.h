@@ -1,0 +1,145 @@
+/* A model in memory: weights in their encodings and in canonical form (source.h), and the forward
+ * pass over them.
+ *
+ * Weights are read by pread into huge pages: a file that shrinks gives an error instead of SIGBUS,
+ * and huge pages are read faster than a mapped file. Norms and biases are f32. */
+#ifndef PARE_SRC_MODEL_MODEL_H
+#define PARE_SRC_MODEL_MODEL_H
+
+#include "autograd/ops.h"
+#include "model/arch.h"
+#include "model/kv_cache.h"
+#include "model/rope_config.h"
+#include "model/source.h"
+#include "pare/model.h"
+
+/* y = x w^T + bias */
+typedef struct pare_linear {
+    pare_tensor w;     /* [out][in]; enc NULL = absent */
+    const float *bias; /* [out] or NULL */
+    const char *name;  /* "blk.0.attn_q.weight"; owned by the source */
+} pare_linear;
+
+typedef struct pare_norm {
+    const float *w, *bias; /* [dim]; NULL = absent */
+} pare_norm;
+
+/* Field names are the canonical ones; an architecture fills those in its table. */
+typedef struct pare_layer {
+    pare_norm attn_norm, attn_q_norm, attn_k_norm, post_attention_norm, ffn_norm, post_ffw_norm;
+    pare_linear attn_q, attn_k, attn_v, attn_qkv, attn_output, ffn_gate, ffn_up, ffn_down;
+    struct pare_weight_block *block; /* holds all of it; NULL = the layer is not loaded */
+} pare_layer;
+
+typedef struct pare_weights {
+    pare_linear token_embd, position_embd, proj_in, proj_out, output;
+    pare_norm output_norm;
+    pare_norm rope_freqs;            /* [head_dim / 2] divisors, or absent */
+    pare_layer *layers;              /* [n_layers] */
+    struct pare_weight_block *block; /* of what is not in layers */
+} pare_weights;
+
+struct pare_model {
+    pare_runtime *rt;    /* borrowed */
+    pare_source *source; /* owned */
+    const pare_arch *arch;
+    pare_model_config config;
+    pare_weights weights;
+    const pare_linear *head;    /* output, or token_embd when tied */
+    pare_rope rope, rope_local; /* half 0 = no RoPE */
+};
+
+/* A model without layers: embeddings, final norm and head only. Takes the source over (also when it
+ * fails). */
+pare_status pare_model_open(pare_model **out, pare_runtime *rt, pare_source *source,
+                            pare_error *err);
+/* Loads layers [begin, end) on all threads. A layer that is loaded already is an error. */
+pare_status pare_model_load_layers(pare_model *m, size_t begin, size_t end, pare_error *err);
+/* Frees the weights of a layer; it may be loaded again. */
+void pare_model_drop_layer(pare_model *m, size_t layer);
+
+/* ---- the forward pass, called by every thread with its own context (autograd/ops.h) ---- */
+
+/* A batch of tokens on its way through the model. */
+typedef struct pare_pass {
+    const int32_t *ids;           /* [n], checked; NULL in a plan */
+    size_t n, pos0;               /* tokens ids[i] at positions pos0 + i */
+    const pare_kv_cache *kv;      /* NULL: attention over the pass's own tokens, pos0 is 0 */
+    float *angles, *angles_local; /* of RoPE; made by pare_pass_begin */
+} pare_pass;
+
+/* Allocates and computes what all layers share: the angles. */
+void pare_pass_begin(pare_fwd *f, const pare_model *m, pare_pass *p);
+
+/* h[n][dim] = the embeddings. */
+void pare_pass_embed(pare_fwd *f, const pare_model *m, const pare_pass *p, float *h);
+
+/* One layer in place: h[n][dim]. Scratch is given back. */
+void pare_pass_layer(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer, float *h);
+
+/* y[n][embed_dim] = what the head multiplies (the final norm); y may be h where embed_dim == dim.
+ */
+void pare_pass_finish(pare_fwd *f, const pare_model *m, float *y, const float *h, size_t n);
+
+/* logits[n][vocab_size] of y. */
+void pare_pass_logits(pare_fwd *f, const pare_model *m, float *logits, const float *y, size_t n);
+
+/* All of it but the logits: y[n][embed_dim]. */
+void pare_pass_run(pare_fwd *f, const pare_model *m, pare_pass *p, float *y);
+
+/* ---- pieces that architectures share (forward.c) ---- */
+
+/* out[n][dim] = attention of the layer on a[n][dim], output projection included, residual not. The
+ * architectures' differences are in the weights that are there: fused or single q, k, v; norms on
+ * heads; biases. */
+void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer,
+                          float *out, const float *a);
+
+typedef enum pare_ffn {
+    PARE_FFN_SILU_GLU,
+    PARE_FFN_GELU_GLU,
+    PARE_FFN_GELU,
+    PARE_FFN_RELU
+} pare_ffn;
+/* out[n][dim] = the feed-forward part on x[n][dim]. */
+void pare_block_ffn(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer, float *out,
+                    const float *x, pare_ffn kind);
+
+/* A layer of the Llama family, in place on h[n][dim]:
+ *     h += attention(rmsnorm(h));  h += down(silu(gate x) * (up x)), x = rmsnorm(h) */
+void pare_block_llama(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer, float *h);
+
+/* A layer of the Gemma 2 and 3 family, norms before and after each part:
+ *     h += norm(attention(norm(h)));  h += norm(down(gelu(gate x) * (up x))), x = norm(h) */
+void pare_block_gemma(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer, float *h);
+
+/* h = token_embd[ids] * embed_scale, and the final RMSNorm: of all but GPT-2 and OPT. */
+void pare_embed_scaled(pare_fwd *f, const pare_model *m, const pare_pass *p, float *h);
+void pare_finish_rmsnorm(pare_fwd *f, const pare_model *m, float *y, const float *h, size_t n);
+
+/* ---- rows of an architecture's weight table ---- */
+
+/* A matrix or a norm of a layer; the field's name is the canonical one. */
+#define PARE_LAYER_MATRIX(field, hf_name, out_, in_, ...)                                          \
+    {                                                                                              \
+        .name = "blk.#." #field, .hf = hf_name, .out = PARE_X_##out_, .in = PARE_X_##in_,          \
+        .offset = offsetof(pare_layer, field), __VA_ARGS__                                         \
+    }
+#define PARE_LAYER_NORM(field, hf_name, in_, ...)                                                  \
+    {                                                                                              \
+        .name = "blk.#." #field, .hf = hf_name, .in = PARE_X_##in_,                                \
+        .offset = offsetof(pare_layer, field), __VA_ARGS__                                         \
+    }
+/* The same outside the layers. */
+#define PARE_GLOBAL_MATRIX(field, hf_name, out_, in_, ...)                                         \
+    {                                                                                              \
+        .name = #field, .hf = hf_name, .out = PARE_X_##out_, .in = PARE_X_##in_,                   \
+        .offset = offsetof(pare_weights, field), __VA_ARGS__                                       \
+    }
+#define PARE_GLOBAL_NORM(field, hf_name, in_, ...)                                                 \
+    {                                                                                              \
+        .name = #field, .hf = hf_name, .in = PARE_X_##in_,                                         \
+        .offset = offsetof(pare_weights, field), __VA_ARGS__                                       \
+    }
+
+#endif

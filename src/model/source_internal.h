@@ -1,0 +1,43 @@
+/* The source's inside, shared by source.c (opening), source_hf.c (folders) and source_read.c. */
+#ifndef PARE_SRC_MODEL_SOURCE_INTERNAL_H
+#define PARE_SRC_MODEL_SOURCE_INTERNAL_H
+
+#include "base/hash.h"
+#include "io/gguf.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "model/names.h"
+#include "model/source.h"
+
+struct pare_source {
+    char *path;
+    pare_gguf *gguf; /* one of gguf and st */
+    pare_st *st;
+    pare_json config_json;
+    const pare_arch *arch;
+    pare_model_config config;
+    pare_source_tensor *tensors;
+    size_t n_tensors, capacity;
+    char **owned; /* [capacity] canonical names, NULL where there is none */
+    pare_table by_canonical;
+};
+
+/* Fills the tensor list and the configuration. */
+pare_status source_open_hf(pare_source *s, pare_error *err);
+
+/* Room for n tensors. */
+pare_status source_reserve(pare_source *s, size_t n, pare_error *err);
+
+/* Appends a tensor whose name, encoding, dims, file, offset and bytes are set: finds its canonical
+ * name, its fixes (none for `canonical_form`), and checks its shape. */
+pare_status source_add(pare_source *s, const pare_source_tensor *t, bool canonical_form,
+                       pare_error *err);
+
+/* The file that holds part 0, for messages. */
+const char *source_file_path(const pare_source *s, const pare_source_tensor *t);
+
+/* The shape that the configuration implies, in the file's order. */
+void source_expected_shape(const pare_source *s, const pare_name *name, unsigned fix,
+                           size_t *n_dims, size_t dims[2]);
+
+#endif
