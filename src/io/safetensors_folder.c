@@ -117,8 +117,8 @@ static pare_status open_files(pare_st *s, const st_index *x, const char *folder,
     return PARE_OK;
 }
 
-/* Every tensor stands in the file that the map names, and the map names no other. */
-static pare_status check_map(const pare_st *s, const st_index *x, pare_error *err) {
+/* Every tensor stands in the file that the map names ... */
+static pare_status check_tensors(const pare_st *s, const st_index *x, pare_error *err) {
     for (size_t i = 0; i < s->n_tensors; i++) {
         const pare_st_tensor *t = &s->tensors[i].t;
         const char *listed = json_string_value(json_object_get(x->map, t->name));
@@ -128,7 +128,11 @@ static pare_status check_map(const pare_st *s, const st_index *x, pare_error *er
                              x->path, pare_clip(t->name, strlen(t->name), 100), t->name,
                              listed ? listed : "nothing", x->files[t->file]);
     }
-    if (s->n_tensors == json_object_size(x->map)) return PARE_OK;
+    return PARE_OK;
+}
+
+/* ... and the map names no other. */
+static pare_status check_map(const pare_st *s, const st_index *x, pare_error *err) {
     const char *name;
     json_t *value;
     json_object_foreach(x->map, name, value) {
@@ -170,8 +174,9 @@ static pare_status open_index(pare_st *s, st_index *x, const char *folder, pare_
                          x->path);
     PARE_TRY(list_files(x, err));
     PARE_TRY(open_files(s, x, folder, err));
-    PARE_TRY(check_map(s, x, err));
+    PARE_TRY(check_tensors(s, x, err));
     PARE_TRY(st_index_names(s, err));
+    PARE_TRY(check_map(s, x, err));
     return check_total(s, x, err);
 }
 

@@ -27,7 +27,9 @@ struct pare_regex_scratch {
 /* Unicode's white space: PCRE2's \s has U+180E too, which lost that property in Unicode 6.3. */
 #define SPACES                                                                                     \
     "\\t-\\r \\x85\\xA0\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
-#define WORDS "\\p{L}\\p{M}\\p{N}\\p{Pc}"
+#define WORDS "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}"
+#define EDGE "(?:(?<=[" WORDS "])(?![" WORDS "])|(?<![" WORDS "])(?=[" WORDS "]))"
+#define NO_EDGE "(?:(?<=[" WORDS "])(?=[" WORDS "])|(?<![" WORDS "])(?![" WORDS "]))"
 
 static bool add(pare_text_buffer *out, const char *s) {
     return pare_text_buffer_add(out, s, strlen(s));
@@ -44,6 +46,10 @@ static bool translate_escape(pare_text_buffer *out, char c, bool in_class) {
         return add(out, in_class ? WORDS : "[" WORDS "]");
     case 'W':
         return add(out, in_class ? "\\W" : "[^" WORDS "]");
+    case 'b': /* in a class: backspace */
+        return add(out, in_class ? "\\b" : EDGE);
+    case 'B':
+        return add(out, in_class ? "\\B" : NO_EDGE);
     default:
         return pare_text_buffer_add(out, "\\", 1) && pare_text_buffer_add(out, &c, 1);
     }

@@ -1,6 +1,6 @@
 /* Regular expressions of tokenizer files, on PCRE2. They were written for Oniguruma (and Rust):
- * `\s`,
- * `\S`, `\w`, `\W` are translated to what those mean by them, ^ and $ are those of lines.
+ * `\s`, `\S`, `\w`, `\W`, `\b`, `\B` are translated to what those mean by them, ^ and $ are those
+ * of lines.
  *
  * An expression is untrusted: its length, its nesting, the steps of one match, its heap and its
  * machine stack (1 MiB) have limits, and running into one is an error, never a hang or a crash. */

@@ -132,7 +132,7 @@ static int32_t whole_word(encoder *e, const char *s, size_t n, pare_status *st) 
     if (tok->vocab->byte_level) s = e->letters.data, n = e->letters.n;
     int32_t id = pare_tokenizer_lookup(tok, s, n);
     /* the text of a special token is plain text here */
-    return id >= 0 && !tok->special[id] ? id : -1;
+    return id >= 0 && !tok->special[id] && !tok->vocab->tokens[id].outside ? id : -1;
 }
 
 static pare_status encode_word(encoder *e, const char *s, size_t n) {

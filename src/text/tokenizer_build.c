@@ -80,7 +80,8 @@ static int32_t *char_slot(pare_char_map *map, int32_t cp) {
 
 static bool has_symbol(const pare_vocab *v, size_t i) {
     uint8_t type = v->tokens[i].type;
-    return !v->by_score || type == PARE_TOKEN_NORMAL || type == PARE_TOKEN_USER_DEFINED;
+    if (!v->by_score) return !v->tokens[i].outside;
+    return type == PARE_TOKEN_NORMAL || type == PARE_TOKEN_USER_DEFINED;
 }
 
 /* Characters that are tokens, then (by scores) those that are only part of one. */
@@ -234,13 +235,16 @@ static bool add_byte_level_piece(pare_text_buffer *out, pare_span s) {
     return true;
 }
 
-static bool add_piece(pare_tokenizer *tok, size_t i, const uint8_t *is_added,
-                      pare_text_buffer *work) {
+/* added: its flags + 1, or 0. A normalized one stands for what it was matched with. */
+static bool add_piece(pare_tokenizer *tok, size_t i, unsigned added, pare_text_buffer *work) {
     const pare_vocab *v = tok->vocab;
     pare_span s = token_text(v, i);
+    if (added && (added - 1) & PARE_ADDED_NORMALIZED &&
+        pare_vocab_normalize(v, work, &s.s, &s.n, NULL) != PARE_OK)
+        return false;
     if (v->byte_level)
-        return is_added[i] ? pare_text_buffer_add(&tok->pieces, s.s, s.n)
-                           : add_byte_level_piece(&tok->pieces, s);
+        return added ? pare_text_buffer_add(&tok->pieces, s.s, s.n)
+                     : add_byte_level_piece(&tok->pieces, s);
     int byte = v->tokens[i].type == PARE_TOKEN_BYTE ? pare_byte_token(s.s, s.n) : -1;
     if (byte >= 0) {
         char c = (char)byte;
@@ -249,7 +253,7 @@ static bool add_piece(pare_tokenizer *tok, size_t i, const uint8_t *is_added,
     /* a GGUF file has real spaces in its user-defined tokens, so that a mark there is a mark */
     bool as_is = v->from_gguf && v->tokens[i].type == PARE_TOKEN_USER_DEFINED;
     for (size_t k = 0; k < v->n_decode && !as_is; k++) {
-        pare_text_buffer *to = &work[k & 1];
+        pare_text_buffer *to = &work[s.s == work[0].data];
         to->n = 0;
         if (!pare_text_replace(to, &v->decode[k], s.s, s.n, PARE_TEXT_MAX)) return false;
         s = (pare_span){to->data, to->n};
@@ -260,14 +264,14 @@ static bool add_piece(pare_tokenizer *tok, size_t i, const uint8_t *is_added,
 static pare_status build_pieces(pare_tokenizer *tok, pare_error *err) {
     const pare_vocab *v = tok->vocab;
     pare_text_buffer work[2] = {{0}, {0}};
-    uint8_t *is_added = pare_calloc(v->n, 1);
-    bool ok = is_added && pare_text_buffer_reserve(&tok->pieces, 1);
-    for (size_t i = 0; ok && i < v->n_added; i++) is_added[v->added[i].id] = 1;
+    uint8_t *flags = pare_calloc(v->n, 1);
+    bool ok = flags && pare_text_buffer_reserve(&tok->pieces, 1);
+    for (size_t i = 0; ok && i < v->n_added; i++) flags[v->added[i].id] = v->added[i].flags + 1;
     for (size_t i = 0; ok && i < v->n; i++) {
-        ok = add_piece(tok, i, is_added, work);
+        ok = add_piece(tok, i, flags[i], work);
         tok->piece_end[i] = (uint32_t)tok->pieces.n;
     }
-    pare_free(is_added);
+    pare_free(flags);
     pare_text_buffer_free(&work[0]);
     pare_text_buffer_free(&work[1]);
     return ok ? PARE_OK : no_memory(tok, err);

@@ -87,7 +87,8 @@ bool pare_is_white_space(int32_t cp) {
 bool pare_is_word(int32_t cp) {
     if (cp < 0) return false;
     utf8proc_category_t c = utf8proc_category(cp);
-    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NO) || c == UTF8PROC_CATEGORY_PC;
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
+           cp == 0x200C || cp == 0x200D;
 }
 
 static bool stands_for_itself(unsigned b) {

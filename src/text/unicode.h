@@ -23,7 +23,7 @@ size_t pare_utf8_pending(const char *s, size_t n);
 /* Unicode's White_Space property. */
 bool pare_is_white_space(int32_t cp);
 
-/* A word character: letter, mark, number or connector punctuation. */
+/* A word character: letter, mark, digit, letter number, connector punctuation, joiner. */
 bool pare_is_word(int32_t cp);
 
 /* GPT-2's byte alphabet: every byte has a printable code point (0x21..0x7E, 0xA1..0xAC, 0xAE..0xFF

@@ -55,7 +55,7 @@ pare_status pare_vocab_add(pare_vocab *v, const char *text, size_t len, float sc
     if (!pare_grow(&v->tokens, &v->tokens_capacity, v->n + 1, sizeof *v->tokens) ||
         !pare_text_buffer_add(&v->text, text, len) || !pare_text_buffer_add(&v->text, "", 1))
         return no_memory(v, err);
-    v->tokens[v->n++] = (pare_token){(uint32_t)offset, (uint32_t)len, score, (uint8_t)type};
+    v->tokens[v->n++] = (pare_token){(uint32_t)offset, (uint32_t)len, score, (uint8_t)type, false};
     return PARE_OK;
 }
 

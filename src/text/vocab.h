@@ -34,6 +34,8 @@ typedef struct pare_token {
     uint32_t offset, len; /* its own text in vocab->text, a NUL after it */
     float score;          /* of merging by scores; else 0 */
     uint8_t type;         /* pare_token_type */
+    bool outside; /* an added token that is not in the model's own vocabulary (tokenizer.json):
+                     merging never makes it */
 } pare_token;
 
 /* left and right become result. Merges are in order of rank. */

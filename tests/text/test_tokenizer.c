@@ -96,6 +96,9 @@ typedef struct expectation {
 static const expectation expectations[] = {
     {"vocab/ggml-vocab-gpt-2.gguf", NULL, false, 287644, 286220, 0xdd2fa101, 0xdacf44f6, false},
     {"vocab/ggml-vocab-llama-spm.gguf", NULL, true, 341469, 335687, 0x494f3725, 0xf24f58cf, false},
+    {"tokenizers/tinyllama.tokenizer.json", NULL, true, 341469, 335687, 0x494f3725, 0xf24f58cf,
+     false}, /* Llama 2's vocabulary from the other kind of file */
+    {"tokenizers/qwen3.tokenizer.json", NULL, false, 299078, 299079, 0x9557b487, 0xa321ac3b, false},
     {NULL, "gemma3", true, 292283, 295215, 0xfeb335cc, 0x2fac578f, true},
     /* transformers' GPT2TokenizerFast with SmolLM2's rules gives the same */
     {NULL, "smollm2", false, 304978, 303415, 0xc5eeb539, 0xdcd72c26, false},
