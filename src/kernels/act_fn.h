@@ -15,6 +15,9 @@ typedef struct pare_act_fn_kernels {
     void (*scale)(float *y, const float *x, float s, size_t n);
     /* y = c * tanh(x / c), c > 0 */
     void (*softcap)(float *y, const float *x, float c, size_t n);
+    /* fast variants: exp within 2 ulp, results below 2^-126 become 0; tanh within 2 ulp */
+    void (*exp)(float *y, const float *x, size_t n);
+    void (*tanh)(float *y, const float *x, size_t n);
 } pare_act_fn_kernels;
 
 extern const pare_act_fn_kernels pare_act_fn_ref, pare_act_fn_avx2;

@@ -39,5 +39,13 @@ static void softcap(float *y, const float *x, float c, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] = (float)(c * tanh((double)x[i] / c));
 }
 
-const pare_act_fn_kernels pare_act_fn_ref = {silu_mul, gelu_mul, gelu_row, relu,
-                                             add,      scale,    softcap};
+static void exp_row(float *y, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = (float)exp((double)x[i]);
+}
+
+static void tanh_row(float *y, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = (float)tanh((double)x[i]);
+}
+
+const pare_act_fn_kernels pare_act_fn_ref = {silu_mul, gelu_mul, gelu_row, relu,    add,
+                                             scale,    softcap,  exp_row,  tanh_row};

@@ -82,16 +82,17 @@ static size_t first_key(const attn_job *job, size_t pos) {
     return w && pos + 1 > w ? pos + 1 - w : 0;
 }
 
-/* Decodes keys (or values) [lo, hi) of the block at `block` into tile rows; other rows become zero,
- * so that a masked weight of 0 meets a finite number. */
+/* Decodes keys (or values) [lo, hi) of the block at `block` into tile[KEYS][dim_up]. Other rows
+ * become zero, so that a masked weight of 0 meets a finite number; columns past head_dim are zero
+ * from the start. */
 static void load_block(const attn_job *job, const uint8_t *base, size_t g, size_t block, size_t lo,
-                       size_t hi, float *tile, size_t ld) {
+                       size_t hi, float *tile) {
     const pare_kv_layer *kv = job->kv;
     const uint8_t *rows = base + g * kv->head_stride + lo % kv->capacity * kv->row_stride;
-    size_t skip = lo - block, n = hi - lo;
-    if (skip) memset(tile, 0, skip * ld * sizeof *tile);
-    job->codec->load(tile + skip * ld, ld, rows, kv->row_stride, n, kv->head_dim);
-    if (skip + n < KEYS) memset(tile + (skip + n) * ld, 0, (KEYS - skip - n) * ld * sizeof *tile);
+    size_t skip = lo - block, n = hi - lo, up = job->dim_up;
+    if (skip) memset(tile, 0, skip * up * sizeof *tile);
+    job->codec->load(tile + skip * up, up, rows, kv->row_stride, n, kv->head_dim);
+    if (skip + n < KEYS) memset(tile + (skip + n) * up, 0, (KEYS - skip - n) * up * sizeof *tile);
 }
 
 /* Copies the rows of queries [q0, q0 + n_q) and heads [h0, h0 + n_h), times the scale. Row r is
@@ -138,16 +139,18 @@ static void run_tile(const attn_job *job, attn_space *s, size_t g, size_t q0, si
     const pare_kv_layer *kv = job->kv;
     size_t dim = kv->head_dim, up = job->dim_up, m = n_q * n_h;
     gather_queries(job, s, q0, n_q, h0, n_h);
+    const pare_attn_panels keys = {s->k, KEYS / NR, NR, dim * NR};
+    const pare_attn_panels values = {s->v, up / NR, NR, KEYS * NR};
     size_t first = first_key(job, job->pos0 + q0), last = job->pos0 + q0 + n_q;
     for (size_t block = first / KEYS * KEYS; block < last; block += KEYS) {
         size_t lo = block > first ? block : first, hi = block + KEYS < last ? block + KEYS : last;
-        load_block(job, kv->k, g, block, lo, hi, s->tile, dim);
-        job->k->pack_k(s->k, s->tile, dim);
-        job->k->gemm(s->s, KEYS, s->q, dim, s->k, m, KEYS / NR, dim, false);
+        load_block(job, kv->k, g, block, lo, hi, s->tile);
+        job->k->pack_k(s->k, s->tile, up, dim);
+        job->k->gemm(s->s, KEYS, s->q, dim, m, &keys, dim, false);
         step_rows(job, s, q0, n_h, m, block, lo, hi);
-        load_block(job, kv->v, g, block, lo, hi, s->tile, dim);
-        job->k->pack_v(s->v, s->tile, dim);
-        job->k->gemm(s->o, up, s->s, KEYS, s->v, m, up / NR, KEYS, true);
+        load_block(job, kv->v, g, block, lo, hi, s->tile);
+        job->k->pack_v(s->v, s->tile, up, up / NR);
+        job->k->gemm(s->o, up, s->s, KEYS, m, &values, KEYS, true);
     }
     for (size_t r = 0; r < m; r++)
         write_row(job, job->out + (q0 + r / n_h) * job->ldo + (h0 + r % n_h) * dim, s->o + r * up,
@@ -196,16 +199,16 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
     const pare_kv_layer *kv = job->kv;
     size_t dim = kv->head_dim, up = job->dim_up, m = job->n * n_h, n_heads = job->a->n_heads;
     gather_queries(job, s, 0, job->n, h0, n_h);
+    const pare_attn_panels values = {s->tile, up / NR, up, NR};
     size_t begin = cut->begin + range * cut->len, end = begin + cut->len;
     for (size_t block = begin; block < end && block < cut->end; block += KEYS) {
         size_t lo = block > cut->first ? block : cut->first;
         size_t hi = block + KEYS < cut->end ? block + KEYS : cut->end;
-        size_t n_keys = round_up(hi - block, 8);
-        load_block(job, kv->k, g, block, lo, hi, s->tile, dim);
-        job->k->dots(s->s, KEYS, s->q, dim, m, s->tile, dim, n_keys, dim);
+        load_block(job, kv->k, g, block, lo, hi, s->tile);
+        job->k->dots(s->s, KEYS, s->q, dim, m, s->tile, up, round_up(hi - block, 8), dim);
         step_rows(job, s, 0, n_h, m, block, lo, hi);
-        load_block(job, kv->v, g, block, lo, hi, s->tile, dim);
-        job->k->weighted(s->o, up, s->s, KEYS, m, s->tile, dim, n_keys, dim);
+        load_block(job, kv->v, g, block, lo, hi, s->tile);
+        job->k->gemm(s->o, up, s->s, KEYS, m, &values, hi - block, true);
     }
     for (size_t r = 0; r < m; r++) {
         size_t row = r / n_h * n_heads + h0 + r % n_h;
@@ -270,6 +273,7 @@ void pare_attention(pare_worker *w, pare_isa isa, void *scratch, float *out, siz
     float *base = scratch;
     attn_space space = space_at(base + (size_t)w->id * space_floats(kv->head_dim), kv->head_dim);
     float *partials = base + (size_t)w->n * space_floats(kv->head_dim);
+    if (job.dim_up != kv->head_dim) memset(space.tile, 0, KEYS * job.dim_up * sizeof(float));
     if (n > PARE_ATTN_FEW)
         run_many(w, &job, &space);
     else

@@ -45,21 +45,25 @@ typedef struct pare_attn {
     float softcap; /* 0 = none */
 } pare_attn;
 
+/* A right-hand side in panels of 16 columns: row t, column j of panel p is b[p * panel + t * row +
+ * j]. Packed (row 16) or a row-major matrix in place (panel 16). */
+typedef struct pare_attn_panels {
+    const float *b;
+    size_t n, row, panel;
+} pare_attn_panels;
+
 typedef struct pare_attn_kernels {
-    /* c[m][ldc] (+)= a[m][lda] * b for n_panels * 16 columns; b packed [n_panels][k][16]. Each
-     * element is one chain of k fused (reference: f64) additions in order of k. */
-    void (*gemm)(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t m,
-                 size_t n_panels, size_t k, bool accumulate);
-    /* Packs rows[PARE_ATTN_KEYS][head_dim]: keys to [KEYS / 16][head_dim][16], values to
-     * [ceil(head_dim / 16)][KEYS][16], the last panel filled with zeros. */
-    void (*pack_k)(float *dst, const float *rows, size_t head_dim);
-    void (*pack_v)(float *dst, const float *rows, size_t head_dim);
+    /* c[m][ldc] (+)= a[m][lda] * b for b->n * 16 columns and k rows of b. Each element is one chain
+     * of k fused additions in order of t (reference: in f64), whatever the others are. */
+    void (*gemm)(float *c, size_t ldc, const float *a, size_t lda, size_t m,
+                 const pare_attn_panels *b, size_t k, bool accumulate);
+    /* Packs rows[PARE_ATTN_KEYS][ld]: keys to [KEYS / 16][head_dim][16]; values, padded to whole
+     * panels, to [n_panels][KEYS][16]. */
+    void (*pack_k)(float *dst, const float *rows, size_t ld, size_t head_dim);
+    void (*pack_v)(float *dst, const float *rows, size_t ld, size_t n_panels);
     /* s[m][lds] = q[m][ldq] . k[n_keys][ldk]; n_keys a multiple of 8 */
     void (*dots)(float *s, size_t lds, const float *q, size_t ldq, size_t m, const float *k,
                  size_t ldk, size_t n_keys, size_t head_dim);
-    /* o[m][ldo] += p[m][ldp] * v[n_keys][ldv] */
-    void (*weighted)(float *o, size_t ldo, const float *p, size_t ldp, size_t m, const float *v,
-                     size_t ldv, size_t n_keys, size_t head_dim);
     /* A block of one row in the online softmax: s[KEYS] scores become exp(s - max) for keys in
      * [lo, hi) and 0 for others; *max and *sum go on. Returns the factor for what was accumulated
      * before. softcap 0 = none. */

@@ -3,32 +3,28 @@
 #include <math.h>
 #include <string.h>
 
-static void gemm(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t m,
-                 size_t n_panels, size_t k, bool accumulate) {
+static void gemm(float *c, size_t ldc, const float *a, size_t lda, size_t m,
+                 const pare_attn_panels *b, size_t k, bool accumulate) {
     for (size_t i = 0; i < m; i++)
-        for (size_t j = 0; j < n_panels * PARE_ATTN_NR; j++) {
-            const float *column = b + j / PARE_ATTN_NR * k * PARE_ATTN_NR + j % PARE_ATTN_NR;
+        for (size_t j = 0; j < b->n * PARE_ATTN_NR; j++) {
+            const float *column = b->b + j / PARE_ATTN_NR * b->panel + j % PARE_ATTN_NR;
             double sum = accumulate ? c[i * ldc + j] : 0.0;
-            for (size_t t = 0; t < k; t++) sum += (double)a[i * lda + t] * column[t * PARE_ATTN_NR];
+            for (size_t t = 0; t < k; t++) sum += (double)a[i * lda + t] * column[t * b->row];
             c[i * ldc + j] = (float)sum;
         }
 }
 
-static void pack_k(float *dst, const float *rows, size_t head_dim) {
+static void pack_k(float *dst, const float *rows, size_t ld, size_t head_dim) {
     for (size_t j = 0; j < PARE_ATTN_KEYS; j++)
         for (size_t d = 0; d < head_dim; d++)
             dst[(j / PARE_ATTN_NR * head_dim + d) * PARE_ATTN_NR + j % PARE_ATTN_NR] =
-                rows[j * head_dim + d];
+                rows[j * ld + d];
 }
 
-static void pack_v(float *dst, const float *rows, size_t head_dim) {
-    size_t n_panels = (head_dim + PARE_ATTN_NR - 1) / PARE_ATTN_NR;
+static void pack_v(float *dst, const float *rows, size_t ld, size_t n_panels) {
     for (size_t p = 0; p < n_panels; p++)
-        for (size_t j = 0; j < PARE_ATTN_KEYS; j++)
-            for (size_t i = 0; i < PARE_ATTN_NR; i++) {
-                size_t d = p * PARE_ATTN_NR + i;
-                *dst++ = d < head_dim ? rows[j * head_dim + d] : 0.0f;
-            }
+        for (size_t j = 0; j < PARE_ATTN_KEYS; j++, dst += PARE_ATTN_NR)
+            memcpy(dst, rows + j * ld + p * PARE_ATTN_NR, PARE_ATTN_NR * sizeof *dst);
 }
 
 static void dots(float *s, size_t lds, const float *q, size_t ldq, size_t m, const float *k,
@@ -38,16 +34,6 @@ static void dots(float *s, size_t lds, const float *q, size_t ldq, size_t m, con
             double sum = 0.0;
             for (size_t d = 0; d < head_dim; d++) sum += (double)q[i * ldq + d] * k[j * ldk + d];
             s[i * lds + j] = (float)sum;
-        }
-}
-
-static void weighted(float *o, size_t ldo, const float *p, size_t ldp, size_t m, const float *v,
-                     size_t ldv, size_t n_keys, size_t head_dim) {
-    for (size_t i = 0; i < m; i++)
-        for (size_t d = 0; d < head_dim; d++) {
-            double sum = o[i * ldo + d];
-            for (size_t j = 0; j < n_keys; j++) sum += (double)p[i * ldp + j] * v[j * ldv + d];
-            o[i * ldo + d] = (float)sum;
         }
 }
 
@@ -76,4 +62,4 @@ static void scale(float *x, float s, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] *= s;
 }
 
-const pare_attn_kernels pare_attn_ref = {gemm, pack_k, pack_v, dots, weighted, softmax_step, scale};
+const pare_attn_kernels pare_attn_ref = {gemm, pack_k, pack_v, dots, softmax_step, scale};

@@ -4,20 +4,19 @@
 
 #include <string.h>
 
+#define REF(name) [PARE_ISA_REF] = {pare_kv_store_##name##_ref, pare_kv_load_##name##_ref}
 #if defined(__x86_64__)
 #define LEVELS(name)                                                                               \
     {                                                                                              \
-        [PARE_ISA_REF] = { pare_kv_store_##name##_ref, pare_kv_load_##name##_ref }                 \
+        REF(name), [PARE_ISA_AVX2] = { pare_kv_store_##name##_avx2, pare_kv_load_##name##_avx2 }   \
     }
 #else
 #define LEVELS(name)                                                                               \
-    {                                                                                              \
-        [PARE_ISA_REF] = { pare_kv_store_##name##_ref, pare_kv_load_##name##_ref }                 \
-    }
+    { REF(name) }
 #endif
 
 static const pare_kv_codec codecs[] = {
-    {"f32", "32-bit floats", 1, 4, LEVELS(f32)},
+    {"f32", "32-bit floats", 1, 4, {REF(f32)}},
     {"f16", "16-bit floats, saturating", 1, 2, LEVELS(f16)},
     {"bf16", "bfloat16", 1, 2, LEVELS(bf16)},
     {"q8_0", "8-bit integers with one f16 scale per 32", 32, 34, LEVELS(q8_0)},
