@@ -5,7 +5,8 @@
  * the form that a kernel wants and runs all activation rows over it while it sits in L1. Forms:
  *
  *   f32   panel f32 [k][NR]                      exact; 16- and 32-bit weights where bf16 is slow
- *   bf16  panel bf16 [k/2][NR][2]                AVX-512 BF16, AMX
+ *   bf16  panel bf16 [k/2][NR][2]                AMX; one product in `fast`, six of three parts of
+ *                                                each number in `exact`
  *   u8    panel u8 [k/4][NR][4] + group scales   codes of up to `u8_max`, x in int8
  *   s16   panel s16 [k/2][NR][2] + group scales  wider codes where bytes would overflow, x in int8
  *
@@ -44,7 +45,7 @@ typedef struct pare_tile_panel {
 /* c[m][NR], 64-byte aligned; add = false overwrites it. Any m and any k. */
 typedef void (*pare_tile_f32_fn)(float *c, const float *a, size_t lda, const float *panel, size_t m,
                                  size_t k, bool add);
-/* k is even (pad both sides with zeros); lda in elements. */
+/* k is a multiple of 32 (pad both sides with zeros); lda in elements. */
 typedef void (*pare_tile_bf16_fn)(float *c, const uint16_t *a, size_t lda, const uint16_t *panel,
                                   size_t m, size_t k, bool add);
 typedef void (*pare_tile_int_fn)(float *c, const pare_tile_act *a, const pare_tile_panel *panel,
@@ -54,9 +55,13 @@ typedef struct pare_tile_kernels {
     /* out[k][NR] = in[NR][ld], units of 32 bits. */
     void (*transpose)(uint32_t *out, const uint32_t *in, size_t ld, size_t k);
     pare_tile_f32_fn f32;
-    pare_tile_int_fn u8, s16;
-    int u8_max;             /* largest code of the u8 form; beyond it s16 */
-    pare_tile_bf16_fn bf16; /* NULL: the level has no bf16 products */
+    pare_tile_int_fn u8, s16; /* s16 NULL: u8 takes all codes */
+    int u8_max;               /* largest code of the u8 form; beyond it s16 */
+    pare_tile_bf16_fn bf16;   /* NULL: the level has no bf16 products */
+    /* parts[0..n_parts) [n] bf16, each the rest of x[n] rounded to nearest: three add up to x while
+     * the last is not denormal. n a multiple of 32. An input that is not finite gives parts that
+     * are not. NULL without bf16. */
+    void (*split)(uint16_t *const *parts, int n_parts, const float *x, size_t n);
 } pare_tile_kernels;
 
 /* The table for a level; static storage. */

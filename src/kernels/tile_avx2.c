@@ -6,16 +6,9 @@
  *      then are they widened to 32 bits. A group of 32 inputs of a 4-bit encoding needs one
  * widening. s16  madd multiplies 16 pairs of 16 bits and adds neighbours into 32 bits. */
 #include "kernels/intrinsics.h"
-#include "kernels/tile.h"
+#include "kernels/tile_impl.h"
 
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* Keeps an integer sum in its register. Without it gcc re-associates the additions of a group into
  * a tree, whose leaves no longer fit the registers: the u8 kernel then runs at half its speed. */
@@ -26,16 +19,16 @@ enum { NR = PARE_TILE_NR };
 /* --- transposition --- */
 
 /* out[i * NR + j] = in[j * ld + i], 8 x 8. */
-INLINE void transpose_8x8(float *out, const float *in, size_t ld) {
+TILE_INLINE void transpose_8x8(float *out, const float *in, size_t ld) {
     __m256 a[8], b[8];
-    UNROLL for (int i = 0; i < 4; i++) {
+    TILE_UNROLL for (int i = 0; i < 4; i++) {
         a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(in + (size_t)i * ld)),
                                     _mm_loadu_ps(in + (size_t)(i + 4) * ld), 1);
         a[i + 4] =
             _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(in + (size_t)i * ld + 4)),
                                  _mm_loadu_ps(in + (size_t)(i + 4) * ld + 4), 1);
     }
-    UNROLL for (int h = 0; h < 8; h += 4) {
+    TILE_UNROLL for (int h = 0; h < 8; h += 4) {
         b[h] = _mm256_unpacklo_ps(a[h], a[h + 1]);
         b[h + 1] = _mm256_unpackhi_ps(a[h], a[h + 1]);
         b[h + 2] = _mm256_unpacklo_ps(a[h + 2], a[h + 3]);
@@ -47,7 +40,7 @@ INLINE void transpose_8x8(float *out, const float *in, size_t ld) {
     }
 }
 
-static void transpose_avx2(uint32_t *out, const uint32_t *in, size_t ld, size_t k) {
+void pare_tile_transpose_avx2(uint32_t *out, const uint32_t *in, size_t ld, size_t k) {
     size_t i = 0;
     for (; i + 8 <= k; i += 8)
         for (size_t r = 0; r < NR; r += 8)
@@ -58,19 +51,19 @@ static void transpose_avx2(uint32_t *out, const uint32_t *in, size_t ld, size_t 
 
 /* --- f32 --- */
 
-INLINE void f32_rows(float *c, const float *a, size_t lda, const float *panel, size_t k, bool add,
-                     const int M) {
+TILE_INLINE void f32_rows(float *c, const float *a, size_t lda, const float *panel, size_t k,
+                          bool add, const int M) {
     __m256 s[6][2];
-    UNROLL for (int i = 0; i < M; i++) s[i][0] = s[i][1] = _mm256_setzero_ps();
+    TILE_UNROLL for (int i = 0; i < M; i++) s[i][0] = s[i][1] = _mm256_setzero_ps();
     for (size_t j = 0; j < k; j++) {
         __m256 w0 = _mm256_load_ps(panel + j * NR), w1 = _mm256_load_ps(panel + j * NR + 8);
-        UNROLL for (int i = 0; i < M; i++) {
+        TILE_UNROLL for (int i = 0; i < M; i++) {
             __m256 x = _mm256_broadcast_ss(a + (size_t)i * lda + j);
             s[i][0] = _mm256_fmadd_ps(x, w0, s[i][0]);
             s[i][1] = _mm256_fmadd_ps(x, w1, s[i][1]);
         }
     }
-    UNROLL for (int i = 0; i < M; i++) UNROLL for (int h = 0; h < 2; h++) {
+    TILE_UNROLL for (int i = 0; i < M; i++) TILE_UNROLL for (int h = 0; h < 2; h++) {
         float *at = c + i * NR + h * 8;
         _mm256_store_ps(at, add ? _mm256_add_ps(_mm256_load_ps(at), s[i][h]) : s[i][h]);
     }
@@ -102,15 +95,15 @@ static void f32_avx2(float *c, const float *a, size_t lda, const float *panel, s
 
 /* --- int8 --- */
 
-INLINE __m256i broadcast_32(const void *p) {
+TILE_INLINE __m256i broadcast_32(const void *p) {
     int32_t v;
     memcpy(&v, p, sizeof v);
     return _mm256_set1_epi32(v);
 }
 
 /* c[2] += isum * (scale * d) + offset * sum for one row and group. */
-INLINE void scale_add(__m256 c[2], __m256i s0, __m256i s1, const float *scale, const float *offset,
-                      const float *d, const float *sum, bool has_offset) {
+TILE_INLINE void scale_add(__m256 c[2], __m256i s0, __m256i s1, const float *scale,
+                           const float *offset, const float *d, const float *sum, bool has_offset) {
     __m256 dv = _mm256_broadcast_ss(d);
     c[0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s0), _mm256_mul_ps(_mm256_load_ps(scale), dv), c[0]);
     c[1] =
@@ -131,8 +124,8 @@ typedef struct block {
     bool add;
 } block;
 
-INLINE block block_at(float *c, const pare_tile_act *a, const pare_tile_panel *p, size_t row,
-                      bool add, const bool wide) {
+TILE_INLINE block block_at(float *c, const pare_tile_act *a, const pare_tile_panel *p, size_t row,
+                           bool add, const bool wide) {
     size_t at = row * a->q_stride;
     return (block){.c = c + row * NR,
                    .w = p->q,
@@ -148,27 +141,27 @@ INLINE block block_at(float *c, const pare_tile_act *a, const pare_tile_panel *p
                    .add = add};
 }
 
-INLINE void load_c(__m256 sum[][2], const block *b, const int M) {
-    UNROLL for (int i = 0; i < M; i++) UNROLL for (int h = 0; h < 2; h++) sum[i][h] =
+TILE_INLINE void load_c(__m256 sum[][2], const block *b, const int M) {
+    TILE_UNROLL for (int i = 0; i < M; i++) TILE_UNROLL for (int h = 0; h < 2; h++) sum[i][h] =
         b->add ? _mm256_load_ps(b->c + i * NR + h * 8) : _mm256_setzero_ps();
 }
 
-INLINE void store_c(const block *b, __m256 sum[][2], const int M) {
-    UNROLL for (int i = 0; i < M; i++) UNROLL for (int h = 0; h < 2; h++)
+TILE_INLINE void store_c(const block *b, __m256 sum[][2], const int M) {
+    TILE_UNROLL for (int i = 0; i < M; i++) TILE_UNROLL for (int h = 0; h < 2; h++)
         _mm256_store_ps(b->c + i * NR + h * 8, sum[i][h]);
 }
 
 /* The sums of one group of M rows, scaled and added. */
-INLINE void add_group(__m256 sum[][2], __m256i s[][2], const block *b, size_t g, const int M,
-                      const int GROUP, const bool OFFSET) {
-    UNROLL for (int i = 0; i < M; i++)
+TILE_INLINE void add_group(__m256 sum[][2], __m256i s[][2], const block *b, size_t g, const int M,
+                           const int GROUP, const bool OFFSET) {
+    TILE_UNROLL for (int i = 0; i < M; i++)
         scale_add(sum[i], s[i][0], s[i][1], b->scale + g * NR, b->offset + g * NR,
                   b->d + (size_t)i * b->d_stride + g * GROUP / 32,
                   b->sum + (size_t)i * b->sum_stride + g, OFFSET);
 }
 
 /* M rows; of the GROUP / 4 products of a group, BATCH are added in 16 bits. */
-INLINE void u8_rows(block b, const int M, const int GROUP, const int BATCH) {
+TILE_INLINE void u8_rows(block b, const int M, const int GROUP, const int BATCH) {
     const __m256i one = _mm256_set1_epi16(1);
     const int8_t *x = b.x;
     const uint8_t *w = b.w;
@@ -176,12 +169,12 @@ INLINE void u8_rows(block b, const int M, const int GROUP, const int BATCH) {
     load_c(sum, &b, M);
     for (size_t g = 0; g < b.n_groups; g++) {
         __m256i s32[4][2];
-        UNROLL for (int u0 = 0; u0 < GROUP / 4; u0 += BATCH) {
+        TILE_UNROLL for (int u0 = 0; u0 < GROUP / 4; u0 += BATCH) {
             __m256i s16[4][2];
-            UNROLL for (int u = 0; u < BATCH; u++, w += 4 * NR, x += 4) {
+            TILE_UNROLL for (int u = 0; u < BATCH; u++, w += 4 * NR, x += 4) {
                 __m256i w0 = _mm256_load_si256((const void *)w);
                 __m256i w1 = _mm256_load_si256((const void *)(w + 2 * NR));
-                UNROLL for (int i = 0; i < M; i++) {
+                TILE_UNROLL for (int i = 0; i < M; i++) {
                     __m256i v = broadcast_32(x + (size_t)i * b.x_stride);
                     __m256i p0 = _mm256_maddubs_epi16(w0, v), p1 = _mm256_maddubs_epi16(w1, v);
                     s16[i][0] = u ? _mm256_add_epi16(s16[i][0], p0) : p0;
@@ -190,7 +183,7 @@ INLINE void u8_rows(block b, const int M, const int GROUP, const int BATCH) {
                     KEEP(s16[i][1]);
                 }
             }
-            UNROLL for (int i = 0; i < M; i++) UNROLL for (int h = 0; h < 2; h++) {
+            TILE_UNROLL for (int i = 0; i < M; i++) TILE_UNROLL for (int h = 0; h < 2; h++) {
                 __m256i wide = _mm256_madd_epi16(s16[i][h], one);
                 s32[i][h] = u0 ? _mm256_add_epi32(s32[i][h], wide) : wide;
                 KEEP(s32[i][h]);
@@ -201,16 +194,16 @@ INLINE void u8_rows(block b, const int M, const int GROUP, const int BATCH) {
     store_c(&b, sum, M);
 }
 
-INLINE void s16_rows(block b, const int M, const int GROUP, const bool OFFSET) {
+TILE_INLINE void s16_rows(block b, const int M, const int GROUP, const bool OFFSET) {
     const int16_t *x = b.x, *w = b.w;
     __m256 sum[4][2];
     load_c(sum, &b, M);
     for (size_t g = 0; g < b.n_groups; g++) {
         __m256i s[4][2];
-        UNROLL for (int u = 0; u < GROUP / 2; u++, w += 2 * NR, x += 2) {
+        TILE_UNROLL for (int u = 0; u < GROUP / 2; u++, w += 2 * NR, x += 2) {
             __m256i w0 = _mm256_load_si256((const void *)w);
             __m256i w1 = _mm256_load_si256((const void *)(w + NR));
-            UNROLL for (int i = 0; i < M; i++) {
+            TILE_UNROLL for (int i = 0; i < M; i++) {
                 __m256i v = broadcast_32(x + (size_t)i * b.x_stride);
                 __m256i p0 = _mm256_madd_epi16(w0, v), p1 = _mm256_madd_epi16(w1, v);
                 s[i][0] = u ? _mm256_add_epi32(s[i][0], p0) : p0;
@@ -273,5 +266,8 @@ static void s16_avx2(float *c, const pare_tile_act *a, const pare_tile_panel *p,
         (p->offset ? s16_g16_offset : s16_g16)(c, a, p, m, add);
 }
 
-const pare_tile_kernels pare_tile_avx2 = {
-    .transpose = transpose_avx2, .f32 = f32_avx2, .u8 = u8_avx2, .s16 = s16_avx2, .u8_max = 127};
+const pare_tile_kernels pare_tile_avx2 = {.transpose = pare_tile_transpose_avx2,
+                                          .f32 = f32_avx2,
+                                          .u8 = u8_avx2,
+                                          .s16 = s16_avx2,
+                                          .u8_max = 127};

@@ -64,7 +64,9 @@ const pare_tile_kernels pare_tile_ref = {
 
 const pare_tile_kernels *pare_tile_kernels_get(pare_isa isa) {
 #if defined(__x86_64__)
-    if (isa >= PARE_ISA_AVX2) return &pare_tile_avx2;
+    if (isa >= PARE_ISA_AMX) return &pare_tile_amx;
+    if (isa == PARE_ISA_AVX512) return &pare_tile_avx512;
+    if (isa == PARE_ISA_AVX2) return &pare_tile_avx2;
 #endif
     (void)isa;
     return &pare_tile_ref;

@@ -17,36 +17,43 @@ enum {
     SLAB = 512,         /* rows of x at a time */
     ITEM_PANELS = 4,    /* panels of an item, at most */
     ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
+    PARTS = 3,          /* bf16 parts of an f32 number in `exact` */
     SPLIT_ROWS = 64     /* with more threads than panels, rows are split too, not below this */
 };
 
-typedef enum form { FORM_F32, FORM_U8, FORM_S16, FORMS } form;
+typedef enum form { FORM_F32, FORM_BF16, FORM_BF16X3, FORM_U8, FORM_S16, FORMS } form;
 
-/* What a form needs of x: block kb of KC inputs begins at kb * slab rows of each array. */
+/* What the forms need of x: block kb of KC inputs begins at row kb * slab of each array. */
 typedef struct many_space {
-    float *x;  /* [n_kb][slab][KC] */
+    size_t slab, n_kb; /* slab: rows, at most SLAB */
+    float *x;          /* [n_kb][slab][KC]; x and x16 are the same memory */
+    uint16_t *x16[PARTS];
     int8_t *q; /* [n_kb][slab][KC] */
     int16_t *q16;
-    float *d;          /* [n_kb][slab][KC / 32] */
-    float *sum[2];     /* d * (sum of q) per 16 and per 32: [n_kb][slab][KC / 16], [..][KC / 32] */
-    int16_t *sum16;    /* [n_kb][slab][KC / 16] */
-    size_t slab, n_kb; /* slab: rows, at most SLAB */
+    float *d;       /* [n_kb][slab][KC / 32] */
+    float *sum[2];  /* d * (sum of q) per 16 and per 32: [n_kb][slab][KC / 16], [..][KC / 32] */
+    int16_t *sum16; /* [n_kb][slab][KC / 16] */
     /* of this thread */
     float *c;                        /* [ITEM_PANELS][slab][NR] */
     float *rows;                     /* [NR][KC]: decoded rows; codes of 8 or 16 bits */
+    uint16_t *rows16[PARTS];         /* [NR][KC]: their bf16 parts */
     float *panel;                    /* [KC][NR] */
+    uint16_t *panel16[PARTS];        /* [KC / 2][NR][2] */
     float *scale_rows, *offset_rows; /* [NR][KC / 16] */
     float *scale, *offset;           /* [KC / 16][NR] */
 } many_space;
 
 static void plan_thread(pare_arena *arena, many_space *s) {
-    s->c = pare_arena_alloc(arena, (size_t)ITEM_PANELS * s->slab * NR, sizeof(float));
-    s->rows = pare_arena_alloc(arena, (size_t)NR * KC, sizeof(float));
-    s->panel = pare_arena_alloc(arena, (size_t)NR * KC, sizeof(float));
-    s->scale_rows = pare_arena_alloc(arena, (size_t)NR * KC / 16, sizeof(float));
-    s->offset_rows = pare_arena_alloc(arena, (size_t)NR * KC / 16, sizeof(float));
-    s->scale = pare_arena_alloc(arena, (size_t)NR * KC / 16, sizeof(float));
-    s->offset = pare_arena_alloc(arena, (size_t)NR * KC / 16, sizeof(float));
+    const size_t weights = (size_t)NR * KC;
+    s->c = pare_arena_alloc(arena, ITEM_PANELS * s->slab * NR, sizeof(float));
+    s->rows = pare_arena_alloc(arena, weights, sizeof(float));
+    s->panel = pare_arena_alloc(arena, weights, sizeof(float));
+    for (int p = 0; p < PARTS; p++) {
+        s->rows16[p] = pare_arena_alloc(arena, weights, sizeof(uint16_t));
+        s->panel16[p] = pare_arena_alloc(arena, weights, sizeof(uint16_t));
+    }
+    float **groups[] = {&s->scale_rows, &s->offset_rows, &s->scale, &s->offset};
+    for (int i = 0; i < 4; i++) *groups[i] = pare_arena_alloc(arena, weights / 16, sizeof(float));
 }
 
 static void many_plan(pare_arena *arena, many_space *s, int id, size_t n, size_t in, int n_threads,
@@ -54,8 +61,10 @@ static void many_plan(pare_arena *arena, many_space *s, int id, size_t n, size_t
     s->slab = n < SLAB ? n : SLAB;
     s->n_kb = (in + KC - 1) / KC;
     size_t rows = s->slab * s->n_kb;
-    s->x = pare_arena_alloc(arena, rows * KC, sizeof(float));
-    if (compute == PARE_COMPUTE_FAST) {
+    bool fast = compute == PARE_COMPUTE_FAST;
+    s->x = pare_arena_alloc(arena, rows * KC, fast ? sizeof(float) : PARTS * sizeof(uint16_t));
+    for (size_t p = 0; s->x && p < PARTS; p++) s->x16[p] = (uint16_t *)s->x + p * rows * KC;
+    if (fast) {
         s->q = pare_arena_alloc(arena, rows * KC, 1);
         s->q16 = pare_arena_alloc(arena, rows * KC, sizeof(int16_t));
         s->d = pare_arena_alloc(arena, rows * KC / 32, sizeof(float));
@@ -75,24 +84,45 @@ size_t pare_linear_many_bytes(size_t n, size_t in, int n_threads, pare_compute c
 }
 
 static form form_of(const pare_linear_job *job, const pare_encoding *enc) {
-    if (job->compute == PARE_COMPUTE_EXACT || !enc->codes) return FORM_F32;
+    bool exact = job->compute == PARE_COMPUTE_EXACT;
+    if (job->tiles->bf16) return exact ? FORM_BF16X3 : FORM_BF16;
+    if (exact || !enc->codes) return FORM_F32;
     return enc->code_max - enc->code_min <= job->tiles->u8_max ? FORM_U8 : FORM_S16;
 }
+
+/* Inputs of block kb, and the same up to a multiple of 32. */
+static size_t block_k(size_t in, size_t kb) { return in - kb * KC < KC ? in - kb * KC : KC; }
+static size_t padded(size_t k) { return (k + 31) & ~(size_t)31; }
 
 /* --- x in the forms that the matrices ask for --- */
 
 static void prepare_f32(const many_space *s, const float *x, size_t ldx, size_t in, size_t row) {
     for (size_t kb = 0; kb < s->n_kb; kb++) {
-        size_t k = in - kb * KC < KC ? in - kb * KC : KC;
+        size_t k = block_k(in, kb);
         memcpy(s->x + (kb * s->slab + row) * KC, x + row * ldx + kb * KC, k * sizeof(float));
+    }
+}
+
+static void prepare_bf16(const pare_linear_job *job, const many_space *s, const float *x,
+                         size_t row, int n_parts) {
+    for (size_t kb = 0; kb < s->n_kb; kb++) {
+        size_t k = block_k(job->in, kb);
+        const float *from = x + row * job->ldx + kb * KC;
+        float tail[KC];
+        if (k % 32) {
+            memset(tail, 0, sizeof tail);
+            from = memcpy(tail, from, k * sizeof(float));
+        }
+        uint16_t *to[PARTS];
+        for (int p = 0; p < PARTS; p++) to[p] = s->x16[p] + (kb * s->slab + row) * KC;
+        job->tiles->split(to, n_parts, from, padded(k));
     }
 }
 
 static void prepare_int(const pare_linear_job *job, const many_space *s, const float *x, size_t row,
                         bool wide) {
     for (size_t kb = 0; kb < s->n_kb; kb++) {
-        size_t k = job->in - kb * KC < KC ? job->in - kb * KC : KC, at = kb * s->slab + row;
-        size_t groups = (k + 31) / 32;
+        size_t k = block_k(job->in, kb), at = kb * s->slab + row, groups = padded(k) / 32;
         pare_act a = {.n = 1,
                       .cols = groups * 32,
                       .q = s->q + at * KC,
@@ -122,6 +152,8 @@ static void prepare(pare_worker *w, const pare_linear_job *job, const many_space
     pare_share(w, n, 1, &begin, &end);
     for (size_t row = begin; row < end; row++) {
         if (wanted[FORM_F32]) prepare_f32(s, x, job->ldx, job->in, row);
+        if (wanted[FORM_BF16]) prepare_bf16(job, s, x, row, 1);
+        if (wanted[FORM_BF16X3]) prepare_bf16(job, s, x, row, PARTS);
         if (wanted[FORM_U8] || wanted[FORM_S16]) prepare_int(job, s, x, row, wanted[FORM_S16]);
     }
     pare_barrier(w);
@@ -136,18 +168,51 @@ typedef struct panel_at {
     form form;
 } panel_at;
 
+/* One way of multiplying: block kb of a panel with rows [m0, m1), added to c[slab][NR]. */
+typedef void run_fn(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
+                    size_t m0, size_t m1, float *c);
+
+/* s->rows[NR][KC] = the panel's weights, zeros up to k_end. */
+static void decode_rows(const many_space *s, const panel_at *p, size_t kb, size_t k, size_t k_end) {
+    const pare_tensor *t = p->out->w;
+    for (size_t r = 0; r < NR; r++) {
+        float *row = s->rows + r * KC;
+        size_t n = r < p->n_rows ? k : 0;
+        if (n) t->enc->decode(row, &t->view, p->row0 + r, kb * KC, n);
+        memset(row + n, 0, (k_end - n) * sizeof(float));
+    }
+}
+
 static void run_f32(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
                     size_t m0, size_t m1, float *c) {
-    const pare_tensor *t = p->out->w;
-    size_t k = job->in - kb * KC < KC ? job->in - kb * KC : KC;
-    for (size_t r = 0; r < NR; r++) {
-        if (r < p->n_rows)
-            t->enc->decode(s->rows + r * KC, &t->view, p->row0 + r, kb * KC, k);
-        else
-            memset(s->rows + r * KC, 0, k * sizeof(float));
-    }
+    size_t k = block_k(job->in, kb);
+    decode_rows(s, p, kb, k, k);
     job->tiles->transpose((uint32_t *)s->panel, (const uint32_t *)s->rows, KC, k);
     job->tiles->f32(c + m0 * NR, s->x + (kb * s->slab + m0) * KC, KC, s->panel, m1 - m0, k, kb > 0);
+}
+
+/* Products of parts, the small ones first. Those left out are below 2^-24 of the whole: the last
+ * bit of f32. */
+static const struct { uint8_t x, w; } products[] = {{2, 0}, {1, 1}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
+enum { N_PRODUCTS = sizeof products / sizeof *products };
+
+static void run_bf16(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
+                     size_t m0, size_t m1, float *c) {
+    size_t k = padded(block_k(job->in, kb));
+    int n_parts = p->form == FORM_BF16X3 ? PARTS : 1;
+    decode_rows(s, p, kb, block_k(job->in, kb), k);
+    for (size_t r = 0; r < NR; r++) {
+        uint16_t *to[PARTS];
+        for (int i = 0; i < PARTS; i++) to[i] = s->rows16[i] + r * KC;
+        job->tiles->split(to, n_parts, s->rows + r * KC, k);
+    }
+    for (int i = 0; i < n_parts; i++)
+        job->tiles->transpose((uint32_t *)s->panel16[i], (const uint32_t *)s->rows16[i], KC / 2,
+                              k / 2);
+    int first = n_parts == 1 ? N_PRODUCTS - 1 : 0;
+    for (int i = first; i < N_PRODUCTS; i++)
+        job->tiles->bf16(c + m0 * NR, s->x16[products[i].x] + (kb * s->slab + m0) * KC, KC,
+                         s->panel16[products[i].w], m1 - m0, k, kb > 0 || i > first);
 }
 
 /* Codes of one row, moved to begin at 0 for the u8 form, widened for the s16 form. */
@@ -175,7 +240,7 @@ static void unpack_codes(const many_space *s, const panel_at *p, size_t r, size_
 static void run_int(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
                     size_t m0, size_t m1, float *c) {
     const pare_encoding *enc = p->out->w->enc;
-    size_t k = job->in - kb * KC < KC ? job->in - kb * KC : KC, k_padded = (k + 31) & ~(size_t)31;
+    size_t k = block_k(job->in, kb), k_padded = padded(k);
     for (size_t r = 0; r < NR; r++) unpack_codes(s, p, r, kb, k, k_padded);
     bool wide = p->form == FORM_S16;
     const pare_tile_kernels *tiles = job->tiles;
@@ -232,10 +297,14 @@ static void run_item(const pare_linear_job *job, const many_space *s, size_t fir
                      size_t y_row, size_t m0, size_t m1) {
     panel_at panels[ITEM_PANELS];
     for (size_t i = first; i < last; i++) panels[i - first] = find_panel(job, i);
+    static run_fn *const run[FORMS] = {[FORM_F32] = run_f32,
+                                       [FORM_BF16] = run_bf16,
+                                       [FORM_BF16X3] = run_bf16,
+                                       [FORM_U8] = run_int,
+                                       [FORM_S16] = run_int};
     for (size_t kb = 0; kb < s->n_kb; kb++)
         for (size_t i = 0; i < last - first; i++)
-            (panels[i].form == FORM_F32 ? run_f32 : run_int)(job, s, &panels[i], kb, m0, m1,
-                                                             s->c + i * s->slab * NR);
+            run[panels[i].form](job, s, &panels[i], kb, m0, m1, s->c + i * s->slab * NR);
     for (size_t i = 0; i < last - first; i++)
         write_panel(&panels[i], s->c + i * s->slab * NR, y_row, m0, m1);
 }

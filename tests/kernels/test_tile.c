@@ -24,6 +24,13 @@ static const struct {
 } levels[] = {
 #if defined(__x86_64__)
     {"avx2", PARE_ISA_AVX2, &pare_tile_avx2},
+#ifdef PARE_EMULATE
+    {"avx512", PARE_ISA_AVX2, &pare_tile_avx512},
+    {"amx", PARE_ISA_AVX2, &pare_tile_amx},
+#else
+    {"avx512", PARE_ISA_AVX512, &pare_tile_avx512},
+    {"amx", PARE_ISA_AMX, &pare_tile_amx},
+#endif
 #endif
 };
 enum { N_LEVELS = sizeof levels / sizeof *levels };
@@ -90,6 +97,96 @@ static void f32_products(void **state) {
                 f32_product(levels[l].kernels, ms[i], ks[j], true);
                 f32_product(levels[l].kernels, ms[i], ks[j], false);
             }
+}
+
+/* A bf16 number as the units read it: denormals count as zero. */
+static float from_bf16(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return fabsf(f) < FLT_MIN ? 0.0f : f;
+}
+
+static uint16_t random_bf16(bool integer) {
+    float f = integer ? (float)(rand() % 17 - 8) : (float)uniform();
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    return (uint16_t)(bits >> 16);
+}
+
+static void bf16_product(const pare_tile_kernels *tiles, size_t m, size_t k, bool integers) {
+    size_t lda = k + 32;
+    uint16_t *a = malloc(((m - 1) * lda + k) * sizeof *a), *panel = exact(k * NR * sizeof *panel);
+    float *c = exact(m * NR * sizeof *c);
+    for (size_t i = 0; i < (m - 1) * lda + k; i++) a[i] = random_bf16(integers);
+    for (size_t i = 0; i < k * NR; i++) panel[i] = random_bf16(integers);
+    for (int add = 0; add < 2; add++) {
+        for (size_t i = 0; i < m * NR; i++) c[i] = add ? (float)(i % 9) : NAN;
+        tiles->bf16(c, a, lda, panel, m, k, add);
+        for (size_t i = 0; i < m * NR; i++) {
+            size_t row = i / NR, r = i % NR;
+            double want = add ? (double)(i % 9) : 0.0, mag = want;
+            for (size_t j = 0; j < k; j++) {
+                double term = (double)from_bf16(a[row * lda + j]) *
+                              from_bf16(panel[(j / 2 * NR + r) * 2 + j % 2]);
+                want += term;
+                mag += fabs(term);
+            }
+            double tol = integers ? 0.0 : (double)(k + 1) * FLT_EPSILON * mag;
+            assert_true(fabs((double)c[i] - want) <= tol);
+        }
+    }
+    free(a);
+    free(panel);
+    free(c);
+}
+
+static void bf16_products(void **state) {
+    (void)state;
+    const size_t ks[] = {32, 64, 256};
+    srand(4);
+    for (size_t l = 0; l < N_LEVELS; l++)
+        for (size_t i = 0; i < sizeof ms / sizeof *ms && levels[l].needs <= pare_isa_best(); i++)
+            for (size_t j = 0; j < 3 && levels[l].kernels->bf16; j++) {
+                bf16_product(levels[l].kernels, ms[i], ks[j], true);
+                bf16_product(levels[l].kernels, ms[i], ks[j], false);
+            }
+}
+
+/* One part is the nearest; three add up to the number. */
+static void splits_into_bf16(void **state) {
+    (void)state;
+    enum { N = 96 };
+    srand(5);
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        if (!levels[l].kernels->split || levels[l].needs > pare_isa_best()) continue;
+        float x[N];
+        uint16_t memory[3][N], *parts[3] = {memory[0], memory[1], memory[2]};
+        for (int i = 0; i < N; i++) x[i] = ldexpf((float)uniform(), rand() % 100 - 50);
+        const float special[] = {0.0f, -0.0f, FLT_MAX, -FLT_MAX, 1.0f, 0x1.01p0f, 0x1.03p0f};
+        memcpy(x, special, sizeof special);
+        levels[l].kernels->split(parts, 3, x, N);
+        for (int i = 0; i < N; i++)
+            assert_true(x[i] == from_bf16(memory[0][i]) +
+                                    (from_bf16(memory[1][i]) + from_bf16(memory[2][i])));
+        x[2] = x[3] = 0x1.FEp127f; /* the largest of bf16 */
+        levels[l].kernels->split(parts, 1, x, N);
+        for (int i = 0; i < N; i++)
+            assert_true(fabs((double)x[i] - from_bf16(memory[0][i])) <= fabs(x[i]) * 0x1p-8);
+        assert_int_equal(memory[0][5], 0x3F80); /* ties go to even */
+        assert_int_equal(memory[0][6], 0x3F82);
+        uint32_t nan_bits = 0x7F800001;
+        memcpy(&x[0], &nan_bits, 4);
+        x[1] = -INFINITY;
+        for (int n_parts = 1; n_parts <= 3; n_parts += 2) {
+            levels[l].kernels->split(parts, n_parts, x, N);
+            float sum[2] = {0};
+            for (int p = 0; p < n_parts; p++)
+                for (int i = 0; i < 2; i++) sum[i] += from_bf16(memory[p][i]);
+            assert_false(isfinite(sum[0]));
+            assert_false(isfinite(sum[1]));
+        }
+    }
 }
 
 typedef enum fill { RANDOM, POWERS, EXTREME_HIGH, EXTREME_LOW, FILLS } fill;
@@ -214,7 +311,7 @@ static void int_products(void **state) {
                               .fill = (fill)(v / 48),
                               .offset = true};
                 if (t.code_max <= tiles->u8_max) int_product(tiles, &t);
-                if (t.code_max < 255) continue;
+                if (t.code_max < 255 || !tiles->s16) continue;
                 t.wide = true;
                 int_product(tiles, &t);
                 t.offset = false;
@@ -256,10 +353,9 @@ static void rows_are_independent(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(transposes),
-        cmocka_unit_test(f32_products),
-        cmocka_unit_test(int_products),
-        cmocka_unit_test(rows_are_independent),
+        cmocka_unit_test(transposes),    cmocka_unit_test(f32_products),
+        cmocka_unit_test(bf16_products), cmocka_unit_test(splits_into_bf16),
+        cmocka_unit_test(int_products),  cmocka_unit_test(rows_are_independent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

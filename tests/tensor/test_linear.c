@@ -132,6 +132,23 @@ static void forward(pare_worker *w, void *arg) {
                             c->n_outs);
 }
 
+/* Levels to test; with PARE_EMULATE those above the machine's. */
+static pare_isa first_level(void) {
+#ifdef PARE_EMULATE
+    return PARE_ISA_AVX512;
+#else
+    return PARE_ISA_REF;
+#endif
+}
+
+static pare_isa best(void) {
+#ifdef PARE_EMULATE
+    return PARE_ISA_AMX;
+#else
+    return pare_isa_best();
+#endif
+}
+
 /* Scratch of exactly the promised size. */
 static void run(call *c, int n_threads) {
     size_t in = c->outs[0].w->view.cols;
@@ -168,7 +185,8 @@ static double input_error(const float *w, const float *x, size_t cols) {
 static void check_out(const call *c, const pare_linear_out *o) {
     size_t cols = o->w->view.cols, rows = o->w->view.rows;
     const pare_encoding *e = o->w->enc;
-    bool int8 = c->compute == PARE_COMPUTE_FAST && e->codes && c->n > PARE_DOT_MAX_N;
+    bool fast = c->compute == PARE_COMPUTE_FAST && c->n > PARE_DOT_MAX_N;
+    bool bf16 = fast && c->isa == PARE_ISA_AMX, int8 = fast && e->codes && !bf16;
     float *w = malloc(cols * sizeof *w);
     for (size_t r = 0; r < rows; r++) {
         e->decode(w, &o->w->view, r, 0, cols);
@@ -182,6 +200,7 @@ static void check_out(const call *c, const pare_linear_out *o) {
             double tol = (double)(cols + 2) * FLT_EPSILON * mag;
             /* codes and offsets may be far larger than the weight that they add up to */
             if (int8) tol = input_error(w, x, cols) + 1e-5 * (mag + (double)cols);
+            if (bf16) tol += 0x1.02p-7 * mag; /* 2^-8 of each factor */
             double got = o->y[i * o->ldy + r];
             if (!(fabs(got - want) <= tol))
                 fail_msg("%s, %s, %s: n %zu rows %zu cols %zu: y[%zu][%zu] = %.9g, expected %.9g "
@@ -225,19 +244,18 @@ static void free_call(call *c) {
     free((void *)c->x);
 }
 
-static const size_t ns[] = {1, 2, 7, 8, 9, 15, 16, 33, 70};
-static const size_t shapes[][2] = {{1, 32},   {15, 64},  {16, 256}, {17, 288},
-                                   {33, 512}, {40, 544}, {100, 96}};
+static const size_t ns[] = {1, 7, 8, 9, 16, 33};
+static const size_t shapes[][2] = {{1, 32}, {15, 64}, {16, 256}, {17, 288}, {33, 512}, {100, 96}};
 
 static void check_shape(const pare_encoding *e, size_t rows, size_t cols) {
     pare_tensor t = make_weights(e, rows, cols);
     for (size_t i = 0; i < sizeof ns / sizeof *ns; i++)
         for (int compute = 0; compute < 2; compute++)
-            for (pare_isa isa = PARE_ISA_REF; isa <= pare_isa_best(); isa++) {
+            for (pare_isa isa = first_level(); isa <= best(); isa++) {
                 call c = {.isa = isa, .compute = (pare_compute)compute};
                 set_inputs(&c, ns[i], cols);
                 add_out(&c, &t, i % 2);
-                run(&c, 1 + (int)i % 2);
+                run(&c, 1);
                 check_out(&c, &c.outs[0]);
                 free_call(&c);
             }
@@ -265,7 +283,7 @@ static void matrices_share_an_input(void **state) {
         for (int compute = 0; compute < 2; compute++) {
             pare_tensor t[MAX_OUTS] = {make_weights(&u4_32, 40, 288), make_weights(&s8_16, 17, 288),
                                        make_weights(&plain, 9, 288)};
-            call c = {.isa = pare_isa_best(), .compute = (pare_compute)compute};
+            call c = {.isa = best(), .compute = (pare_compute)compute};
             set_inputs(&c, counts[i], 288);
             for (int o = 0; o < MAX_OUTS; o++) add_out(&c, &t[o], o == 1);
             run(&c, 2);
@@ -285,7 +303,7 @@ static void threads_do_not_change_results(void **state) {
             pare_tensor t[MAX_OUTS] = {make_weights(&u4_32, 250, 320),
                                        make_weights(&s6_16, 16, 320),
                                        make_weights(&decoded, 33, 320)};
-            call c = {.isa = pare_isa_best(), .compute = (pare_compute)compute};
+            call c = {.isa = best(), .compute = (pare_compute)compute};
             set_inputs(&c, counts[i], 320);
             for (int o = 0; o < MAX_OUTS; o++) add_out(&c, &t[o], o == 1);
             float *first[MAX_OUTS];
@@ -314,7 +332,7 @@ static void rows_do_not_change_results(void **state) {
     srand(4);
     for (int compute = 0; compute < 2; compute++) {
         pare_tensor t = make_weights(&u4_32, 35, 544);
-        call all = {.isa = pare_isa_best(), .compute = (pare_compute)compute};
+        call all = {.isa = best(), .compute = (pare_compute)compute};
         set_inputs(&all, 600, 544);
         add_out(&all, &t, false);
         run(&all, 2);
@@ -342,7 +360,7 @@ static void nan_stays_in_its_row(void **state) {
         for (int compute = 0; compute < 2; compute++)
             for (int inf = 0; inf < 2; inf++) {
                 pare_tensor t = make_weights(&s4_32, 18, 64);
-                call c = {.isa = pare_isa_best(), .compute = (pare_compute)compute};
+                call c = {.isa = best(), .compute = (pare_compute)compute};
                 set_inputs(&c, counts[i], 64);
                 ((float *)c.x)[1 * c.ldx + 40] = inf ? INFINITY : NAN;
                 add_out(&c, &t, false);

@@ -1,0 +1,95 @@
+/* Tile kernels for AVX-512 with VNNI: 16 outputs are one register, and a panel's unit of 32 bits is
+ * a lane.
+ *
+ * f32  24 rows x 16 outputs: 24 sums; the input is broadcast by the multiplication itself.
+ * u8   vpdpbusd multiplies 64 pairs of bytes and adds groups of four to 32 bits, without saturation
+ *      for any code: no s16 form. 12 rows: 12 integer and 12 f32 sums. */
+#include "kernels/intrinsics.h"
+#include "kernels/tile_impl.h"
+
+#include <string.h>
+
+enum { NR = PARE_TILE_NR };
+
+/* --- f32 --- */
+
+TILE_INLINE void f32_rows(float *c, const float *a, size_t lda, const float *panel, size_t k,
+                          bool add, const int M) {
+    __m512 s[24];
+    TILE_UNROLL for (int i = 0; i < M; i++) s[i] = _mm512_setzero_ps();
+    for (size_t j = 0; j < k; j++) {
+        __m512 w = _mm512_load_ps(panel + j * NR);
+        TILE_UNROLL for (int i = 0; i < M; i++) s[i] =
+            _mm512_fmadd_ps(_mm512_set1_ps(a[(size_t)i * lda + j]), w, s[i]);
+    }
+    TILE_UNROLL for (int i = 0; i < M; i++) {
+        float *at = c + i * NR;
+        _mm512_store_ps(at, add ? _mm512_add_ps(_mm512_load_ps(at), s[i]) : s[i]);
+    }
+}
+
+void pare_tile_f32_avx512(float *c, const float *a, size_t lda, const float *panel, size_t m,
+                          size_t k, bool add) {
+    for (; m >= 24; m -= 24, c += 24 * NR, a += 24 * lda) f32_rows(c, a, lda, panel, k, add, 24);
+    for (; m >= 8; m -= 8, c += 8 * NR, a += 8 * lda) f32_rows(c, a, lda, panel, k, add, 8);
+    for (; m > 0; m--, c += NR, a += lda) f32_rows(c, a, lda, panel, k, add, 1);
+}
+
+/* --- int8 --- */
+
+/* M rows from number `row` on, groups of GROUP inputs. */
+TILE_INLINE void u8_rows(float *c, const pare_tile_act *a, const pare_tile_panel *p, size_t row,
+                         bool add, const int M, const int GROUP) {
+    const int8_t *x = a->q + row * a->q_stride;
+    const float *d = a->d + row * a->d_stride, *sum = a->sum + row * a->sum_stride;
+    const size_t x_stride = a->q_stride, d_stride = a->d_stride, sum_stride = a->sum_stride;
+    const uint8_t *w = p->q;
+    const size_t n_groups = p->k / (size_t)GROUP;
+    c += row * NR;
+    __m512 total[12];
+    TILE_UNROLL for (int i = 0; i < M; i++) total[i] =
+        add ? _mm512_load_ps(c + i * NR) : _mm512_setzero_ps();
+    for (size_t g = 0; g < n_groups; g++) {
+        __m512i s[12];
+        TILE_UNROLL for (int i = 0; i < M; i++) s[i] = _mm512_setzero_si512();
+        TILE_UNROLL for (int u = 0; u < GROUP / 4; u++, w += 4 * NR, x += 4) {
+            __m512i codes = _mm512_load_si512(w);
+            TILE_UNROLL for (int i = 0; i < M; i++) {
+                int32_t four;
+                memcpy(&four, x + (size_t)i * x_stride, sizeof four);
+                s[i] = _mm512_dpbusd_epi32(s[i], codes, _mm512_set1_epi32(four));
+            }
+        }
+        __m512 scale = _mm512_load_ps(p->scale + g * NR);
+        __m512 offset = _mm512_load_ps(p->offset + g * NR);
+        TILE_UNROLL for (int i = 0; i < M; i++) {
+            size_t r = (size_t)i;
+            __m512 step =
+                _mm512_mul_ps(scale, _mm512_set1_ps(d[r * d_stride + g * (size_t)GROUP / 32]));
+            total[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[i]), step, total[i]);
+            total[i] = _mm512_fmadd_ps(offset, _mm512_set1_ps(sum[r * sum_stride + g]), total[i]);
+        }
+    }
+    TILE_UNROLL for (int i = 0; i < M; i++) _mm512_store_ps(c + i * NR, total[i]);
+}
+
+TILE_INLINE void u8_all(float *c, const pare_tile_act *a, const pare_tile_panel *p, size_t m,
+                        bool add, const int GROUP) {
+    size_t i = 0;
+    for (; i + 12 <= m; i += 12) u8_rows(c, a, p, i, add, 12, GROUP);
+    for (; i + 4 <= m; i += 4) u8_rows(c, a, p, i, add, 4, GROUP);
+    for (; i < m; i++) u8_rows(c, a, p, i, add, 1, GROUP);
+}
+
+void pare_tile_u8_avx512(float *c, const pare_tile_act *a, const pare_tile_panel *p, size_t m,
+                         bool add) {
+    if (p->group == 32)
+        u8_all(c, a, p, m, add, 32);
+    else
+        u8_all(c, a, p, m, add, 16);
+}
+
+const pare_tile_kernels pare_tile_avx512 = {.transpose = pare_tile_transpose_avx2,
+                                            .f32 = pare_tile_f32_avx512,
+                                            .u8 = pare_tile_u8_avx512,
+                                            .u8_max = 255};

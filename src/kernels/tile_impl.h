@@ -1,0 +1,21 @@
+/* Tile kernels that more than one level uses. */
+#ifndef PARE_SRC_KERNELS_TILE_IMPL_H
+#define PARE_SRC_KERNELS_TILE_IMPL_H
+
+#include "kernels/tile.h"
+
+/* Loops whose arrays must end up in registers. */
+#ifdef __clang__
+#define TILE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define TILE_UNROLL _Pragma("GCC unroll 32")
+#endif
+#define TILE_INLINE static inline __attribute__((always_inline))
+
+void pare_tile_transpose_avx2(uint32_t *out, const uint32_t *in, size_t ld, size_t k);
+void pare_tile_f32_avx512(float *c, const float *a, size_t lda, const float *panel, size_t m,
+                          size_t k, bool add);
+void pare_tile_u8_avx512(float *c, const pare_tile_act *a, const pare_tile_panel *panel, size_t m,
+                         bool add);
+
+#endif
