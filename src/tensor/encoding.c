@@ -138,9 +138,9 @@ static pare_status validate_blocks(const pare_tensor *t, pare_error *err) {
             size_t n = w->cols - c < span ? w->cols - c : span;
             if (t->enc->block_state(block, n) == PARE_BLOCK_BAD)
                 return pare_fail(err, PARE_ERR_INPUT,
-                                 "row %zu, column %zu: found a %s that is NaN or infinite, "
+                                 "row %zu, column %zu: found a scale that is NaN or infinite, "
                                  "expected a finite number",
-                                 r, c, span == 1 ? "value" : "scale");
+                                 r, c);
         }
     }
     return PARE_OK;

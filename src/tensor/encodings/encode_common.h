@@ -67,6 +67,46 @@ static inline pare_block_state pare_half_pair_state(uint16_t d, uint16_t m) {
 /* 1 / d; 0 where d is zero or so small that the quotient could overflow. */
 static inline float pare_inverse(float d) { return fabsf(d) >= 0x1p-126f ? 1.0f / d : 0.0f; }
 
+/* ---- unpacking; constant n and restrict let the compiler use vectors ---- */
+
+/* q[i] = low nibble of qs[i] - zero, q[n + i] = high nibble - zero. */
+static inline void pare_unpack_nibbles(int8_t *restrict q, const uint8_t *restrict qs, int n,
+                                       int zero) {
+    for (int i = 0; i < n; i++) {
+        q[i] = (int8_t)((qs[i] & 15) - zero);
+        q[n + i] = (int8_t)((qs[i] >> 4) - zero);
+    }
+}
+
+/* q[32 * g + l] = (qs[l] >> 2g & 3) - zero, g = 0..3. */
+static inline void pare_unpack_pairs(int8_t *restrict q, const uint8_t *restrict qs, int zero) {
+    for (int l = 0; l < 32; l++) {
+        q[l] = (int8_t)((qs[l] & 3) - zero);
+        q[32 + l] = (int8_t)((qs[l] >> 2 & 3) - zero);
+        q[64 + l] = (int8_t)((qs[l] >> 4 & 3) - zero);
+        q[96 + l] = (int8_t)((qs[l] >> 6) - zero);
+    }
+}
+
+/* q[l] += value where bit `bit` of mask[l] is set, l < 32. */
+static inline __attribute__((always_inline)) void
+pare_add_plane(int8_t *restrict q, const uint8_t *restrict mask, int bit, int value) {
+    for (int l = 0; l < 32; l++) q[l] = (int8_t)(q[l] + (mask[l] >> bit & 1) * value);
+}
+
+/* q[i] += 16 where bit i of bits is set, i < 32. The codes are 0..15. */
+static inline void pare_add_fifth_bits(int8_t *q, uint32_t bits) {
+    for (int i = 0; i < 4; i++, q += 8) {
+        /* eight copies of the byte, bit k of copy k is left and becomes 0x10 */
+        uint64_t v = (uint64_t)(bits >> 8 * i & 255) * 0x0101010101010101u & 0x8040201008040201u;
+        v = ((v + 0x7F7F7F7F7F7F7F7Fu) >> 3) & 0x1010101010101010u;
+        uint64_t codes;
+        memcpy(&codes, q, 8);
+        codes |= v;
+        memcpy(q, &codes, 8);
+    }
+}
+
 /* Sum of squares from the first to the last value, in f32 as the searches demand. */
 static inline float pare_sum_squares(const float *x, size_t n) {
     float sum = 0.0f;

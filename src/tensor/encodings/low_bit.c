@@ -11,12 +11,10 @@ static void tq2_0_codes(int8_t *q, float *scale, float *offset, const pare_view 
                         size_t col, size_t n) {
     const pare_tq2_0 *b = PARE_BLOCK_AT(pare_tq2_0, w, row, col, 256);
     (void)offset;
-    for (size_t s = 0; s < n / 256; s++, b++, scale += 8) {
-        for (int g = 0; g < 8; g++, q += 32) {
-            scale[g] = pare_f16_to_f32(b->d);
-            for (int l = 0; l < 32; l++)
-                q[l] = (int8_t)((b->qs[32 * (g / 4) + l] >> 2 * (g % 4) & 3) - 1);
-        }
+    for (size_t s = 0; s < n / 256; s++, b++, q += 256, scale += 8) {
+        for (int g = 0; g < 8; g++) scale[g] = pare_f16_to_f32(b->d);
+        pare_unpack_pairs(q, b->qs, 1);
+        pare_unpack_pairs(q + 128, b->qs + 32, 1);
     }
 }
 
@@ -69,20 +67,25 @@ typedef struct trit_run {
 } trit_run;
 static const trit_run trit_runs[3] = {{0, 32, 5}, {32, 16, 5}, {48, 4, 4}};
 
+static inline void unpack_trits(int8_t *restrict q, const uint8_t *restrict bytes, int n,
+                                uint8_t power) {
+    for (int m = 0; m < n; m++) {
+        uint8_t p = (uint8_t)(bytes[m] * power);
+        q[m] = (int8_t)((p * 3 >> 8) - 1);
+    }
+}
+
 static void tq1_0_codes(int8_t *q, float *scale, float *offset, const pare_view *w, size_t row,
                         size_t col, size_t n) {
     static const uint8_t power[5] = {1, 3, 9, 27, 81};
     const pare_tq1_0 *b = PARE_BLOCK_AT(pare_tq1_0, w, row, col, 256);
     (void)offset;
-    for (size_t s = 0; s < n / 256; s++, b++) {
+    for (size_t s = 0; s < n / 256; s++, b++, q += 256) {
         const uint8_t *bytes = (const uint8_t *)b; /* qs, then qh */
         for (int g = 0; g < 8; g++) *scale++ = pare_f16_to_f32(b->d);
-        for (int r = 0; r < 3; r++)
-            for (int k = 0; k < trit_runs[r].trits; k++)
-                for (int m = 0; m < trit_runs[r].bytes; m++) {
-                    uint8_t p = (uint8_t)(bytes[trit_runs[r].first + m] * power[k]);
-                    *q++ = (int8_t)((p * 3 >> 8) - 1);
-                }
+        for (int k = 0; k < 5; k++) unpack_trits(q + 32 * k, bytes, 32, power[k]);
+        for (int k = 0; k < 5; k++) unpack_trits(q + 160 + 16 * k, bytes + 32, 16, power[k]);
+        for (int k = 0; k < 4; k++) unpack_trits(q + 240 + 4 * k, bytes + 48, 4, power[k]);
     }
 }
 

@@ -10,10 +10,8 @@ static void q2_k_codes(int8_t *q, float *scale, float *offset, const pare_view *
             scale[j] = d * (float)(b->scales[j] & 15);
             offset[j] = -(dmin * (float)(b->scales[j] >> 4));
         }
-        for (int half = 0; half < 2; half++)
-            for (int g = 0; g < 4; g++)
-                for (int l = 0; l < 32; l++)
-                    q[128 * half + 32 * g + l] = (int8_t)(b->qs[32 * half + l] >> 2 * g & 3);
+        pare_unpack_pairs(q, b->qs, 0);
+        pare_unpack_pairs(q + 128, b->qs + 32, 0);
     }
 }
 

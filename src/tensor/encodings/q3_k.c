@@ -10,13 +10,10 @@ static void q3_k_codes(int8_t *q, float *scale, float *offset, const pare_view *
         int8_t scales[16];
         pare_unpack_scales_q3_k(scales, b->scales);
         for (int j = 0; j < 16; j++) scale[j] = d * (float)scales[j];
-        for (int j = 0; j < 8; j++) { /* 32 values each */
-            const uint8_t *qs = b->qs + 32 * (j / 4);
-            for (int l = 0; l < 32; l++) {
-                int high = b->hmask[l] >> j & 1;
-                q[32 * j + l] = (int8_t)((qs[l] >> 2 * (j & 3) & 3) + 4 * high - 4);
-            }
-        }
+        pare_unpack_pairs(q, b->qs, 4);
+        pare_unpack_pairs(q + 128, b->qs + 32, 4);
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) pare_add_plane(q + 32 * j, b->hmask, j, 4);
     }
 }
 

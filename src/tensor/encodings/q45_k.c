@@ -89,12 +89,8 @@ static void q4_k_codes(int8_t *q, float *scale, float *offset, const pare_view *
     for (; n; b++, scale += 8, offset += 8) {
         size_t len = n < 256 ? n : 256;
         read_head(scale, offset, (const pare_k_head *)b, len / 32);
-        for (size_t i = 0; i < len / 64; i++, q += 64) {
-            for (int l = 0; l < 32; l++) {
-                q[l] = (int8_t)(b->qs[32 * i + (size_t)l] & 15);
-                q[32 + l] = (int8_t)(b->qs[32 * i + (size_t)l] >> 4);
-            }
-        }
+        for (size_t i = 0; i < len / 64; i++, q += 64)
+            pare_unpack_nibbles(q, b->qs + 32 * i, 32, 0);
         n -= len;
     }
 }
@@ -166,10 +162,9 @@ const pare_encoding pare_enc_q4_k_tail = {
 /* The short super-block: a header, then pieces of 64 values. */
 static void q5_k_tail_codes(int8_t *q, const pare_q5_k_piece *p, size_t pieces) {
     for (; pieces; pieces--, p++, q += 64) {
-        for (int l = 0; l < 32; l++) {
-            q[l] = (int8_t)((p->qs[l] & 15) + 16 * (int)(p->qh[0] >> l & 1));
-            q[32 + l] = (int8_t)((p->qs[l] >> 4) + 16 * (int)(p->qh[1] >> l & 1));
-        }
+        pare_unpack_nibbles(q, p->qs, 32, 0);
+        pare_add_fifth_bits(q, p->qh[0]);
+        pare_add_fifth_bits(q + 32, p->qh[1]);
     }
 }
 
@@ -178,12 +173,10 @@ static void q5_k_codes(int8_t *q, float *scale, float *offset, const pare_view *
     const pare_q5_k *b = PARE_BLOCK_AT(pare_q5_k, w, row, col, 256);
     for (; n >= 256; b++, scale += 8, offset += 8, n -= 256) {
         read_head(scale, offset, (const pare_k_head *)b, 8);
-        for (int i = 0; i < 4; i++, q += 64) {
-            for (int l = 0; l < 32; l++) {
-                q[l] = (int8_t)((b->qs[32 * i + l] & 15) + 16 * (b->qh[l] >> 2 * i & 1));
-                q[32 + l] = (int8_t)((b->qs[32 * i + l] >> 4) + 16 * (b->qh[l] >> (2 * i + 1) & 1));
-            }
-        }
+        for (int i = 0; i < 4; i++) pare_unpack_nibbles(q + 64 * i, b->qs + 32 * i, 32, 0);
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) pare_add_plane(q + 32 * j, b->qh, j, 16);
+        q += 256;
     }
     if (n == 0) return;
     const pare_k_head *head = (const pare_k_head *)b;

@@ -16,10 +16,7 @@ static void q4_0_codes(int8_t *q, float *scale, float *offset, const pare_view *
     (void)offset;
     for (size_t g = 0; g < n / 32; g++, b++, q += 32) {
         scale[g] = pare_f16_to_f32(b->d);
-        for (int i = 0; i < 16; i++) {
-            q[i] = (int8_t)((b->qs[i] & 15) - 8);
-            q[16 + i] = (int8_t)((b->qs[i] >> 4) - 8);
-        }
+        pare_unpack_nibbles(q, b->qs, 16, 8);
     }
 }
 
@@ -96,10 +93,7 @@ static void q4_1_codes(int8_t *q, float *scale, float *offset, const pare_view *
     for (size_t g = 0; g < n / 32; g++, b++, q += 32) {
         scale[g] = pare_f16_to_f32(b->d);
         offset[g] = pare_f16_to_f32(b->m);
-        for (int i = 0; i < 16; i++) {
-            q[i] = (int8_t)(b->qs[i] & 15);
-            q[16 + i] = (int8_t)(b->qs[i] >> 4);
-        }
+        pare_unpack_nibbles(q, b->qs, 16, 0);
     }
 }
 

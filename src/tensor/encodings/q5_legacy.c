@@ -12,10 +12,9 @@ static uint32_t pack(uint8_t qs[16], const uint8_t codes[32]) {
 }
 
 static void unpack(int8_t q[32], const uint8_t qs[16], uint32_t high, int zero) {
-    for (int i = 0; i < 16; i++) {
-        q[i] = (int8_t)((qs[i] & 15) + (int)(high >> i & 1) * 16 - zero);
-        q[16 + i] = (int8_t)((qs[i] >> 4) + (int)(high >> (16 + i) & 1) * 16 - zero);
-    }
+    pare_unpack_nibbles(q, qs, 16, 0);
+    pare_add_fifth_bits(q, high);
+    for (int i = 0; i < 32; i++) q[i] = (int8_t)(q[i] - zero);
 }
 
 /* ---- Q5_0: (q - 16) * d ---- */

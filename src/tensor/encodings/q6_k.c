@@ -3,6 +3,17 @@
  * width of 576, where ggml falls back to Q8_0 at 8.5. */
 #include "tensor/encodings/encode_common.h"
 
+/* 64 values of a short one. */
+static void unpack_piece(int8_t *restrict q, const uint8_t *restrict ql,
+                         const uint8_t *restrict qh) {
+    for (int l = 0; l < 16; l++) {
+        q[l] = (int8_t)(((ql[l] & 15) | (qh[l] & 3) << 4) - 32);
+        q[16 + l] = (int8_t)(((ql[16 + l] & 15) | (qh[l] & 12) << 2) - 32);
+        q[32 + l] = (int8_t)((ql[l] >> 4 | (qh[l] & 48)) - 32);
+        q[48 + l] = (int8_t)((ql[16 + l] >> 4 | (qh[l] >> 2 & 48)) - 32);
+    }
+}
+
 static void tail_codes(int8_t *q, float *scale, const uint8_t *tail, size_t pieces) {
     uint16_t half;
     memcpy(&half, tail, 2);
@@ -10,10 +21,18 @@ static void tail_codes(int8_t *q, float *scale, const uint8_t *tail, size_t piec
     const pare_q6_k_piece *p = (const pare_q6_k_piece *)(tail + 2);
     for (; pieces; pieces--, p++, q += 64, scale += 4) {
         for (int j = 0; j < 4; j++) scale[j] = d * (float)p->scales[j];
-        for (int i = 0; i < 64; i++) {
-            int low = p->ql[i % 32] >> 4 * (i / 32) & 15, high = p->qh[i % 16] >> 2 * (i / 16) & 3;
-            q[i] = (int8_t)(low + 16 * high - 32);
-        }
+        unpack_piece(q, p->ql, p->qh);
+    }
+}
+
+/* 128 values of a full super-block. */
+static void unpack_half(int8_t *restrict q, const uint8_t *restrict ql,
+                        const uint8_t *restrict qh) {
+    for (int l = 0; l < 32; l++) {
+        q[l] = (int8_t)(((ql[l] & 15) | (qh[l] & 3) << 4) - 32);
+        q[32 + l] = (int8_t)(((ql[32 + l] & 15) | (qh[l] & 12) << 2) - 32);
+        q[64 + l] = (int8_t)((ql[l] >> 4 | (qh[l] & 48)) - 32);
+        q[96 + l] = (int8_t)((ql[32 + l] >> 4 | (qh[l] >> 2 & 48)) - 32);
     }
 }
 
@@ -24,16 +43,8 @@ static void q6_k_codes(int8_t *q, float *scale, float *offset, const pare_view *
     for (; n >= 256; b++, q += 256, scale += 16, n -= 256) {
         float d = pare_f16_to_f32(b->d);
         for (int j = 0; j < 16; j++) scale[j] = d * (float)b->scales[j];
-        for (int half = 0; half < 2; half++) {
-            const uint8_t *ql = b->ql + 64 * half, *qh = b->qh + 32 * half;
-            int8_t *o = q + 128 * half;
-            for (int l = 0; l < 32; l++) {
-                o[l] = (int8_t)(((ql[l] & 15) | (qh[l] & 3) << 4) - 32);
-                o[32 + l] = (int8_t)(((ql[32 + l] & 15) | (qh[l] >> 2 & 3) << 4) - 32);
-                o[64 + l] = (int8_t)((ql[l] >> 4 | (qh[l] >> 4 & 3) << 4) - 32);
-                o[96 + l] = (int8_t)((ql[32 + l] >> 4 | qh[l] >> 6 << 4) - 32);
-            }
-        }
+        unpack_half(q, b->ql, b->qh);
+        unpack_half(q + 128, b->ql + 64, b->qh + 32);
     }
     if (n) tail_codes(q, scale, (const uint8_t *)b, n / 64);
 }
