@@ -35,15 +35,23 @@ static const pare_pre_entry entries[] = {
     {{"gpt-2", "phi-2", "olmo", "mpt", "gigachat", "exaone4", "trillion", "jais", "mellum"},
      {GPT2},
      false,
+     false,
      false},
     {{"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"},
      {CONTRACTIONS WORDS "|\\p{N}{1,3}" REST},
      true,
-     true},
-    {{"smaug-bpe", "dbrx", "chatglm-bpe"}, {CONTRACTIONS WORDS "|\\p{N}{1,3}" REST}, false, false},
-    {{"glm4", "glm5"}, {CONTRACTIONS WORDS "|\\p{N}{1,3}" REST}, true, false},
-    {{"qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2", "solar-open"},
+     true,
+     false},
+    {{"smaug-bpe", "dbrx", "chatglm-bpe"},
+     {CONTRACTIONS WORDS "|\\p{N}{1,3}" REST},
+     false,
+     false,
+     false},
+    {{"glm4", "glm5"}, {CONTRACTIONS WORDS "|\\p{N}{1,3}" REST}, true, false, false},
+    {{"qwen2"}, {CONTRACTIONS WORDS "|\\p{N}" REST}, false, false, true},
+    {{"deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2", "solar-open"},
      {CONTRACTIONS WORDS "|\\p{N}" REST},
+     false,
      false,
      false},
     {{"qwen35"},
@@ -51,23 +59,28 @@ static const pare_pre_entry entries[] = {
       "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*"
       "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
      false,
+     false,
      false},
     {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"},
      {"\\p{N}", GPT2},
      false,
+     false,
      false},
-    {{"tekken"}, {CASED("") "|\\p{N}" REST_SLASH}, true, true},
+    {{"tekken"}, {CASED("") "|\\p{N}" REST_SLASH}, true, true, false},
     {{"gpt-4o", "llama4", "kanana2"},
      {CASED(CONTRACTIONS "?") "|\\p{N}{1,3}" REST_SLASH},
+     false,
      false,
      false},
     {{"seed-coder"},
      {CONTRACTIONS WORDS "|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
      false,
+     false,
      false},
     {{"bailingmoe", "bailingmoe2", "llada-moe"},
      {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*"
       "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"},
+     false,
      false,
      false},
     {{"deepseek-llm"},
@@ -75,10 +88,12 @@ static const pare_pre_entry entries[] = {
       "\\s?[!-/:-~\uFF01-\uFF0F\uFF1A-\uFF5E\u2018-\u201F\u3000-\u3002]+", "\\s+$",
       "[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+", "\\p{N}+"},
      false,
+     false,
      false},
     {{"deepseek-coder"},
      {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+",
       "\\p{N}"},
+     false,
      false,
      false},
     {{"deepseek-v3", "hunyuan-dense", "joyai-llm"},
@@ -87,17 +102,24 @@ static const pare_pre_entry entries[] = {
       "|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*"
       "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
      false,
+     false,
      false},
-    {{"falcon"}, {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]"}, false, false},
+    {{"falcon"}, {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]"}, false, false, false},
     {{"bloom", "poro-chat", "gpt3-finnish"},
      {" ?[^(\\s|.,!?\u2026\u3002\uFF0C\u3001\u0964\u06D4\u060C)]+"},
+     false,
      false,
      false},
     {{"viking"},
      {" ?[^(\\s|.,!?\u2026\u3002\uFF0C\u3001\u0964\u06D4\u060C)]+", "\\p{N}"},
      false,
+     false,
      false},
-    {{"default"}, {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}, false, false},
+    {{"default"},
+     {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"},
+     false,
+     false,
+     false},
 };
 #define N_ENTRIES (sizeof entries / sizeof *entries)
 
@@ -120,6 +142,8 @@ bool pare_pre_list(char *out, size_t size) {
 }
 
 pare_status pare_pre_apply(pare_vocab *v, const pare_pre_entry *entry, pare_error *err) {
+    if (entry->nfc)
+        PARE_TRY(pare_vocab_add_norm(v, PARE_NORM_FORM, PARE_NFC, NULL, 0, NULL, 0, err));
     for (size_t i = 0; i < PARE_PRE_REGEXES && entry->regexes[i]; i++) {
         pare_pre_step step = {.kind = PARE_PRE_REGEX,
                               .behaviour = PARE_SPLIT_ISOLATED,
@@ -145,8 +169,11 @@ static bool same_steps(const pare_vocab *v, const pare_pre_entry *entry) {
 }
 
 const char *pare_pre_recognize(const pare_vocab *v) {
-    for (size_t i = 0; i < N_ENTRIES; i++)
-        if (entries[i].ignore_merges == v->ignore_merges && same_steps(v, &entries[i]))
-            return entries[i].names[0];
-    return NULL;
+    const char *other = NULL; /* but for the normal form */
+    for (size_t i = 0; i < N_ENTRIES; i++) {
+        if (entries[i].ignore_merges != v->ignore_merges || !same_steps(v, &entries[i])) continue;
+        if (entries[i].nfc == (v->n_norm > 0)) return entries[i].names[0];
+        if (!other) other = entries[i].names[0];
+    }
+    return other;
 }

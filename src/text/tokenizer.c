@@ -160,20 +160,19 @@ static pare_status encode_word(encoder *e, const char *s, size_t n) {
     return emit(e, e->symbols + plain, n_symbols - plain);
 }
 
-/* A word of a character model, cut in front of each mark that stands behind another character. */
+/* A word of a character model, cut in front of marks where no merge can cross: the same ids as
+ * without (no pair of a left and a right symbol is a token), in a fraction of the time. */
 static pare_status encode_marked(encoder *e, const char *s, size_t n) {
     const char *mark = e->tok->mark;
     size_t begin = 0;
     for (size_t i = 1; i < n;) {
         const char *hit = memmem(s + i, n - i, mark, 3);
         if (!hit) break;
-        size_t at = (size_t)(hit - s);
-        bool behind_mark = at - begin >= 3 && memcmp(hit - 3, mark, 3) == 0;
-        if (!behind_mark) {
-            PARE_TRY(encode_word(e, s + begin, at - begin));
-            begin = at;
+        if (!e->tok->glued[(uint8_t)hit[-1]]) {
+            PARE_TRY(encode_word(e, s + begin, (size_t)(hit - s) - begin));
+            begin = (size_t)(hit - s);
         }
-        i = at + 3;
+        i = (size_t)(hit - s) + 3;
     }
     return encode_word(e, s + begin, n - begin);
 }

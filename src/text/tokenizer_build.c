@@ -170,25 +170,18 @@ static pare_status build_score_merges(pare_tokenizer *tok, pare_error *err) {
     return PARE_OK;
 }
 
-/* Whether words can be cut in front of a mark: it is a symbol itself, and no token that a merge can
- * make has one behind another character. */
-static bool marks_begin_tokens(const pare_tokenizer *tok) {
+/* Finds out where words can be cut: a mark must be a symbol itself (else unknown characters on both
+ * sides of it might be fused), and words must not be looked up as a whole. */
+static void find_cuts(pare_tokenizer *tok) {
     const pare_vocab *v = tok->vocab;
-    if (v->byte_level || v->ignore_merges || pare_char_symbol(&tok->chars, 0x2581) < 0)
-        return false;
+    tok->cut_at_marks =
+        !v->byte_level && !v->ignore_merges && pare_char_symbol(&tok->chars, 0x2581) >= 0;
     for (size_t i = 0; i < v->n; i++) {
         pare_span s = token_text(v, i);
-        if (v->tokens[i].type == PARE_TOKEN_CONTROL || v->tokens[i].type == PARE_TOKEN_UNKNOWN)
-            continue;
-        bool other = false; /* a character that is no mark came before */
-        for (size_t k = 0; k < s.n;) {
-            bool mark = s.n - k >= 3 && memcmp(s.s + k, tok->mark, 3) == 0;
-            if (mark && other) return false;
-            other |= !mark;
-            k += mark ? 3 : 1;
-        }
+        for (size_t k = 1; k + 3 <= s.n; k++)
+            if (memcmp(s.s + k, tok->mark, 3) == 0) tok->glued[(uint8_t)s.s[k - 1]] = true;
     }
-    return true;
+    tok->glued[(uint8_t)tok->mark[2]] = true; /* runs of marks stay together */
 }
 
 /* --- added tokens --- */
@@ -338,7 +331,7 @@ pare_status pare_tokenizer_build(pare_tokenizer **out, pare_vocab *v, pare_error
     if (st == PARE_OK)
         st = v->by_score ? build_score_merges(tok, err) : build_rank_merges(tok, err);
     if (st == PARE_OK) {
-        tok->cut_at_marks = marks_begin_tokens(tok);
+        find_cuts(tok);
         tok->special = pare_calloc(v->n, 1);
         tok->end = pare_calloc(v->n, 1);
         tok->piece_end = pare_calloc(v->n, sizeof *tok->piece_end);

@@ -26,9 +26,9 @@ struct pare_tokenizer {
     pare_char_map chars;
     int32_t byte_token[256]; /* of the byte's letter (byte level) or of "<0xHH>"; -1 = none */
     char mark[4];            /* U+2581, as SentencePiece writes a space */
-    bool cut_at_marks; /* character models: nothing merges across the front of a mark that stands
-                          behind another character, so words can be cut there */
-    size_t longest;    /* bytes of the longest token text */
+    bool cut_at_marks;       /* character models: words are cut in front of marks ... */
+    bool glued[256];         /* ... but not behind these bytes, which a token has before a mark */
+    size_t longest;          /* bytes of the longest token text */
     pare_text_buffer pieces; /* what each token decodes to */
     uint32_t *piece_end;     /* [n] */
     uint8_t *special, *end;  /* [n] flags */
