@@ -31,10 +31,12 @@ static size_t min3(size_t a, size_t b, size_t c) {
 }
 
 /* Edits (insert, delete, replace, swap of neighbours) from a to b; names are short. */
-static size_t edit_distance(const char *a, const char *b) {
+static size_t edit_distance(const char *word, const char *b) {
     enum { MAX = 48 };
-    size_t n = strlen(a), m = strlen(b), d[3][MAX + 1];
+    size_t n = strlen(word), m = strlen(b), d[3][MAX + 1];
+    char a[MAX + 1];
     if (n > MAX || m > MAX) return MAX;
+    for (size_t i = 0; i <= n; i++) a[i] = (char)tolower((unsigned char)word[i]);
     for (size_t j = 0; j <= m; j++) d[0][j] = j;
     for (size_t i = 1; i <= n; i++) {
         size_t *row = d[i % 3], *up = d[(i + 2) % 3], *up2 = d[(i + 1) % 3];

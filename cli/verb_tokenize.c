@@ -1,5 +1,6 @@
 /* pare tokenize: text to ids and back. */
 #include "cli.h"
+#include "pare/eval.h"
 #include "pare/tokenizer.h"
 
 #include <errno.h>

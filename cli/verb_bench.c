@@ -1,0 +1,189 @@
+/* pare bench: how fast a model runs, and how near that is to the machine's limits. */
+#include "cli.h"
+#include "pare/bench.h"
+
+#include <string.h>
+
+typedef struct bench_options {
+    cli_counts pp, tg, batch, depth;
+    int64_t reps;
+    const char *kv;
+    int compute;
+} bench_options;
+
+static const cli_option table[] = {
+    CLI_OPTION(bench_options, 0, "pp", CLI_COUNTS, pp, "N,..", 0, 1 << 24,
+               "prefill of N tokens; 0 = none"),
+    CLI_OPTION(bench_options, 0, "tg", CLI_COUNTS, tg, "N,..", 0, 1 << 24,
+               "decode N steps; 0 = none"),
+    CLI_OPTION(bench_options, 0, "depth", CLI_COUNTS, depth, "N,..", 0, 1 << 24,
+               "tokens that are in the context already"),
+    CLI_OPTION(bench_options, 0, "batch", CLI_COUNTS, batch, "N,..", 1, 4096,
+               "decode: tokens a step, of one sequence as when drafts are checked"),
+    CLI_OPTION(bench_options, 0, "reps", CLI_INT, reps, "N", 1, 1000,
+               "timed repetitions, after one that is not counted"),
+    CLI_OPTION(
+        bench_options, 0, "kv", CLI_TEXT, kv, "CODEC", 0, 0,
+        "how keys and values are kept: f32, f16, bf16 or q8_0 (default f16, with exact f32)"),
+    CLI_OPTION(bench_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
+               "f32 results, or 8-bit activations where the weights allow"),
+    {0},
+};
+static const bench_options defaults = {.pp = {{512}, 1},
+                                       .tg = {{128}, 1},
+                                       .depth = {{0}, 1},
+                                       .batch = {{1}, 1},
+                                       .reps = 3,
+                                       .compute = PARE_COMPUTE_FAST};
+
+enum { MAX_ROWS = 1024 };
+
+typedef struct results {
+    pare_limits limits;
+    double read_rate; /* of as many bytes as the model has */
+    pare_bench_row rows[MAX_ROWS];
+    size_t n;
+} results;
+
+/* The arithmetic limit of a mode. */
+static double peak(const results *r, pare_compute compute) {
+    const pare_limits *l = &r->limits;
+    if (compute == PARE_COMPUTE_FAST)
+        return l->int8_op_per_s > l->bf16_flop_per_s ? l->int8_op_per_s : l->bf16_flop_per_s;
+    return l->f32_flop_per_s;
+}
+
+/* A share of a limit that was measured on a busy machine may come out above 1. */
+static double share(double value, double limit) {
+    double s = limit > 0 ? value / limit : 0;
+    return s < 1 ? s : 1;
+}
+static double bandwidth_share(const results *r, const pare_bench_row *row) {
+    return share(row->tokens_per_s * row->bytes_per_token, r->read_rate);
+}
+static double peak_share(const results *r, const pare_bench_row *row) {
+    return share(row->flop_per_s, peak(r, row->compute));
+}
+
+/* --- work --- */
+
+static pare_status measure_all(cli *c, results *r, pare_model *m, const bench_options *o) {
+    pare_bench_options bo = {
+        .reps = (size_t)o->reps, .kv = o->kv, .compute = (pare_compute)o->compute};
+    pare_status st = PARE_OK;
+    for (size_t d = 0; d < o->depth.n; d++) {
+        bo.depth = o->depth.item[d];
+        for (size_t i = 0; i < o->pp.n && st == PARE_OK; i++)
+            if (o->pp.item[i] && r->n < MAX_ROWS)
+                st = pare_bench_prefill(&r->rows[r->n++], c->rt, m, &bo, o->pp.item[i], 0, &c->err);
+        for (size_t i = 0; i < o->tg.n; i++)
+            for (size_t b = 0; b < o->batch.n && st == PARE_OK; b++)
+                if (o->tg.item[i] && r->n < MAX_ROWS)
+                    st = pare_bench_decode(&r->rows[r->n++], c->rt, m, &bo, o->tg.item[i],
+                                           o->batch.item[b], &c->err);
+    }
+    return st;
+}
+
+static pare_status measure_limits(cli *c, results *r, const pare_model *m) {
+    /* a small model lies in the caches: then their speed is the limit */
+    size_t bytes = pare_model_weight_bytes(m), most = (size_t)512 << 20;
+    pare_status st = pare_limits_measure(&r->limits, c->rt, &c->err);
+    if (st == PARE_OK)
+        st = pare_limits_read_rate(&r->read_rate, c->rt, bytes < most ? bytes : most, &c->err);
+    return st;
+}
+
+/* --- output --- */
+
+static json_t *row_json(const results *r, const pare_bench_row *row) {
+    json_t *out = json_object();
+    json_object_set_new(out, "what", json_string(row->what));
+    json_object_set_new(out, "n", json_integer((json_int_t)row->n));
+    json_object_set_new(out, "batch", json_integer((json_int_t)row->batch));
+    json_object_set_new(out, "depth", json_integer((json_int_t)row->depth));
+    json_object_set_new(out, "reps", json_integer((json_int_t)row->reps));
+    json_object_set_new(out, "tokens_per_s", cli_json_real(row->tokens_per_s));
+    json_object_set_new(out, "stddev", cli_json_real(row->stddev));
+    json_object_set_new(out, "bytes_per_token", cli_json_real(row->bytes_per_token));
+    json_object_set_new(out, "share_of_bandwidth", cli_json_real(bandwidth_share(r, row)));
+    json_object_set_new(out, "flop_per_s", cli_json_real(row->flop_per_s));
+    json_object_set_new(out, "share_of_peak", cli_json_real(peak_share(r, row)));
+    return out;
+}
+
+static pare_status print_json(cli *c, const results *r, const bench_options *o) {
+    json_t *out = cli_json_begin(c), *rows = json_array(), *limits = json_object();
+    json_object_set_new(limits, "read_bytes_per_s", cli_json_real(r->read_rate));
+    json_object_set_new(limits, "dram_read_bytes_per_s",
+                        cli_json_real(r->limits.dram_read_bytes_per_s));
+    json_object_set_new(limits, "f32_flop_per_s", cli_json_real(r->limits.f32_flop_per_s));
+    json_object_set_new(limits, "bf16_flop_per_s", cli_json_real(r->limits.bf16_flop_per_s));
+    json_object_set_new(limits, "int8_op_per_s", cli_json_real(r->limits.int8_op_per_s));
+    json_object_set_new(out, "compute", json_string(o->compute ? "fast" : "exact"));
+    json_object_set_new(out, "limits", limits);
+    for (size_t i = 0; i < r->n; i++) json_array_append_new(rows, row_json(r, &r->rows[i]));
+    json_object_set_new(out, "rows", rows);
+    return cli_json_print(c, out, true);
+}
+
+static pare_status print_table(cli *c, const results *r, const bench_options *o) {
+    cli_table t;
+    cli_table_begin(&t, "what|>n|>batch|>depth|>tokens/s|>+-|>MB/token|>% of bandwidth|>GFLOP/s|"
+                        ">% of peak");
+    for (size_t i = 0; i < r->n; i++) {
+        const pare_bench_row *row = &r->rows[i];
+        cli_cell(&t, "%s", row->what);
+        cli_cell(&t, "%zu", row->n);
+        cli_cell(&t, "%zu", row->batch);
+        cli_cell(&t, "%zu", row->depth);
+        cli_cell(&t, "%.1f", row->tokens_per_s);
+        cli_cell(&t, "%.1f", row->stddev);
+        cli_cell(&t, "%.2f", row->bytes_per_token / 1e6);
+        cli_cell(&t, "%.1f", 100 * bandwidth_share(r, row));
+        cli_cell(&t, "%.1f", row->flop_per_s / 1e9);
+        cli_cell(&t, "%.1f", 100 * peak_share(r, row));
+    }
+    pare_status st = cli_table_end(c, &t);
+    if (st != PARE_OK) return st;
+    return cli_printf(c,
+                      "\n%s; limits in this run: %.1f GB/s (a buffer of the model's size), %s %.0f "
+                      "G/s\n",
+                      o->compute ? "fast" : "exact", r->read_rate / 1e9,
+                      o->compute ? "8-bit products" : "f32 products",
+                      peak(r, (pare_compute)o->compute) / 1e9);
+}
+
+static pare_status run(cli *c, const void *options, char **args, size_t n_args) {
+    const bench_options *o = options;
+    (void)n_args;
+    static results r; /* large, and one process runs one verb */
+    pare_model *m = NULL;
+    pare_status st = cli_runtime(c);
+    if (st == PARE_OK) st = pare_model_load(&m, c->rt, args[0], &c->err);
+    if (st == PARE_OK) st = measure_limits(c, &r, m);
+    if (st == PARE_OK) st = measure_all(c, &r, m, o);
+    cli_progress_end(c);
+    if (st == PARE_OK) st = c->common.json ? print_json(c, &r, o) : print_table(c, &r, o);
+    pare_model_free(m);
+    return st;
+}
+
+const cli_verb cli_verb_bench = {
+    .name = "bench",
+    .arguments = "MODEL",
+    .summary = "speed of a model against the machine's limits",
+    .notes =
+        "Every combination of --pp or --tg with --depth and --batch is a row. Decoding is bound by "
+        "reading the weights, prefill by arithmetic: the shares tell how near each comes to what "
+        "this machine reached in the same run.",
+    .options = table,
+    .defaults = &defaults,
+    .options_size = sizeof defaults,
+    .min_args = 1,
+    .max_args = 1,
+    .examples = {"pare bench model.gguf --pp 64 --tg 16 --reps 2",
+                 "pare bench model.gguf --pp 0 --tg 16 --batch 1,4,16 --reps 2 --json",
+                 "pare bench model.gguf --pp 64 --tg 8 --depth 0,128 --compute exact --reps 1"},
+    .run = run,
+};

@@ -1,0 +1,376 @@
+/* The verbs that read a model, on a tiny one: the examples of --help run as they are, every key of
+ * the contract is there, errors are one line, interruption is safe. */
+#include "support/program.h"
+#include "support/test.h"
+#include "support/tiny_model.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* model.gguf is a folder here: a model is what it holds, not what it is called. */
+static int make_files(void **state) {
+    (void)state;
+    tiny_model("model.gguf", NULL);
+    tiny_model("other", &(tiny_options){.seed = 1});
+    tiny_model("nochat", &(tiny_options){.template = ""});
+    tiny_model("strange", &(tiny_options){.template = "{{ messages | tojson }}"});
+    tiny_model("nan", &(tiny_options){.poison = NAN});
+    tiny_model("wild", &(tiny_options){.final_norm = 3e38f}); /* its logits are no numbers */
+    char text[40000];
+    size_t n = 0;
+    for (int i = 0; n + 80 < sizeof text; i++)
+        n += (size_t)sprintf(text + n, i % 9 ? " Line %d , of a text with words .\n" : " \n", i);
+    test_write("wiki.test.raw", text, n);
+    return 0;
+}
+
+/* The examples of every verb that takes a model. */
+static void examples(void **state) {
+    (void)state;
+    program_result overview = program_run(NULL, "pare help");
+    size_t n_run = 0;
+    for (const char *p = strstr(overview.out, "Verbs:\n") + 7; *p == ' '; p = strchr(p, '\n') + 1) {
+        char verb[32];
+        sscanf(p, "%31s", verb);
+        program_result help = program_runf(NULL, "pare help %s", verb);
+        const char *line = strstr(help.out, "\nExamples:\n") + 11;
+        for (; strncmp(line, "  ", 2) == 0; line = strchr(line, '\n') + 1) {
+            program_result r = program_runf(NULL, "%.*s", (int)strcspn(line, "\n"), line);
+            if (r.code != 0)
+                fail_msg("%.*s: exit %d: %s", (int)strcspn(line, "\n"), line, r.code, r.err);
+            if (r.out_len == 0) fail_msg("%.*s: no output", (int)strcspn(line, "\n"), line);
+            program_free(&r);
+            n_run++;
+        }
+        program_free(&help);
+    }
+    assert_true(n_run >= 10);
+    program_free(&overview);
+}
+
+static json_int_t integer(json_t *o, const char *key) {
+    return json_integer_value(json_object_get(o, key));
+}
+static double number(json_t *o, const char *key) {
+    return json_number_value(json_object_get(o, key));
+}
+static const char *string(json_t *o, const char *key) {
+    return json_string_value(json_object_get(o, key));
+}
+
+static void info(void **state) {
+    (void)state;
+    json_t *o = program_json(NULL, "pare info model.gguf --tensors --memory --ctx 100 --verify");
+    program_has(o, "arch,n_params,file_bytes,bits_per_weight,ctx_max,vocab_size,tokenizer,"
+                   "encodings.f32.tensors,encodings.f32.params,encodings.f32.bytes,tensors,"
+                   "memory.kv_bytes.f16");
+    assert_string_equal(string(o, "arch"), "llama");
+    assert_int_equal(integer(o, "ctx_max"), TINY_CTX);
+    assert_int_equal(integer(o, "vocab_size"), TINY_VOCAB);
+    assert_int_equal(json_array_size(json_object_get(o, "tensors")), 2 + 9 * TINY_LAYERS);
+    json_t *f32 = json_object_get(json_object_get(o, "encodings"), "f32");
+    assert_int_equal(integer(f32, "params"), integer(o, "n_params"));
+    assert_int_equal(integer(f32, "bytes"), 4 * integer(o, "n_params"));
+    assert_true(number(o, "bits_per_weight") == 32);
+    json_decref(o);
+    program_result r = program_run(NULL, "pare info nan --verify");
+    assert_int_equal(r.code, 2);
+    assert_int_equal(program_lines(r.err), 1);
+    assert_non_null(strstr(r.err, "row 5, column 3: found nan"));
+    program_free(&r);
+}
+
+static void tokenize(void **state) {
+    (void)state;
+    json_t *o = program_json("a\xC3\xA9\xFF<|im_end|>", "pare tokenize model.gguf");
+    program_has(o, "ids,n_tokens,crc32");
+    assert_int_equal(integer(o, "n_tokens"),
+                     14); /* bytes: the special token's name is plain text */
+    json_decref(o);
+    o = program_json("a<|im_end|>", "pare tokenize model.gguf --parse-special");
+    assert_int_equal(integer(o, "n_tokens"), 2);
+    json_decref(o);
+    /* bytes that are no UTF-8 come back as they were, and as U+FFFD in JSON */
+    program_result r = program_run("97 255 98", "pare tokenize model.gguf --decode");
+    assert_int_equal(r.out_len, 3);
+    assert_memory_equal(r.out,
+                        "a\xFF"
+                        "b",
+                        3);
+    program_free(&r);
+    o = program_json("[97, 255, 98]", "pare tokenize model.gguf --decode");
+    assert_string_equal(string(o, "text"), "a\xEF\xBF\xBD"
+                                           "b");
+    json_decref(o);
+    r = program_run("258 97", "pare tokenize model.gguf --decode --no-special");
+    assert_string_equal(r.out, "a");
+    program_free(&r);
+}
+
+static void run_once(void **state) {
+    (void)state;
+    static const char command[] = "pare run model.gguf -p hello -n 24 --ignore-eos --seed 3";
+    json_t *a = program_json(NULL, command), *b = program_json(NULL, command);
+    program_has(a, "text,token_ids,prompt_tokens,generated_tokens,prefill_tokens_per_s,"
+                   "decode_tokens_per_s,first_token_s,peak_rss_bytes,stop_reason");
+    assert_int_equal(integer(a, "prompt_tokens"), 5);
+    assert_int_equal(integer(a, "generated_tokens"), 24);
+    assert_int_equal(json_array_size(json_object_get(a, "token_ids")), 24);
+    assert_string_equal(string(a, "stop_reason"), "length");
+    assert_true(json_equal(json_object_get(a, "token_ids"), json_object_get(b, "token_ids")));
+    json_decref(b);
+    b = program_json(NULL, "pare run model.gguf -p hello -n 24 --ignore-eos --seed 4");
+    assert_false(json_equal(json_object_get(a, "token_ids"), json_object_get(b, "token_ids")));
+    json_decref(a);
+    json_decref(b);
+    /* a prompt from a file, from standard input and as an argument */
+    test_write("prompt.txt", "hello", 5);
+    const char *const same[] = {"pare run model.gguf -f prompt.txt -n 8 --temp 0",
+                                "pare run model.gguf -n 8 --temp 0",
+                                "pare run model.gguf -p hello -n 8 --temp 0"};
+    json_t *first = program_json(NULL, same[0]);
+    for (int i = 1; i < 3; i++) {
+        b = program_json(i == 1 ? "hello" : NULL, same[i]);
+        assert_string_equal(string(b, "text"), string(first, "text"));
+        json_decref(b);
+    }
+    /* what is streamed is what the object holds */
+    program_result r = program_runf(NULL, "%s -q", same[0]);
+    size_t n = strlen(string(first, "text"));
+    assert_memory_equal(r.out, string(first, "text"), n);
+    assert_string_equal(r.err, "");
+    program_free(&r);
+    json_decref(first);
+}
+
+static void run_limits(void **state) {
+    (void)state;
+    json_t *o = program_json(NULL, "pare run model.gguf -p hello --ctx 16 --ignore-eos");
+    assert_string_equal(string(o, "stop_reason"), "context");
+    json_decref(o);
+    program_result r = program_run(NULL, "pare run model.gguf -p hello --ctx 16 --ignore-eos");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.err, "context of 16 positions is full"));
+    program_free(&r);
+}
+
+static void run_errors(void **state) {
+    (void)state;
+    const struct {
+        const char *command, *told;
+    } cases[] = {
+        {"pare run model.gguf -p '' -n 4", "found 0 tokens, expected at least 1"},
+        {"pare run model.gguf -p 'too long for it' --ctx 8", "found 15 tokens, expected at most 8"},
+        {"pare run model.gguf -p a -f b", "both -p and -f"},
+        {"pare run model.gguf -i -p a", "found -i with -p"},
+        {"pare run model.gguf -p a --system b", "--system needs --chat or -i"},
+        {"pare run nochat --chat -p a", "found none"},
+        {"pare run strange --chat -p a", "unknown format"},
+        {"pare run model.gguf -p a --kv q7", "q7"},
+        {"pare run wild -p aaa -n 4 --temp 0", "NaN"},
+        {"pare run model.gguf -p a --top-p 1.5",
+         "--top-p: found '1.5', expected a number from 0 to 1"},
+        {"pare run model.gguf -p a --temp nan", "--temp: found 'nan'"},
+        {"pare run model.gguf -p a --temp 0,5", "--temp: found '0,5'"},
+        {"pare run model.gguf -p a --compute slow", "expected exact|fast"},
+        {"pare run wiki.test.raw -p a", "wiki.test.raw"},
+        {"pare run model.gguf -f no/such/file", "no/such/file"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        program_result r = program_run(NULL, cases[i].command);
+        if (r.code != 2 || program_lines(r.err) != 1 || strncmp(r.err, "pare: ", 6) != 0 ||
+            !strstr(r.err, cases[i].told) || r.out_len)
+            fail_msg("%s: exit %d, out '%s', err '%s'", cases[i].command, r.code, r.out, r.err);
+        program_free(&r);
+    }
+}
+
+/* A conversation: one object a line, and the second answer has the first question before it. */
+static void conversation(void **state) {
+    (void)state;
+    program_result r = program_run("hello\nand now?\n",
+                                   "pare run model.gguf -i -n 6 --temp 0 --ignore-eos --json");
+    assert_int_equal(r.code, 0);
+    assert_int_equal(program_lines(r.out), 2);
+    size_t prompt[2];
+    char *line = r.out;
+    for (int i = 0; i < 2; i++) {
+        json_t *o = json_loadb(line, strcspn(line, "\n"), 0, NULL);
+        assert_non_null(o);
+        prompt[i] = (size_t)integer(o, "prompt_tokens");
+        json_decref(o);
+        line += strcspn(line, "\n") + 1;
+    }
+    program_free(&r);
+    /* tokens are bytes: all of the first turn is kept, only what follows the answer is computed */
+    assert_int_equal(prompt[0], strlen("user\nhello\nassistant\n") + 3);
+    assert_in_range(prompt[1], strlen("\nuser\nand now?\nassistant\n") + 4, 40);
+    r = program_run("hello\n/exit\nignored\n", "pare run model.gguf -i -n 3 -q --system S");
+    assert_int_equal(r.code, 0);
+    assert_string_equal(r.err, "");
+    program_free(&r);
+}
+
+static void eval(void **state) {
+    (void)state;
+    json_t *o =
+        program_json(NULL, "pare eval model.gguf --text wiki.test.raw --ctx 64 --windows 3");
+    program_has(o, "perplexity.protocol,perplexity.ctx,perplexity.ppl,perplexity.ppl_stderr,"
+                   "perplexity.nll_sum,perplexity.n_scored,perplexity.n_tokens,"
+                   "perplexity.n_windows,perplexity.crc32,perplexity.seconds,"
+                   "perplexity.tokens_per_s,perplexity.compute");
+    json_t *hf = json_object_get(o, "perplexity");
+    assert_string_equal(string(hf, "protocol"), "hf");
+    assert_string_equal(string(hf, "compute"), "exact");
+    assert_int_equal(integer(hf, "n_scored"), 3 * 63);
+    assert_true(fabs(number(hf, "ppl") - exp(number(hf, "nll_sum") / (3 * 63))) < 1e-9);
+    /* random weights: near the size of the vocabulary */
+    assert_true(number(hf, "ppl") > 100 && number(hf, "ppl") < 600);
+    json_decref(o);
+    o = program_json(NULL,
+                     "pare eval model.gguf --text wiki.test.raw --protocol llama.cpp --ctx 64 "
+                     "--windows 3 --compute fast --kv f16");
+    json_t *llama = json_object_get(o, "perplexity");
+    assert_string_equal(string(llama, "protocol"), "llama.cpp");
+    assert_string_equal(string(llama, "compute"), "fast");
+    assert_int_equal(integer(llama, "n_scored"), 3 * 31);
+    json_decref(o);
+}
+
+static void eval_against(void **state) {
+    (void)state;
+    json_t *o = program_json(
+        NULL,
+        "pare eval model.gguf --text wiki.test.raw --ctx 64 --windows 2 --against model.gguf");
+    program_has(o,
+                "against.kl_mean,against.kl_p99,against.same_top,against.ppl_ratio,against.flips");
+    json_t *same = json_object_get(o, "against"), *ppl = json_object_get(o, "perplexity");
+    assert_true(number(same, "kl_mean") == 0 && number(same, "kl_p99") == 0);
+    assert_true(number(same, "same_top") == 1 && number(same, "ppl_ratio") == 1);
+    /* the way through logits gives the perplexity of the way through log-probabilities */
+    json_t *alone =
+        program_json(NULL, "pare eval model.gguf --text wiki.test.raw --ctx 64 --windows 2");
+    double a = number(ppl, "ppl"), b = number(json_object_get(alone, "perplexity"), "ppl");
+    assert_true(fabs(a / b - 1) < 1e-5);
+    json_decref(alone);
+    json_decref(o);
+    o = program_json(
+        NULL, "pare eval model.gguf --text wiki.test.raw --ctx 64 --windows 2 --against other");
+    json_t *apart = json_object_get(o, "against");
+    assert_true(number(apart, "kl_mean") > 1e-3 &&
+                number(apart, "kl_p99") > number(apart, "kl_mean"));
+    assert_true(number(apart, "same_top") < 1);
+    json_decref(o);
+}
+
+static void eval_errors(void **state) {
+    (void)state;
+    test_write("short.txt", "too short", 9);
+    test_write("empty.txt", "", 0);
+    const struct {
+        const char *command, *told;
+    } cases[] = {
+        {"pare eval model.gguf", "no --text"},
+        {"pare eval model.gguf --text no/file", "no/file"},
+        {"pare eval model.gguf --text .", "found a folder"},
+        {"pare eval model.gguf --text empty.txt", "found 0 tokens, expected at least 512"},
+        {"pare eval model.gguf --text short.txt --ctx 64", "found 9 tokens, expected at least 64"},
+        {"pare eval model.gguf --text short.txt --ctx 5 --protocol llama.cpp", "at least 10 (two"},
+        {"pare eval model.gguf --text wiki.test.raw --ctx 513", "expected 2 to 512"},
+        {"pare eval model.gguf --text wiki.test.raw --protocol HF", "did you mean 'hf'?"},
+        {"pare eval wild --text wiki.test.raw --ctx 64", "log p = "},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        program_result r = program_run(NULL, cases[i].command);
+        if (r.code != 2 || program_lines(r.err) != 1 || !strstr(r.err, cases[i].told) || r.out_len)
+            fail_msg("%s: exit %d, out '%s', err '%s'", cases[i].command, r.code, r.out, r.err);
+        program_free(&r);
+    }
+}
+
+static void bench(void **state) {
+    (void)state;
+    json_t *o = program_json(NULL, "pare bench model.gguf --pp 32 --tg 4 --batch 1,4 --depth 0,16 "
+                                   "--reps 2");
+    json_t *rows = json_object_get(o, "rows"), *row;
+    size_t i, n_prefill = 0;
+    assert_int_equal(json_array_size(rows), 6);
+    json_array_foreach(rows, i, row) {
+        program_has(row, "what,n,batch,tokens_per_s,stddev,bytes_per_token,share_of_bandwidth,"
+                         "flop_per_s,share_of_peak");
+        n_prefill += strcmp(string(row, "what"), "prefill") == 0;
+        assert_true(number(row, "tokens_per_s") > 0 && number(row, "flop_per_s") > 0);
+        assert_true(number(row, "share_of_bandwidth") > 0 &&
+                    number(row, "share_of_bandwidth") <= 1);
+        assert_true(number(row, "share_of_peak") > 0 && number(row, "share_of_peak") <= 1);
+    }
+    assert_int_equal(n_prefill, 2);
+    json_decref(o);
+    program_result r = program_run(NULL, "pare bench model.gguf --pp 600");
+    assert_int_equal(r.code, 2);
+    assert_non_null(strstr(r.err, "found 600 tokens"));
+    program_free(&r);
+}
+
+/* SIGINT and SIGTERM stop long work within 5 s with their exit codes; a second one does too. */
+static void interrupted(void **state) {
+    (void)state;
+    const int signals[] = {SIGINT, SIGTERM};
+    for (size_t i = 0; i < 4; i++) {
+        const char *const argv[] = {"pare", "bench",  "model.gguf", "--pp",
+                                    "512",  "--reps", "1000",       NULL};
+        pid_t pid = program_start(argv);
+        usleep(300000);
+        kill(pid, signals[i % 2]);
+        if (i >= 2) kill(pid, signals[i % 2]);
+        assert_int_equal(program_wait(pid, 5), 128 + signals[i % 2]);
+        program_result r = program_run(NULL, "cat err");
+        if (i < 2) {
+            assert_non_null(strstr(r.out, "interrupted"));
+            assert_int_equal(program_lines(r.out), 1);
+        }
+        program_free(&r);
+    }
+}
+
+/* A reader that closes early ends the program quietly. */
+static void closed_pipe(void **state) {
+    (void)state;
+    program_result r = program_run(
+        NULL,
+        "(pare run model.gguf -p hello --ignore-eos -q; echo $? >&2) | head -c 10 >/dev/null");
+    assert_string_equal(r.err, "0\n");
+    program_free(&r);
+}
+
+/* The same bytes whatever the number of threads. */
+static void threads(void **state) {
+    (void)state;
+    double ppl[3];
+    for (int n = 1; n <= 3; n++) {
+        char command[200];
+        snprintf(command, sizeof command,
+                 "pare eval model.gguf --text wiki.test.raw --ctx 64 --windows 2 --threads %d", n);
+        json_t *o = program_json(NULL, command);
+        ppl[n - 1] = number(json_object_get(o, "perplexity"), "nll_sum");
+        json_decref(o);
+    }
+    assert_true(ppl[0] == ppl[1] && ppl[0] == ppl[2]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(examples),     cmocka_unit_test(info),
+        cmocka_unit_test(tokenize),     cmocka_unit_test(run_once),
+        cmocka_unit_test(run_limits),   cmocka_unit_test(run_errors),
+        cmocka_unit_test(conversation), cmocka_unit_test(eval),
+        cmocka_unit_test(eval_against), cmocka_unit_test(eval_errors),
+        cmocka_unit_test(bench),        cmocka_unit_test(interrupted),
+        cmocka_unit_test(closed_pipe),  cmocka_unit_test(threads),
+    };
+    return cmocka_run_group_tests(tests, make_files, NULL);
+}

@@ -1,0 +1,26 @@
+/* A small Llama with random weights and a byte-level tokenizer, written as a Hugging Face folder:
+ * what the tests of the program run on. */
+#ifndef PARE_TESTS_SUPPORT_TINY_MODEL_H
+#define PARE_TESTS_SUPPORT_TINY_MODEL_H
+
+#include <stdint.h>
+
+enum {
+    TINY_VOCAB = 259, /* 256 bytes, then <|endoftext|>, <|im_start|>, <|im_end|> */
+    TINY_DIM = 64,
+    TINY_LAYERS = 2,
+    TINY_CTX = 512
+};
+
+typedef struct tiny_options {
+    uint64_t seed;
+    float scale;          /* of the weights; 0 = 0.08 */
+    const char *template; /* chat template, NULL = ChatML, "" = none */
+    float poison;         /* written over one weight where it is not 0 (NaN, Inf) */
+    float final_norm;     /* 0 = 1; 3e38 makes logits that are no numbers */
+} tiny_options;
+
+/* Writes the folder test_folder()/name (options may be NULL) and returns its path. */
+const char *tiny_model(const char *name, const tiny_options *options);
+
+#endif
