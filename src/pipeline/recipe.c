@@ -1,0 +1,334 @@
+#include "pipeline/recipe.h"
+
+#include "base/memory.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+static const pare_param encode_params[] = {
+    {.name = "pure",
+     .type = PARE_PARAM_BOOL,
+     .offset = offsetof(pare_encode_options, pure),
+     .help = "the base encoding for every tensor, no mix"},
+    {.name = "fallback",
+     .type = PARE_PARAM_CHOICE,
+     .offset = offsetof(pare_encode_options, fallback),
+     .choices = "ggml|tail|refuse",
+     .help = "for rows that the encoding's block does not divide"},
+    {0},
+};
+
+/* --- regular expressions over tensor names --- */
+
+pare_status pare_name_regex_compile(void **out, const char *pattern, size_t len, pare_error *err) {
+    int code;
+    PCRE2_SIZE at;
+    *out = NULL;
+    if (len > 4096)
+        return pare_fail(err, PARE_ERR_ARG, "regex: found %zu bytes, expected at most 4096", len);
+    pcre2_code *re = pcre2_compile((PCRE2_SPTR)pattern, len, 0, &code, &at, NULL);
+    if (!re) {
+        char reason[128];
+        pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof reason);
+        return pare_fail(err, PARE_ERR_ARG, "regex '%.*s': place %zu: %s", (int)len, pattern,
+                         (size_t)at, reason);
+    }
+    *out = re;
+    return PARE_OK;
+}
+
+bool pare_name_regex_match(const void *regex, const char *name) {
+    pcre2_match_data *match = pcre2_match_data_create(1, NULL);
+    pcre2_match_context *limits = pcre2_match_context_create(NULL);
+    bool found = false;
+    if (match && limits) {
+        pcre2_set_match_limit(
+            limits, 100000); /* names are short: a pattern that needs more never matches */
+        found =
+            pcre2_match(regex, (PCRE2_SPTR)name, PCRE2_ZERO_TERMINATED, 0, 0, match, limits) >= 0;
+    }
+    pcre2_match_context_free(limits);
+    pcre2_match_data_free(match);
+    return found;
+}
+
+void pare_name_regex_free(void *regex) { pcre2_code_free(regex); }
+
+/* --- which tensors --- */
+
+static const char *const groups[] = {"attn", "ffn", "embd", "output", "all"};
+
+static bool in_group(const char *group, const char *name, bool tied) {
+    if (strcmp(group, "all") == 0) return true;
+    if (strcmp(group, "embd") == 0) return strcmp(name, "token_embd.weight") == 0;
+    if (strcmp(group, "output") == 0)
+        return strcmp(name, tied ? "token_embd.weight" : "output.weight") == 0;
+    char part[16];
+    snprintf(part, sizeof part, ".%s_", group);
+    return strstr(name, part) != NULL;
+}
+
+bool pare_step_takes(const pare_step *step, const char *canonical, size_t n_dims, bool tied) {
+    if (!pare_mix_takes(canonical, n_dims)) return false;
+    if (step->regex) return pare_name_regex_match(step->regex, canonical);
+    if (step->target) return in_group(step->target, canonical, tied);
+    bool sparse = step->enc && step->enc->block_bytes == 0;
+    return step->method || sparse ? strncmp(canonical, "blk.", 4) == 0 : true;
+}
+
+/* --- parsing --- */
+
+typedef struct text_span {
+    const char *p, *end;
+} text_span;
+
+static void trim(text_span *s) {
+    while (s->p < s->end && isspace((unsigned char)*s->p)) s->p++;
+    while (s->p < s->end && isspace((unsigned char)s->end[-1])) s->end--;
+}
+
+/* Edit distance of two short names, for suggestions. */
+static size_t distance(const char *a, const char *b) {
+    size_t row[65], n = strlen(b);
+    if (n > 64 || strlen(a) > 64) return 64;
+    for (size_t j = 0; j <= n; j++) row[j] = j;
+    for (size_t i = 1; a[i - 1]; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= n; j++) {
+            size_t best = diagonal + (a[i - 1] != b[j - 1]);
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            diagonal = row[j];
+            row[j] = best;
+        }
+    }
+    return row[n];
+}
+
+typedef struct nearest {
+    const char *wanted, *name;
+    size_t distance;
+} nearest;
+
+static void consider(nearest *n, const char *name) {
+    size_t d = distance(n->wanted, name);
+    if (d < n->distance) *n = (nearest){n->wanted, name, d};
+}
+
+static pare_status fail_unknown_step(const char *name, pare_error *err) {
+    nearest n = {name, NULL, 4};
+    for (size_t i = 0; pare_method_at(i); i++) consider(&n, pare_method_name(pare_method_at(i)));
+    for (size_t i = 0; pare_mix_name_at(i); i++) consider(&n, pare_mix_name_at(i));
+    for (size_t i = 0; pare_encoding_at(i); i++)
+        consider(&n, pare_encoding_name(pare_encoding_at(i)));
+    if (n.name)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "recipe: found step '%s', which is not known; did you mean '%s'?", name,
+                         n.name);
+    return pare_fail(
+        err, PARE_ERR_ARG,
+        "recipe: found step '%s', expected a method (pare methods), a mix such as q4_k_m or an "
+        "encoding such as q8_0",
+        name);
+}
+
+static pare_status set_target(pare_step *step, text_span target, pare_error *err) {
+    size_t n = (size_t)(target.end - target.p);
+    step->target = pare_strndup(target.p, n);
+    if (!step->target) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
+    if (n >= 2 && target.p[0] == '/' && target.end[-1] == '/')
+        return pare_name_regex_compile(&step->regex, target.p + 1, n - 2, err);
+    for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++)
+        if (strcmp(groups[i], step->target) == 0) return PARE_OK;
+    return pare_fail(err, PARE_ERR_ARG,
+                     "recipe: found target '@%s', expected attn, ffn, embd, output, all or /REGEX/",
+                     step->target);
+}
+
+static const pare_param *step_params(const pare_step *step) {
+    return step->method ? step->method->params : encode_params;
+}
+
+static pare_status set_param(pare_step *step, const char *step_name, text_span pair,
+                             pare_error *err) {
+    const char *equals = memchr(pair.p, '=', (size_t)(pair.end - pair.p));
+    text_span name = {pair.p, equals ? equals : pair.end},
+              value = {equals ? equals + 1 : pair.end, pair.end};
+    trim(&name);
+    trim(&value);
+    char key[64], text[128];
+    snprintf(key, sizeof key, "%.*s", (int)(name.end - name.p), name.p);
+    snprintf(text, sizeof text, "%.*s", (int)(value.end - value.p), value.p);
+    if (!equals || (size_t)(value.end - value.p) >= sizeof text)
+        return pare_fail(err, PARE_ERR_ARG, "recipe: %s: found '%s', expected param=value",
+                         step_name, key);
+    nearest n = {key, NULL, 64};
+    for (const pare_param *p = step_params(step); p->name; p++) {
+        consider(&n, p->name);
+        if (strcmp(p->name, key) != 0) continue;
+        if (pare_param_set(p, step->options, text, err) == PARE_OK) return PARE_OK;
+        return pare_fail_prefix(err, "recipe: %s", step_name);
+    }
+    return pare_fail(err, PARE_ERR_ARG,
+                     "recipe: %s: found parameter '%s', which is not known%s%s%s", step_name, key,
+                     n.name ? "; did you mean '" : "", n.name ? n.name : "", n.name ? "'?" : "");
+}
+
+static pare_status set_params(pare_step *step, const char *name, text_span params,
+                              pare_error *err) {
+    while (params.p < params.end) {
+        const char *comma = memchr(params.p, ',', (size_t)(params.end - params.p));
+        text_span pair = {params.p, comma ? comma : params.end};
+        PARE_TRY(set_param(step, name, pair, err));
+        params.p = pair.end + (comma ? 1 : 0);
+    }
+    if (step->method && step->method->check && step->method->check(step->options, err) != PARE_OK)
+        return pare_fail_prefix(err, "recipe: %s", name);
+    return PARE_OK;
+}
+
+/* NAME[@TARGET][:param=value,...] */
+static pare_status parse_step(pare_step *step, text_span s, pare_error *err) {
+    text_span name = {s.p, s.p};
+    while (name.end < s.end && *name.end != '@' && *name.end != ':') name.end++;
+    text_span rest = {name.end, s.end}, target = {NULL, NULL};
+    if (rest.p < rest.end && *rest.p == '@') {
+        target.p = target.end = rest.p + 1;
+        bool regex = target.p < s.end && *target.p == '/';
+        if (regex) target.end++;
+        while (target.end < s.end && *target.end != (regex ? '/' : ':')) target.end++;
+        if (regex && target.end < s.end) target.end++;
+        rest.p = target.end;
+        trim(&target);
+    }
+    trim(&name);
+    char text[64];
+    snprintf(text, sizeof text, "%.*s", (int)(name.end - name.p), name.p);
+    step->method = pare_method_find(text);
+    if (!step->method) step->mix = pare_mix_find(text);
+    if (!step->method && !step->mix) step->enc = pare_encoding_find(text);
+    if (!step->method && !step->mix && !step->enc) return fail_unknown_step(text, err);
+
+    size_t size = step->method ? step->method->options_size : sizeof(pare_encode_options);
+    step->options = pare_calloc(1, size);
+    if (!step->options) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
+    if (step->method) pare_method_defaults(step->method, step->options);
+    if (target.p) PARE_TRY(set_target(step, target, err));
+    trim(&rest);
+    if (rest.p < rest.end && *rest.p != ':')
+        return pare_fail(err, PARE_ERR_ARG, "recipe: %s: found '%.*s', expected ':' and parameters",
+                         text, (int)(rest.end - rest.p), rest.p);
+    if (rest.p < rest.end) rest.p++;
+    return set_params(step, text, rest, err);
+}
+
+/* The next step's text: up to '+' or a line's end outside /.../, without comments. *separator is
+ * what ended it: '+', a line's end, or 0 at the end of the text. False when nothing is left. */
+static bool next_span(const char **cursor, text_span *out, char *separator) {
+    const char *p = *cursor;
+    if (!p) return false;
+    out->p = p;
+    bool regex = false;
+    for (; *p && *p != '\n' && (regex || (*p != '+' && *p != '#')); p++)
+        if (*p == '/') regex = !regex;
+    out->end = p;
+    if (*p == '#') p += strcspn(p, "\n");
+    *separator = *p;
+    *cursor = *p ? p + 1 : NULL;
+    trim(out);
+    return true;
+}
+
+static bool add_text(char **text, const char *format, const char *a, const char *b) {
+    char *part = pare_asprintf(format, a, b);
+    char *joined = part ? pare_asprintf("%s%s", *text, part) : NULL;
+    pare_free(part);
+    if (!joined) return false;
+    pare_free(*text);
+    *text = joined;
+    return true;
+}
+
+static bool write_canonical(pare_recipe *r) {
+    r->text = pare_strdup("");
+    bool good = r->text != NULL;
+    for (size_t i = 0; good && i < r->n_steps; i++) {
+        const pare_step *s = &r->steps[i];
+        const char *name = s->method ? s->method->name
+                           : s->mix  ? pare_mix_name(s->mix)
+                                     : s->enc->name;
+        good = add_text(&r->text, "%s%s", i ? " + " : "", name);
+        if (good && s->target) good = add_text(&r->text, "@%s%s", s->target, "");
+        const char *separator = ":";
+        for (const pare_param *p = step_params(s); good && p->name; p++) {
+            if (pare_param_is_default(p, s->options)) continue;
+            char value[64];
+            pare_param_text(p, s->options, value, sizeof value);
+            good = add_text(&r->text, "%s%s", separator, p->name) &&
+                   add_text(&r->text, "=%s%s", value, "");
+            separator = ",";
+        }
+    }
+    return good;
+}
+
+static pare_status fail_empty_step(pare_error *err) {
+    return pare_fail(err, PARE_ERR_ARG,
+                     "recipe: found an empty step, expected a step before and after '+'");
+}
+
+static pare_status add_step(pare_recipe *r, text_span s, pare_error *err) {
+    if (r->n_steps == 256) return pare_fail(err, PARE_ERR_ARG, "recipe: more than 256 steps");
+    pare_step *more = pare_realloc(r->steps, r->n_steps + 1, sizeof *more);
+    if (!more) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
+    r->steps = more;
+    r->steps[r->n_steps] = (pare_step){0};
+    return parse_step(&r->steps[r->n_steps++], s, err);
+}
+
+pare_status pare_recipe_parse(pare_recipe **out, const char *text, pare_error *err) {
+    *out = NULL;
+    pare_recipe *r = pare_calloc(1, sizeof *r);
+    if (!r) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
+    pare_status st = PARE_OK;
+    text_span s;
+    char separator;
+    bool after_plus = false;
+    for (const char *cursor = text; st == PARE_OK && next_span(&cursor, &s, &separator);) {
+        bool empty = s.p == s.end;
+        /* a line may begin or end with '+', but a step must stand on both sides */
+        if (empty && separator == '+' && (after_plus || r->n_steps == 0))
+            st = fail_empty_step(err);
+        else if (!empty)
+            st = add_step(r, s, err);
+        after_plus = separator == '+' || (after_plus && empty);
+    }
+    if (st == PARE_OK && after_plus) st = fail_empty_step(err);
+    if (st == PARE_OK && !write_canonical(r))
+        st = pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
+    if (st != PARE_OK) {
+        pare_recipe_free(r);
+        return st;
+    }
+    *out = r;
+    return PARE_OK;
+}
+
+const char *pare_recipe_text(const pare_recipe *r) { return r->text; }
+
+void pare_recipe_free(pare_recipe *r) {
+    if (!r) return;
+    for (size_t i = 0; i < r->n_steps; i++) {
+        pare_free(r->steps[i].options);
+        pare_free(r->steps[i].target);
+        pare_name_regex_free(r->steps[i].regex);
+    }
+    pare_free(r->steps);
+    pare_free(r->text);
+    pare_free(r);
+}
