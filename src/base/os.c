@@ -362,6 +362,11 @@ char *pare_path_join(const char *folder, const char *name) {
     return pare_asprintf("%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
 }
 
+pare_status pare_file_move(const char *to, const char *from, pare_error *err) {
+    if (rename(from, to) != 0) return fail_io(err, to, "rename");
+    return sync_folder_of(to, err);
+}
+
 pare_status pare_file_copy(const char *to, const char *from, pare_error *err) {
     char *data;
     size_t n;

@@ -75,6 +75,9 @@ char *pare_path_resolve(const char *path);
 /* "a/b"; free with pare_free. */
 char *pare_path_join(const char *folder, const char *name);
 
+/* Renames a complete file to its name on the same file system and syncs the folder. */
+pare_status pare_file_move(const char *to, const char *from, pare_error *err);
+
 /* Copies a small file (<= 1 GiB) atomically. */
 pare_status pare_file_copy(const char *to, const char *from, pare_error *err);
 

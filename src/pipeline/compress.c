@@ -1,0 +1,531 @@
+/* The data-free pipeline: plan every tensor from the headers, then tensor by tensor read,
+ * transform, encode, measure, write. Memory: the input's and the output's bytes of one tensor, and
+ * its f32 values where a method needs them all (else a piece of CHUNK_VALUES). */
+#include "pipeline/recipe.h"
+
+#include "base/memory.h"
+#include "base/os.h"
+#include "pipeline/model_output.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { CHUNK_VALUES = 4 << 20 }; /* f32 values decoded at once where rows are independent: 16 MiB */
+
+/* What becomes of one tensor of the input. */
+typedef struct tensor_plan {
+    const pare_source_tensor *t;
+    const pare_encoding *enc;
+    bool raw;    /* the bytes are copied */
+    bool recode; /* decoded, transformed, encoded */
+    size_t n_dims, dims[4];
+    size_t rows, cols;
+    size_t n_methods; /* how many of the recipe's method steps apply */
+} tensor_plan;
+
+struct pare_compress_report {
+    pare_compress_info info;
+    pare_layer_report *layers;
+    char **fallbacks;
+    size_t fallback_capacity;
+    char *recipe, *format;
+    char **names;
+    size_t n_names;
+};
+
+typedef struct compress_run {
+    pare_runtime *rt;
+    const pare_compress_options *o;
+    pare_source *source;
+    pare_recipe *recipe;
+    void *keep; /* compiled regex */
+    const char *format;
+    bool same_format, tied;
+    tensor_plan *plans;
+    size_t n_plans;
+    const pare_mix *mix; /* the last mix step without a target */
+    pare_output *output;
+    pare_compress_report *report;
+} compress_run;
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "compress: out of memory");
+}
+
+/* --- the plan --- */
+
+__attribute__((format(printf, 3, 4))) static pare_status
+add_fallback(compress_run *c, pare_error *err, const char *format, ...) {
+    pare_compress_report *r = c->report;
+    char line[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    if (r->info.n_fallbacks == r->fallback_capacity) {
+        size_t n = r->fallback_capacity ? 2 * r->fallback_capacity : 16;
+        char **more = pare_realloc(r->fallbacks, n, sizeof *more);
+        if (!more) return fail_memory(err);
+        r->fallbacks = more;
+        r->fallback_capacity = n;
+    }
+    if (!(r->fallbacks[r->info.n_fallbacks] = pare_strdup(line))) return fail_memory(err);
+    r->info.n_fallbacks++;
+    return PARE_OK;
+}
+
+/* The encoding that the step wants for this tensor, after the fallback for narrow rows. */
+static pare_status wanted_encoding(compress_run *c, const pare_step *step, tensor_plan *p,
+                                   pare_error *err) {
+    const pare_encode_options *e = step->options;
+    const char *name = p->t->canonical;
+    const pare_encoding *wanted =
+        step->mix
+            ? pare_mix_encoding(step->mix, pare_source_config(c->source), !c->tied, name, e->pure)
+            : step->enc;
+    pare_fallback fallback = c->o->no_fallback ? PARE_FALLBACK_REFUSE : (pare_fallback)e->fallback;
+    const pare_encoding *fits = pare_mix_fit(wanted, p->cols, fallback);
+    if (!fits)
+        return pare_fail(
+            err, PARE_ERR_ARG, "%s: %s: found rows of %zu, expected a multiple of %u for %s",
+            pare_source_path(c->source), name, p->cols, wanted->block_len, wanted->name);
+    if (fits != wanted)
+        PARE_TRY(add_fallback(c, err, "%s: rows of %zu do not fit %s (blocks of %u); stored as %s",
+                              name, p->cols, wanted->name, wanted->block_len, fits->name));
+    p->enc = fits;
+    return PARE_OK;
+}
+
+/* Does the encoding give exact zeros back? Found by trying. */
+static bool keeps_zeros(const pare_encoding *enc) {
+    float x[256], y[256];
+    uint8_t row[2048];
+    size_t bytes = pare_encoding_row_bytes(enc, 256);
+    if (bytes == 0) return true; /* sparse forms exist for them */
+    for (size_t i = 0; i < 256; i++) x[i] = i % 2 ? 0.0f : 0.013f * (float)i - 1.0f;
+    if (bytes > sizeof row || pare_encoding_encode_row(enc, row, x, 256, NULL, NULL) != PARE_OK ||
+        pare_encoding_decode_row(enc, y, row, 256, NULL) != PARE_OK)
+        return false;
+    for (size_t i = 1; i < 256; i += 2)
+        if (y[i] != 0.0f) return false;
+    return true;
+}
+
+static pare_status apply_steps(compress_run *c, tensor_plan *p, pare_error *err) {
+    bool encoded = false;
+    for (size_t i = 0; i < c->recipe->n_steps; i++) {
+        const pare_step *step = &c->recipe->steps[i];
+        if (!pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
+        if (step->method) {
+            if (encoded)
+                return pare_fail(
+                    err, PARE_ERR_ARG,
+                    "recipe: %s comes after an encoding of %s, expected methods before encodings",
+                    step->method->name, p->t->canonical);
+            p->n_methods++;
+        } else {
+            PARE_TRY(wanted_encoding(c, step, p, err));
+            encoded = true;
+        }
+    }
+    if (p->n_methods && !encoded && !keeps_zeros(p->t->enc)) {
+        p->enc = pare_encoding_find("bf16");
+        PARE_TRY(add_fallback(
+            c, err, "%s: %s does not hold zeros exactly; the pruned tensor is stored as bf16",
+            p->t->canonical, p->t->enc->name));
+    }
+    return PARE_OK;
+}
+
+static void canonical_shape(tensor_plan *p) {
+    const pare_source_tensor *t = p->t;
+    p->n_dims = t->n_dims;
+    memcpy(p->dims, t->dims, sizeof p->dims);
+    if (t->canonical && (t->fix & PARE_FIX_TRANSPOSE)) {
+        p->dims[0] = t->dims[1];
+        p->dims[1] = t->dims[0];
+    }
+    p->cols = p->n_dims ? p->dims[p->n_dims - 1] : 1;
+    p->rows = p->cols ? (size_t)(t->n_params / p->cols) : 0;
+}
+
+static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err) {
+    const pare_source_tensor *t = p->t;
+    canonical_shape(p);
+    p->enc = t->enc;
+    bool kept = !t->canonical || (c->keep && pare_name_regex_match(c->keep, t->canonical));
+    if (!kept) PARE_TRY(apply_steps(c, p, err));
+    /* what the file keeps in 16 bits and GGUF readers expect in 32: norms, biases, positions */
+    if (!c->same_format && t->canonical && strcmp(c->format, "gguf") == 0 &&
+        !pare_mix_takes(t->canonical, p->n_dims))
+        p->enc = pare_encoding_find("f32");
+    p->recode = p->n_methods || p->enc != t->enc;
+    p->raw = c->same_format && !p->recode;
+    if (!pare_output_holds(c->format, p->enc))
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "%s: %s: found encoding %s, expected one that a %s file holds",
+                         pare_source_path(c->source), t->canonical ? t->canonical : t->name,
+                         p->enc->name, c->format);
+    return PARE_OK;
+}
+
+static pare_status make_plan(compress_run *c, pare_error *err) {
+    size_t n = pare_source_n_tensors(c->source);
+    c->plans = pare_calloc(n, sizeof *c->plans);
+    if (!c->plans) return fail_memory(err);
+    pare_status st = PARE_OK;
+    for (size_t i = 0; i < n && st == PARE_OK; i++) {
+        const pare_source_tensor *t = pare_source_tensor_at(c->source, i);
+        if (!c->same_format && t->canonical && pare_output_absorbs(c->format, t->canonical))
+            continue;
+        if (!t->canonical && !c->same_format) {
+            st = add_fallback(c, err, "%s: not used by the model; left out of the %s file", t->name,
+                              c->format);
+            continue;
+        }
+        tensor_plan *p = &c->plans[c->n_plans++];
+        p->t = t;
+        st = plan_tensor(c, p, err);
+    }
+    return st;
+}
+
+/* Bytes of a sparse form of 50% zeros, from a few rows: an estimate for plans. */
+static uint64_t estimate_sparse(compress_run *c, const tensor_plan *p) {
+    enum { ROWS = 16 };
+    pare_tensor sample = {0};
+    float *w = pare_malloc(ROWS * p->cols, sizeof *w);
+    uint64_t bytes = 0;
+    if (w) {
+        for (size_t i = 0; i < ROWS * p->cols; i++) w[i] = i % p->cols % 4 < 2 ? 0.0f : 1.0f;
+        if (pare_tensor_encode(c->rt, &sample, p->enc, w, ROWS, p->cols, NULL, NULL) == PARE_OK)
+            bytes = (uint64_t)pare_tensor_bytes(&sample) * p->rows / ROWS;
+    }
+    pare_tensor_free(&sample);
+    pare_free(w);
+    return bytes;
+}
+
+static uint64_t planned_bytes(compress_run *c, const tensor_plan *p) {
+    if (!p->recode) return p->t->n_bytes;
+    size_t row = pare_encoding_row_bytes(p->enc, p->cols);
+    return row ? (uint64_t)row * p->rows : estimate_sparse(c, p);
+}
+
+static pare_status begin_report(compress_run *c, pare_error *err) {
+    pare_compress_report *r = c->report;
+    r->layers = pare_calloc(c->n_plans, sizeof *r->layers);
+    r->names = pare_calloc(c->n_plans, sizeof *r->names);
+    r->recipe = pare_strdup(pare_recipe_text(c->recipe));
+    r->format = pare_strdup(c->format);
+    if (!r->layers || !r->names || !r->recipe || !r->format) return fail_memory(err);
+    r->info.lossless = true;
+    for (size_t i = 0; i < c->n_plans; i++) {
+        const tensor_plan *p = &c->plans[i];
+        r->names[i] = pare_strdup(p->t->canonical ? p->t->canonical : p->t->name);
+        if (!r->names[i]) return fail_memory(err);
+        r->n_names++;
+        uint64_t bytes = planned_bytes(c, p);
+        r->layers[i] = (pare_layer_report){
+            .name = r->names[i],
+            .from = p->t->enc->name,
+            .encoding = p->enc->name,
+            .n_params = p->t->n_params,
+            .in_bytes = p->t->n_bytes,
+            .out_bytes = bytes,
+            .bits_per_weight = p->t->n_params ? 8.0 * (double)bytes / (double)p->t->n_params : 0,
+            .changed = p->recode,
+        };
+        uint64_t values = p->n_methods || p->enc->block_bytes == 0 ? p->t->n_params : CHUNK_VALUES;
+        uint64_t work = p->t->n_bytes + bytes + (p->recode ? 4 * values : 0);
+        if (work > r->info.work_bytes) r->info.work_bytes = work;
+    }
+    return PARE_OK;
+}
+
+static void sum_report(compress_run *c, double seconds) {
+    pare_compress_info *info = &c->report->info;
+    uint64_t params = 0;
+    double zeros = 0;
+    info->in_bytes = info->out_bytes = 0;
+    for (size_t i = 0; i < c->n_plans; i++) {
+        const pare_layer_report *l = &c->report->layers[i];
+        params += l->n_params;
+        zeros += l->sparsity * (double)l->n_params;
+        info->in_bytes += l->in_bytes;
+        info->out_bytes += l->out_bytes;
+        if (l->changed) info->lossless = false;
+    }
+    info->bits_per_weight = params ? 8.0 * (double)info->out_bytes / (double)params : 0;
+    info->sparsity = params ? zeros / (double)params : 0;
+    info->seconds = seconds;
+    info->recipe = c->report->recipe;
+    info->format = c->report->format;
+    info->layers = c->report->layers;
+    info->n_layers = c->n_plans;
+    info->fallbacks = (const char *const *)c->report->fallbacks;
+}
+
+/* --- one tensor --- */
+
+typedef struct rows_job {
+    const pare_tensor *t;
+    float *w; /* [..][cols] of rows first_row.. */
+    size_t first_row;
+} rows_job;
+
+static void decode_rows(void *arg, size_t begin, size_t end) {
+    const rows_job *j = arg;
+    size_t cols = j->t->view.cols;
+    for (size_t r = begin; r < end; r++)
+        j->t->enc->decode(j->w + r * cols, &j->t->view, j->first_row + r, 0, cols);
+}
+
+typedef struct compare_job {
+    const pare_tensor *before, *after;
+    double *sums; /* [rows][3]: (after - before)^2, before^2, zeros after */
+    float *rows;  /* [n_threads][2][cols] */
+    size_t n_bad; /* rows with values that are not finite */
+} compare_job;
+
+static void compare_rows(pare_worker *w, void *arg) {
+    compare_job *j = arg;
+    size_t cols = j->before->view.cols;
+    float *a = j->rows + (size_t)w->id * 2 * cols, *b = a + cols;
+    for (size_t r; (r = pare_take(w, 1)) < j->before->view.rows;) {
+        j->before->enc->decode(a, &j->before->view, r, 0, cols);
+        j->after->enc->decode(b, &j->after->view, r, 0, cols);
+        double e = 0, s = 0;
+        size_t zeros = 0;
+        for (size_t i = 0; i < cols; i++) {
+            double d = (double)b[i] - (double)a[i];
+            e += d * d;
+            s += (double)a[i] * (double)a[i];
+            zeros += b[i] == 0.0f;
+        }
+        j->sums[3 * r] = e;
+        j->sums[3 * r + 1] = s;
+        j->sums[3 * r + 2] = (double)zeros;
+    }
+}
+
+/* Relative error and sparsity, rows summed in order: the same for any number of threads. */
+static pare_status measure(compress_run *c, const pare_tensor *before, const pare_tensor *after,
+                           pare_layer_report *layer, pare_error *err) {
+    size_t rows = before->view.rows, cols = before->view.cols;
+    compare_job job = {before, after, pare_malloc(3 * rows, sizeof(double)),
+                       pare_malloc(2 * cols * (size_t)c->rt->options.n_threads, sizeof(float)), 0};
+    pare_status st = PARE_OK;
+    if (job.sums && job.rows) {
+        pare_team_run(c->rt, compare_rows, &job);
+        double e = 0, s = 0, zeros = 0;
+        for (size_t r = 0; r < rows; r++) {
+            e += job.sums[3 * r];
+            s += job.sums[3 * r + 1];
+            zeros += job.sums[3 * r + 2];
+        }
+        layer->error = s > 0 ? sqrt(e / s) : 0;
+        layer->sparsity = rows && cols ? zeros / ((double)rows * (double)cols) : 0;
+    } else {
+        st = fail_memory(err);
+    }
+    pare_free(job.sums);
+    pare_free(job.rows);
+    return st;
+}
+
+static pare_status check_finite(const compress_run *c, const float *w, size_t n, size_t first,
+                                const char *name, pare_error *err) {
+    size_t bad = 0, at = 0;
+    for (size_t i = n; i-- > 0;)
+        if (!isfinite(w[i])) {
+            bad++;
+            at = i;
+        }
+    if (!bad) return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT,
+                     "%s: %s: value %zu: found %s (%zu such values), expected finite weights",
+                     pare_source_path(c->source), name, first + at,
+                     isnan(w[at]) ? "NaN" : "infinity", bad);
+}
+
+/* All values at once: what methods and sparse forms need. */
+static pare_status recode_whole(compress_run *c, const tensor_plan *p, size_t index,
+                                const pare_tensor *in, pare_tensor *out, pare_error *err) {
+    size_t n = p->rows * p->cols;
+    float *w = pare_big_alloc(n * sizeof *w);
+    if (!w) return fail_memory(err);
+    rows_job job = {in, w, 0};
+    pare_parallel_for(c->rt, p->rows, 16, decode_rows, &job);
+    pare_status st = check_finite(c, w, n, 0, p->t->canonical, err);
+    pare_weight_job weights = {c->rt, p->t->canonical, index, w, p->rows, p->cols};
+    for (size_t i = 0; i < c->recipe->n_steps && st == PARE_OK; i++) {
+        const pare_step *step = &c->recipe->steps[i];
+        if (!step->method || !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
+        st = step->method->run(&weights, step->options, err);
+    }
+    if (st == PARE_OK) {
+        st = pare_tensor_encode(c->rt, out, p->enc, w, p->rows, p->cols, NULL, err);
+        if (st != PARE_OK)
+            pare_fail_prefix(err, "%s: %s", pare_source_path(c->source), p->t->canonical);
+    }
+    pare_big_free(w, n * sizeof *w);
+    return st;
+}
+
+/* Rows are independent: piece by piece into one block of bytes. */
+static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pare_tensor *in,
+                                 pare_tensor *out, pare_error *err) {
+    size_t row_bytes = pare_encoding_row_bytes(p->enc, p->cols), bytes = row_bytes * p->rows;
+    size_t step = CHUNK_VALUES / (p->cols ? p->cols : 1);
+    if (step < 1) step = 1;
+    if (step > p->rows) step = p->rows;
+    uint8_t *data = pare_big_alloc(bytes);
+    float *w = pare_malloc(step * p->cols, sizeof *w);
+    pare_status st = data && w ? PARE_OK : fail_memory(err);
+    for (size_t r = 0; r < p->rows && st == PARE_OK; r += step) {
+        size_t n = p->rows - r < step ? p->rows - r : step;
+        rows_job job = {in, w, r};
+        pare_parallel_for(c->rt, n, 16, decode_rows, &job);
+        st = check_finite(c, w, n * p->cols, r * p->cols, p->t->canonical, err);
+        pare_tensor piece = {0};
+        if (st == PARE_OK) {
+            st = pare_tensor_encode(c->rt, &piece, p->enc, w, n, p->cols, NULL, err);
+            if (st != PARE_OK)
+                pare_fail_prefix(err, "%s: %s: from row %zu", pare_source_path(c->source),
+                                 p->t->canonical, r);
+        }
+        if (st == PARE_OK) memcpy(data + r * row_bytes, piece.view.part[0], n * row_bytes);
+        pare_tensor_free(&piece);
+        if (st == PARE_OK) st = pare_check_cancel(c->rt, err);
+    }
+    pare_free(w);
+    if (st != PARE_OK) {
+        pare_big_free(data, bytes);
+        return st;
+    }
+    *out = pare_tensor_wrap(p->enc, data, p->rows, p->cols);
+    out->storage = data;
+    out->storage_bytes = bytes;
+    return PARE_OK;
+}
+
+static pare_status do_tensor(compress_run *c, size_t i, pare_error *err) {
+    const tensor_plan *p = &c->plans[i];
+    pare_layer_report *layer = &c->report->layers[i];
+    double start = pare_now_s();
+    pare_tensor in = {0}, out = {0};
+    PARE_TRY(pare_source_read(c->source, p->t, !p->raw, &in, err));
+    pare_status st = PARE_OK;
+    pare_tensor *result = &in;
+    if (p->recode) {
+        bool whole = p->n_methods || p->enc->block_bytes == 0;
+        st = whole ? recode_whole(c, p, i, &in, &out, err) : recode_pieces(c, p, &in, &out, err);
+        if (st == PARE_OK) st = measure(c, &in, &out, layer, err);
+        layer->changed = layer->error > 0;
+        result = &out;
+    }
+    if (st == PARE_OK) {
+        layer->out_bytes = pare_tensor_bytes(result);
+        if (layer->n_params)
+            layer->bits_per_weight = 8.0 * (double)layer->out_bytes / (double)layer->n_params;
+        st = pare_output_write(c->output, result, err);
+    }
+    layer->seconds = pare_now_s() - start;
+    pare_tensor_free(&in);
+    pare_tensor_free(&out);
+    return st;
+}
+
+/* --- the run --- */
+
+static pare_status write_all(compress_run *c, pare_error *err) {
+    PARE_TRY(pare_output_open(&c->output, c->rt, c->source, c->format, c->o->out, c->o->split_bytes,
+                              err));
+    double total = 0, done = 0;
+    for (size_t i = 0; i < c->n_plans; i++) {
+        const tensor_plan *p = &c->plans[i];
+        pare_output_item item = {.name = p->raw ? p->t->name : p->t->canonical,
+                                 .enc = p->enc,
+                                 .n_dims = p->n_dims,
+                                 .raw = p->raw};
+        memcpy(item.dims, p->raw ? p->t->dims : p->dims, sizeof item.dims);
+        PARE_TRY(pare_output_declare(c->output, &item, err));
+        total += (double)p->t->n_params;
+    }
+    const char *recipe = c->recipe->n_steps ? pare_recipe_text(c->recipe) : NULL;
+    PARE_TRY(pare_output_begin(c->output, c->mix, recipe, err));
+    for (size_t i = 0; i < c->n_plans; i++) {
+        PARE_TRY(pare_check_cancel(c->rt, err));
+        PARE_TRY(do_tensor(c, i, err));
+        done += (double)c->plans[i].t->n_params;
+        pare_progress(c->rt, "compress", done, total, "weights");
+    }
+    return pare_output_finish(c->output, err);
+}
+
+static const char *format_of(const pare_compress_options *o, const pare_source *source) {
+    if (o->format) return o->format;
+    if (!o->out) return pare_source_format(source);
+    size_t n = strlen(o->out);
+    return n > 5 && strcmp(o->out + n - 5, ".gguf") == 0 ? "gguf" : "hf";
+}
+
+static pare_status run(compress_run *c, pare_error *err) {
+    double start = pare_now_s();
+    PARE_TRY(pare_recipe_parse(&c->recipe, c->o->recipe ? c->o->recipe : "", err));
+    if (c->o->keep &&
+        pare_name_regex_compile(&c->keep, c->o->keep, strlen(c->o->keep), err) != PARE_OK)
+        return pare_fail_prefix(err, "keep");
+    PARE_TRY(pare_source_open(&c->source, c->o->model, err));
+    c->format = format_of(c->o, c->source);
+    if (strcmp(c->format, "hf") != 0 && strcmp(c->format, "gguf") != 0)
+        return pare_fail(err, PARE_ERR_ARG, "format: found '%s', expected hf or gguf", c->format);
+    if (!c->o->out && !c->o->dry_run)
+        return pare_fail(err, PARE_ERR_ARG, "output: found none, expected a file or folder name");
+    c->same_format = strcmp(c->format, pare_source_format(c->source)) == 0;
+    c->tied = !pare_source_find(c->source, "output.weight");
+    for (size_t i = 0; i < c->recipe->n_steps; i++)
+        if (c->recipe->steps[i].mix && !c->recipe->steps[i].target)
+            c->mix = c->recipe->steps[i].mix;
+    c->report = pare_calloc(1, sizeof *c->report);
+    if (!c->report) return fail_memory(err);
+    PARE_TRY(make_plan(c, err));
+    PARE_TRY(begin_report(c, err));
+    if (!c->o->dry_run) PARE_TRY(write_all(c, err));
+    sum_report(c, pare_now_s() - start);
+    return PARE_OK;
+}
+
+pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
+                          const pare_compress_options *options, pare_error *err) {
+    *out = NULL;
+    compress_run c = {.rt = rt, .o = options};
+    pare_status st = run(&c, err);
+    if (st == PARE_OK)
+        *out = c.report;
+    else
+        pare_compress_report_free(c.report);
+    pare_output_close(c.output);
+    pare_source_close(c.source);
+    pare_recipe_free(c.recipe);
+    pare_name_regex_free(c.keep);
+    pare_free(c.plans);
+    return st;
+}
+
+const pare_compress_info *pare_compress_result(const pare_compress_report *r) { return &r->info; }
+
+void pare_compress_report_free(pare_compress_report *r) {
+    if (!r) return;
+    for (size_t i = 0; i < r->n_names; i++) pare_free(r->names[i]);
+    for (size_t i = 0; i < r->info.n_fallbacks; i++) pare_free(r->fallbacks[i]);
+    pare_free(r->names);
+    pare_free(r->fallbacks);
+    pare_free(r->layers);
+    pare_free(r->recipe);
+    pare_free(r->format);
+    pare_free(r);
+}

@@ -1,0 +1,525 @@
+/* Both containers are written into a temporary folder beside the output's name. There the result is
+ * opened like any model and every tensor's bytes are compared with what was written; only then it
+ * moves to its name. */
+#include "pipeline/model_output.h"
+
+#include "base/hash.h"
+#include "base/memory.h"
+#include "io/gguf_writer.h"
+#include "io/json.h"
+#include "io/safetensors_writer.h"
+#include "model/names.h"
+#include "pipeline/export_config.h"
+#include "pipeline/export_tokenizer.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* One declared tensor: how it is called and laid out in the file, and what its bytes were. */
+typedef struct written {
+    char name[PARE_NAME_MAX * 2];
+    const pare_encoding *enc;
+    size_t n_dims, dims[4]; /* in the file's form */
+    unsigned fix;           /* file's form -> canonical: undone on writing */
+    size_t number;          /* of the container's writer */
+    uint32_t crc[PARE_MAX_PARTS];
+} written;
+
+struct pare_output {
+    pare_runtime *rt;
+    const pare_source *source;
+    const pare_arch *arch; /* whose names and layout the output has */
+    bool gguf, same_format, sparse;
+    char *path, *folder; /* final name; temporary folder */
+    char *file;          /* in the folder */
+    uint64_t split;
+    written *items;
+    size_t n_items, capacity, next;
+    float
+        *freqs; /* rope divisors that go into (gguf) or came from (hf) the input, [head_dim / 2] */
+    pare_gguf_writer *gguf_writer;
+    pare_st_writer *st_writer;
+};
+
+static pare_status fail_memory(const pare_output *o, pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", o->path ? o->path : "output");
+}
+
+bool pare_output_holds(const char *format, const pare_encoding *enc) {
+    return strcmp(format, "gguf") != 0 || enc->ggml_type >= 0;
+}
+
+bool pare_output_absorbs(const char *format, const char *canonical) {
+    return strcmp(format, "hf") == 0 && strcmp(canonical, "rope_freqs.weight") == 0;
+}
+
+/* --- opening --- */
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* Divisors of RoPE that only one of the two containers stores as a tensor. */
+static pare_status find_freqs(pare_output *o, pare_error *err) {
+    const pare_model_config *c = pare_source_config(o->source);
+    size_t n = c->head_dim / 2;
+    const pare_source_tensor *t = pare_source_find(o->source, "rope_freqs.weight");
+    bool make = o->gguf && !t && c->rope.scaling == PARE_ROPE_LLAMA3;
+    if (o->same_format || (!make && !t)) return PARE_OK;
+    if (!(o->freqs = pare_malloc(n, sizeof(float)))) return fail_memory(o, err);
+    if (make) {
+        pare_rope_llama3_divisors(o->freqs, &c->rope, c->head_dim);
+        return PARE_OK;
+    }
+    pare_tensor values;
+    PARE_TRY(pare_source_read(o->source, t, true, &values, err));
+    pare_status st = PARE_OK;
+    if (values.view.cols * values.view.rows == n)
+        values.enc->decode(o->freqs, &values.view, 0, 0, n);
+    else
+        st = pare_fail(err, PARE_ERR_INPUT, "%s: rope_freqs.weight: found %zu values, expected %zu",
+                       pare_source_path(o->source), values.view.cols, n);
+    pare_tensor_free(&values);
+    return st;
+}
+
+pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_source *source,
+                             const char *format, const char *path, uint64_t split_bytes,
+                             pare_error *err) {
+    *out = NULL;
+    if (pare_same_file(path, pare_source_path(source)))
+        return pare_fail(err, PARE_ERR_ARG, "%s: found the input itself, expected another output",
+                         path);
+    pare_output *o = pare_calloc(1, sizeof *o);
+    if (!o) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", path);
+    *out = o;
+    o->rt = rt;
+    o->source = source;
+    o->gguf = strcmp(format, "gguf") == 0;
+    o->same_format = strcmp(format, pare_source_format(source)) == 0;
+    o->split = split_bytes;
+    o->path = pare_strdup(path);
+    if (!o->path) return fail_memory(o, err);
+    size_t n = strlen(o->path);
+    while (n > 1 && o->path[n - 1] == '/') o->path[--n] = '\0';
+    o->arch =
+        o->gguf ? pare_export_gguf_arch(pare_source_config(source)) : pare_source_arch(source);
+    if (!o->arch)
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "%s: found architecture %s, expected one that GGUF files have",
+                         pare_source_path(source), pare_source_config(source)->arch);
+    if (o->gguf && pare_path_is_folder(o->path))
+        return pare_fail(err, PARE_ERR_INPUT, "%s: found a folder, expected a file name", path);
+    char *work = o->gguf ? pare_asprintf("%s.work", o->path) : pare_strdup(o->path);
+    if (!work) return fail_memory(o, err);
+    pare_status st = pare_folder_begin(&o->folder, work, err);
+    pare_free(work);
+    if (st != PARE_OK) return st;
+    o->file = pare_path_join(o->folder, o->gguf ? base_name(o->path) : "model.safetensors");
+    if (!o->file) return fail_memory(o, err);
+    PARE_TRY(find_freqs(o, err));
+    return o->gguf ? pare_gguf_writer_create(&o->gguf_writer, o->file, split_bytes, err)
+                   : pare_st_writer_create(&o->st_writer, o->file, split_bytes, err);
+}
+
+/* --- declaring --- */
+
+pare_status pare_output_declare(pare_output *o, const pare_output_item *item, pare_error *err) {
+    if (o->n_items == o->capacity) {
+        size_t n = o->capacity ? 2 * o->capacity : 256;
+        written *more = pare_realloc(o->items, n, sizeof *more);
+        if (!more) return fail_memory(o, err);
+        o->items = more;
+        o->capacity = n;
+    }
+    written *w = &o->items[o->n_items];
+    *w = (written){.enc = item->enc, .n_dims = item->n_dims};
+    memcpy(w->dims, item->dims, sizeof w->dims);
+    pare_name name;
+    pare_name_form form = o->gguf ? PARE_NAMES_GGUF : PARE_NAMES_HF;
+    if (!item->raw && pare_name_parse(&name, o->arch, PARE_NAMES_GGUF, item->name)) {
+        char text[PARE_NAME_MAX];
+        pare_name_print(text, &name, form);
+        snprintf(w->name, sizeof w->name, "%s", text);
+        w->fix = pare_name_fix(&name, form);
+    } else {
+        if (strlen(item->name) >= sizeof w->name)
+            return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                             "%s: found a name of %zu bytes, expected at most %zu",
+                             pare_source_path(o->source), strlen(item->name), sizeof w->name - 1);
+        snprintf(w->name, sizeof w->name, "%s", item->name);
+    }
+    if ((w->fix & PARE_FIX_TRANSPOSE) && w->n_dims == 2) {
+        w->dims[0] = item->dims[1];
+        w->dims[1] = item->dims[0];
+    }
+    if (item->enc->n_parts > 1 || item->enc->block_bytes == 0) o->sparse = true;
+    o->n_items++;
+    return PARE_OK;
+}
+
+/* --- beginning: metadata --- */
+
+static const char *plain_dtype(const pare_encoding *e) { return e->safetensors_dtype; }
+
+/* {"quant_method": "pare", "version": 1, "tensors": {NAME: {"encoding": ...}}}; NULL when all are
+ * plain. */
+static json_t *quantization_json(const pare_output *o) {
+    json_t *tensors = json_object();
+    for (size_t i = 0; i < o->n_items; i++)
+        if (!plain_dtype(o->items[i].enc))
+            json_object_set_new(tensors, o->items[i].name,
+                                json_pack("{s:s}", "encoding", o->items[i].enc->name));
+    if (json_object_size(tensors) == 0) {
+        json_decref(tensors);
+        return NULL;
+    }
+    return json_pack("{s:s, s:i, s:o}", "quant_method", "pare", "version", 1, "tensors", tensors);
+}
+
+/* The dtype that holds most values, in transformers' words. */
+static const char *torch_dtype(const pare_output *o) {
+    static const char *const names[][2] = {
+        {"BF16", "bfloat16"}, {"F16", "float16"}, {"F32", "float32"}};
+    double count[3] = {0};
+    for (size_t i = 0; i < o->n_items; i++) {
+        const char *dtype = plain_dtype(o->items[i].enc);
+        double n = 1;
+        for (size_t d = 0; d < o->items[i].n_dims; d++) n *= (double)o->items[i].dims[d];
+        for (size_t k = 0; k < 3 && dtype; k++)
+            if (strcmp(dtype, names[k][0]) == 0) count[k] += n;
+    }
+    size_t best = 0;
+    for (size_t k = 1; k < 3; k++)
+        if (count[k] > count[best]) best = k;
+    return names[best][1];
+}
+
+static pare_status write_json(const pare_output *o, const char *name, const json_t *value,
+                              pare_error *err) {
+    char *path = pare_path_join(o->folder, name);
+    if (!path) return fail_memory(o, err);
+    pare_status st = pare_json_write(path, value, err);
+    pare_free(path);
+    return st;
+}
+
+static pare_status write_config_json(pare_output *o, const char *recipe, pare_error *err) {
+    json_t *config;
+    if (o->same_format)
+        config = json_deep_copy(pare_source_config_json(o->source)->root);
+    else
+        PARE_TRY(pare_export_config_json(&config, pare_source_config(o->source), o->freqs, err));
+    if (!config) return fail_memory(o, err);
+    if (!o->same_format) json_object_set_new(config, "torch_dtype", json_string(torch_dtype(o)));
+    json_t *quantization = quantization_json(o);
+    if (quantization)
+        json_object_set_new(config, "quantization_config", quantization);
+    else
+        json_object_del(config, "quantization_config");
+    if (recipe)
+        json_object_set_new(config, "pare",
+                            json_pack("{s:s, s:s}", "version", PARE_VERSION, "recipe", recipe));
+    pare_status st = write_json(o, "config.json", config, err);
+    json_decref(config);
+    return st;
+}
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* What lies beside the weights goes along unchanged: tokenizer, generation config, template,
+ * licence, model card. */
+static pare_status copy_companions(pare_output *o, pare_error *err) {
+    static const char *const weights[] = {".safetensors", ".safetensors.index.json",
+                                          ".bin",         ".bin.index.json",
+                                          ".gguf",        ".pt",
+                                          ".pth",         ".h5",
+                                          ".msgpack",     ".onnx"};
+    char **names;
+    size_t n;
+    PARE_TRY(pare_folder_list(&names, &n, pare_source_path(o->source), err));
+    pare_status st = PARE_OK;
+    for (size_t i = 0; i < n; i++) {
+        bool skip = strcmp(names[i], "config.json") == 0 || st != PARE_OK;
+        for (size_t k = 0; k < sizeof weights / sizeof weights[0]; k++)
+            skip |= ends_with(names[i], weights[k]);
+        char *from = skip ? NULL : pare_path_join(pare_source_path(o->source), names[i]);
+        char *to = skip ? NULL : pare_path_join(o->folder, names[i]);
+        if (!skip) st = from && to ? pare_file_copy(to, from, err) : fail_memory(o, err);
+        pare_free(from);
+        pare_free(to);
+        pare_free(names[i]);
+    }
+    pare_free(names);
+    return st;
+}
+
+static pare_status begin_hf(pare_output *o, const char *recipe, pare_error *err) {
+    PARE_TRY(write_config_json(o, recipe, err));
+    if (o->same_format)
+        PARE_TRY(copy_companions(o, err));
+    else
+        PARE_TRY(pare_export_tokenizer_hf(o->rt, pare_source_path(o->source),
+                                          pare_source_gguf(o->source), o->folder, err));
+    PARE_TRY(pare_st_set_metadata(o->st_writer, "format", "pt", err));
+    if (recipe) PARE_TRY(pare_st_set_metadata(o->st_writer, "pare.recipe", recipe, err));
+    for (size_t i = 0; i < o->n_items; i++) {
+        written *w = &o->items[i];
+        if (o->sparse) {
+            for (size_t k = 0; k < w->enc->n_parts; k++) {
+                char name[sizeof w->name + 32];
+                snprintf(name, sizeof name, "%s%s", w->name, w->enc->parts[k].suffix);
+                PARE_TRY(pare_st_expect(o->st_writer, name, err));
+            }
+        } else if (plain_dtype(w->enc)) {
+            PARE_TRY(pare_st_declare(o->st_writer, w->name, plain_dtype(w->enc), w->dims, w->n_dims,
+                                     &w->number, err));
+        } else {
+            size_t shape[2] = {w->dims[0], pare_encoding_row_bytes(w->enc, w->dims[w->n_dims - 1])};
+            PARE_TRY(pare_st_declare(o->st_writer, w->name, w->enc->parts[0].dtype, shape, 2,
+                                     &w->number, err));
+        }
+    }
+    return pare_st_begin(o->st_writer, err);
+}
+
+static pare_status begin_gguf(pare_output *o, const pare_mix *mix, const char *recipe,
+                              pare_error *err) {
+    static const char *const replaced[] = {"general.file_type", "general.quantization_version",
+                                           "pare.recipe", "pare.version"};
+    pare_gguf_writer *w = o->gguf_writer;
+    if (o->same_format) {
+        PARE_TRY(pare_gguf_copy(w, pare_source_gguf(o->source), replaced, 4, err));
+        uint32_t type = 0;
+        bool known = pare_gguf_has(pare_source_gguf(o->source), "general.file_type");
+        if (known)
+            PARE_TRY(pare_gguf_u32(pare_source_gguf(o->source), "general.file_type", PARE_REQUIRED,
+                                   0, 1000, &type, err));
+        if (mix)
+            PARE_TRY(pare_gguf_set_u32(w, "general.file_type", pare_mix_file_type(mix), err));
+        else if (known && !recipe)
+            PARE_TRY(pare_gguf_set_u32(w, "general.file_type", type, err));
+    } else {
+        const char *path = pare_source_path(o->source);
+        PARE_TRY(pare_export_config_gguf(w, pare_source_config(o->source), base_name(path), err));
+        if (mix) PARE_TRY(pare_gguf_set_u32(w, "general.file_type", pare_mix_file_type(mix), err));
+        PARE_TRY(pare_export_tokenizer_gguf(o->rt, w, path,
+                                            pare_source_config(o->source)->vocab_size, err));
+    }
+    PARE_TRY(pare_gguf_set_u32(w, "general.quantization_version", 2, err));
+    if (recipe) {
+        PARE_TRY(pare_gguf_set_str(w, "pare.version", PARE_VERSION, err));
+        PARE_TRY(pare_gguf_set_str(w, "pare.recipe", recipe, err));
+    }
+    for (size_t i = 0; i < o->n_items; i++) {
+        o->items[i].number = i;
+        PARE_TRY(pare_gguf_declare(w, o->items[i].name, (uint32_t)o->items[i].enc->ggml_type,
+                                   o->items[i].dims, o->items[i].n_dims, err));
+    }
+    size_t n_freqs = pare_source_config(o->source)->head_dim / 2;
+    if (o->freqs) PARE_TRY(pare_gguf_declare(w, "rope_freqs.weight", 0, &n_freqs, 1, err));
+    PARE_TRY(pare_gguf_begin(w, err));
+    return o->freqs ? pare_gguf_write(w, o->n_items, o->freqs, n_freqs * sizeof(float), err)
+                    : PARE_OK;
+}
+
+pare_status pare_output_begin(pare_output *o, const pare_mix *mix, const char *recipe,
+                              pare_error *err) {
+    return o->gguf ? begin_gguf(o, mix, recipe, err) : begin_hf(o, recipe, err);
+}
+
+/* --- writing --- */
+
+/* Canonical values -> the file's: 1 taken away, transposed, heads' rows in pairs. Only plain dtypes
+ * are recomputed. */
+static pare_status undo_add_one(const pare_tensor *t, uint8_t *to, pare_error *err) {
+    float *x = pare_malloc(t->view.cols, sizeof *x);
+    if (!x) return pare_fail(err, PARE_ERR_NOMEM, "norm: out of memory");
+    pare_status st = PARE_OK;
+    for (size_t r = 0; r < t->view.rows && st == PARE_OK; r++) {
+        t->enc->decode(x, &t->view, r, 0, t->view.cols);
+        for (size_t i = 0; i < t->view.cols; i++) x[i] -= 1.0f;
+        st = pare_encoding_encode_row(t->enc, to + r * t->view.row_bytes, x, t->view.cols, NULL,
+                                      err);
+    }
+
+    pare_free(x);
+    return st;
+}
+
+static void undo_transpose(const pare_tensor *t, uint8_t *to) {
+    const uint8_t *from = t->view.part[0];
+    size_t size = t->enc->block_bytes, rows = t->view.rows, cols = t->view.cols;
+    for (size_t c = 0; c < cols; c++)
+        for (size_t r = 0; r < rows; r++)
+            memcpy(to + (c * rows + r) * size, from + (r * cols + c) * size, size);
+}
+
+static void undo_rope_rows(const pare_tensor *t, uint8_t *to, bool vector, size_t head_dim) {
+    const uint8_t *from = t->view.part[0];
+    size_t rows = vector ? t->view.cols : t->view.rows,
+           bytes = vector ? t->enc->block_bytes : t->view.row_bytes;
+    for (size_t r = 0; r < rows; r++) {
+        size_t head = r / head_dim * head_dim;
+        memcpy(to + (head + pare_rope_row(r - head, head_dim)) * bytes, from + r * bytes, bytes);
+    }
+}
+
+static pare_status undo_fix(const pare_output *o, const written *w, const pare_tensor *t,
+                            uint8_t *to, pare_error *err) {
+    bool vector = w->n_dims == 1;
+    if (t->enc->block_bytes == 0 ||
+        (t->enc->block_len != 1 &&
+         (vector || !(w->fix & (PARE_FIX_ROPE_ROWS_Q | PARE_FIX_ROPE_ROWS_K)))))
+        return pare_fail(
+            err, PARE_ERR_UNSUPPORTED,
+            "%s: found %s, expected a plain type (its layout differs in this container)", w->name,
+            t->enc->name);
+    if (w->fix & PARE_FIX_ADD_ONE) return undo_add_one(t, to, err);
+    if (w->fix & PARE_FIX_TRANSPOSE)
+        undo_transpose(t, to);
+    else
+        undo_rope_rows(t, to, vector, pare_source_config(o->source)->head_dim);
+    return PARE_OK;
+}
+
+static pare_status write_parts(pare_output *o, written *w, const pare_tensor *t, const void *part0,
+                               pare_error *err) {
+    for (size_t k = 0; k < t->enc->n_parts; k++) {
+        const void *data = k == 0 && part0 ? part0 : t->view.part[k];
+        size_t n = t->part_bytes[k];
+        w->crc[k] = pare_crc32(0, data, n);
+        if (o->gguf) {
+            PARE_TRY(pare_gguf_write(o->gguf_writer, w->number, data, n, err));
+            continue;
+        }
+        if (o->sparse) {
+            size_t shape[4], n_dims = w->n_dims;
+            char name[sizeof w->name + 32];
+            snprintf(name, sizeof name, "%s%s", w->name, t->enc->parts[k].suffix);
+            memcpy(shape, w->dims, sizeof shape);
+            if (!plain_dtype(t->enc)) n_dims = (size_t)pare_tensor_part_shape(t, k, shape);
+            const char *dtype = plain_dtype(t->enc) ? plain_dtype(t->enc) : t->enc->parts[k].dtype;
+            PARE_TRY(pare_st_append(o->st_writer, name, dtype, shape, n_dims, &w->number, err));
+        }
+        PARE_TRY(pare_st_write(o->st_writer, w->number, data, n, err));
+    }
+    return PARE_OK;
+}
+
+pare_status pare_output_write(pare_output *o, const pare_tensor *t, pare_error *err) {
+    if (o->next == o->n_items)
+        return pare_fail(err, PARE_ERR_INTERNAL, "%s: one tensor too many", o->path);
+    written *w = &o->items[o->next++];
+    if (!w->fix) return write_parts(o, w, t, NULL, err);
+    uint8_t *moved = pare_big_alloc(t->part_bytes[0]);
+    if (!moved) return fail_memory(o, err);
+    pare_status st = undo_fix(o, w, t, moved, err);
+    if (st == PARE_OK) st = write_parts(o, w, t, moved, err);
+    pare_big_free(moved, t->part_bytes[0]);
+    return st;
+}
+
+/* --- reading back --- */
+
+static pare_status compare_tensor(const pare_source *back, const pare_source_tensor *t,
+                                  const written *w, pare_error *err) {
+    pare_tensor stored;
+    PARE_TRY(pare_source_read(back, t, false, &stored, err));
+    pare_status st = PARE_OK;
+    for (size_t k = 0; k < stored.enc->n_parts && st == PARE_OK; k++) {
+        uint32_t crc = pare_crc32(0, stored.view.part[k], stored.part_bytes[k]);
+        if (stored.enc != w->enc || crc != w->crc[k])
+            st = pare_fail(err, PARE_ERR_IO,
+                           "%s: read back: found CRC %08x of %s, expected %08x of %s", w->name, crc,
+                           stored.enc->name, w->crc[k], w->enc->name);
+    }
+    pare_tensor_free(&stored);
+    return st;
+}
+
+static pare_status compare_all(pare_output *o, const pare_source *back, pare_error *err) {
+    pare_table by_name = {0};
+    pare_status st = PARE_OK;
+    for (size_t i = 0; i < pare_source_n_tensors(back); i++) {
+        const char *name = pare_source_tensor_at(back, i)->name;
+        if (pare_table_add(&by_name, name, strlen(name), (int64_t)i) < 0) st = fail_memory(o, err);
+    }
+    for (size_t i = 0; i < o->n_items && st == PARE_OK; i++) {
+        int64_t at = pare_table_get(&by_name, o->items[i].name, strlen(o->items[i].name));
+        if (at < 0)
+            st = pare_fail(err, PARE_ERR_IO, "%s: read back: %s is not there", o->path,
+                           o->items[i].name);
+        else
+            st = compare_tensor(back, pare_source_tensor_at(back, (size_t)at), &o->items[i], err);
+        pare_progress(o->rt, "verify", (double)(i + 1), (double)o->n_items, "tensors");
+        if (st == PARE_OK) st = pare_check_cancel(o->rt, err);
+    }
+    pare_table_free(&by_name);
+    return st;
+}
+
+/* The first file of a split GGUF output has another name than the output. */
+static pare_status verify(pare_output *o, pare_error *err) {
+    char *file = o->gguf ? pare_gguf_writer_file(o->gguf_writer, 0) : pare_strdup(o->folder);
+    if (!file) return fail_memory(o, err);
+    pare_source *back;
+    pare_status st = pare_source_open(&back, file, err);
+    if (st == PARE_OK) {
+        st = compare_all(o, back, err);
+        pare_source_close(back);
+    }
+    pare_free(file);
+    return st == PARE_OK || st == PARE_ERR_INTERRUPTED
+               ? st
+               : pare_fail_prefix(err, "%s: reading the output back", o->path);
+}
+
+/* GGUF: the files of the folder move beside it, the first part last. */
+static pare_status move_files(pare_output *o, pare_error *err) {
+    char **names;
+    size_t n;
+    PARE_TRY(pare_folder_list(&names, &n, o->folder, err));
+    pare_status st = PARE_OK;
+    for (size_t i = n; i-- > 0;) {
+        char *from = pare_path_join(o->folder, names[i]);
+        char *to = pare_asprintf("%.*s%s", (int)(base_name(o->path) - o->path), o->path, names[i]);
+        if (st == PARE_OK) st = from && to ? pare_file_move(to, from, err) : fail_memory(o, err);
+        pare_free(from);
+        pare_free(to);
+        pare_free(names[i]);
+    }
+    pare_free(names);
+    return st;
+}
+
+pare_status pare_output_finish(pare_output *o, pare_error *err) {
+    if (o->next != o->n_items)
+        return pare_fail(err, PARE_ERR_INTERNAL, "%s: wrote %zu tensors, declared %zu", o->path,
+                         o->next, o->n_items);
+    PARE_TRY(o->gguf ? pare_gguf_finish(o->gguf_writer, err) : pare_st_finish(o->st_writer, err));
+    PARE_TRY(verify(o, err));
+    PARE_TRY(pare_check_cancel(o->rt, err));
+    if (o->gguf) return move_files(o, err);
+    PARE_TRY(pare_folder_commit(o->folder, o->path, err));
+    pare_free(o->folder);
+    o->folder = NULL;
+    return PARE_OK;
+}
+
+void pare_output_close(pare_output *o) {
+    if (!o) return;
+    pare_gguf_writer_free(o->gguf_writer);
+    pare_st_writer_free(o->st_writer);
+    if (o->folder) pare_folder_discard(o->folder);
+    pare_free(o->folder);
+    pare_free(o->file);
+    pare_free(o->path);
+    pare_free(o->items);
+    pare_free(o->freqs);
+    pare_free(o);
+}

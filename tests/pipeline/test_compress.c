@@ -1,0 +1,283 @@
+/* Compression and conversion of whole models: what is written is what was meant, and nothing stands
+ * there after a failure. Works on the tiny models of tests/fixtures. */
+#include "support/test.h"
+
+#include "base/memory.h"
+#include "base/os.h"
+#include "model/source.h"
+#include "pare/compress.h"
+#include "pare/model.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *fixture(const char *name) {
+    static char ring[4][1024];
+    static int next;
+    char *path = ring[next++ % 4];
+    const char *source = getenv("PARE_SOURCE");
+    snprintf(path, sizeof ring[0], "%s/tests/fixtures/models/%s", source ? source : ".", name);
+    return path;
+}
+
+static pare_status compress(const char *model, const char *out, const char *recipe,
+                            pare_compress_report **report, pare_error *err) {
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    pare_compress_options o = {.model = model, .out = out, .recipe = recipe};
+    pare_status st = pare_compress(report, rt, &o, err);
+    pare_runtime_free(rt);
+    return st;
+}
+
+static pare_compress_report *must(const char *model, const char *out, const char *recipe) {
+    pare_compress_report *r = NULL;
+    pare_error err = {0};
+    if (compress(model, out, recipe, &r, &err) != PARE_OK) fail_msg("%s", err.message);
+    return r;
+}
+
+/* Logits of a fixed sequence in exact mode; free() the result. */
+static float *logits_of(const char *path, size_t *n) {
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    pare_model *m;
+    assert_ok(pare_model_load(&m, rt, path, err));
+    pare_session_options so = pare_session_options_default();
+    so.compute = PARE_COMPUTE_EXACT;
+    so.n_ctx = 32;
+    pare_session *s;
+    assert_ok(pare_session_create(&s, m, &so, err));
+    int32_t ids[24];
+    for (int i = 0; i < 24; i++) ids[i] = (i * 37 + 11) % 200;
+    *n = pare_model_vocab_size(m);
+    float *logits = malloc(*n * sizeof *logits);
+    assert_ok(pare_session_eval(s, ids, 24, logits, err));
+    pare_session_free(s);
+    pare_model_free(m);
+    pare_runtime_free(rt);
+    return logits;
+}
+
+static double distance(const char *a, const char *b) {
+    size_t n, m;
+    float *x = logits_of(a, &n), *y = logits_of(b, &m);
+    assert_int_equal(n, m);
+    double e = 0, range = 0;
+    for (size_t i = 0; i < n; i++) {
+        e = fmax(e, fabs((double)x[i] - (double)y[i]));
+        range = fmax(range, fabs((double)x[i]));
+    }
+    free(x);
+    free(y);
+    return e / range;
+}
+
+/* hf -> gguf -> hf -> gguf: the numbers stay, and the second GGUF file has the bytes of the first.
+ */
+static void containers_hold_the_same_numbers(void **state) {
+    (void)state;
+    size_t n_done = 0;
+    static const char *const archs[] = {"llama", "qwen2",      "qwen3",      "gemma2", "gemma3",
+                                        "gpt2",  "llama-bias", "gemma3-old", "mistral"};
+    for (size_t i = 0; i < sizeof archs / sizeof archs[0]; i++) {
+        if (!pare_path_exists(fixture(archs[i]))) {
+            printf("skipped: no fixture %s\n", archs[i]);
+            continue;
+        }
+        const char *input = fixture(archs[i]);
+        char a[1024], b[1024], c[1024], name[64];
+        snprintf(name, sizeof name, "%s-a.gguf", archs[i]);
+        snprintf(a, sizeof a, "%s", test_path(name));
+        snprintf(name, sizeof name, "%s-b", archs[i]);
+        snprintf(b, sizeof b, "%s", test_path(name));
+        snprintf(name, sizeof name, "%s-c.gguf", archs[i]);
+        snprintf(c, sizeof c, "%s", test_path(name));
+        pare_compress_report *r = NULL;
+        pare_error err = {0};
+        pare_status st = compress(input, a, "", &r, &err);
+        if (st == PARE_ERR_UNSUPPORTED) { /* GGUF has no key for it */
+            printf("refused: %s\n", err.message);
+            continue;
+        }
+        if (st != PARE_OK) fail_msg("%s: %s", archs[i], err.message);
+        pare_compress_report_free(r);
+        n_done++;
+        pare_compress_report_free(must(a, b, ""));
+        pare_compress_report_free(must(b, c, ""));
+        assert_true(distance(input, a) < 1e-6);
+        assert_true(distance(input, b) < 1e-6);
+        pare_source *x, *y;
+        assert_int_equal(pare_source_open(&x, a, &err), PARE_OK);
+        assert_int_equal(pare_source_open(&y, c, &err), PARE_OK);
+        for (size_t k = 0; k < pare_source_n_tensors(x); k++) {
+            const pare_source_tensor *t = pare_source_tensor_at(x, k),
+                                     *u = pare_source_find(y, t->canonical);
+            pare_tensor p, q;
+            assert_non_null(u);
+            assert_int_equal(pare_source_read(x, t, false, &p, &err), PARE_OK);
+            assert_int_equal(pare_source_read(y, u, false, &q, &err), PARE_OK);
+            assert_int_equal(p.part_bytes[0], q.part_bytes[0]);
+            assert_memory_equal(p.view.part[0], q.view.part[0], p.part_bytes[0]);
+            pare_tensor_free(&p);
+            pare_tensor_free(&q);
+        }
+        pare_source_close(x);
+        pare_source_close(y);
+    }
+    assert_true(n_done >= 3);
+}
+
+static void every_mix_gives_a_model_that_loads(void **state) {
+    (void)state;
+    for (size_t i = 0; pare_mix_name_at(i); i++) {
+        char out[1024];
+        snprintf(out, sizeof out, "%s-%s.gguf", test_path("mix"), pare_mix_name_at(i));
+        pare_compress_report *r = must(fixture("llama"), out, pare_mix_name_at(i));
+        const pare_compress_info *info = pare_compress_result(r);
+        for (size_t k = 0; k < info->n_layers; k++) /* random weights: 2 bits lose about half */
+            assert_true(isfinite(info->layers[k].error) && info->layers[k].error < 0.6);
+        double d = distance(fixture("llama"), out);
+        assert_true(isfinite(d));
+        pare_compress_report_free(r);
+    }
+}
+
+static void pruned_models_hold_the_zeros_that_were_asked_for(void **state) {
+    (void)state;
+    static const struct {
+        const char *recipe;
+        double sparsity;
+    } cases[] = {{"magnitude:sparsity=0.5 + bitmap_bf16", 0.5},
+                 {"magnitude:sparsity=0.75,per=row + bitmap_q8", 0.75},
+                 {"magnitude:sparsity=2:4 + nm24_bf16", 0.5},
+                 {"magnitude:sparsity=4:8 + nm48_q8", 0.5},
+                 {"magnitude:sparsity=0.5", 0.5}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char name[32], out[1024];
+        snprintf(name, sizeof name, "sparse-%zu", i);
+        snprintf(out, sizeof out, "%s", test_path(name));
+        pare_compress_report *r = must(fixture("llama"), out, cases[i].recipe);
+        const pare_compress_info *info = pare_compress_result(r);
+        size_t n_pruned = 0;
+        for (size_t k = 0; k < info->n_layers; k++) {
+            const pare_layer_report *l = &info->layers[k];
+            if (strncmp(l->name, "blk.", 4) != 0 || strstr(l->name, "norm")) continue;
+            n_pruned++;
+            /* q8 values may round small ones to zero as well */
+            assert_true(l->sparsity >= cases[i].sparsity - 0.01 &&
+                        l->sparsity < cases[i].sparsity + 0.05);
+        }
+        assert_true(n_pruned >= 14);
+        assert_true(isfinite(distance(fixture("llama"), out)));
+        pare_compress_report_free(r);
+    }
+}
+
+static void threads_do_not_change_the_bytes(void **state) {
+    (void)state;
+    char first[1024];
+    snprintf(first, sizeof first, "%s", test_path("t1.gguf"));
+    for (int threads = 1; threads <= 3; threads += 2) {
+        pare_runtime *rt = test_runtime(threads, PARE_ISA_AMX);
+        pare_compress_options o = {.model = fixture("llama"),
+                                   .out = threads == 1 ? first : test_path("t3.gguf"),
+                                   .recipe = "magnitude:sparsity=0.3 + q4_0"};
+        pare_compress_report *r;
+        assert_ok(pare_compress(&r, rt, &o, err));
+        pare_compress_report_free(r);
+        pare_runtime_free(rt);
+    }
+    char *a, *b;
+    size_t n, m;
+    assert_ok(pare_file_read_all(&a, &n, first, 1 << 30, err));
+    assert_ok(pare_file_read_all(&b, &m, test_path("t3.gguf"), 1 << 30, err));
+    assert_int_equal(n, m);
+    assert_memory_equal(a, b, n);
+    pare_free(a);
+    pare_free(b);
+}
+
+static void failures_leave_nothing(void **state) {
+    (void)state;
+    static const struct {
+        const char *recipe, *out, *message;
+    } cases[] = {
+        {"magnitude:sparsity=0.5 + bitmap_bf16", "x.gguf", "gguf"},
+        {"q8_0 + magnitude", "x", "before encodings"},
+        {"q9_0", "x", "did you mean"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char out[1024];
+        snprintf(out, sizeof out, "%s", test_path(cases[i].out));
+        pare_error err = {0};
+        pare_compress_report *r = NULL;
+        pare_status st = compress(fixture("llama"), out, cases[i].recipe, &r, &err);
+        assert_int_equal(pare_status_exit_code(st), 2);
+        assert_null(r);
+        if (!strstr(err.message, cases[i].message)) fail_msg("%s", err.message);
+        assert_false(pare_path_exists(out));
+    }
+    /* the input is never the output */
+    pare_error err = {0};
+    pare_compress_report *r = NULL;
+    assert_int_equal(compress(fixture("llama"), fixture("llama"), "q8_0", &r, &err), PARE_ERR_ARG);
+    assert_non_null(strstr(err.message, "the input itself"));
+}
+
+static void an_interrupt_leaves_nothing(void **state) {
+    (void)state;
+    volatile sig_atomic_t stop = 1;
+    pare_options options = pare_options_default();
+    options.cancel = &stop;
+    pare_runtime *rt;
+    assert_ok(pare_runtime_create(&rt, &options, err));
+    char out[1024];
+    snprintf(out, sizeof out, "%s", test_path("stopped"));
+    pare_compress_options o = {.model = fixture("llama"), .out = out, .recipe = "q8_0"};
+    pare_compress_report *r = NULL;
+    pare_error err = {0};
+    assert_int_equal(pare_compress(&r, rt, &o, &err), PARE_ERR_INTERRUPTED);
+    assert_false(pare_path_exists(out));
+    pare_runtime_free(rt);
+}
+
+static void a_dry_run_plans_and_writes_nothing(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    pare_compress_options o = {.model = fixture("llama"), .recipe = "q4_k_m", .dry_run = true};
+    pare_compress_report *plan, *done;
+    assert_ok(pare_compress(&plan, rt, &o, err));
+    o.dry_run = false;
+    o.out = test_path("planned");
+    assert_ok(pare_compress(&done, rt, &o, err));
+    const pare_compress_info *a = pare_compress_result(plan), *b = pare_compress_result(done);
+    assert_int_equal(a->n_layers, b->n_layers);
+    assert_int_equal(a->out_bytes, b->out_bytes);
+    assert_int_equal(a->n_fallbacks, b->n_fallbacks);
+    assert_true(a->work_bytes > 0);
+    /* 64 columns do not fit blocks of 256: with no_fallback the first such tensor is named */
+    o.no_fallback = true;
+    o.out = test_path("refused");
+    pare_compress_report *r = NULL;
+    pare_error err = {0};
+    assert_int_equal(pare_compress(&r, rt, &o, &err), PARE_ERR_ARG);
+    assert_non_null(strstr(err.message, "multiple of 256"));
+    pare_compress_report_free(plan);
+    pare_compress_report_free(done);
+    pare_runtime_free(rt);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(containers_hold_the_same_numbers),
+        cmocka_unit_test(every_mix_gives_a_model_that_loads),
+        cmocka_unit_test(pruned_models_hold_the_zeros_that_were_asked_for),
+        cmocka_unit_test(threads_do_not_change_the_bytes),
+        cmocka_unit_test(failures_leave_nothing),
+        cmocka_unit_test(an_interrupt_leaves_nothing),
+        cmocka_unit_test(a_dry_run_plans_and_writes_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
