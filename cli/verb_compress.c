@@ -1,0 +1,289 @@
+/* pare compress and pare convert: one streaming pass over a model's tensors. */
+#include "cli.h"
+
+#include "pare/compress.h"
+#include "pare/eval.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+typedef struct compress_options {
+    const char *out, *recipe, *format, *keep, *eval;
+    uint64_t split;
+    int64_t windows;
+    bool no_fallback, dry_run;
+} compress_options;
+
+static const cli_option compress_table[] = {
+    CLI_OPTION(compress_options, 'o', "out", CLI_TEXT, out, "OUT", 0, 0,
+               "file (.gguf) or folder to write"),
+    CLI_OPTION(compress_options, 'r', "recipe", CLI_TEXT, recipe, "RECIPE", 0, 0,
+               "steps joined by '+', or a file with one step per line"),
+    CLI_OPTION(compress_options, 0, "format", CLI_TEXT, format, "hf|gguf", 0, 0,
+               "container (default: gguf when OUT ends in .gguf, else hf)"),
+    CLI_OPTION(compress_options, 0, "keep", CLI_TEXT, keep, "REGEX", 0, 0,
+               "tensors whose names match stay as they are"),
+    CLI_OPTION(compress_options, 0, "split", CLI_SIZE, split, "SIZE", 0, 0,
+               "parts of at most SIZE"),
+    CLI_OPTION(compress_options, 0, "eval", CLI_TEXT, eval, "FILE", 0, 0,
+               "perplexity on FILE before and after (hf protocol)"),
+    CLI_OPTION(compress_options, 0, "windows", CLI_INT, windows, "N", 0, 1e9,
+               "with --eval: only the first N windows (0 = all)"),
+    CLI_SWITCH(compress_options, 0, "no-fallback", no_fallback,
+               "refuse a tensor whose rows do not fit its encoding"),
+    CLI_SWITCH(compress_options, 0, "dry-run", dry_run, "plan only: sizes, memory, fallbacks"),
+    {0},
+};
+static const compress_options compress_defaults = {0};
+
+static json_t *layer_json(const pare_layer_report *l) {
+    json_t *o = json_object();
+    json_object_set_new(o, "name", cli_json_string(l->name));
+    json_object_set_new(o, "from", json_string(l->from));
+    json_object_set_new(o, "encoding", json_string(l->encoding));
+    json_object_set_new(o, "n_params", json_integer((json_int_t)l->n_params));
+    json_object_set_new(o, "in_bytes", json_integer((json_int_t)l->in_bytes));
+    json_object_set_new(o, "out_bytes", json_integer((json_int_t)l->out_bytes));
+    json_object_set_new(o, "bits_per_weight", cli_json_real(l->bits_per_weight));
+    json_object_set_new(o, "sparsity", cli_json_real(l->sparsity));
+    json_object_set_new(o, "error", cli_json_real(l->error));
+    json_object_set_new(o, "seconds", cli_json_real(l->seconds));
+    json_object_set_new(o, "changed", json_boolean(l->changed));
+    return o;
+}
+
+static json_t *steps_json(const char *recipe) {
+    json_t *steps = json_array();
+    for (const char *p = recipe; *p;) {
+        const char *end = strstr(p, " + ");
+        size_t n = end ? (size_t)(end - p) : strlen(p);
+        json_array_append_new(steps, cli_json_text(p, n));
+        p += end ? n + 3 : n;
+    }
+    return steps;
+}
+
+static json_t *ppl_json(const pare_perplexity *p) {
+    json_t *o = json_object();
+    json_object_set_new(o, "protocol", json_string(pare_protocol_name(p->protocol)));
+    json_object_set_new(o, "ctx", json_integer((json_int_t)p->ctx));
+    json_object_set_new(o, "ppl", cli_json_real(p->ppl));
+    json_object_set_new(o, "ppl_stderr", cli_json_real(p->ppl_stderr));
+    json_object_set_new(o, "n_windows", json_integer((json_int_t)p->n_windows));
+    json_object_set_new(o, "n_scored", json_integer((json_int_t)p->n_scored));
+    return o;
+}
+
+typedef struct compress_result {
+    const pare_compress_info *info;
+    const pare_perplexity *before, *after; /* NULL = not asked for */
+    bool dry_run;
+} compress_result;
+
+static pare_status print_json(cli *c, const compress_result *r) {
+    const pare_compress_info *i = r->info;
+    json_t *o = cli_json_begin(c), *layers = json_array(), *fallbacks = json_array(),
+           *changed = json_array();
+    for (size_t k = 0; k < i->n_layers; k++) {
+        json_array_append_new(layers, layer_json(&i->layers[k]));
+        if (i->layers[k].changed)
+            json_array_append_new(changed, cli_json_string(i->layers[k].name));
+    }
+    for (size_t k = 0; k < i->n_fallbacks; k++)
+        json_array_append_new(fallbacks, cli_json_string(i->fallbacks[k]));
+    json_object_set_new(o, "recipe", cli_json_string(i->recipe));
+    json_object_set_new(o, "format", json_string(i->format));
+    json_object_set_new(o, "dry_run", json_boolean(r->dry_run));
+    json_object_set_new(o, "steps", steps_json(i->recipe));
+    json_object_set_new(o, "in_bytes", json_integer((json_int_t)i->in_bytes));
+    json_object_set_new(o, "out_bytes", json_integer((json_int_t)i->out_bytes));
+    json_object_set_new(o, "work_bytes", json_integer((json_int_t)i->work_bytes));
+    json_object_set_new(o, "bits_per_weight", cli_json_real(i->bits_per_weight));
+    json_object_set_new(o, "sparsity", cli_json_real(i->sparsity));
+    json_object_set_new(o, "peak_rss_bytes", json_integer((json_int_t)cli_peak_rss()));
+    json_object_set_new(o, "seconds", cli_json_real(i->seconds));
+    json_object_set_new(o, "lossless", json_boolean(i->lossless));
+    json_object_set_new(o, "changed", changed);
+    json_object_set_new(o, "fallbacks", fallbacks);
+    json_object_set_new(o, "layers", layers);
+    if (r->before) json_object_set_new(o, "before", ppl_json(r->before));
+    if (r->after) json_object_set_new(o, "after", ppl_json(r->after));
+    return cli_json_print(c, o, true);
+}
+
+static void table_row(cli_table *t, const pare_layer_report *l) {
+    cli_cell(t, "%s", l->name);
+    cli_cell(t, "%s", l->from);
+    cli_cell(t, "%s", l->encoding);
+    cli_cell(t, "%s", cli_bytes((double)l->out_bytes));
+    cli_cell(t, "%.3f", l->bits_per_weight);
+    cli_cell(t, "%.2f", 100 * l->sparsity);
+    cli_cell(t, "%.5f", l->error);
+    cli_cell(t, "%.2f", l->seconds);
+}
+
+static pare_status print_table(cli *c, const compress_result *r) {
+    const pare_compress_info *i = r->info;
+    cli_table t;
+    size_t n_copied = 0;
+    cli_table_begin(&t, "tensor|from|to|>size|>bits/w|>zero %|>error|>s");
+    for (size_t k = 0; k < i->n_layers; k++) {
+        const pare_layer_report *l = &i->layers[k];
+        if (strcmp(l->from, l->encoding) == 0 && !l->changed)
+            n_copied++;
+        else
+            table_row(&t, l);
+    }
+    pare_status st = cli_table_end(c, &t);
+    if (st != PARE_OK) return st;
+    if (n_copied) cli_printf(c, "%zu tensors copied as they are\n", n_copied);
+    cli_printf(c, "\n%s%s -> %s, %.3f bits per weight", r->dry_run ? "plan: " : "",
+               cli_bytes((double)i->in_bytes), cli_bytes((double)i->out_bytes), i->bits_per_weight);
+    if (r->dry_run) return cli_printf(c, ", work memory %s\n", cli_bytes((double)i->work_bytes));
+    cli_printf(c, ", %.2f%% zeros, %.1f s, peak memory %s\n", 100 * i->sparsity, i->seconds,
+               cli_bytes((double)cli_peak_rss()));
+    if (r->before && r->after)
+        cli_printf(c, "perplexity (%s-%zu, %zu windows): %.4f before, %.4f after\n",
+                   pare_protocol_name(r->before->protocol), r->before->ctx, r->before->n_windows,
+                   r->before->ppl, r->after->ppl);
+    return cli_flush(c);
+}
+
+static pare_status perplexity(cli *c, pare_perplexity *out, const char *model,
+                              const compress_options *o) {
+    pare_model *m = NULL;
+    pare_tokenizer *tok = NULL;
+    char *text = NULL;
+    size_t n = 0;
+    pare_status st = cli_read(c, &text, &n, o->eval);
+    if (st == PARE_OK) st = pare_tokenizer_load(&tok, model, &c->err);
+    if (st == PARE_OK) st = pare_model_load(&m, c->rt, model, &c->err);
+    if (st == PARE_OK) {
+        pare_eval_options eo = pare_eval_options_default();
+        eo.max_windows = (size_t)o->windows;
+        st = pare_eval_perplexity(out, c->rt, m, tok, text, n, &eo, &c->err);
+        cli_progress_end(c);
+    }
+    free(text);
+    pare_tokenizer_free(tok);
+    pare_model_free(m);
+    return st;
+}
+
+/* -r names a file where there is one; else it is the recipe itself. */
+static pare_status recipe_text(cli *c, const char *recipe, char **text) {
+    struct stat info;
+    *text = NULL;
+    if (recipe && stat(recipe, &info) == 0 && S_ISREG(info.st_mode)) {
+        size_t n;
+        return cli_read(c, text, &n, recipe);
+    }
+    *text = strdup(recipe ? recipe : "");
+    return *text ? PARE_OK : cli_fail(c, PARE_ERR_NOMEM, "recipe: out of memory");
+}
+
+static pare_status compress(cli *c, const char *model, const compress_options *o,
+                            const char *recipe) {
+    pare_perplexity before, after;
+    compress_result result = {.dry_run = o->dry_run};
+    pare_status st = cli_runtime(c);
+    bool eval = o->eval && !o->dry_run;
+    if (st == PARE_OK && eval) {
+        st = perplexity(c, &before, model, o);
+        result.before = &before;
+    }
+    if (st != PARE_OK) return st;
+    pare_compress_options co = {.model = model,
+                                .out = o->out,
+                                .recipe = recipe,
+                                .format = o->format,
+                                .keep = o->keep,
+                                .split_bytes = o->split,
+                                .no_fallback = o->no_fallback,
+                                .dry_run = o->dry_run};
+    pare_compress_report *report = NULL;
+    st = pare_compress(&report, c->rt, &co, &c->err);
+    cli_progress_end(c);
+    if (st == PARE_OK && eval) {
+        st = perplexity(c, &after, o->out, o);
+        result.after = &after;
+    }
+    if (st == PARE_OK) {
+        result.info = pare_compress_result(report);
+        for (size_t i = 0; i < result.info->n_fallbacks; i++)
+            cli_fallback(c, "%s", result.info->fallbacks[i]);
+        st = c->common.json ? print_json(c, &result) : print_table(c, &result);
+    }
+    pare_compress_report_free(report);
+    return st;
+}
+
+static pare_status run_compress(cli *c, const void *opts, char **args, size_t n_args) {
+    (void)n_args;
+    const compress_options *o = opts;
+    if (!o->recipe)
+        return cli_fail(c, PARE_ERR_ARG, "compress: found no recipe, expected -r RECIPE");
+    if (!o->out && !o->dry_run)
+        return cli_fail(c, PARE_ERR_ARG, "compress: found no output, expected -o OUT");
+    char *recipe;
+    pare_status st = recipe_text(c, o->recipe, &recipe);
+    if (st == PARE_OK) st = compress(c, args[0], o, recipe);
+    free(recipe);
+    return st;
+}
+
+const cli_verb cli_verb_compress = {
+    .name = "compress",
+    .arguments = "MODEL -o OUT -r RECIPE",
+    .summary = "makes a model smaller by a recipe of methods and encodings",
+    .notes = "A recipe is STEP + STEP...: a method (pare methods), the name of an encoding or of a "
+             "mix. STEP@TARGET "
+             "is for some tensors only: attn, ffn, embd, output, all or /REGEX/. The output "
+             "appears under its name "
+             "when it is complete and was read back.",
+    .options = compress_table,
+    .defaults = &compress_defaults,
+    .options_size = sizeof(compress_options),
+    .min_args = 1,
+    .max_args = 1,
+    .examples = {"pare compress model.gguf -o small.gguf -r q4_k_m",
+                 "pare compress model.gguf -o sparse -r 'magnitude:sparsity=0.5 + bitmap_q8'",
+                 "pare compress model.gguf -r q4_k_m --dry-run"},
+    .run = run_compress,
+};
+
+/* --- convert --- */
+
+typedef struct convert_options {
+    const char *format;
+    uint64_t split;
+} convert_options;
+
+static const cli_option convert_table[] = {
+    CLI_OPTION(convert_options, 0, "format", CLI_TEXT, format, "hf|gguf", 0, 0,
+               "container (default: gguf when OUT ends in .gguf, else hf)"),
+    CLI_OPTION(convert_options, 0, "split", CLI_SIZE, split, "SIZE", 0, 0, "parts of at most SIZE"),
+    {0},
+};
+static const convert_options convert_defaults = {0};
+
+static pare_status run_convert(cli *c, const void *opts, char **args, size_t n_args) {
+    (void)n_args;
+    const convert_options *v = opts;
+    compress_options o = {.out = args[1], .format = v->format, .split = v->split};
+    return compress(c, args[0], &o, "");
+}
+
+const cli_verb cli_verb_convert = {
+    .name = "convert",
+    .arguments = "MODEL OUT",
+    .summary = "writes a model into another container, the same numbers",
+    .options = convert_table,
+    .defaults = &convert_defaults,
+    .options_size = sizeof(convert_options),
+    .min_args = 2,
+    .max_args = 2,
+    .examples = {"pare convert model.gguf folder", "pare convert folder model.gguf --split 1GiB"},
+    .run = run_convert,
+};

@@ -1,0 +1,173 @@
+/* pare methods: every method, or one in full, from the descriptors. */
+#include "cli.h"
+
+#include "pare/compress.h"
+#include "pare/encoding.h"
+#include "pare/methods.h"
+
+#include <string.h>
+
+typedef struct methods_options {
+    const char *slot;
+} methods_options;
+
+static const cli_option options[] = {
+    CLI_OPTION(methods_options, 0, "slot", CLI_TEXT, slot, "SLOT", 0, 0,
+               "only methods of that kind: pruner, weight, activation, kv, ..."),
+    {0},
+};
+static const methods_options defaults = {0};
+
+static const char *type_name(pare_param_type type) {
+    static const char *const names[] = {"float", "int", "bool", "sparsity", "choice"};
+    return names[type];
+}
+
+static const char *choice_at(const char *choices, int index, int *len) {
+    for (; index > 0; index--) choices += strcspn(choices, "|") + 1;
+    *len = (int)strcspn(choices, "|");
+    return choices;
+}
+
+static json_t *param_json(const pare_param *p) {
+    bool choice = p->type == PARE_PARAM_CHOICE;
+    json_t *o = json_pack("{s:s, s:s}", "name", p->name, "type", type_name(p->type));
+    int len = 0;
+    const char *text = choice ? choice_at(p->choices, (int)p->def, &len) : NULL;
+    json_object_set_new(o, "default",
+                        choice                       ? json_stringn(text, (size_t)len)
+                        : p->type == PARE_PARAM_BOOL ? json_boolean(p->def != 0)
+                        : p->type == PARE_PARAM_INT  ? json_integer((json_int_t)p->def)
+                                                     : json_real(p->def));
+    bool number =
+        p->type == PARE_PARAM_FLOAT || p->type == PARE_PARAM_INT || p->type == PARE_PARAM_SPARSITY;
+    json_object_set_new(o, "min", number ? json_real(p->min) : json_null());
+    json_object_set_new(o, "max", number ? json_real(p->max) : json_null());
+    if (choice) json_object_set_new(o, "choices", json_string(p->choices));
+    json_object_set_new(o, "help", json_string(p->help));
+    return o;
+}
+
+static json_t *method_json(const pare_method *m) {
+    json_t *params = json_array();
+    for (const pare_param *p = pare_method_params(m); p->name; p++)
+        json_array_append_new(params, param_json(p));
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o}", "name", pare_method_name(m), "slot",
+                     pare_method_slot(m), "paper", pare_method_paper(m), "summary",
+                     pare_method_summary(m), "help", pare_method_help(m), "example",
+                     pare_method_example(m), "params", params);
+}
+
+static pare_status print_json(cli *c, const pare_method *one, const char *slot) {
+    json_t *list = json_array();
+    for (size_t i = 0; pare_method_at(i); i++) {
+        const pare_method *m = pare_method_at(i);
+        if ((!one || m == one) && (!slot || strcmp(slot, pare_method_slot(m)) == 0))
+            json_array_append_new(list, method_json(m));
+    }
+    json_t *o = cli_json_begin(c);
+    json_object_set_new(o, "methods", list);
+    json_t *encodings = json_array(), *mixes = json_array();
+    for (size_t i = 0; pare_encoding_at(i); i++)
+        json_array_append_new(encodings,
+                              json_pack("{s:s, s:f, s:s}", "name",
+                                        pare_encoding_name(pare_encoding_at(i)), "bits_per_weight",
+                                        pare_encoding_bits_per_weight(pare_encoding_at(i)),
+                                        "summary", pare_encoding_summary(pare_encoding_at(i))));
+    for (size_t i = 0; pare_mix_name_at(i); i++)
+        json_array_append_new(mixes, json_string(pare_mix_name_at(i)));
+    json_object_set_new(o, "encodings", encodings);
+    json_object_set_new(o, "mixes", mixes);
+    return cli_json_print(c, o, true);
+}
+
+static pare_status print_one(cli *c, const pare_method *m) {
+    cli_printf(c, "%s (%s, %s): %s\n\n%s\n\n", pare_method_name(m), pare_method_slot(m),
+               pare_method_paper(m), pare_method_summary(m), pare_method_help(m));
+    cli_table t;
+    cli_table_begin(&t, "parameter|type|default|range|what");
+    for (const pare_param *p = pare_method_params(m); p->name; p++) {
+        int len = 0;
+        const char *text =
+            p->type == PARE_PARAM_CHOICE ? choice_at(p->choices, (int)p->def, &len) : "";
+        cli_cell(&t, "%s", p->name);
+        cli_cell(&t, "%s", type_name(p->type));
+        if (p->type == PARE_PARAM_CHOICE)
+            cli_cell(&t, "%.*s", len, text);
+        else if (p->type == PARE_PARAM_BOOL)
+            cli_cell(&t, "%s", p->def != 0 ? "true" : "false");
+        else
+            cli_cell(&t, "%g", p->def);
+        if (p->type == PARE_PARAM_CHOICE)
+            cli_cell(&t, "%s", p->choices);
+        else if (p->type == PARE_PARAM_BOOL)
+            cli_cell(&t, "true|false");
+        else
+            cli_cell(&t, "%g to %g%s", p->min, p->max,
+                     p->type == PARE_PARAM_SPARSITY ? ", or N:M" : "");
+        cli_cell(&t, "%s", p->help);
+    }
+    pare_status st = cli_table_end(c, &t);
+    if (st != PARE_OK) return st;
+    return cli_printf(c, "\nexample: pare compress MODEL -o OUT -r '%s'\n", pare_method_example(m));
+}
+
+static pare_status print_all(cli *c, const char *slot) {
+    cli_table t;
+    cli_table_begin(&t, "method|slot|paper|what");
+    for (size_t i = 0; pare_method_at(i); i++) {
+        const pare_method *m = pare_method_at(i);
+        if (slot && strcmp(slot, pare_method_slot(m)) != 0) continue;
+        cli_cell(&t, "%s", pare_method_name(m));
+        cli_cell(&t, "%s", pare_method_slot(m));
+        cli_cell(&t, "%s", pare_method_paper(m));
+        cli_cell(&t, "%s", pare_method_summary(m));
+    }
+    pare_status st = cli_table_end(c, &t);
+    if (st != PARE_OK || slot) return st;
+
+    cli_printf(c, "\n");
+    cli_table_begin(&t, "encoding|>bits/weight|what");
+    for (size_t i = 0; pare_encoding_at(i); i++) {
+        const pare_encoding *e = pare_encoding_at(i);
+        double bits = pare_encoding_bits_per_weight(e);
+        cli_cell(&t, "%s", pare_encoding_name(e));
+        if (bits > 0)
+            cli_cell(&t, "%.4g", bits);
+        else
+            cli_cell(&t, "-");
+        cli_cell(&t, "%s", pare_encoding_summary(e));
+    }
+    if ((st = cli_table_end(c, &t)) != PARE_OK) return st;
+    cli_printf(c, "\nmixes (one encoding per kind of tensor):");
+    for (size_t i = 0; pare_mix_name_at(i); i++) cli_printf(c, " %s", pare_mix_name_at(i));
+    return cli_printf(c, "\n");
+}
+
+static pare_status run(cli *c, const void *opts, char **args, size_t n_args) {
+    const methods_options *o = opts;
+    const pare_method *one = NULL;
+    if (n_args == 1 && !(one = pare_method_find(args[0]))) {
+        const char *names[256];
+        size_t n = 0;
+        for (; n < 255 && pare_method_at(n); n++) names[n] = pare_method_name(pare_method_at(n));
+        names[n] = NULL;
+        const char *near = cli_nearest(args[0], names);
+        return cli_fail(c, PARE_ERR_ARG, "methods: found '%s', which is not known%s%s%s", args[0],
+                        near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    }
+    if (c->common.json) return print_json(c, one, o->slot);
+    return one ? print_one(c, one) : print_all(c, o->slot);
+}
+
+const cli_verb cli_verb_methods = {
+    .name = "methods",
+    .arguments = "[NAME]",
+    .summary = "lists the methods, encodings and mixes of recipes, or one method in full",
+    .options = options,
+    .defaults = &defaults,
+    .options_size = sizeof(methods_options),
+    .max_args = 1,
+    .examples = {"pare methods", "pare methods magnitude", "pare methods --slot pruner --json"},
+    .run = run,
+};
