@@ -9,11 +9,16 @@
 enum {
     KEYS = PARE_ATTN_KEYS,
     NR = PARE_ATTN_NR,
-    TILE_ROWS =
-        96, /* most rows (queries x heads) of a tile: its floats stay in L2 at head_dim 256 */
     MAX_RANGES = 32, /* most pieces that a context is cut into for few tokens */
     RANGE_MIN = 256  /* fewest positions of a piece */
 };
+
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+static size_t divide_up(size_t n, size_t by) { return (n + by - 1) / by; }
+
+/* Most rows (queries x heads) of a tile: many, to decode and pack a block rarely, but such that a
+ * tile's floats stay in a level-2 cache of 512 KiB. */
+static size_t tile_rows(size_t head_dim) { return head_dim <= 128 ? 192 : 96; }
 
 /* The constants of a call, the same on every thread. */
 typedef struct attn_job {
@@ -26,34 +31,33 @@ typedef struct attn_job {
     size_t ldq, ldo, n, pos0;
     size_t group;  /* query heads per kv head */
     size_t dim_up; /* head_dim rounded up to a panel */
+    size_t tile_rows;
 } attn_job;
 
 /* One thread's buffers. */
 typedef struct attn_space {
-    float *q;         /* [TILE_ROWS][head_dim], scaled */
-    float *o;         /* [TILE_ROWS][dim_up] */
-    float *s;         /* [TILE_ROWS][KEYS] */
-    float *max, *sum; /* [TILE_ROWS] */
+    float *q;         /* [tile_rows][head_dim], scaled */
+    float *o;         /* [tile_rows][dim_up] */
+    float *s;         /* [tile_rows][KEYS] */
+    float *max, *sum; /* [tile_rows] */
     float *tile;      /* [KEYS][dim_up] decoded rows */
     float *k, *v;     /* packed: [KEYS / NR][head_dim][NR], [dim_up / NR][KEYS][NR] */
 } attn_space;
 
-static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
 /* Floats of one thread's buffers; every part is a multiple of 16 floats. */
 static size_t space_floats(size_t head_dim) {
     size_t up = round_up(head_dim, NR);
-    return TILE_ROWS * (2 * up + KEYS + 2) + 3 * KEYS * up;
+    return tile_rows(head_dim) * (2 * up + KEYS + 2) + 3 * KEYS * up;
 }
 
 static attn_space space_at(float *p, size_t head_dim) {
-    size_t up = round_up(head_dim, NR);
+    size_t up = round_up(head_dim, NR), rows = tile_rows(head_dim);
     attn_space s;
-    s.q = p, p += TILE_ROWS * up;
-    s.o = p, p += TILE_ROWS * up;
-    s.s = p, p += TILE_ROWS * KEYS;
-    s.max = p, p += TILE_ROWS;
-    s.sum = p, p += TILE_ROWS;
+    s.q = p, p += rows * up;
+    s.o = p, p += rows * up;
+    s.s = p, p += rows * KEYS;
+    s.max = p, p += rows;
+    s.sum = p, p += rows;
     s.tile = p, p += KEYS * up;
     s.k = p, p += KEYS * up;
     s.v = p;
@@ -110,14 +114,23 @@ static void gather_queries(const attn_job *job, attn_space *s, size_t q0, size_t
     }
 }
 
-/* Softmax steps of all rows over the block of keys [lo, hi), scores in s->s. */
-static void step_rows(const attn_job *job, attn_space *s, size_t q0, size_t n_h, size_t n_rows,
-                      size_t block, size_t lo, size_t hi) {
-    for (size_t r = 0; r < n_rows; r++) {
+/* The rows [*begin, *end) of queries [q0, q0 + n_q) that see any key of [lo, hi): the others come
+ * before it, or are past their window. */
+static void rows_that_see(const attn_job *job, size_t q0, size_t n_q, size_t n_h, size_t lo,
+                          size_t hi, size_t *begin, size_t *end) {
+    size_t pos = job->pos0 + q0, w = job->a->window;
+    *begin = (lo > pos ? lo - pos : 0) * n_h;
+    *end = n_q * n_h;
+    if (w && hi - 1 < SIZE_MAX - w && hi - 1 + w < pos + n_q) *end = (hi - 1 + w - pos) * n_h;
+}
+
+/* Softmax steps of rows [begin, end) over the block of keys [lo, hi), scores in s->s. */
+static void step_rows(const attn_job *job, attn_space *s, size_t q0, size_t n_h, size_t begin,
+                      size_t end, size_t block, size_t lo, size_t hi) {
+    for (size_t r = begin; r < end; r++) {
         size_t pos = job->pos0 + q0 + r / n_h, from = first_key(job, pos), to = pos + 1;
         from = from > lo ? from : lo;
         to = to < hi ? to : hi;
-        if (to < from) to = from; /* nothing of this block */
         float *row = s->s + r * KEYS;
         float factor = job->k->softmax_step(row, from - block, to - block, job->a->softcap,
                                             &s->max[r], &s->sum[r]);
@@ -144,26 +157,27 @@ static void run_tile(const attn_job *job, attn_space *s, size_t g, size_t q0, si
     size_t first = first_key(job, job->pos0 + q0), last = job->pos0 + q0 + n_q;
     for (size_t block = first / KEYS * KEYS; block < last; block += KEYS) {
         size_t lo = block > first ? block : first, hi = block + KEYS < last ? block + KEYS : last;
+        size_t begin, end;
+        rows_that_see(job, q0, n_q, n_h, lo, hi, &begin, &end);
+        float *q = s->q + begin * dim, *scores = s->s + begin * KEYS, *o = s->o + begin * up;
         load_block(job, kv->k, g, block, lo, hi, s->tile);
         job->k->pack_k(s->k, s->tile, up, dim);
-        job->k->gemm(s->s, KEYS, s->q, dim, m, &keys, dim, false);
-        step_rows(job, s, q0, n_h, m, block, lo, hi);
+        job->k->gemm(scores, KEYS, q, dim, end - begin, &keys, dim, false);
+        step_rows(job, s, q0, n_h, begin, end, block, lo, hi);
         load_block(job, kv->v, g, block, lo, hi, s->tile);
         job->k->pack_v(s->v, s->tile, up, up / NR);
-        job->k->gemm(s->o, up, s->s, KEYS, m, &values, KEYS, true);
+        job->k->gemm(o, up, scores, KEYS, end - begin, &values, KEYS, true);
     }
     for (size_t r = 0; r < m; r++)
         write_row(job, job->out + (q0 + r / n_h) * job->ldo + (h0 + r % n_h) * dim, s->o + r * up,
                   s->sum[r]);
 }
 
-static size_t divide_up(size_t n, size_t by) { return (n + by - 1) / by; }
-
 static void run_many(pare_worker *w, const attn_job *job, attn_space *s) {
     size_t n_kv = job->kv->n_kv_heads;
-    size_t n_h = job->group < TILE_ROWS ? job->group : TILE_ROWS;
+    size_t n_h = job->group < job->tile_rows ? job->group : job->tile_rows;
     size_t n_sub = divide_up(job->group, n_h); /* tiles that a group's heads need */
-    size_t n_q = TILE_ROWS / n_h;
+    size_t n_q = job->tile_rows / n_h;
     while (n_q > 8 && divide_up(job->n, n_q) * n_kv * n_sub < 4 * (size_t)w->n)
         n_q = divide_up(n_q, 2); /* more tiles, to keep all threads busy; changes no result */
     size_t n_blocks = divide_up(job->n, n_q), n_tiles = n_blocks * n_kv * n_sub;
@@ -204,11 +218,15 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
     for (size_t block = begin; block < end && block < cut->end; block += KEYS) {
         size_t lo = block > cut->first ? block : cut->first;
         size_t hi = block + KEYS < cut->end ? block + KEYS : cut->end;
+        size_t first, last;
+        rows_that_see(job, 0, job->n, n_h, lo, hi, &first, &last);
+        float *q = s->q + first * dim, *scores = s->s + first * KEYS, *o = s->o + first * up;
+        size_t rows = last - first, n_keys = round_up(hi - block, 8);
         load_block(job, kv->k, g, block, lo, hi, s->tile);
-        job->k->dots(s->s, KEYS, s->q, dim, m, s->tile, up, round_up(hi - block, 8), dim);
-        step_rows(job, s, 0, n_h, m, block, lo, hi);
+        job->k->dots(scores, KEYS, q, dim, rows, s->tile, up, n_keys, dim);
+        step_rows(job, s, 0, n_h, first, last, block, lo, hi);
         load_block(job, kv->v, g, block, lo, hi, s->tile);
-        job->k->gemm(s->o, up, s->s, KEYS, m, &values, hi - block, true);
+        job->k->gemm(o, up, scores, KEYS, rows, &values, hi - block, true);
     }
     for (size_t r = 0; r < m; r++) {
         size_t row = r / n_h * n_heads + h0 + r % n_h;
@@ -239,7 +257,7 @@ static void merge_row(const attn_job *job, float *o, const float *partials, size
 }
 
 static void run_few(pare_worker *w, const attn_job *job, attn_space *s, float *partials) {
-    size_t n_kv = job->kv->n_kv_heads, most = TILE_ROWS / (job->n ? job->n : 1);
+    size_t n_kv = job->kv->n_kv_heads, most = job->tile_rows / (job->n ? job->n : 1);
     size_t n_h = job->group < most ? job->group : most, n_sub = divide_up(job->group, n_h);
     attn_cut cut = cut_positions(job);
     size_t n_tasks = cut.n * n_kv * n_sub;
@@ -269,7 +287,8 @@ void pare_attention(pare_worker *w, pare_isa isa, void *scratch, float *out, siz
                     .n = n,
                     .pos0 = pos0,
                     .group = a->n_heads / kv->n_kv_heads,
-                    .dim_up = round_up(kv->head_dim, NR)};
+                    .dim_up = round_up(kv->head_dim, NR),
+                    .tile_rows = tile_rows(kv->head_dim)};
     float *base = scratch;
     attn_space space = space_at(base + (size_t)w->id * space_floats(kv->head_dim), kv->head_dim);
     float *partials = base + (size_t)w->n * space_floats(kv->head_dim);

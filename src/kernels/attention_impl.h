@@ -127,7 +127,7 @@ static float softmax_step(float *s, size_t lo, size_t hi, float softcap, float *
     const vf shift = vf_set(top);
     vf acc = vf_zero();
     for (int j = 0; j < PARE_ATTN_KEYS; j += VF) {
-        vf e = vf_exp(vf_sub(vf_load(s + j), shift));
+        vf e = vf_exp_negative(vf_sub(vf_load(s + j), shift));
         vf_store(s + j, e);
         acc = vf_add(acc, e);
     }

@@ -31,8 +31,15 @@ void pare_kv_load_f16_avx2(float *y, size_t ldy, const void *rows, size_t row_st
     for (size_t i = 0; i < n; i++, y += ldy) {
         const uint16_t *row = (const void *)((const uint8_t *)rows + i * row_stride);
         size_t d = 0;
-        for (; d + 8 <= head_dim; d += 8)
+        for (; d + 16 <= head_dim; d += 16) {
             _mm256_storeu_ps(y + d, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + d))));
+            _mm256_storeu_ps(y + d + 8,
+                             _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + d + 8))));
+        }
+        if (d + 8 <= head_dim) {
+            _mm256_storeu_ps(y + d, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + d))));
+            d += 8;
+        }
         for (; d < head_dim; d++) y[d] = pare_f16_to_f32(row[d]);
     }
 }
