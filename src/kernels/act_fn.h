@@ -20,6 +20,6 @@ typedef struct pare_act_fn_kernels {
     void (*tanh)(float *y, const float *x, size_t n);
 } pare_act_fn_kernels;
 
-extern const pare_act_fn_kernels pare_act_fn_ref, pare_act_fn_avx2;
+extern const pare_act_fn_kernels pare_act_fn_ref, pare_act_fn_avx2, pare_act_fn_avx512;
 
 #endif

@@ -72,7 +72,7 @@ typedef struct pare_attn_kernels {
     void (*scale)(float *x, float s, size_t n);
 } pare_attn_kernels;
 
-extern const pare_attn_kernels pare_attn_ref, pare_attn_avx2;
+extern const pare_attn_kernels pare_attn_ref, pare_attn_avx2, pare_attn_avx512;
 
 /* Bytes of scratch for calls of up to n tokens, shared by n_threads threads; 0 on overflow. */
 size_t pare_attention_scratch_bytes(const pare_kv_layer *kv, const pare_attn *a, size_t n,

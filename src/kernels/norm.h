@@ -15,6 +15,6 @@ typedef struct pare_norm_kernels {
                       float eps);
 } pare_norm_kernels;
 
-extern const pare_norm_kernels pare_norm_ref, pare_norm_avx2;
+extern const pare_norm_kernels pare_norm_ref, pare_norm_avx2, pare_norm_avx512;
 
 #endif

@@ -16,6 +16,6 @@ typedef struct pare_softmax_kernels {
     void (*subtract)(float *y, const float *x, double shift, size_t n);
 } pare_softmax_kernels;
 
-extern const pare_softmax_kernels pare_softmax_ref, pare_softmax_avx2;
+extern const pare_softmax_kernels pare_softmax_ref, pare_softmax_avx2, pare_softmax_avx512;
 
 #endif

@@ -1,5 +1,6 @@
 /* Attention against a naive f64 computation over shapes, windows, caps, codecs, levels and thread
- * counts, and the properties that need no reference. */
+ * counts, and the properties that need no reference. Built a second time with PARE_EMULATE for
+ * levels that the machine lacks. */
 #include "support/test.h"
 
 #include <float.h>
@@ -10,6 +11,12 @@
 
 #include "autograd/ops.h"
 #include "base/rng.h"
+
+#ifdef PARE_EMULATE
+#define TOP_LEVEL PARE_ISA_AMX
+#else
+#define TOP_LEVEL pare_isa_best()
+#endif
 
 typedef struct shape {
     size_t n_heads, n_kv_heads, head_dim, n, pos0, window;
@@ -199,7 +206,7 @@ static const shape shapes[] = {
 
 static void matches_naive(void **state) {
     (void)state;
-    for (int isa = PARE_ISA_REF; isa <= (int)pare_isa_best(); isa++)
+    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++)
         for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
             problem p = make_problem(shapes[i]);
             run(&p, (pare_isa)isa, 2, 0);
@@ -214,11 +221,11 @@ static void threads_give_same_bits(void **state) {
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         problem p = make_problem(shapes[i]);
         size_t bytes = p.s.n * p.q_dim * sizeof(float);
-        run(&p, PARE_ISA_AMX, 1, 0);
+        run(&p, TOP_LEVEL, 1, 0);
         float *first = malloc(bytes);
         memcpy(first, p.out, bytes);
         for (size_t c = 0; c < 3; c++) {
-            run(&p, PARE_ISA_AMX, counts[c], 0);
+            run(&p, TOP_LEVEL, counts[c], 0);
             assert_memory_equal(first, p.out, bytes);
         }
         free(first);
@@ -236,14 +243,14 @@ static void pieces_equal_the_whole(void **state) {
         s.ring = windowed;
         problem p = make_problem(s);
         size_t bytes = s.n * p.q_dim * sizeof(float);
-        run(&p, PARE_ISA_AMX, 2, 0);
+        run(&p, TOP_LEVEL, 2, 0);
         float *whole = malloc(bytes);
         memcpy(whole, p.out, bytes);
-        run(&p, PARE_ISA_AMX, 2, 10);
+        run(&p, TOP_LEVEL, 2, 10);
         assert_memory_equal(whole, p.out, bytes);
         static const size_t pieces[] = {1, 3, 8, 27};
         for (size_t i = 0; i < 4; i++) {
-            run(&p, PARE_ISA_AMX, 2, pieces[i]);
+            run(&p, TOP_LEVEL, 2, pieces[i]);
             check(&p, "pieces");
         }
         free(whole);
@@ -258,11 +265,11 @@ static void windows(void **state) {
         shape s = {4, 2, 64, n, 20, 0, 0, "f32", false};
         problem global = make_problem(s), local = make_problem(s);
         local.attn.window = n + 20;
-        run(&global, PARE_ISA_AMX, 2, 0);
-        run(&local, PARE_ISA_AMX, 2, 0);
+        run(&global, TOP_LEVEL, 2, 0);
+        run(&local, TOP_LEVEL, 2, 0);
         assert_memory_equal(global.out, local.out, n * global.q_dim * sizeof(float));
         local.attn.window = 1;
-        run(&local, PARE_ISA_AMX, 2, 0);
+        run(&local, TOP_LEVEL, 2, 0);
         for (size_t i = 0; i < n * local.q_dim; i++) {
             size_t row = i / local.q_dim, h = i % local.q_dim / 64;
             float v = local.v[(20 + row) * local.kv_dim + h / 2 * 64 + i % 64];
@@ -287,11 +294,11 @@ static void grouped_heads(void **state) {
                 memcpy(mha.k + to, gqa.k + from, 32 * sizeof(float));
                 memcpy(mha.v + to, gqa.v + from, 32 * sizeof(float));
             }
-        run(&gqa, PARE_ISA_AMX, 2, 0);
-        run(&mha, PARE_ISA_AMX, 2, 0);
+        run(&gqa, TOP_LEVEL, 2, 0);
+        run(&mha, TOP_LEVEL, 2, 0);
         assert_memory_equal(gqa.out, mha.out, n * gqa.q_dim * sizeof(float));
         mha.attn.softcap = 1e6f;
-        run(&mha, PARE_ISA_AMX, 2, 0);
+        run(&mha, TOP_LEVEL, 2, 0);
         for (size_t i = 0; i < n * gqa.q_dim; i++)
             assert_true(fabsf(gqa.out[i] - mha.out[i]) < 1e-4f); /* 4 ulp of scores of about 10 */
         free_problem(&gqa);
@@ -308,10 +315,10 @@ static void odd_numbers(void **state) {
         problem p = make_problem(s);
         for (size_t i = 0; i < n * p.q_dim; i++) p.q[i] = 1.0f;
         for (size_t i = 0; i < p.n_pos * p.kv_dim; i++) p.k[i] = -INFINITY;
-        run(&p, PARE_ISA_AMX, 2, 0);
+        run(&p, TOP_LEVEL, 2, 0);
         for (size_t i = 0; i < n * p.q_dim; i++) assert_true(p.out[i] == 0.0f);
         for (size_t d = 0; d < 16; d++) p.k[3 * p.kv_dim + d] = 1.0f; /* head 0 sees one key */
-        run(&p, PARE_ISA_AMX, 2, 0);
+        run(&p, TOP_LEVEL, 2, 0);
         for (size_t i = 0; i < n * p.q_dim; i++) {
             float want = i % 32 < 16 ? p.v[3 * p.kv_dim + i % 16] : 0.0f;
             assert_true(p.out[i] == want);
@@ -320,11 +327,11 @@ static void odd_numbers(void **state) {
 
         p = make_problem(s);
         p.k[(p.n_pos - 1) * p.kv_dim + 5] = NAN;
-        run(&p, PARE_ISA_AMX, 2, 0);
+        run(&p, TOP_LEVEL, 2, 0);
         for (size_t i = 0; i < n * p.q_dim; i++)
             assert_true(!isnan(p.out[i]) == !(i / p.q_dim == n - 1 && i % 32 < 16));
         p.s.n = 0;
-        run(&p, PARE_ISA_AMX, 2, 0);
+        run(&p, TOP_LEVEL, 2, 0);
         free_problem(&p);
     }
 }
@@ -334,17 +341,17 @@ static void without_a_cache(void **state) {
     (void)state;
     shape s = {4, 2, 64, 40, 0, 9, 0, "f32", false};
     problem p = make_problem(s), plain = make_problem(s);
-    run(&p, PARE_ISA_AMX, 2, 0);
+    run(&p, TOP_LEVEL, 2, 0);
     pare_worker worker;
-    pare_fwd plan = pare_fwd_plan(&worker, 1, PARE_ISA_AMX, PARE_COMPUTE_EXACT);
+    pare_fwd plan = pare_fwd_plan(&worker, 1, TOP_LEVEL, PARE_COMPUTE_EXACT);
     pare_op_attention(&plan, NULL, 0, NULL, 0, &plain.layer, &plain.attn, s.n, 0);
     void *memory = aligned_alloc(64, plan.arena.peak);
     plain.layer = pare_kv_layer_of(plain.k, plain.v, plain.kv_dim, s.n, 2, 64);
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
     pare_team *team = pare_team_create();
     pare_worker alone = {team, 0, 1, 0};
-    pare_attention(&alone, pare_runtime_isa(rt), memory, plain.out, plain.q_dim, plain.q,
-                   plain.q_dim, &plain.layer, &plain.attn, s.n, 0);
+    pare_attention(&alone, TOP_LEVEL, memory, plain.out, plain.q_dim, plain.q, plain.q_dim,
+                   &plain.layer, &plain.attn, s.n, 0);
     assert_memory_equal(p.out, plain.out, s.n * p.q_dim * sizeof(float));
     pare_team_free(team);
     pare_runtime_free(rt);

@@ -373,7 +373,8 @@ typedef struct pass {
 static void decode_table(float *y, const pare_view *w, size_t row, size_t col, size_t n) {
     memcpy(y, (const float *)w->part[0] + row * w->cols + col, n * sizeof *y);
 }
-static const pare_encoding plain = {.name = "test", .decode = decode_table};
+static const pare_encoding plain = {
+    .name = "test", .block_len = 1, .block_bytes = 4, .n_parts = 1, .decode = decode_table};
 
 /* Every operator once, on the same buffers in a fixed order. */
 static void all_operators(pare_worker *w, void *arg) {
@@ -450,6 +451,88 @@ static void operators_do_not_depend_on_threads(void **state) {
     free_pass(&one);
 }
 
+/* ---- linear layers: hooks ---- */
+
+typedef struct linear_test {
+    pare_fwd f;
+    float *x, *y[2], *bias;
+    pare_tensor w[2];
+    char names[64];
+    double seen; /* sum of the input that the probe saw */
+} linear_test;
+
+static void probe(void *arg, const char *weight, const float *x, size_t ldx, size_t n, size_t in) {
+    linear_test *t = arg;
+    strcat(strcat(t->names, weight), " ");
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < in; j++) t->seen += (double)x[i * ldx + j];
+}
+
+static void halve(void *arg, const char *weight, float *y, const float *x, size_t ldx,
+                  size_t row_begin, size_t row_end, size_t in) {
+    (void)arg;
+    assert_string_equal(weight, "a");
+    for (size_t i = row_begin; i < row_end; i++)
+        for (size_t j = 0; j < in; j++) y[i * in + j] = x[i * ldx + j] / 2;
+}
+
+static void linear_pass(pare_worker *w, void *arg) {
+    linear_test *t = arg;
+    pare_fwd f = t->f;
+    f.w = w;
+    pare_op_out outs[2] = {{"a", &t->w[0], NULL, t->y[0], DIM},
+                           {"b", &t->w[1], t->bias, t->y[1], DIM}};
+    pare_op_linear(&f, t->x, DIM, ROWS, 64, outs, 2);
+}
+
+/* The probe sees the plain input once per matrix, the products use the quantizer's output. */
+static void linear_hooks(void **state) {
+    (void)state;
+    linear_test t = {.x = normal(ROWS * DIM, 40, 1), .bias = normal(DIM, 41, 1)};
+    float *weights = normal(DIM * 64, 42, 1);
+    for (int i = 0; i < 2; i++) {
+        t.y[i] = floats(ROWS * DIM);
+        t.w[i] = (pare_tensor){.enc = &plain, .view = {.rows = DIM, .cols = 64, .part = {weights}}};
+    }
+    pare_worker worker;
+    t.f = pare_fwd_plan(&worker, 3, PARE_ISA_REF, PARE_COMPUTE_EXACT);
+    t.f.act_quant = halve;
+    pare_op_linear(&t.f, NULL, 0, ROWS, 64, NULL, 0);
+    assert_int_equal(t.f.arena.peak, ROWS * 64 * sizeof(float));
+    assert_true(t.f.linear_bytes > 0);
+    t.f.arena = (pare_arena){.base = aligned_alloc(64, t.f.arena.peak), .capacity = t.f.arena.peak};
+    t.f.linear_scratch = pare_big_alloc(t.f.linear_bytes);
+    t.f.probe = probe;
+    t.f.probe_arg = &t;
+    pare_runtime *rt = test_runtime(3, PARE_ISA_REF);
+    pare_team_run(rt, linear_pass, &t);
+    pare_runtime_free(rt);
+    assert_string_equal(t.names, "a b ");
+    double seen = 0;
+    for (size_t i = 0; i < ROWS; i++) {
+        for (size_t j = 0; j < 64; j++) seen += 2 * (double)t.x[i * DIM + j];
+        for (size_t r = 0; r < DIM; r++) {
+            double want = 0, mag = 1;
+            for (size_t j = 0; j < 64; j++) {
+                double term = (double)t.x[i * DIM + j] / 2 * weights[r * 64 + j];
+                want += term;
+                mag += fabs(term);
+            }
+            close_to("linear", PARE_ISA_REF, r, i, t.y[0][i * DIM + r], want, 64 * EPS * mag);
+            close_to("linear", PARE_ISA_REF, r, i, t.y[1][i * DIM + r], want + t.bias[r],
+                     64 * EPS * (mag + 4));
+        }
+    }
+    assert_true(fabs(seen - t.seen) < 1e-9);
+    free(t.x);
+    free(t.y[0]);
+    free(t.y[1]);
+    free(t.bias);
+    free(weights);
+    free(t.f.arena.base);
+    pare_big_free(t.f.linear_scratch, t.f.linear_bytes);
+}
+
 /* A plan touches nothing, waits for nobody and counts the scratch of the operators. */
 static void planning(void **state) {
     (void)state;
@@ -488,6 +571,7 @@ int main(void) {
         cmocka_unit_test(rope_properties),
         cmocka_unit_test(caps),
         cmocka_unit_test(operators_do_not_depend_on_threads),
+        cmocka_unit_test(linear_hooks),
         cmocka_unit_test(planning),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -36,4 +36,6 @@ static inline __m256i emulated_mm512_cvtepi32_epi16(__m512i v) {
 }
 #define _mm512_cvtepi32_epi16 emulated_mm512_cvtepi32_epi16
 
+#include "support/emulate_vec.h"
+
 #endif

@@ -1,0 +1,60 @@
+/* The f32 vector that *_impl.h are written on, for AVX-512: sixteen lanes; see vec_avx2.h. */
+#ifndef PARE_SRC_KERNELS_VEC_AVX512_H
+#define PARE_SRC_KERNELS_VEC_AVX512_H
+
+#include "kernels/intrinsics.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define VF 16 /* lanes */
+typedef __m512 vf;
+typedef __mmask16 vmask;
+
+static inline vf vf_zero(void) { return _mm512_setzero_ps(); }
+static inline vf vf_set(float x) { return _mm512_set1_ps(x); }
+static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
+static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+static inline vf vf_round(vf x) {
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+static inline vf vf_abs(vf x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x); }
+static inline vf vf_copysign(vf x, vf y) {
+    const vf sign = _mm512_set1_ps(-0.0f);
+    return _mm512_or_ps(_mm512_andnot_ps(sign, x), _mm512_and_ps(sign, y));
+}
+static inline vf vf_ldexp(vf x, vf n) {
+    __m512i e = _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), e));
+}
+
+static inline vmask vf_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+static inline vmask vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+static inline vmask vf_unordered(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+static inline vmask vm_or(vmask a, vmask b) { return (vmask)(a | b); }
+static inline uint32_t vm_bits(vmask m) { return m; }
+static inline vf vf_select(vmask m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
+static inline uint32_t vm_below(int n) { /* lanes i < n */
+    return n <= 0 ? 0 : n >= VF ? 0xFFFFu : (1u << n) - 1;
+}
+static inline vmask vm_range(int lo, int hi) { return (vmask)(vm_below(hi) & ~vm_below(lo)); }
+
+static inline vf vf_load_n(const float *p, size_t n) {
+    return _mm512_maskz_loadu_ps((vmask)vm_below((int)n), p);
+}
+static inline void vf_store_n(float *p, vf x, size_t n) {
+    _mm512_mask_storeu_ps(p, (vmask)vm_below((int)n), x);
+}
+
+static inline float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
+static inline float vf_top(vf x) { return _mm512_reduce_max_ps(x); }
+
+#endif

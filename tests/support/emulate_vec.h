@@ -1,0 +1,50 @@
+/* The AVX-512 intrinsics of kernels/vec_avx512.h that SIMDe 0.7.4 lacks. Masked loads and stores
+ * touch the named lanes only, as the instructions do. Included by emulate.h. */
+#ifndef PARE_TESTS_SUPPORT_EMULATE_VEC_H
+#define PARE_TESTS_SUPPORT_EMULATE_VEC_H
+
+static inline __m512i emulated_mm512_cvtps_epi32(__m512 v) {
+    float from[16];
+    __m256i half[2];
+    int32_t to[16];
+    _mm512_storeu_ps(from, v);
+    for (int i = 0; i < 2; i++) half[i] = _mm256_cvtps_epi32(_mm256_loadu_ps(from + 8 * i));
+    for (int i = 0; i < 2; i++) _mm256_storeu_si256((__m256i *)(to + 8 * i), half[i]);
+    return _mm512_loadu_si512(to);
+}
+#define _mm512_cvtps_epi32 emulated_mm512_cvtps_epi32
+
+static inline __m512 emulated_mm512_maskz_loadu_ps(__mmask16 mask, const float *p) {
+    float x[16];
+    for (int i = 0; i < 16; i++) x[i] = mask >> i & 1 ? p[i] : 0.0f;
+    return _mm512_loadu_ps(x);
+}
+#define _mm512_maskz_loadu_ps emulated_mm512_maskz_loadu_ps
+
+static inline void emulated_mm512_mask_storeu_ps(float *p, __mmask16 mask, __m512 v) {
+    float x[16];
+    _mm512_storeu_ps(x, v);
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) p[i] = x[i];
+}
+#define _mm512_mask_storeu_ps emulated_mm512_mask_storeu_ps
+
+static inline float emulated_mm512_reduce_add_ps(__m512 v) {
+    float x[16];
+    _mm512_storeu_ps(x, v);
+    for (int step = 8; step > 0; step /= 2)
+        for (int i = 0; i < step; i++) x[i] += x[i + step];
+    return x[0];
+}
+#define _mm512_reduce_add_ps emulated_mm512_reduce_add_ps
+
+static inline float emulated_mm512_reduce_max_ps(__m512 v) {
+    float x[16];
+    _mm512_storeu_ps(x, v);
+    for (int i = 1; i < 16; i++)
+        if (x[i] > x[0]) x[0] = x[i];
+    return x[0];
+}
+#define _mm512_reduce_max_ps emulated_mm512_reduce_max_ps
+
+#endif
