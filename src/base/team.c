@@ -14,19 +14,42 @@
 #define cpu_relax() ((void)0)
 #endif
 
-/* Spins before giving the core away: a barrier of a decode step takes well under a microsecond, but
- * with more threads than cores a spinning thread would keep out the one it waits for. */
-enum { SPINS = 4000 };
+/* A barrier of a decode step takes well under a microsecond, so a thread spins first; but with more
+ * runnable threads than cores a spinning thread keeps out the one that it waits for, so it sleeps
+ * soon. */
+enum { SPINS = 2000 };
+
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void sleep_while(atomic_uint *word, unsigned value) {
+    syscall(SYS_futex, (unsigned *)word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+static void wake_all(atomic_uint *word) {
+    syscall(SYS_futex, (unsigned *)word, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
+}
+#else
+static void sleep_while(atomic_uint *word, unsigned value) {
+    (void)word;
+    (void)value;
+    sched_yield();
+}
+static void wake_all(atomic_uint *word) { (void)word; }
+#endif
 
 struct pare_team {
     _Alignas(64) atomic_uint arrived;
     _Alignas(64) atomic_uint sense;
+    atomic_uint n_asleep;
     _Alignas(64) atomic_size_t next;
 };
 
 static void team_reset(pare_team *team) {
     atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
     atomic_store_explicit(&team->sense, 0, memory_order_relaxed);
+    atomic_store_explicit(&team->n_asleep, 0, memory_order_relaxed);
     atomic_store_explicit(&team->next, 0, memory_order_relaxed);
 }
 
@@ -49,17 +72,18 @@ void pare_barrier(pare_worker *w) {
     if (atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel) + 1 == (unsigned)w->n) {
         atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&team->next, 0, memory_order_relaxed);
-        atomic_store_explicit(&team->sense, w->sense, memory_order_release);
+        /* ordered with the sleepers' count: either they see the new sense or we see them */
+        atomic_store(&team->sense, w->sense);
+        if (atomic_load(&team->n_asleep)) wake_all(&team->sense);
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&team->sense, memory_order_acquire) != w->sense;) {
-        if (spins < SPINS) {
-            spins++;
-            cpu_relax();
-        } else {
-            sched_yield();
-        }
+    for (int spins = 0; spins < SPINS; spins++) {
+        if (atomic_load_explicit(&team->sense, memory_order_acquire) == w->sense) return;
+        cpu_relax();
     }
+    atomic_fetch_add(&team->n_asleep, 1);
+    while (atomic_load(&team->sense) != w->sense) sleep_while(&team->sense, w->sense ^ 1);
+    atomic_fetch_sub(&team->n_asleep, 1);
 }
 
 size_t pare_take(pare_worker *w, size_t chunk) {
