@@ -150,6 +150,25 @@ static pare_status print_table(cli *c, const compress_result *r) {
     return cli_flush(c);
 }
 
+/* "NAME: what" lines; those that say the same of many tensors become one. */
+static void print_fallbacks(cli *c, const pare_compress_info *info) {
+    for (size_t i = 0; i < info->n_fallbacks; i++) {
+        const char *what = strstr(info->fallbacks[i], ": ");
+        size_t same = 0, earlier = 0;
+        for (size_t k = 0; what && k < info->n_fallbacks; k++) {
+            const char *other = strstr(info->fallbacks[k], ": ");
+            bool equal = other && strcmp(other, what) == 0;
+            same += equal && k > i;
+            earlier += equal && k < i;
+        }
+        if (earlier) continue;
+        if (same)
+            cli_fallback(c, "%s (and so of %zu other tensors)", info->fallbacks[i], same);
+        else
+            cli_fallback(c, "%s", info->fallbacks[i]);
+    }
+}
+
 static pare_status perplexity(cli *c, pare_perplexity *out, const char *model,
                               const compress_options *o) {
     pare_model *m = NULL;
@@ -211,8 +230,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
     }
     if (st == PARE_OK) {
         result.info = pare_compress_result(report);
-        for (size_t i = 0; i < result.info->n_fallbacks; i++)
-            cli_fallback(c, "%s", result.info->fallbacks[i]);
+        print_fallbacks(c, result.info);
         st = c->common.json ? print_json(c, &result) : print_table(c, &result);
     }
     pare_compress_report_free(report);
