@@ -250,7 +250,7 @@ static pare_status validate(const pare_tensor *t, int m, bool is_q8, pare_error 
         .encode_matrix = name_##_encode,                                                           \
         .codes = q8_codes,                                                                         \
         .code_group = 32,                                                                          \
-        .code_min = -127,                                                                          \
+        .code_min = -128, /* a file may hold it */                                                 \
         .code_max = 127,                                                                           \
         .dot = PARE_DOT_nm_q8,                                                                     \
         .validate = name_##_validate,                                                              \
