@@ -11,10 +11,12 @@
 #include <string.h>
 #include <unistd.h>
 
-/* model.gguf is a folder here: a model is what it holds, not what it is called. */
 static int make_files(void **state) {
     (void)state;
-    tiny_model("model.gguf", NULL);
+    tiny_model("tiny", NULL);
+    program_result r = program_run(NULL, "pare convert tiny model.gguf");
+    if (r.code != 0) fail_msg("convert: %s", r.err);
+    program_free(&r);
     tiny_model("other", &(tiny_options){.seed = 1});
     tiny_model("nochat", &(tiny_options){.template = ""});
     tiny_model("strange", &(tiny_options){.template = "{{ messages | tojson }}"});
