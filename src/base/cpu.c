@@ -62,7 +62,7 @@ static unsigned detect(void) {
 
 static void read_name(char out[49]) {
     uint32_t r[12];
-    if (__get_cpuid_max(0x80000000, NULL) < 0x80000004) return;
+    if ((unsigned)__get_cpuid_max(0x80000000, NULL) < 0x80000004) return; /* clang: int */
     for (uint32_t i = 0; i < 3; i++)
         __cpuid(0x80000002 + i, r[4 * i], r[4 * i + 1], r[4 * i + 2], r[4 * i + 3]);
     memcpy(out, r, 48);
