@@ -34,7 +34,7 @@ enum { PLACE_BYTES = 160 };
 
 static const char *place_text(const reader *r, char text[PLACE_BYTES]) {
     const place *p = &r->place;
-    const char *name = (const char *)r->part->header + p->at;
+    const char *name = p->len ? (const char *)r->part->header + p->at : "";
     if (p->len)
         snprintf(text, PLACE_BYTES, "%s %.*s", p->kind, pare_clip(name, p->len, 100), name);
     else if (p->kind[0] == 'h')

@@ -373,7 +373,7 @@ static int compare_places(const void *a, const void *b) {
  * absolute. */
 static pare_status check_cover(pare_st *all, scanner *s, size_t first, uint64_t start,
                                uint64_t n_data) {
-    st_tensor *tensors = all->tensors + first;
+    st_tensor *tensors = all->tensors ? all->tensors + first : NULL;
     size_t n = all->n_tensors - first;
     bool sorted = true;
     for (size_t i = 1; i < n && sorted; i++)
