@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 static pare_status fail_errno(pare_error *err, const char *path, const char *what) {
+    if (errno == ENOMEM) return pare_fail(err, PARE_ERR_NOMEM, "%s: %s: out of memory", path, what);
     pare_status st = errno == ENOENT || errno == ENOTDIR || errno == EISDIR || errno == EACCES ||
                              errno == ELOOP || errno == ENAMETOOLONG
                          ? PARE_ERR_INPUT
@@ -167,7 +168,8 @@ static pare_status write_fully(int fd, const char *path, const uint8_t *p, size_
     return PARE_OK;
 }
 
-static pare_status sync_folder_of(const char *path, pare_error *err) {
+/* The folder that holds `path`, opened before a rename: afterwards only its sync may fail. */
+static pare_status open_folder_of(int *fd, const char *path, pare_error *err) {
     char *folder = pare_strdup(path);
     if (!folder) return fail_memory(err, path);
     char *slash = strrchr(folder, '/');
@@ -175,12 +177,9 @@ static pare_status sync_folder_of(const char *path, pare_error *err) {
         slash[1] = '\0';
     else if (slash)
         *slash = '\0';
-    int fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    pare_status st = PARE_OK;
-    if (fd < 0 || fsync(fd) != 0) st = fail_io(err, path, "sync of its folder");
-    if (fd >= 0) close(fd);
+    *fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     pare_free(folder);
-    return st;
+    return *fd < 0 ? fail_io(err, path, "open its folder") : PARE_OK;
 }
 
 pare_status pare_writer_open(pare_writer *w, const char *path, pare_error *err) {
@@ -251,18 +250,24 @@ pare_status pare_writer_commit(pare_writer *w, pare_error *err) {
     if (st == PARE_OK && fsync(w->fd) != 0) st = fail_io(err, w->path, "sync");
     if (close(w->fd) != 0 && st == PARE_OK) st = fail_io(err, w->path, "close");
     w->fd = -1;
+    int folder = -1;
+    if (st == PARE_OK) st = open_folder_of(&folder, w->path, err);
     if (st == PARE_OK && rename(w->temporary, w->path) != 0) st = fail_io(err, w->path, "rename");
     if (st == PARE_OK) {
         pare_free(w->temporary);
         w->temporary = NULL;
-        st = sync_folder_of(w->path, err);
+        if (fsync(folder) != 0) {
+            st = fail_io(err, w->path, "sync of its folder");
+            unlink(w->path);
+        }
     }
+    if (folder >= 0) close(folder);
     pare_writer_discard(w);
     return st;
 }
 
 void pare_writer_discard(pare_writer *w) {
-    if (!w || !w->path) return;
+    if (!w || (!w->path && !w->temporary && !w->buffer)) return;
     if (w->fd >= 0) close(w->fd);
     if (w->temporary) unlink(w->temporary);
     pare_free(w->path);
@@ -315,8 +320,11 @@ pare_status pare_folder_commit(const char *temporary, const char *path, pare_err
     if (!clean) return fail_memory(err, path);
     size_t n = strlen(clean);
     while (n > 1 && clean[n - 1] == '/') clean[--n] = '\0';
-    pare_status st =
-        rename(temporary, clean) == 0 ? sync_folder_of(clean, err) : fail_io(err, path, "rename");
+    int folder = -1;
+    pare_status st = open_folder_of(&folder, clean, err);
+    if (st == PARE_OK && rename(temporary, clean) != 0) st = fail_io(err, path, "rename");
+    if (st == PARE_OK && fsync(folder) != 0) st = fail_io(err, path, "sync of its folder");
+    if (folder >= 0) close(folder);
     pare_free(clean);
     return st;
 }

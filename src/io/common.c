@@ -102,14 +102,39 @@ static uint64_t keyed_hash(uint64_t key, const char *s, size_t n) {
     return mix(mix(h ^ v, key ^ 0x9E3779B97F4A7C15u), 0xE7037ED1A0B428DBu);
 }
 
-static size_t slot_of(const pare_names *names, const void *owner, pare_name_at at, const char *s,
-                      size_t n) {
-    size_t i = (size_t)keyed_hash(names->key, s, n) & names->mask;
-    for (; names->slots[i]; i = (i + 1) & names->mask) {
-        pare_span other = at(owner, names->slots[i] - 1);
-        if (other.n == n && memcmp(other.s, s, n) == 0) break;
+/* The tag, 32 more bits of the hash, spares a look at almost every name that is not the one. */
+struct pare_name_slot {
+    uint32_t number; /* 1 + number of the name; 0 = empty */
+    uint32_t tag;
+};
+
+/* Large tables lie in huge pages: every look-up is a jump. */
+enum { MANY_SLOTS = 1 << 18 };
+
+static struct pare_name_slot *slots_alloc(size_t n) {
+    size_t size = sizeof(struct pare_name_slot);
+    return n >= MANY_SLOTS ? pare_big_alloc(n * size) : pare_calloc(n, size);
+}
+
+static void slots_free(pare_names *names) {
+    if (names->mask + 1 >= MANY_SLOTS)
+        pare_big_free(names->slots, (names->mask + 1) * sizeof *names->slots);
+    else
+        pare_free(names->slots);
+}
+
+/* The slot of a name, or the empty one where it belongs. */
+static struct pare_name_slot *slot_of(const pare_names *names, const void *owner, pare_name_at at,
+                                      const char *s, size_t n, uint32_t *tag) {
+    uint64_t hash = keyed_hash(names->key, s, n);
+    *tag = (uint32_t)(hash >> 32);
+    for (size_t i = (size_t)hash & names->mask;; i = (i + 1) & names->mask) {
+        struct pare_name_slot *slot = &names->slots[i];
+        if (!slot->number) return slot;
+        if (slot->tag != *tag) continue;
+        pare_span other = at(owner, slot->number - 1);
+        if (other.n == n && memcmp(other.s, s, n) == 0) return slot;
     }
-    return i;
 }
 
 bool pare_names_build(pare_names *names, const void *owner, pare_name_at at, size_t n,
@@ -117,7 +142,7 @@ bool pare_names_build(pare_names *names, const void *owner, pare_name_at at, siz
     *twin = SIZE_MAX;
     size_t n_slots = 16;
     while (n_slots < 2 * n) n_slots *= 2;
-    *names = (pare_names){pare_calloc(n_slots, sizeof *names->slots), n_slots - 1, 0};
+    *names = (pare_names){slots_alloc(n_slots), n_slots - 1, 0};
     if (!names->slots) return false;
     /* the clock and the address are what an enemy cannot know in advance; order and results of all
      * lookups are the same for every key */
@@ -126,12 +151,13 @@ bool pare_names_build(pare_names *names, const void *owner, pare_name_at at, siz
     names->key = mix(names->key ^ (uint64_t)(uintptr_t)names->slots, 0xA0761D6478BD642Fu) | 1;
     for (size_t i = 0; i < n; i++) {
         pare_span name = at(owner, i);
-        size_t slot = slot_of(names, owner, at, name.s, name.n);
-        if (names->slots[slot]) {
+        uint32_t tag;
+        struct pare_name_slot *slot = slot_of(names, owner, at, name.s, name.n, &tag);
+        if (slot->number) {
             *twin = i;
             return true;
         }
-        names->slots[slot] = (uint32_t)i + 1;
+        *slot = (struct pare_name_slot){(uint32_t)i + 1, tag};
     }
     return true;
 }
@@ -139,11 +165,11 @@ bool pare_names_build(pare_names *names, const void *owner, pare_name_at at, siz
 size_t pare_names_find(const pare_names *names, const void *owner, pare_name_at at, const char *s,
                        size_t n) {
     if (!names->slots) return SIZE_MAX;
-    size_t slot = slot_of(names, owner, at, s, n);
-    return names->slots[slot] ? names->slots[slot] - 1 : SIZE_MAX;
+    uint32_t tag, number = slot_of(names, owner, at, s, n, &tag)->number;
+    return number ? number - 1 : SIZE_MAX;
 }
 
 void pare_names_free(pare_names *names) {
-    pare_free(names->slots);
+    slots_free(names);
     *names = (pare_names){0};
 }

@@ -37,11 +37,11 @@ __attribute__((format(printf, 2, 3))) void pare_buffer_print(pare_buffer *b, con
                                                              ...);
 void pare_buffer_free(pare_buffer *b);
 
-/* An index of n names that live elsewhere: built once, 8 to 16 bytes a name, expected linear time
+/* An index of n names that live elsewhere: built once, 16 to 32 bytes a name, expected linear time
  * also for names chosen by an enemy (the hash is keyed). Zero-initialise; free with
  * pare_names_free. */
 typedef struct pare_names {
-    uint32_t *slots; /* 1 + number of the name; 0 = empty */
+    struct pare_name_slot *slots;
     size_t mask;
     uint64_t key;
 } pare_names;

@@ -35,6 +35,7 @@ struct pare_gguf_writer {
     size_t n_tensors, tensor_capacity;
     pare_table names;
     pare_writer *files; /* [n_files] */
+    char **paths;       /* [n_files] their names: also for removing them when memory is out */
     size_t n_files;
     bool begun, finished;
 };
@@ -71,13 +72,17 @@ pare_status pare_gguf_writer_create(pare_gguf_writer **out, const char *path,
 
 void pare_gguf_writer_free(pare_gguf_writer *w) {
     if (!w) return;
-    for (size_t i = 0; i < w->n_files; i++) pare_writer_discard(&w->files[i]);
+    for (size_t i = 0; i < w->n_files; i++) {
+        pare_writer_discard(&w->files[i]);
+        pare_free(w->paths[i]);
+    }
     for (size_t i = 0; i < w->n_pairs; i++) {
         pare_free(w->pairs[i].key);
         pare_buffer_free(&w->pairs[i].value);
     }
     for (size_t i = 0; i < w->n_tensors; i++) pare_free(w->tensors[i].name);
     pare_free(w->files);
+    pare_free(w->paths);
     pare_free(w->pairs);
     pare_free(w->tensors);
     pare_table_free(&w->keys);
@@ -384,19 +389,18 @@ static pare_status begin_part(pare_gguf_writer *w, size_t part, pare_error *err)
     put(&b, n_pairs, 8);
     put_pairs(w, &b, part);
     put_tensors(w, &b, part);
-    char *path = part_path(w, part);
+    w->paths[part] = part_path(w, part);
     pare_status st = PARE_OK;
-    if (b.failed || !path || !pare_align_size(&padded, b.n, ALIGNMENT)) {
+    if (b.failed || !w->paths[part] || !pare_align_size(&padded, b.n, ALIGNMENT)) {
         st = out_of_memory(w, err);
     } else {
-        st = pare_writer_open(&w->files[part], path, err);
+        st = pare_writer_open(&w->files[part], w->paths[part], err);
         if (st == PARE_OK) st = pare_writer_write(&w->files[part], b.data, b.n, err);
         if (st == PARE_OK) st = pare_writer_pad(&w->files[part], padded - b.n, err);
         for (size_t i = 0; i < w->n_tensors; i++)
             if (w->tensors[i].part == part) w->tensors[i].offset += padded;
     }
     pare_buffer_free(&b);
-    pare_free(path);
     return st;
 }
 
@@ -406,12 +410,14 @@ pare_status pare_gguf_begin(pare_gguf_writer *w, pare_error *err) {
     pare_status st = plan(w, err);
     if (st == PARE_OK) {
         w->files = pare_calloc(w->n_files, sizeof *w->files);
-        if (!w->files) st = out_of_memory(w, err);
+        w->paths = pare_calloc(w->n_files, sizeof *w->paths);
+        if (!w->files || !w->paths) st = out_of_memory(w, err);
     }
     if (st != PARE_OK) {
         w->n_files = 0;
         return st;
     }
+    for (size_t i = 0; i < w->n_files; i++) w->files[i].fd = -1;
     for (size_t i = 0; i < w->n_files; i++) PARE_TRY(begin_part(w, i, err));
     return PARE_OK;
 }
@@ -420,7 +426,7 @@ pare_status pare_gguf_begin(pare_gguf_writer *w, pare_error *err) {
 
 pare_status pare_gguf_write(pare_gguf_writer *w, size_t tensor, const void *data, size_t n,
                             pare_error *err) {
-    if (!w->files || w->finished || tensor >= w->n_tensors)
+    if (!w->n_files || w->finished || tensor >= w->n_tensors)
         return pare_fail(err, PARE_ERR_ARG, "%s: tensor number %zu: not open for writing", w->path,
                          tensor);
     out_tensor *t = &w->tensors[tensor];
@@ -451,16 +457,12 @@ static pare_status commit_all(pare_gguf_writer *w, pare_error *err) {
     pare_status st = PARE_OK;
     while (i-- > 0 && st == PARE_OK) st = pare_writer_commit(&w->files[i], err);
     if (st == PARE_OK) return PARE_OK;
-    for (size_t done = i + 2; done < w->n_files; done++) {
-        char *path = part_path(w, done);
-        if (path) pare_path_remove(path);
-        pare_free(path);
-    }
+    for (size_t done = i + 2; done < w->n_files; done++) pare_path_remove(w->paths[done]);
     return st;
 }
 
 pare_status pare_gguf_finish(pare_gguf_writer *w, pare_error *err) {
-    if (!w->files || w->finished)
+    if (!w->n_files || w->finished)
         return pare_fail(err, PARE_ERR_ARG, "%s: finished without begin", w->path);
     for (size_t i = 0; i < w->n_tensors; i++) {
         const out_tensor *t = &w->tensors[i];
@@ -475,4 +477,6 @@ pare_status pare_gguf_finish(pare_gguf_writer *w, pare_error *err) {
 }
 
 size_t pare_gguf_writer_n_files(const pare_gguf_writer *w) { return w->n_files; }
-char *pare_gguf_writer_file(const pare_gguf_writer *w, size_t i) { return part_path(w, i); }
+char *pare_gguf_writer_file(const pare_gguf_writer *w, size_t i) {
+    return pare_strdup(w->paths[i]);
+}

@@ -117,10 +117,11 @@ static pare_status parse(pare_json *out, char *text, size_t n, const char *name,
     size_t options = JSON_REJECT_DUPLICATES | (flags & PARE_JSON_ALLOW_NUL ? JSON_ALLOW_NUL : 0);
     json_t *root = json_loadb(text, n, options, &problem);
     if (!root) {
-        bool memory = json_error_code(&problem) == json_error_out_of_memory;
-        return pare_fail(err, memory ? PARE_ERR_NOMEM : PARE_ERR_INPUT,
-                         "%s: line %d, column %d: %s", name, problem.line, problem.column,
-                         problem.text);
+        /* jansson often fails without a word when memory is out */
+        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
+        if (memory) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", name);
+        return pare_fail(err, PARE_ERR_INPUT, "%s: line %d, column %d: %s", name, problem.line,
+                         problem.column, problem.text);
     }
     char *place = pare_strdup(name);
     if (!place) {

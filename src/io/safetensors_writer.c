@@ -21,6 +21,7 @@ typedef struct out_tensor {
 
 typedef struct shard {
     pare_writer file;
+    char *name; /* its final one; set before the first is committed */
     uint64_t data_start, n_data;
 } shard;
 
@@ -64,7 +65,10 @@ pare_status pare_st_writer_create(pare_st_writer **out, const char *path, uint64
 
 void pare_st_writer_free(pare_st_writer *w) {
     if (!w) return;
-    for (size_t i = 0; i < w->n_shards; i++) pare_writer_discard(&w->shards[i].file);
+    for (size_t i = 0; i < w->n_shards; i++) {
+        pare_writer_discard(&w->shards[i].file);
+        pare_free(w->shards[i].name);
+    }
     for (size_t i = 0; i < 2 * w->n_metadata; i++) pare_free(w->metadata[i]);
     for (size_t i = 0; i < w->n_tensors; i++) pare_free(w->tensors[i].name);
     pare_free(w->shards);
@@ -370,9 +374,7 @@ pare_status pare_st_append(pare_st_writer *w, const char *name, const char *dtyp
     shard *s = &w->shards[w->n_shards - 1];
     t->shard = w->n_shards - 1;
     t->offset = s->n_data;
-    s->n_data += t->n_bytes;
-    if (s->n_data > INT64_MAX)
-        return pare_fail(err, PARE_ERR_ARG, "%s: found a total size that overflows", w->path);
+    s->n_data += t->n_bytes; /* what is there was written, and one tensor has 2^61 at most */
     if (tensor) *tensor = w->n_tensors - 1;
     return PARE_OK;
 }
@@ -429,10 +431,8 @@ static pare_status write_index(const pare_st_writer *w, pare_error *err) {
     json_t *map = json_object();
     bool ok = map != NULL;
     for (size_t i = 0; i < w->n_tensors && ok; i++) {
-        char *path = shard_path(w, w->tensors[i].shard, w->n_shards);
-        ok =
-            path && json_object_set_new(map, w->tensors[i].name, json_string(base_name(path))) == 0;
-        pare_free(path);
+        const char *name = w->shards[w->tensors[i].shard].name;
+        ok = json_object_set_new(map, w->tensors[i].name, json_string(base_name(name))) == 0;
     }
     json_t *root = ok ? json_pack("{s:{s:I},s:O}", "metadata", "total_size",
                                   (json_int_t)pare_st_writer_bytes(w), "weight_map", map)
@@ -445,28 +445,31 @@ static pare_status write_index(const pare_st_writer *w, pare_error *err) {
     return st;
 }
 
+/* Gives the writers their final names; nothing that happens after the first commit needs memory to
+ * be undone. */
+static pare_status name_shards(pare_st_writer *w, pare_error *err) {
+    for (size_t i = 0; i < w->n_shards; i++) {
+        shard *s = &w->shards[i];
+        s->name = shard_path(w, i, w->n_shards);
+        char *copy = s->name ? pare_strdup(s->name) : NULL;
+        if (!copy) return out_of_memory(w, err);
+        pare_free(s->file.path);
+        s->file.path = copy;
+    }
+    return PARE_OK;
+}
+
 /* The index last: what a reader opens is there when all shards are. */
 static pare_status commit_all(pare_st_writer *w, pare_error *err) {
     pare_status st = PARE_OK;
     size_t done = 0;
     while (done < w->n_shards) {
-        char *path = shard_path(w, done, w->n_shards);
-        if (!path) {
-            st = out_of_memory(w, err);
-            break;
-        }
-        pare_free(w->shards[done].file.path);
-        w->shards[done].file.path = path;
         st = pare_writer_commit(&w->shards[done].file, err);
         if (st != PARE_OK) break;
         done++;
     }
     if (st == PARE_OK && w->n_shards > 1) st = write_index(w, err);
-    for (size_t i = 0; st != PARE_OK && i < done; i++) {
-        char *path = shard_path(w, i, w->n_shards);
-        if (path) pare_path_remove(path);
-        pare_free(path);
-    }
+    for (size_t i = 0; st != PARE_OK && i < done; i++) pare_path_remove(w->shards[i].name);
     return st;
 }
 
@@ -476,6 +479,7 @@ pare_status pare_st_finish(pare_st_writer *w, pare_error *err) {
     for (size_t i = 0; i < w->n_tensors; i++) PARE_TRY(check_complete(w, &w->tensors[i], err));
     PARE_TRY(write_headers(w, err));
     w->finished = true;
+    PARE_TRY(name_shards(w, err));
     return commit_all(w, err);
 }
 

@@ -142,7 +142,8 @@ static void long_integers_become_reals(void **state) {
 }
 
 static const char config[] =
-    "{\"n\": 12, \"neg\": -1, \"half\": 32.5, \"s\": \"text\", \"yes\": true, \"nothing\": null,"
+    "{\"n\": 12, \"neg\": -1, \"half\": 32.5, \"s\": \"text\", \"yes\": true, \"no\": false, "
+    "\"nothing\": null,"
     " \"rope\": {\"factor\": 8.0, \"deep\": {\"x\": 1}}, \"list\": [\"LlamaForCausalLM\", 3]}";
 
 static void getters_check_type_and_range(void **state) {

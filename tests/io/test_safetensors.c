@@ -468,6 +468,15 @@ static void s11_index(void **state) {
     write_text("d4", INDEX, "");
     assert_fails(pare_st_open(&s, path, err), PARE_ERR_INPUT, INDEX ": line 1");
 
+    test_bytes many = {0};
+    tb_print(&many, "{\"weight_map\":{");
+    for (int i = 0; i < 2049; i++)
+        tb_print(&many, "%s\"t%d\":\"f%d.safetensors\"", i ? "," : "", i, i);
+    tb_add(&many, "}}", 3);
+    write_text("d4", INDEX, (char *)many.p);
+    tb_free(&many);
+    assert_fails(pare_st_open(&s, path, err), PARE_ERR_INPUT, "found 2049 files, expected at most");
+
     /* a tensor in two parts */
     path = sharded("d5", "", GOOD_MAP);
     write_file("d5", PART_1,
@@ -515,6 +524,8 @@ static void folders(void **state) {
     assert_int_equal(mkdir(path, 0700), 0);
     assert_fails(pare_st_open(&s, path, err), PARE_ERR_INPUT,
                  "found 0 .safetensors files, expected model.safetensors or " INDEX);
+    write_text("empty", "weights.pth", "x");
+    assert_fails(pare_st_open(&s, path, err), PARE_ERR_UNSUPPORTED, "weights.pth");
     write_text("empty", "pytorch_model.bin", "x");
     assert_fails(pare_st_open(&s, path, err), PARE_ERR_UNSUPPORTED, "pickle");
     write_file("empty", "adapter.safetensors", "{" ENTRY("a", "U8", "[2]", "[0,2]") "}", 2);

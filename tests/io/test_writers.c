@@ -9,7 +9,7 @@
 #include "support/gguf_build.h"
 
 #include <stdlib.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 /* Byte i of tensor t. */
 static uint8_t pattern(size_t t, size_t i) { return (uint8_t)(t * 37 + i * 11 + 1); }
@@ -282,6 +282,41 @@ static void gguf_misuse(void **state) {
     pare_gguf_writer_free(w);
 }
 
+static void gguf_too_many_parts(void **state) {
+    (void)state;
+    for (size_t n = 512; n <= 513; n++) {
+        pare_gguf_writer *w;
+        assert_ok(pare_gguf_writer_create(&w, test_path("parts.gguf"), 1, err));
+        for (size_t i = 0; i < n; i++) {
+            char name[16];
+            snprintf(name, sizeof name, "t%zu", i);
+            assert_ok(pare_gguf_declare(w, name, PARE_GGML_I8, (size_t[]){2}, 1, err));
+        }
+        if (n == 513) assert_fails(pare_gguf_begin(w, err), PARE_ERR_ARG, "found 513 parts of 1");
+        pare_gguf_writer_free(w);
+    }
+    pare_gguf_writer *w;
+    size_t large[1] = {INT64_MAX};
+    assert_ok(pare_gguf_writer_create(&w, test_path("large.gguf"), 0, err));
+    assert_ok(pare_gguf_declare(w, "a", PARE_GGML_I8, large, 1, err));
+    assert_ok(pare_gguf_declare(w, "b", PARE_GGML_I8, large, 1, err));
+    assert_fails(pare_gguf_begin(w, err), PARE_ERR_ARG, "total size that overflows");
+    pare_gguf_writer_free(w);
+}
+
+/* A folder took the first part's name meanwhile: its rename fails, and the others vanish again. */
+static void gguf_failing_commit(void **state) {
+    (void)state;
+    pare_gguf_writer *w = gguf_writer(test_path("late.gguf"), 108);
+    assert_ok(pare_gguf_begin(w, err));
+    gguf_write_all(w);
+    assert_int_equal(mkdir(test_path("late-00001-of-00003.gguf"), 0700), 0);
+    assert_fails(pare_gguf_finish(w, err), PARE_ERR_IO, "late-00001-of-00003.gguf: rename");
+    pare_gguf_writer_free(w);
+    assert_false(pare_path_exists(test_path("late-00002-of-00003.gguf")));
+    assert_false(pare_path_exists(test_path("late-00003-of-00003.gguf")));
+}
+
 /* --- safetensors --- */
 
 static const struct {
@@ -484,6 +519,40 @@ static void st_shards(void **state) {
     assert_false(pare_path_exists(test_path("one.safetensors.index.json")));
 }
 
+static void st_failing_commit(void **state) {
+    (void)state;
+    pare_st_writer *w = st_declared(test_path("late.safetensors"), 24);
+    assert_ok(pare_st_begin(w, err));
+    st_write_all(w);
+    assert_int_equal(mkdir(test_path("late-00003-of-00003.safetensors"), 0700), 0);
+    assert_fails(pare_st_finish(w, err), PARE_ERR_IO, "late-00003-of-00003.safetensors: rename");
+    pare_st_writer_free(w);
+    assert_false(pare_path_exists(test_path("late-00001-of-00003.safetensors")));
+    assert_false(pare_path_exists(test_path("late.safetensors.index.json")));
+}
+
+static void st_limits(void **state) {
+    (void)state;
+    pare_st_writer *w;
+    size_t large[1] = {(size_t)1 << 60};
+    assert_ok(pare_st_writer_create(&w, test_path("large.safetensors"), 0, err));
+    for (size_t i = 0; i < 9; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "t%zu", i);
+        assert_ok(pare_st_declare(w, name, "U8", large, 1, NULL, err));
+    }
+    assert_fails(pare_st_begin(w, err), PARE_ERR_ARG, "total size that overflows");
+    pare_st_writer_free(w);
+    /* names for a header of more than 100 MB */
+    assert_ok(pare_st_writer_create(&w, test_path("large.safetensors"), 0, err));
+    char name[4097];
+    memset(name, 'n', 4096);
+    name[4096] = '\0';
+    for (size_t i = 0; i < 24000; i++) assert_ok(pare_st_expect(w, name, err));
+    assert_fails(pare_st_begin(w, err), PARE_ERR_ARG, "bytes, expected at most 100000000");
+    pare_st_writer_free(w);
+}
+
 static void st_misuse(void **state) {
     (void)state;
     const char *path = test_path("wrong.safetensors");
@@ -514,11 +583,13 @@ static void st_misuse(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gguf_round_trip),   cmocka_unit_test(gguf_bytes_are_the_builders),
-        cmocka_unit_test(gguf_keys),         cmocka_unit_test(gguf_split),
-        cmocka_unit_test(gguf_misuse),       cmocka_unit_test(st_declared_sizes),
-        cmocka_unit_test(st_expected_sizes), cmocka_unit_test(st_shards),
-        cmocka_unit_test(st_misuse),
+        cmocka_unit_test(gguf_round_trip),     cmocka_unit_test(gguf_bytes_are_the_builders),
+        cmocka_unit_test(gguf_keys),           cmocka_unit_test(gguf_split),
+        cmocka_unit_test(gguf_misuse),         cmocka_unit_test(st_declared_sizes),
+        cmocka_unit_test(st_expected_sizes),   cmocka_unit_test(st_shards),
+        cmocka_unit_test(st_misuse),           cmocka_unit_test(gguf_too_many_parts),
+        cmocka_unit_test(gguf_failing_commit), cmocka_unit_test(st_failing_commit),
+        cmocka_unit_test(st_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
