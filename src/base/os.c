@@ -371,8 +371,12 @@ char *pare_path_join(const char *folder, const char *name) {
 }
 
 pare_status pare_file_move(const char *to, const char *from, pare_error *err) {
-    if (rename(from, to) != 0) return fail_io(err, to, "rename");
-    return sync_folder_of(to, err);
+    int folder;
+    PARE_TRY(open_folder_of(&folder, to, err));
+    pare_status st = rename(from, to) == 0 ? PARE_OK : fail_io(err, to, "rename");
+    if (st == PARE_OK && fsync(folder) != 0) st = fail_io(err, to, "sync of its folder");
+    close(folder);
+    return st;
 }
 
 pare_status pare_file_copy(const char *to, const char *from, pare_error *err) {
