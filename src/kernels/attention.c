@@ -9,8 +9,9 @@
 enum {
     KEYS = PARE_ATTN_KEYS,
     NR = PARE_ATTN_NR,
-    MAX_RANGES = 32, /* most pieces that a context is cut into for few tokens */
-    RANGE_MIN = 256  /* fewest positions of a piece */
+    MAX_RANGES = 32,  /* most pieces that a context is cut into for few tokens */
+    RANGE_MIN = 256,  /* fewest positions of a piece */
+    IN_PLACE_ROWS = 8 /* most rows (tokens x heads) that read the cache without a decoded tile */
 };
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -86,13 +87,18 @@ static size_t first_key(const attn_job *job, size_t pos) {
     return w && pos + 1 > w ? pos + 1 - w : 0;
 }
 
+/* The row of position pos; base: the layer's k or v. */
+static const uint8_t *row_at(const pare_kv_layer *kv, const uint8_t *base, size_t g, size_t pos) {
+    return base + g * kv->head_stride + pos % kv->capacity * kv->row_stride;
+}
+
 /* Decodes keys (or values) [lo, hi) of the block at `block` into tile[KEYS][dim_up]. Other rows
  * become zero, so that a masked weight of 0 meets a finite number; columns past head_dim are zero
  * from the start. */
 static void load_block(const attn_job *job, const uint8_t *base, size_t g, size_t block, size_t lo,
                        size_t hi, float *tile) {
     const pare_kv_layer *kv = job->kv;
-    const uint8_t *rows = base + g * kv->head_stride + lo % kv->capacity * kv->row_stride;
+    const uint8_t *rows = row_at(kv, base, g, lo);
     size_t skip = lo - block, n = hi - lo, up = job->dim_up;
     if (skip) memset(tile, 0, skip * up * sizeof *tile);
     job->codec->load(tile + skip * up, up, rows, kv->row_stride, n, kv->head_dim);
@@ -214,6 +220,8 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
     size_t dim = kv->head_dim, up = job->dim_up, m = job->n * n_h, n_heads = job->a->n_heads;
     gather_queries(job, s, 0, job->n, h0, n_h);
     const pare_attn_panels values = {s->tile, up / NR, up, NR};
+    /* with many rows a tile pays: a value is converted once for all of them */
+    bool in_place = job->codec->dots && dim % PARE_KV_CHUNK == 0 && m <= IN_PLACE_ROWS;
     size_t begin = cut->begin + range * cut->len, end = begin + cut->len;
     for (size_t block = begin; block < end && block < cut->end; block += KEYS) {
         size_t lo = block > cut->first ? block : cut->first;
@@ -222,11 +230,21 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
         rows_that_see(job, 0, job->n, n_h, lo, hi, &first, &last);
         float *q = s->q + first * dim, *scores = s->s + first * KEYS, *o = s->o + first * up;
         size_t rows = last - first, n_keys = round_up(hi - block, 8);
-        load_block(job, kv->k, g, block, lo, hi, s->tile);
-        job->k->dots(scores, KEYS, q, dim, rows, s->tile, up, n_keys, dim);
+        if (in_place) {
+            job->codec->dots(scores + (lo - block), KEYS, q, dim, rows, row_at(kv, kv->k, g, lo),
+                             kv->row_stride, hi - lo, dim);
+        } else {
+            load_block(job, kv->k, g, block, lo, hi, s->tile);
+            job->k->dots(scores, KEYS, q, dim, rows, s->tile, up, n_keys, dim);
+        }
         step_rows(job, s, 0, n_h, first, last, block, lo, hi);
-        load_block(job, kv->v, g, block, lo, hi, s->tile);
-        job->k->gemm(o, up, scores, KEYS, rows, &values, hi - block, true);
+        if (in_place) {
+            job->codec->weighted(o, up, scores + (lo - block), KEYS, rows, row_at(kv, kv->v, g, lo),
+                                 kv->row_stride, hi - lo, dim);
+        } else {
+            load_block(job, kv->v, g, block, lo, hi, s->tile);
+            job->k->gemm(o, up, scores, KEYS, rows, &values, hi - block, true);
+        }
     }
     for (size_t r = 0; r < m; r++) {
         size_t row = r / n_h * n_heads + h0 + r % n_h;

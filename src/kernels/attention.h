@@ -14,6 +14,8 @@
  * on nothing but its own keys, so any split into tiles or into calls gives the same bits. n <=
  * PARE_ATTN_FEW   bound by reading the cache: tasks are (kv head, range of positions), partial
  *                        results are merged in order. The ranges depend on pos0 and n only.
+ *                        Where the codec can, the cache's rows are used in place, else through a
+ *                        decoded tile.
  */
 #ifndef PARE_SRC_KERNELS_ATTENTION_H
 #define PARE_SRC_KERNELS_ATTENTION_H

@@ -4,22 +4,23 @@
 
 #include <string.h>
 
-#define REF(name) [PARE_ISA_REF] = {pare_kv_store_##name##_ref, pare_kv_load_##name##_ref}
+#define REF(name) [PARE_ISA_REF] = {pare_kv_store_##name##_ref, pare_kv_load_##name##_ref, 0, 0}
 #if defined(__x86_64__)
-#define LEVELS(name)                                                                               \
-    {                                                                                              \
-        REF(name), [PARE_ISA_AVX2] = { pare_kv_store_##name##_avx2, pare_kv_load_##name##_avx2 }   \
-    }
+#define AVX2(name, level)                                                                          \
+    [PARE_ISA_AVX2] = {pare_kv_store_##name##_##level, pare_kv_load_##name##_##level,              \
+                       pare_kv_dots_##name##_avx2, pare_kv_weighted_##name##_avx2}
+#define LEVELS(name, level)                                                                        \
+    { REF(name), AVX2(name, level) }
 #else
-#define LEVELS(name)                                                                               \
+#define LEVELS(name, level)                                                                        \
     { REF(name) }
 #endif
 
 static const pare_kv_codec codecs[] = {
-    {"f32", "32-bit floats", 1, 4, {REF(f32)}},
-    {"f16", "16-bit floats, saturating", 1, 2, LEVELS(f16)},
-    {"bf16", "bfloat16", 1, 2, LEVELS(bf16)},
-    {"q8_0", "8-bit integers with one f16 scale per 32", 32, 34, LEVELS(q8_0)},
+    {"f32", "32-bit floats", 1, 4, LEVELS(f32, ref)}, /* copies: nothing to gain */
+    {"f16", "16-bit floats, saturating", 1, 2, LEVELS(f16, avx2)},
+    {"bf16", "bfloat16", 1, 2, LEVELS(bf16, avx2)},
+    {"q8_0", "8-bit integers with one f16 scale per 32", 32, 34, LEVELS(q8_0, avx2)},
 };
 
 const pare_kv_codec *pare_kv_codec_at(size_t i) {
