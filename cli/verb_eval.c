@@ -29,10 +29,19 @@ static const cli_option table[] = {
 };
 static const eval_options defaults = {.compute = PARE_COMPUTE_EXACT};
 
+/* How far a run has come: shown while it runs, and told when it is interrupted. */
+typedef struct state {
+    cli *c;
+    size_t done, total;
+    double ppl;
+} state;
+
 static void on_window(void *arg, size_t done, size_t total, double ppl) {
-    (void)done;
-    (void)total;
-    cli_progress_note(arg, "ppl %.4f", ppl);
+    state *s = arg;
+    s->done = done;
+    s->total = total;
+    s->ppl = ppl;
+    cli_progress_note(s->c, "ppl %.4f", ppl);
 }
 
 /* --- output --- */
@@ -142,7 +151,8 @@ static pare_status run(cli *c, const void *options, char **args, size_t n_args) 
     eo.kv = o->kv;
     eo.name = o->text;
     eo.on_window = on_window;
-    eo.arg = c;
+    state progress = {.c = c};
+    eo.arg = &progress;
     loaded model = {0}, base = {0};
     char *text = NULL;
     size_t n = 0;
@@ -157,6 +167,10 @@ static pare_status run(cli *c, const void *options, char **args, size_t n_args) 
                                text, n, &eo, &c->err);
     else if (st == PARE_OK)
         st = pare_eval_perplexity(&ppl, c->rt, model.model, model.tok, text, n, &eo, &c->err);
+    if (st == PARE_ERR_INTERRUPTED && progress.done)
+        cli_fail(c, st,
+                 "after %zu of %zu windows, perplexity so far %.4f; the same command starts again",
+                 progress.done, progress.total, progress.ppl);
     if (st == PARE_OK) st = print_result(c, &ppl, o->against ? &distance : NULL);
     free(text);
     unload(&model);

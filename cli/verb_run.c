@@ -336,6 +336,7 @@ static pare_status run_talk(runner *r, const char *path) {
         cli_note(c, "%s format; /exit or Ctrl-D ends, Ctrl-C stops an answer",
                  pare_chat_format(r->chat));
     for (bool end = false; st == PARE_OK && !end;) st = turn(r, &t, &end);
+    if (st == PARE_ERR_INTERRUPTED) cli_fail(c, st, "the conversation is not kept");
     talk_drop(&t, 0);
     free(t.messages);
     return st;

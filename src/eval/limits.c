@@ -120,7 +120,9 @@ pare_status pare_limits_read_rate(double *bytes_per_s, pare_runtime *rt, size_t 
     *bytes_per_s = 0;
     bytes = bytes < least ? least : bytes & ~(size_t)(LINE - 1);
     uint8_t *data = pare_big_alloc(bytes);
-    if (!data) return pare_fail(err, PARE_ERR_NOMEM, "measuring reads: %zu bytes of memory", bytes);
+    if (!data)
+        return pare_fail(err, PARE_ERR_NOMEM,
+                         "measuring reads: found no memory for a buffer of %zu bytes", bytes);
     /* untouched pages may all be the one zero page, which the caches hold */
     for (size_t i = 0; i < bytes; i += 512) data[i] = (uint8_t)(i >> 9);
     job j = {.data = data, .n_bytes = bytes};

@@ -197,7 +197,9 @@ pare_status pare_generate(pare_generation *out, pare_session *session, const par
     size_t vocab_size = pare_model_vocab_size(pare_session_model(session));
     PARE_TRY(check_prompt(&g, n, err));
     pare_status st = pare_sampler_create(&g.sampler, vocab_size, &o.sampler, err);
-    if (st == PARE_OK) st = pare_detokenizer_create(&g.detok, tok, PARE_TOK_SKIP_SPECIAL, err);
+    if (st == PARE_OK)
+        st =
+            pare_detokenizer_create(&g.detok, tok, PARE_TOK_SKIP_SPECIAL | PARE_TOK_CONTINUES, err);
     if (st == PARE_OK) st = append_text(&g, "", 0, err);
     if (st == PARE_OK && !(g.logits = pare_malloc(vocab_size, sizeof *g.logits)))
         st = pare_fail(err, PARE_ERR_NOMEM, "logits of %zu tokens: out of memory", vocab_size);

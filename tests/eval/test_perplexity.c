@@ -5,6 +5,7 @@
 #include "eval/perplexity.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static pare_ppl_plan plan_for(pare_protocol protocol, size_t ctx, size_t n_tokens, size_t windows,
@@ -109,9 +110,46 @@ static void not_probabilities(void **state) {
     assert_ok(pare_ppl_add(&sum, &rounded, 1, 0, 0, err));
 }
 
+/* Counts and CRCs of WikiText-2's test text that are known from independent implementations. */
+static void known_counts(void **state) {
+    (void)state;
+    const char *path = test_data("wikitext-2-raw/wiki.test.raw");
+    if (!path) skip();
+    static char text[1300000];
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    size_t len = fread(text, 1, sizeof text, f);
+    fclose(f);
+    assert_int_equal(len, 1290590);
+    const struct {
+        const char *vocab;
+        size_t n[2];
+        uint32_t crc[2];
+    } known[] = {
+        {"vocab/ggml-vocab-gpt-2.gguf", {287644, 286220}, {0xdd2fa101, 0xdacf44f6}},
+        {"vocab/ggml-vocab-llama-spm.gguf", {341469, 335687}, {0x494f3725, 0xf24f58cf}},
+        {"tokenizers/qwen3.tokenizer.json", {299078, 299079}, {0x9557b487, 0xa321ac3b}},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const char *vocab = test_data(known[i].vocab);
+        if (!vocab) continue;
+        pare_tokenizer *tok = NULL;
+        assert_ok(pare_tokenizer_load(&tok, vocab, err));
+        for (int protocol = 0; protocol < 2; protocol++) {
+            pare_ids ids = {0};
+            assert_ok(pare_eval_tokens(&ids, tok, text, len, (pare_protocol)protocol, err));
+            assert_int_equal(ids.n, known[i].n[protocol]);
+            assert_int_equal(pare_ids_crc32(ids.data, ids.n), known[i].crc[protocol]);
+            pare_ids_free(&ids);
+        }
+        pare_tokenizer_free(tok);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(windows), cmocka_unit_test(window_tokens),
-                                       cmocka_unit_test(refusals), cmocka_unit_test(sums),
-                                       cmocka_unit_test(not_probabilities)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(windows),           cmocka_unit_test(window_tokens),
+        cmocka_unit_test(refusals),          cmocka_unit_test(sums),
+        cmocka_unit_test(not_probabilities), cmocka_unit_test(known_counts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
