@@ -25,7 +25,8 @@ const pare_encoding *pare_encoding_at(size_t i);
 const char *pare_encoding_name(const pare_encoding *e);
 const char *pare_encoding_summary(const pare_encoding *e);
 
-/* Bits per weight of a dense block format; 0 where it depends on the matrix (sparse encodings). */
+/* Bits per weight of a dense format (of long rows, for forms whose last block is short: see
+ * pare_encoding_row_bytes); 0 where it depends on the matrix (sparse encodings). */
 double pare_encoding_bits_per_weight(const pare_encoding *e);
 
 /* Length that a row must be a multiple of. */
@@ -35,12 +36,15 @@ size_t pare_encoding_block_len(const pare_encoding *e);
  * size. */
 size_t pare_encoding_row_bytes(const pare_encoding *e, size_t cols);
 
-/* Encodes one row. importance [cols] f32 >= 0, or NULL. Errors: PARE_ERR_ARG (cols does not fit, or
- * the encoding has no rows of fixed size). */
+/* Encodes one row on the calling thread. importance [cols] f32 >= 0, one for each input column, or
+ * NULL. Errors: PARE_ERR_ARG (cols does not fit; the encoding has no rows of fixed size; x holds
+ * NaN, infinity or a value beyond what the encoding can store; importance holds NaN or a negative
+ * value: the message names the column), PARE_ERR_UNSUPPORTED (the encoding can only be read). */
 pare_status pare_encoding_encode_row(const pare_encoding *e, void *out, const float *x, size_t cols,
                                      const float *importance, pare_error *err);
 
-/* Decodes one row into y[cols] f32. */
+/* Decodes one row into y[cols] f32. The bytes are taken as they are: NaN scales give NaN. Errors:
+ * PARE_ERR_ARG (as above). */
 pare_status pare_encoding_decode_row(const pare_encoding *e, float *y, const void *row, size_t cols,
                                      pare_error *err);
 

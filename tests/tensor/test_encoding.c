@@ -352,6 +352,60 @@ static void test_codes_equal_decode(void **state) {
     pare_runtime_free(rt);
 }
 
+/* The few-rows kernels that descriptors name, against decode() and the same 8-bit (or f32)
+ * activations in f64. */
+static void test_dot_agrees(void **state) {
+    (void)state;
+    enum { ROWS = 5, N = 3 };
+    pare_runtime *rt = test_runtime(1, pare_isa_best());
+    static float act[N * 768], back[N * 768], y[N * ROWS], w[ROWS * 768];
+    static _Alignas(64) uint8_t memory[1 << 16];
+    for (int k = 0; k < N * 768; k++) act[k] = pare_rng_normal(8, 0, (uint64_t)k);
+    for (pare_isa isa = PARE_ISA_REF; isa <= pare_isa_best(); isa++)
+        for (size_t i = 0; pare_encoding_at(i); i++) {
+            const pare_encoding *e = pare_encoding_at(i);
+            const pare_dot_kernels *dots = pare_dot_kernels_get(isa);
+            if (!writes(e) || (!e->dot && !e->dotf)) continue;
+            size_t cols = width(e);
+            float *x = matrix(e, ROWS, cols, 1.0f);
+            pare_tensor t;
+            assert_ok(pare_tensor_encode(rt, &t, e, x, ROWS, cols, NULL, err));
+            pare_tensor_decode(rt, w, &t);
+            memcpy(back, act, sizeof act);
+            if (e->dot) {
+                pare_act a;
+                size_t group = pare_act_group(dots->act[e->dot]);
+                assert_true(pare_act_place(&a, memory, dots->act[e->dot], N, cols) <=
+                            sizeof memory);
+                dots->quantize[dots->act[e->dot]](&a, act, 768, N, cols);
+                for (size_t n = 0; n < N; n++)
+                    for (size_t c = 0; c < cols; c++)
+                        back[n * 768 + c] =
+                            a.d[n * a.d_stride + c / group] * a.q[n * a.q_stride + c];
+                dots->dot[e->dot](y, ROWS, &t.view, 0, ROWS, &a);
+            } else {
+                dots->dotf[e->dotf](y, ROWS, &t.view, 0, ROWS, act, 768, N);
+            }
+            for (size_t n = 0; n < N; n++)
+                for (size_t r = 0; r < ROWS; r++) {
+                    double sum = 0.0, size = 0.0;
+                    for (size_t c = 0; c < cols; c++) {
+                        double p = (double)w[r * cols + c] * back[n * 768 + c];
+                        sum += p;
+                        size += fabs(p);
+                    }
+                    /* every product and sum in f32: cols roundings; offsets make terms of several
+                     * times the products' size */
+                    if (!(fabs(sum - y[n * ROWS + r]) <= 8.0 * (double)cols * FLT_EPSILON * size))
+                        fail_msg("%s (%s): row %zu: found %g, expected %g", e->name,
+                                 pare_isa_name(isa), r, (double)y[n * ROWS + r], sum);
+                }
+            pare_tensor_free(&t);
+            pare_free(x);
+        }
+    pare_runtime_free(rt);
+}
+
 /* The same bytes with 1, 2 and 3 threads and on every level, with and without importance. */
 static void test_same_bytes(void **state) {
     (void)state;
@@ -725,6 +779,7 @@ int main(void) {
         cmocka_unit_test(test_registry),
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_codes_equal_decode),
+        cmocka_unit_test(test_dot_agrees),
         cmocka_unit_test(test_same_bytes),
         cmocka_unit_test(test_tails),
         cmocka_unit_test(test_zero_and_tiny_groups),

@@ -154,6 +154,7 @@ const pare_encoding pare_enc_q4_k_tail = {
     .code_min = 0,
     .code_max = 15,
     .has_offset = true,
+    .dot = PARE_DOT_q4_k,
     .block_state = head_state,
 };
 
@@ -264,5 +265,6 @@ const pare_encoding pare_enc_q5_k_tail = {
     .code_min = 0,
     .code_max = 31,
     .has_offset = true,
+    .dot = PARE_DOT_q5_k,
     .block_state = head_state,
 };

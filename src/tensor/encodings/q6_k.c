@@ -166,5 +166,6 @@ const pare_encoding pare_enc_q6_k_tail = {
     .code_group = 16,
     .code_min = -32,
     .code_max = 31,
+    .dot = PARE_DOT_q6_k,
     .block_state = q6_k_state,
 };
