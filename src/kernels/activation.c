@@ -8,13 +8,18 @@ static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 size_t pare_act_place(pare_act *a, void *base, pare_act_kind kind, size_t n, size_t cols) {
     cols = round_up(cols, pare_act_group(kind));
+    size_t pairs_at = cols >= 256 ? round_up(cols, 64) : 0;
     /* rows begin on a cache line, and an odd number of lines apart: 8 rows of a power of two would
      * share one set of the first-level cache */
-    size_t q_stride = (round_up(cols, 64) / 64 | 1) * 64;
+    size_t q_stride = ((pairs_at + round_up(cols, 64)) / 64 | 1) * 64;
     size_t d_stride = round_up(cols / pare_act_group(kind), 16),
            sum_stride = round_up(cols / 16, 32);
-    *a = (pare_act){
-        .n = n, .cols = cols, .q_stride = q_stride, .d_stride = d_stride, .sum_stride = sum_stride};
+    *a = (pare_act){.n = n,
+                    .cols = cols,
+                    .q_stride = q_stride,
+                    .d_stride = d_stride,
+                    .sum_stride = sum_stride,
+                    .pairs_at = pairs_at};
     size_t q_bytes = n * q_stride, d_bytes = n * d_stride * sizeof(float),
            sum_bytes = n * sum_stride * sizeof(int16_t);
     if (base) {
@@ -53,14 +58,25 @@ void pare_act_quantize_tail(pare_act *a, const float *x, size_t row, size_t cols
             x + begin, cols - begin, group);
 }
 
+static void write_pairs(int8_t *pairs, const int8_t *q) {
+    for (int p = 0; p < 4; p++)
+        for (int half = 0; half < 2; half++) {
+            memcpy(pairs + 64 * p + 32 * half, q + 32 * p + 16 * half, 16);
+            memcpy(pairs + 64 * p + 32 * half + 16, q + 32 * (p + 4) + 16 * half, 16);
+        }
+}
+
 static void quantize(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols, size_t group) {
     a->n = n;
     for (size_t i = 0; i < n; i++) {
+        int8_t *q = a->q + i * a->q_stride;
         for (size_t c = 0; c + group <= cols; c += group)
-            a->d[i * a->d_stride + c / group] =
-                quantize_group(a->q + i * a->q_stride + c, a->sum16 + i * a->sum_stride + c / 16,
-                               x + i * ldx + c, group, group);
+            a->d[i * a->d_stride + c / group] = quantize_group(
+                q + c, a->sum16 + i * a->sum_stride + c / 16, x + i * ldx + c, group, group);
         pare_act_quantize_tail(a, x + i * ldx, i, cols, group);
+        if (a->pairs_at)
+            for (size_t c = 0; c + 256 <= a->cols; c += 256)
+                write_pairs(q + a->pairs_at + c, q + c);
     }
 }
 

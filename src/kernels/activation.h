@@ -21,10 +21,15 @@ typedef enum pare_act_kind {
 /* n rows of quantized activations; strides in elements of each array. */
 typedef struct pare_act {
     size_t n, cols; /* cols padded up to a multiple of 32 (256) */
-    int8_t *q;      /* [n][q_stride], 32-byte aligned rows */
+    int8_t *q;      /* [n][q_stride] */
     float *d;       /* [n][d_stride]: cols / 32 or cols / 256 used */
     int16_t *sum16; /* [n][sum_stride]: cols / 16 used */
     size_t q_stride, d_stride, sum_stride;
+    /* Where in each row of q a second copy of its whole 256s begins, with the blocks of 32 in pairs
+     * as vector kernels multiply them: for p = 0..3 the first 16 of block p and of block p + 4,
+     * then the last 16 of both. 0 = there is none (the plain kernels do not need it). Q8_32 only.
+     */
+    size_t pairs_at;
 } pare_act;
 
 /* Inputs that share one d: 32 or 256. */

@@ -54,15 +54,31 @@ static inline float quantize_group(int8_t *q, int16_t *sum16, const float *x, si
     return max.value / 127.0f;
 }
 
+static inline __m256i two_halves(const int8_t *a, const int8_t *b) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)a)),
+                                   _mm_loadu_si128((const __m128i *)b), 1);
+}
+
+static inline void write_pairs(int8_t *pairs, const int8_t *q) {
+    for (int p = 0; p < 4; p++) {
+        _mm256_storeu_si256((__m256i *)(pairs + 64 * p), two_halves(q + 32 * p, q + 32 * p + 128));
+        _mm256_storeu_si256((__m256i *)(pairs + 64 * p + 32),
+                            two_halves(q + 32 * p + 16, q + 32 * p + 144));
+    }
+}
+
 static inline void quantize(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols,
                             size_t group) {
     a->n = n;
     for (size_t i = 0; i < n; i++) {
+        int8_t *q = a->q + i * a->q_stride;
         for (size_t c = 0; c + group <= cols; c += group)
-            a->d[i * a->d_stride + c / group] =
-                quantize_group(a->q + i * a->q_stride + c, a->sum16 + i * a->sum_stride + c / 16,
-                               x + i * ldx + c, group);
+            a->d[i * a->d_stride + c / group] = quantize_group(
+                q + c, a->sum16 + i * a->sum_stride + c / 16, x + i * ldx + c, group);
         pare_act_quantize_tail(a, x + i * ldx, i, cols, group);
+        if (a->pairs_at)
+            for (size_t c = 0; c + 256 <= a->cols; c += 256)
+                write_pairs(q + a->pairs_at + c, q + c);
     }
 }
 

@@ -22,10 +22,10 @@ static const pare_dot_kernels ref = {
 
 #if defined(__x86_64__)
 static const pare_dot_kernels avx2 = {
-#define X(name) [PARE_DOT_##name] = pare_dot_##name##_ref,
+#define X(name) [PARE_DOT_##name] = pare_dot_##name##_avx2,
     .dot = {PARE_DOT_LIST(X)},
 #undef X
-#define X(name) [PARE_DOTF_##name] = pare_dotf_##name##_ref,
+#define X(name) [PARE_DOTF_##name] = pare_dotf_##name##_avx2,
     .dotf = {PARE_DOT_F32_LIST(X)},
 #undef X
     .quantize = {[PARE_ACT_Q8_32] = pare_act_quantize_q8_32_avx2,

@@ -1,35 +1,50 @@
 /* The dot kernels of plain and sparse floats, and of sparse int8 codes, in plain C. */
 #include "kernels/dot_impl.h"
 
-#define DOTF_REF(name, type, to_f32)                                                               \
+/* The parts of a matrix may stand at any address. */
+static float load_f32(const uint8_t *p) {
+    uint32_t bits;
+    memcpy(&bits, p, 4);
+    return pare_f32_from_bits(bits);
+}
+static uint16_t load_u16(const uint8_t *p) {
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+static float load_f16(const uint8_t *p) { return pare_f16_to_f32(load_u16(p)); }
+static float load_bf16(const uint8_t *p) { return pare_bf16_to_f32(load_u16(p)); }
+
+#define DOTF_REF(name, size)                                                                       \
     void pare_dotf_##name##_ref(float *y, size_t ldy, const pare_view *w, size_t row_begin,        \
                                 size_t row_end, const float *x, size_t ldx, size_t n) {            \
         for (size_t r = row_begin; r < row_end; r++) {                                             \
-            const type *row = pare_row(w, r);                                                      \
+            const uint8_t *row = pare_row(w, r);                                                   \
             for (size_t i = 0; i < n; i++) {                                                       \
                 float sum = 0.0f;                                                                  \
-                for (size_t c = 0; c < w->cols; c++) sum += to_f32(row[c]) * x[i * ldx + c];       \
+                for (size_t c = 0; c < w->cols; c++)                                               \
+                    sum += load_##name(row + c * (size)) * x[i * ldx + c];                         \
                 y[i * ldy + r] = sum;                                                              \
             }                                                                                      \
         }                                                                                          \
     }
 
-DOTF_REF(f32, float, )
-DOTF_REF(f16, uint16_t, pare_f16_to_f32)
-DOTF_REF(bf16, uint16_t, pare_bf16_to_f32)
+DOTF_REF(f32, 4)
+DOTF_REF(f16, 2)
+DOTF_REF(bf16, 2)
 
 /* ---- sparse: columns whose bit is set have a value, in order ---- */
 
 /* sum of v[k] * x[c] over the columns c < cols with a set bit; k counts them. bits: LSB first. */
-static float dot_sparse_bf16(const uint8_t *bits, const uint16_t *v, const float *x, size_t cols) {
+static float dot_sparse_bf16(const uint8_t *bits, const uint8_t *v, const float *x, size_t cols) {
     float sum = 0.0f;
-    for (size_t c = 0; c < cols; c++)
-        if (bits[c / 8] >> c % 8 & 1) sum += pare_bf16_to_f32(*v++) * x[c];
+    for (size_t c = 0, k = 0; c < cols; c++)
+        if (bits[c / 8] >> c % 8 & 1) sum += load_bf16(v + 2 * k++) * x[c];
     return sum;
 }
 
 /* The same for int8 codes, with a weight scale per 32 columns. */
-static float dot_sparse_q8(const uint8_t *bits, const int8_t *v, const uint16_t *scale,
+static float dot_sparse_q8(const uint8_t *bits, const int8_t *v, const uint8_t *scale,
                            const pare_act *x, size_t i, size_t cols) {
     const int8_t *q = x->q + i * x->q_stride;
     float y = 0.0f;
@@ -37,32 +52,33 @@ static float dot_sparse_q8(const uint8_t *bits, const int8_t *v, const uint16_t 
         int32_t sum = 0;
         for (size_t c = begin; c < begin + 32 && c < cols; c++)
             if (bits[c / 8] >> c % 8 & 1) sum += *v++ * q[c];
-        y += x->d[i * x->d_stride + begin / 32] * pare_bf16_to_f32(scale[begin / 32]) * (float)sum;
+        y += x->d[i * x->d_stride + begin / 32] * load_bf16(scale + begin / 16) * (float)sum;
     }
     return y;
 }
 
 /* where row r of a sparse matrix has its values */
 static size_t bitmap_first(const pare_view *w, size_t r) {
-    return (size_t)((const uint64_t *)w->part[1])[r];
+    uint64_t first;
+    memcpy(&first, (const uint8_t *)w->part[1] + 8 * r, 8);
+    return (size_t)first;
 }
 
 void pare_dotf_bitmap_bf16_ref(float *y, size_t ldy, const pare_view *w, size_t row_begin,
                                size_t row_end, const float *x, size_t ldx, size_t n) {
     for (size_t r = row_begin; r < row_end; r++)
         for (size_t i = 0; i < n; i++)
-            y[i * ldy + r] =
-                dot_sparse_bf16(pare_row(w, r), (const uint16_t *)w->part[2] + bitmap_first(w, r),
-                                x + i * ldx, w->cols);
+            y[i * ldy + r] = dot_sparse_bf16(pare_row(w, r),
+                                             (const uint8_t *)w->part[2] + 2 * bitmap_first(w, r),
+                                             x + i * ldx, w->cols);
 }
 
 void pare_dotf_nm_bf16_ref(float *y, size_t ldy, const pare_view *w, size_t row_begin,
                            size_t row_end, const float *x, size_t ldx, size_t n) {
     for (size_t r = row_begin; r < row_end; r++)
         for (size_t i = 0; i < n; i++)
-            y[i * ldy + r] =
-                dot_sparse_bf16(pare_row(w, r), (const uint16_t *)w->part[1] + r * (w->cols / 2),
-                                x + i * ldx, w->cols);
+            y[i * ldy + r] = dot_sparse_bf16(
+                pare_row(w, r), (const uint8_t *)w->part[1] + r * w->cols, x + i * ldx, w->cols);
 }
 
 void pare_dot_bitmap_q8_ref(float *y, size_t ldy, const pare_view *w, size_t row_begin,
@@ -71,7 +87,7 @@ void pare_dot_bitmap_q8_ref(float *y, size_t ldy, const pare_view *w, size_t row
         for (size_t i = 0; i < x->n; i++)
             y[i * ldy + r] = dot_sparse_q8(
                 pare_row(w, r), (const int8_t *)w->part[2] + bitmap_first(w, r),
-                (const uint16_t *)w->part[3] + r * ((w->cols + 31) / 32), x, i, w->cols);
+                (const uint8_t *)w->part[3] + 2 * r * ((w->cols + 31) / 32), x, i, w->cols);
 }
 
 void pare_dot_nm_q8_ref(float *y, size_t ldy, const pare_view *w, size_t row_begin, size_t row_end,
@@ -80,5 +96,5 @@ void pare_dot_nm_q8_ref(float *y, size_t ldy, const pare_view *w, size_t row_beg
         for (size_t i = 0; i < x->n; i++)
             y[i * ldy + r] = dot_sparse_q8(
                 pare_row(w, r), (const int8_t *)w->part[1] + r * (w->cols / 2),
-                (const uint16_t *)w->part[2] + r * ((w->cols + 31) / 32), x, i, w->cols);
+                (const uint8_t *)w->part[2] + 2 * r * ((w->cols + 31) / 32), x, i, w->cols);
 }

@@ -1,0 +1,333 @@
+/* Blocks of 32 values with AVX2: q4_0, q4_1, q5_0, q5_1, iq4_nl, q8_0.
+ *
+ * Eight blocks a step, so that their f16 scales are converted together. Formats in nibbles take the
+ * blocks in pairs (p, p + 4): the low nibbles of both fill one register, the high ones another,
+ *
+ *     lanes  |  block p     |  block p + 4      times  | x of block p   | x of block p + 4
+ *
+ * Codes stay unsigned, so that the sums of several products fit 16 bits; what they lack, -8 or -16
+ * times d or the block's m, multiplies the sums of x. The partial sums of the four pairs are merged
+ * until block k's sum stands in dword k: one conversion and one multiply-add for the eight. */
+#include "kernels/dot_avx2.h"
+
+/* The first words of 8 blocks of `size` bytes: blocks 0 2 4 6 in *even, 1 3 5 7 in *odd, at the low
+ * half of each, except that for sizes 18 and 22 those of *odd are at the high half.
+ *
+ * Inserting them one by one would take two operations each. But two blocks begin within 32 bytes,
+ * so one load holds the words of both; started 4k bytes early for blocks 2k and 2k + 1, it has them
+ * at dword k of the low lane and at dword k + size / 4 - 4 of the high lane, and blends collect
+ * all. What falls outside has its own load. No load leaves the 8 blocks. */
+INLINE void first_words(__m128i *even, __m128i *odd, const uint8_t *p, size_t size) {
+#define TAKE(address, mask) v = _mm256_blend_epi32(v, load_256(address), mask)
+    __m256i v = load_256(p);
+    if (size == 18) {
+        TAKE(p + 2 * size - 4, 0x22);
+        TAKE(p + 4 * size - 8, 0x44);
+        TAKE(p + 6 * size - 12, 0x88);
+        *odd = _mm256_extracti128_si256(v, 1);
+    } else if (size < 24) { /* high lane: 7 1 3 5 */
+        TAKE(p + 2 * size - 4, 0x42);
+        TAKE(p + 4 * size - 8, 0x84);
+        TAKE(p + 6 * size - 12, 0x08);
+        TAKE(p + 7 * size - 16 - size % 4, 0x10);
+        *odd = _mm_shuffle_epi32(_mm256_extracti128_si256(v, 1), 0x39);
+    } else { /* high lane: 5 7 1 3 */
+        TAKE(p + 2 * size - 4, 0x82);
+        TAKE(p + 4 * size - 8, 0x04);
+        TAKE(p + 6 * size - 12, 0x08);
+        TAKE(p + 5 * size - 16, 0x10);
+        TAKE(p + 7 * size - 20, 0x20);
+        *odd = _mm_shuffle_epi32(_mm256_extracti128_si256(v, 1), 0x4e);
+    }
+    *even = _mm256_castsi256_si128(v);
+#undef TAKE
+}
+
+/* d of 8 blocks */
+INLINE __m256 load_d(const uint8_t *p, size_t size) {
+    __m128i even, odd;
+    first_words(&even, &odd, p, size);
+    return _mm256_cvtph_ps(_mm_blend_epi16(even, odd, 0xaa));
+}
+
+/* d and m, which lie side by side, of 8 blocks */
+INLINE void load_d_m(__m256 *d, __m256 *m, const uint8_t *p, size_t size) {
+    __m128i even, odd;
+    first_words(&even, &odd, p, size);
+    *d = _mm256_cvtph_ps(_mm_blend_epi16(even, _mm_slli_epi32(odd, 16), 0xaa));
+    *m = _mm256_cvtph_ps(_mm_blend_epi16(_mm_srli_epi32(even, 16), odd, 0xaa));
+}
+
+/* What the formats differ in; constant after inlining. */
+typedef struct format {
+    size_t size, qs,
+        qh;     /* bytes of a block; offsets of its codes and of the fifth bits, 0 = none */
+    bool has_m; /* offset m, else 8 or 16 less than the code */
+    bool table; /* codes index pare_iq4_values */
+} format;
+
+/* Fifth bits as 16 in the bytes of the codes: bits [16 * half, 16 * half + 16) of each lane's qh.
+ * shifted: qh and qh << 4 in turns, so that every bit can be picked from the upper half of a byte,
+ * where a minimum with 16 brings it to its place. */
+INLINE __m256i fifth_bits(__m256i shifted, int half) {
+    const __m128i byte = _mm_setr_epi8(4, 4, 4, 4, 0, 0, 0, 0, 5, 5, 5, 5, 1, 1, 1, 1);
+    __m256i index = _mm256_broadcastsi128_si256(half ? _mm_add_epi8(byte, _mm_set1_epi8(2)) : byte);
+    __m256i v =
+        _mm256_and_si256(_mm256_shuffle_epi8(shifted, index), _mm256_set1_epi32((int)0x80402010));
+    return _mm256_min_epu8(v, _mm256_set1_epi8(16));
+}
+
+/* qh of two blocks, each filling its lane. */
+INLINE __m256i load_2_qh(const uint8_t *a, const uint8_t *b) {
+    return _mm256_blend_epi32(_mm256_set1_epi32((int)load_u32(a)),
+                              _mm256_set1_epi32((int)load_u32(b)), 0xf0);
+}
+
+/* Low and high codes of blocks a (low lane) and b (high lane). */
+INLINE void codes_2(__m256i *lo, __m256i *hi, const uint8_t *a, const uint8_t *b, format f) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    __m256i v = load_2x128(a + f.qs, b + f.qs);
+    *lo = _mm256_and_si256(v, mask);
+    *hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
+    if (f.qh) {
+        __m256i qh = load_2_qh(a + f.qh, b + f.qh);
+        qh = _mm256_sllv_epi32(qh, _mm256_set1_epi64x((long long)4 << 32));
+        *lo = _mm256_or_si256(*lo, fifth_bits(qh, 0));
+        *hi = _mm256_or_si256(*hi, fifth_bits(qh, 1));
+    }
+    if (f.table) {
+        __m256i values = _mm256_broadcastsi128_si256(load_128(pare_iq4_values));
+        *lo = _mm256_shuffle_epi8(values, *lo);
+        *hi = _mm256_shuffle_epi8(values, *hi);
+    }
+}
+
+/* The products of a pair of blocks: 8 words a block, 4 dwords for the table. */
+INLINE __m256i dot_pair(__m256i lo, __m256i hi, __m256i x_lo, __m256i x_hi, format f) {
+    if (!f.table)
+        return _mm256_add_epi16(_mm256_maddubs_epi16(lo, x_lo), _mm256_maddubs_epi16(hi, x_hi));
+    /* |x| * (code with x's sign): no code is -128 */
+    lo = _mm256_maddubs_epi16(_mm256_abs_epi8(x_lo), _mm256_sign_epi8(lo, x_lo));
+    hi = _mm256_maddubs_epi16(_mm256_abs_epi8(x_hi), _mm256_sign_epi8(hi, x_hi));
+    return _mm256_add_epi32(_mm256_madd_epi16(lo, ones_16()), _mm256_madd_epi16(hi, ones_16()));
+}
+
+/* The sums of 8 blocks from those of the four pairs. Words hold 16 products of codes up to 15, and
+ * 8 of codes up to 31: 16 * 15 * 127 and 8 * 31 * 127 are below 2^15. */
+INLINE __m256i sum_blocks(const __m256i v[4], format f) {
+    if (f.table) return merge_32(merge_32(v[0], v[1]), merge_32(v[2], v[3]));
+    __m256i a = merge_16(v[0], v[1]), b = merge_16(v[2], v[3]);
+    if (!f.qh) return _mm256_madd_epi16(merge_16(a, b), ones_16());
+    return merge_32(_mm256_madd_epi16(a, ones_16()), _mm256_madd_epi16(b, ones_16()));
+}
+
+/* Adds 8 blocks of a row, whose scales are d and m, to acc. */
+INLINE __m256 add_blocks(__m256 acc, const __m256i v[4], __m256 d, __m256 m, const pare_act *x,
+                         size_t i, size_t block, format f) {
+    const int16_t *sum16 = x->sum16 + i * x->sum_stride + 2 * block;
+    __m256 xd = _mm256_loadu_ps(x->d + i * x->d_stride + block);
+    __m256i dot = sum_blocks(v, f);
+    if (f.has_m) {
+        __m256 sums = _mm256_cvtepi32_ps(_mm256_madd_epi16(load_256(sum16), ones_16()));
+        acc = _mm256_fmadd_ps(m, _mm256_mul_ps(sums, xd), acc);
+    } else if (!f.table) {
+        __m256i middle = _mm256_set1_epi16(f.qh ? 16 : 8);
+        dot = _mm256_sub_epi32(dot, _mm256_madd_epi16(load_256(sum16), middle));
+    }
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(d, xd), acc);
+}
+
+INLINE void load_scales(__m256 *d, __m256 *m, const uint8_t *row, format f) {
+    if (f.has_m)
+        load_d_m(d, m, row, f.size);
+    else
+        *d = load_d(row, f.size), *m = _mm256_setzero_ps();
+}
+
+/* The blocks behind the last whole 8. */
+INLINE float last_blocks(const uint8_t *row, const pare_act *x, size_t i, size_t block,
+                         size_t n_blocks, format f) {
+    float y = 0.0f;
+    for (; block < n_blocks; block++, row += f.size) {
+        __m256i lo, hi, zero = _mm256_setzero_si256();
+        codes_2(&lo, &hi, row, row, f);
+        __m256i q = load_256(x->q + i * x->q_stride + 32 * block);
+        __m256i v = dot_pair(_mm256_permute2x128_si256(lo, hi, 0x20), zero, q, zero, f);
+        if (!f.table) v = _mm256_madd_epi16(v, ones_16());
+        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+        int dot = _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
+        const int16_t *sum16 = x->sum16 + i * x->sum_stride + 2 * block;
+        int x_sum = sum16[0] + sum16[1];
+        float xd = x->d[i * x->d_stride + block], d = pare_f16_to_f32(load_u16(row));
+        if (!f.has_m && !f.table) dot -= (f.qh ? 16 : 8) * x_sum;
+        y += (float)dot * (d * xd);
+        if (f.has_m) y += pare_f16_to_f32(load_u16(row + 2)) * ((float)x_sum * xd);
+    }
+    return y;
+}
+
+/* R rows of W times one of x */
+INLINE void rows_nibbles(float *y, const pare_view *w, size_t r, const pare_act *x, int R,
+                         format f) {
+    const uint8_t *row[4], *ahead = pare_row(w, r);
+    const int8_t *pairs = x->q + x->pairs_at;
+    __m256 acc[4];
+    UNROLL for (int a = 0; a < R; a++) {
+        row[a] = pare_row(w, r + (size_t)a);
+        acc[a] = _mm256_setzero_ps();
+    }
+    size_t block = 0, n_blocks = w->cols / 32;
+    for (; block + 8 <= n_blocks; block += 8, pairs += 256) {
+        prefetch(ahead, 8 * f.size * (size_t)R);
+        ahead += 8 * f.size * (size_t)R;
+        __m256i v[4][4];
+        UNROLL for (size_t p = 0; p < 4; p++) {
+            __m256i x_lo = load_256(pairs + 64 * p), x_hi = load_256(pairs + 64 * p + 32);
+            UNROLL for (int a = 0; a < R; a++) {
+                __m256i lo, hi;
+                codes_2(&lo, &hi, row[a] + p * f.size, row[a] + (p + 4) * f.size, f);
+                v[a][p] = dot_pair(lo, hi, x_lo, x_hi, f);
+            }
+        }
+        UNROLL for (int a = 0; a < R; a++) {
+            __m256 d, m;
+            load_scales(&d, &m, row[a], f);
+            acc[a] = add_blocks(acc[a], v[a], d, m, x, 0, block, f);
+            row[a] += 8 * f.size;
+        }
+    }
+    UNROLL for (int a = 0; a < R; a++) y[r + (size_t)a] =
+        sum_8(acc[a]) + last_blocks(row[a], x, 0, block, n_blocks, f);
+}
+
+/* one row of W times all of x */
+INLINE void row_nibbles(float *y, size_t ldy, const pare_view *w, size_t r, const pare_act *x,
+                        format f) {
+    const uint8_t *row = pare_row(w, r);
+    __m256 acc[PARE_DOT_MAX_N];
+    for (size_t i = 0; i < x->n; i++) acc[i] = _mm256_setzero_ps();
+    size_t block = 0, n_blocks = w->cols / 32;
+    for (; block + 8 <= n_blocks; block += 8, row += 8 * f.size) {
+        prefetch(row, 8 * f.size);
+        __m256i lo[4], hi[4], v[4];
+        __m256 d, m;
+        UNROLL for (size_t p = 0; p < 4; p++)
+            codes_2(&lo[p], &hi[p], row + p * f.size, row + (p + 4) * f.size, f);
+        load_scales(&d, &m, row, f);
+        for (size_t i = 0; i < x->n; i++) {
+            const int8_t *pairs = x->q + i * x->q_stride + x->pairs_at + 32 * block;
+            UNROLL for (size_t p = 0; p < 4; p++) v[p] =
+                dot_pair(lo[p], hi[p], load_256(pairs + 64 * p), load_256(pairs + 64 * p + 32), f);
+            acc[i] = add_blocks(acc[i], v, d, m, x, i, block, f);
+        }
+    }
+    for (size_t i = 0; i < x->n; i++)
+        y[i * ldy + r] = sum_8(acc[i]) + last_blocks(row, x, i, block, n_blocks, f);
+}
+
+#define NIBBLES(name, ...)                                                                         \
+    static const format format_##name = {                                                          \
+        .size = sizeof(pare_##name), .qs = offsetof(pare_##name, qs), __VA_ARGS__};                \
+    INLINE void rows_##name(float *y, const pare_view *w, size_t r, const pare_act *x, int R) {    \
+        rows_nibbles(y, w, r, x, R, format_##name);                                                \
+    }                                                                                              \
+    INLINE void row_##name(float *y, size_t ldy, const pare_view *w, size_t r,                     \
+                           const pare_act *x) {                                                    \
+        row_nibbles(y, ldy, w, r, x, format_##name);                                               \
+    }                                                                                              \
+    DOT_AVX2(name)
+
+NIBBLES(q4_0, .qh = 0)
+NIBBLES(q4_1, .has_m = true)
+NIBBLES(q5_0, .qh = offsetof(pare_q5_0, qh))
+NIBBLES(q5_1, .qh = offsetof(pare_q5_1, qh), .has_m = true)
+NIBBLES(iq4_nl, .table = true)
+
+/* ---- q8_0 ---- */
+
+/* d of 8 blocks; each load starts so early that its scale is at word k */
+INLINE __m256 load_d_q8(const uint8_t *p) {
+    const size_t size = sizeof(pare_q8_0);
+    __m128i v = load_128(p);
+#define TAKE(k) v = _mm_blend_epi16(v, load_128(p + (k) * (size - 2)), 1 << (k))
+    TAKE(1), TAKE(2), TAKE(3), TAKE(4), TAKE(5), TAKE(6), TAKE(7);
+#undef TAKE
+    return _mm256_cvtph_ps(v);
+}
+
+/* d * xd of blocks 0..3 and of 4..7, in both lanes */
+INLINE void spread_scales(__m256 s[2], __m256 d, const pare_act *x, size_t i, size_t block) {
+    d = _mm256_mul_ps(d, _mm256_loadu_ps(x->d + i * x->d_stride + block));
+    s[0] = _mm256_permute2f128_ps(d, d, 0x00);
+    s[1] = _mm256_permute2f128_ps(d, d, 0x11);
+}
+
+INLINE float last_blocks_q8(const uint8_t *row, const pare_act *x, size_t i, size_t block,
+                            size_t n_blocks) {
+    __m256 acc = _mm256_setzero_ps();
+    for (; block < n_blocks; block++, row += sizeof(pare_q8_0)) {
+        __m256i dot = dot_q8(load_256(row + 2), load_256(x->q + i * x->q_stride + 32 * block));
+        float d = pare_f16_to_f32(load_u16(row)) * x->d[i * x->d_stride + block];
+        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(d), acc);
+    }
+    return sum_8(acc);
+}
+
+/* One of 8 blocks; k is a literal. */
+#define Q8_ADD(acc, v, q, s, k)                                                                    \
+    acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot_q8(v, q)),                                        \
+                          _mm256_permute_ps((s)[(k) / 4], (k) % 4 * 0x55), acc)
+#define Q8_ALL(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
+
+INLINE void rows_q8_0(float *y, const pare_view *w, size_t r, const pare_act *x, int R) {
+    const size_t size = sizeof(pare_q8_0);
+    const uint8_t *row[4], *ahead = pare_row(w, r);
+    __m256 acc[4];
+    UNROLL for (int a = 0; a < R; a++) {
+        row[a] = pare_row(w, r + (size_t)a);
+        acc[a] = _mm256_setzero_ps();
+    }
+    size_t block = 0, n_blocks = w->cols / 32;
+    for (; block + 8 <= n_blocks; block += 8) {
+        __m256 s[4][2];
+        prefetch(ahead, 8 * size * (size_t)R);
+        ahead += 8 * size * (size_t)R;
+        UNROLL for (int a = 0; a < R; a++) spread_scales(s[a], load_d_q8(row[a]), x, 0, block);
+#define BLOCK(k)                                                                                   \
+    {                                                                                              \
+        __m256i q = load_256(x->q + 32 * (block + (k)));                                           \
+        UNROLL for (int a = 0; a < R; a++)                                                         \
+            Q8_ADD(acc[a], load_256(row[a] + (k)*size + 2), q, s[a], k);                           \
+    }
+        Q8_ALL(BLOCK)
+#undef BLOCK
+        UNROLL for (int a = 0; a < R; a++) row[a] += 8 * size;
+    }
+    UNROLL for (int a = 0; a < R; a++) y[r + (size_t)a] =
+        sum_8(acc[a]) + last_blocks_q8(row[a], x, 0, block, n_blocks);
+}
+
+INLINE void row_q8_0(float *y, size_t ldy, const pare_view *w, size_t r, const pare_act *x) {
+    const size_t size = sizeof(pare_q8_0);
+    const uint8_t *row = pare_row(w, r);
+    __m256 acc[PARE_DOT_MAX_N];
+    for (size_t i = 0; i < x->n; i++) acc[i] = _mm256_setzero_ps();
+    size_t block = 0, n_blocks = w->cols / 32;
+    for (; block + 8 <= n_blocks; block += 8, row += 8 * size) {
+        prefetch(row, 8 * size);
+        __m256 d = load_d_q8(row);
+        for (size_t i = 0; i < x->n; i++) {
+            const int8_t *q = x->q + i * x->q_stride + 32 * block;
+            __m256 s[2], sum = acc[i];
+            spread_scales(s, d, x, i, block);
+#define BLOCK(k) Q8_ADD(sum, load_256(row + (k)*size + 2), load_256(q + 32 * (k)), s, k);
+            Q8_ALL(BLOCK)
+#undef BLOCK
+            acc[i] = sum;
+        }
+    }
+    for (size_t i = 0; i < x->n; i++)
+        y[i * ldy + r] = sum_8(acc[i]) + last_blocks_q8(row, x, i, block, n_blocks);
+}
+DOT_AVX2(q8_0)
