@@ -231,17 +231,17 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
         float *q = s->q + first * dim, *scores = s->s + first * KEYS, *o = s->o + first * up;
         size_t rows = last - first, n_keys = round_up(hi - block, 8);
         if (in_place) {
-            job->codec->dots(scores + (lo - block), KEYS, q, dim, rows, row_at(kv, kv->k, g, lo),
-                             kv->row_stride, hi - lo, dim);
+            const uint8_t *k = row_at(kv, kv->k, g, lo), *v = row_at(kv, kv->v, g, lo);
+            const uint8_t *next_k = row_at(kv, kv->k, g, block + KEYS);
+            size_t count = hi - lo, step = kv->row_stride;
+            scores += lo - block;
+            job->codec->dots(scores, KEYS, q, dim, rows, k, v, step, count, dim);
+            step_rows(job, s, 0, n_h, first, last, block, lo, hi);
+            job->codec->weighted(o, up, scores, KEYS, rows, v, next_k, step, count, dim);
         } else {
             load_block(job, kv->k, g, block, lo, hi, s->tile);
             job->k->dots(scores, KEYS, q, dim, rows, s->tile, up, n_keys, dim);
-        }
-        step_rows(job, s, 0, n_h, first, last, block, lo, hi);
-        if (in_place) {
-            job->codec->weighted(o, up, scores + (lo - block), KEYS, rows, row_at(kv, kv->v, g, lo),
-                                 kv->row_stride, hi - lo, dim);
-        } else {
+            step_rows(job, s, 0, n_h, first, last, block, lo, hi);
             load_block(job, kv->v, g, block, lo, hi, s->tile);
             job->k->gemm(o, up, scores, KEYS, rows, &values, hi - block, true);
         }

@@ -9,14 +9,15 @@
  * - w. Query head h reads key/value head h / (n_heads / n_kv_heads).
  *
  * Keys are taken in blocks of PARE_ATTN_KEYS positions aligned to multiples of it. Two paths:
- *   n > PARE_ATTN_FEW    tasks are (kv head, tile of queries x heads of its group). A block of K
- * and V is decoded and packed once and multiplied with all rows of the tile. A row's result depends
- * on nothing but its own keys, so any split into tiles or into calls gives the same bits. n <=
- * PARE_ATTN_FEW   bound by reading the cache: tasks are (kv head, range of positions), partial
- *                        results are merged in order. The ranges depend on pos0 and n only.
- *                        Where the codec can, the cache's rows are used in place, else through a
- *                        decoded tile.
- */
+ *
+ * Many tokens (n > PARE_ATTN_FEW): tasks are (kv head, tile of queries x heads of its group). A
+ * block of K and V is decoded and packed once and multiplied with all rows of the tile. A row's
+ * result depends on nothing but its own keys, so any split into tiles or into such calls gives the
+ * same bits.
+ *
+ * Few tokens: bound by reading the cache. Tasks are (kv head, range of positions), partial results
+ * are merged in order; the ranges depend on pos0 and n only. Where the codec can, the cache's rows
+ * are used in place, else through a decoded tile. */
 #ifndef PARE_SRC_KERNELS_ATTENTION_H
 #define PARE_SRC_KERNELS_ATTENTION_H
 

@@ -38,17 +38,29 @@ INLINE __m256 scale_at(const enum codec codec, const uint8_t *row, size_t d) {
     return _mm256_set1_ps(pare_f16_to_f32(block->d));
 }
 
+/* Fetches the bytes of values d .. d + 31 of a row that is needed a block later: keys and values
+ * alternate every PARE_ATTN_KEYS rows, too often for the processor's own guess. NULL is harmless.
+ */
+INLINE void fetch(const enum codec codec, const uint8_t *row, size_t d) {
+    const size_t bytes = codec == F32 ? 128 : codec == Q8_0 ? sizeof(pare_q8_0) : 64;
+    const char *p = (const char *)((uintptr_t)row + d / CHUNK * bytes);
+    _mm_prefetch(p, _MM_HINT_T0);
+    if (codec == F32) _mm_prefetch(p + 64, _MM_HINT_T0);
+}
+
 /* ---- scores ---- */
 
 /* s[m][keys] = q[m] . rows; m and keys are constants, m * keys <= 12. */
 INLINE void dots_tile(const enum codec codec, float *s, size_t lds, const float *q, size_t ldq,
-                      const uint8_t *rows, size_t row_stride, size_t head_dim, const int m,
-                      const int keys) {
+                      const uint8_t *rows, const uint8_t *ahead, size_t row_stride, size_t head_dim,
+                      const int m, const int keys) {
     __m256 acc[16]; /* [m][4], of which `keys` are used */
     PARE_UNROLL
     for (int i = 0; i < 16; i++) acc[i] = _mm256_setzero_ps();
     for (size_t d = 0; d < head_dim; d += CHUNK) {
         __m256 scale = _mm256_setzero_ps();
+        PARE_UNROLL
+        for (int j = 0; j < keys; j++) fetch(codec, ahead + (size_t)j * row_stride, d);
         PARE_UNROLL
         for (int x = 0; x < keys * STEPS; x++) {
             /* with scales: key by key, so that one is live; else step by step, so that q is read
@@ -84,28 +96,29 @@ INLINE void dots_tile(const enum codec codec, float *s, size_t lds, const float 
 
 /* All keys for m rows of queries. Each key adds in the same order in a tile of any size. */
 INLINE void dots_rows(const enum codec codec, float *s, size_t lds, const float *q, size_t ldq,
-                      const uint8_t *rows, size_t row_stride, size_t n, size_t head_dim,
-                      const int m) {
+                      const uint8_t *rows, const uint8_t *ahead, size_t row_stride, size_t n,
+                      size_t head_dim, const int m) {
     const int keys = m == 4 ? 2 : 4;
-    size_t j = 0;
-    for (; j + (size_t)keys <= n; j += (size_t)keys)
-        dots_tile(codec, s + j, lds, q, ldq, rows + j * row_stride, row_stride, head_dim, m, keys);
-    for (; j < n; j++)
-        dots_tile(codec, s + j, lds, q, ldq, rows + j * row_stride, row_stride, head_dim, m, 1);
+    size_t j = 0, at = 0;
+    for (; j + (size_t)keys <= n; j += (size_t)keys, at = j * row_stride)
+        dots_tile(codec, s + j, lds, q, ldq, rows + at, ahead + at, row_stride, head_dim, m, keys);
+    for (; j < n; j++, at += row_stride)
+        dots_tile(codec, s + j, lds, q, ldq, rows + at, ahead + at, row_stride, head_dim, m, 1);
 }
 
 /* ---- weighted sums ---- */
 
 /* o[m][8 * steps] += p[m] * values from d on of n rows, all within one chunk; m * steps <= 12. */
 INLINE void weighted_tile(const enum codec codec, float *o, size_t ldo, const float *p, size_t ldp,
-                          const uint8_t *rows, size_t row_stride, size_t n, size_t d, const int m,
-                          const int steps) {
+                          const uint8_t *rows, const uint8_t *ahead, size_t row_stride, size_t n,
+                          size_t d, const int m, const int steps) {
     __m256 acc[12];
     PARE_UNROLL
     for (int x = 0; x < m * steps; x++)
         acc[x] = _mm256_loadu_ps(o + (size_t)(x / steps) * ldo + d + (size_t)(x % steps * 8));
     for (size_t j = 0; j < n; j++) {
         const uint8_t *row = rows + j * row_stride;
+        fetch(codec, ahead + j * row_stride, d);
         __m256 weight[4], scale = scale_at(codec, row, d);
         PARE_UNROLL
         for (int i = 0; i < m; i++) {
@@ -126,11 +139,11 @@ INLINE void weighted_tile(const enum codec codec, float *o, size_t ldo, const fl
 }
 
 INLINE void weighted_rows(const enum codec codec, float *o, size_t ldo, const float *p, size_t ldp,
-                          const uint8_t *rows, size_t row_stride, size_t n, size_t head_dim,
-                          const int m) {
+                          const uint8_t *rows, const uint8_t *ahead, size_t row_stride, size_t n,
+                          size_t head_dim, const int m) {
     const int steps = m == 4 ? STEPS / 2 : STEPS;
     for (size_t d = 0; d < head_dim; d += (size_t)steps * 8)
-        weighted_tile(codec, o, ldo, p, ldp, rows, row_stride, n, d, m, steps);
+        weighted_tile(codec, o, ldo, p, ldp, rows, ahead, row_stride, n, d, m, steps);
 }
 
 /* ---- for each codec: query rows in threes; at the end four of them at once where converting costs
@@ -144,24 +157,24 @@ INLINE void weighted_rows(const enum codec codec, float *o, size_t ldo, const fl
         const float *x = in + i * ldin;                                                            \
         count = m - i == 4 ? FOUR_AS(codec) : m - i < 3 ? m - i : 3;                               \
         if (count == 4)                                                                            \
-            function(codec, y, ldout, x, ldin, rows, row_stride, n, head_dim, 4);                  \
+            function(codec, y, ldout, x, ldin, rows, ahead, row_stride, n, head_dim, 4);           \
         else if (count == 3)                                                                       \
-            function(codec, y, ldout, x, ldin, rows, row_stride, n, head_dim, 3);                  \
+            function(codec, y, ldout, x, ldin, rows, ahead, row_stride, n, head_dim, 3);           \
         else if (count == 2)                                                                       \
-            function(codec, y, ldout, x, ldin, rows, row_stride, n, head_dim, 2);                  \
+            function(codec, y, ldout, x, ldin, rows, ahead, row_stride, n, head_dim, 2);           \
         else                                                                                       \
-            function(codec, y, ldout, x, ldin, rows, row_stride, n, head_dim, 1);                  \
+            function(codec, y, ldout, x, ldin, rows, ahead, row_stride, n, head_dim, 1);           \
     }
 
 #define DEFINE(name, codec)                                                                        \
     void pare_kv_dots_##name##_avx2(float *s, size_t lds, const float *q, size_t ldq, size_t m,    \
-                                    const void *rows, size_t row_stride, size_t n,                 \
-                                    size_t head_dim) {                                             \
+                                    const void *rows, const void *ahead, size_t row_stride,        \
+                                    size_t n, size_t head_dim) {                                   \
         BY_ROWS(dots_rows, codec, s, lds, q, ldq)                                                  \
     }                                                                                              \
     void pare_kv_weighted_##name##_avx2(float *o, size_t ldo, const float *p, size_t ldp,          \
-                                        size_t m, const void *rows, size_t row_stride, size_t n,   \
-                                        size_t head_dim) {                                         \
+                                        size_t m, const void *rows, const void *ahead,             \
+                                        size_t row_stride, size_t n, size_t head_dim) {            \
         BY_ROWS(weighted_rows, codec, o, ldo, p, ldp)                                              \
     }
 

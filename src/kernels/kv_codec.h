@@ -18,11 +18,12 @@ typedef struct pare_kv_functions {
                  size_t head_dim);
     /* The attention of few rows without the way through a tile; NULL where a level has none.
      * head_dim is a multiple of PARE_KV_CHUNK. s[m][lds] = q[m][ldq] . row j, j < n; o[m][ldo] +=
-     * sum_j p[m][ldp] * row j. */
+     * sum_j p[m][ldp] * row j. ahead: n rows that are needed next, only fetched into the cache; any
+     * address. */
     void (*dots)(float *s, size_t lds, const float *q, size_t ldq, size_t m, const void *rows,
-                 size_t row_stride, size_t n, size_t head_dim);
+                 const void *ahead, size_t row_stride, size_t n, size_t head_dim);
     void (*weighted)(float *o, size_t ldo, const float *p, size_t ldp, size_t m, const void *rows,
-                     size_t row_stride, size_t n, size_t head_dim);
+                     const void *ahead, size_t row_stride, size_t n, size_t head_dim);
 } pare_kv_functions;
 
 enum { PARE_KV_CHUNK = 32 };

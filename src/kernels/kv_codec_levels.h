@@ -11,11 +11,11 @@
 
 #define PARE_KV_DECLARE_FEW(name, level)                                                           \
     void pare_kv_dots_##name##_##level(float *s, size_t lds, const float *q, size_t ldq, size_t m, \
-                                       const void *rows, size_t row_stride, size_t n,              \
-                                       size_t head_dim);                                           \
+                                       const void *rows, const void *ahead, size_t row_stride,     \
+                                       size_t n, size_t head_dim);                                 \
     void pare_kv_weighted_##name##_##level(float *o, size_t ldo, const float *p, size_t ldp,       \
-                                           size_t m, const void *rows, size_t row_stride,          \
-                                           size_t n, size_t head_dim);
+                                           size_t m, const void *rows, const void *ahead,          \
+                                           size_t row_stride, size_t n, size_t head_dim);
 
 PARE_KV_DECLARE(f32, ref)
 PARE_KV_DECLARE(f16, ref)
