@@ -6,6 +6,31 @@
 
 enum { DECODE_ROWS = 4 }; /* rows decoded at a time where no kernel reads the encoding itself */
 
+/* --- weights to codes and to f32 --- */
+
+void pare_linear_codes(const pare_linear_job *job, int8_t *q, float *scale, float *offset,
+                       const pare_tensor *t, size_t row, size_t col, size_t n) {
+    pare_codes_fn codes = job->unpack->codes[t->enc->dot];
+    (codes ? codes : t->enc->codes)(q, scale, offset, &t->view, row, col, n);
+}
+
+void pare_linear_decode(const pare_linear_job *job, float *w, const pare_tensor *t, size_t row,
+                        size_t col, size_t n) {
+    const pare_encoding *e = t->enc;
+    if (!e->codes) {
+        e->decode(w, &t->view, row, col, n);
+        return;
+    }
+    enum { PIECE = PARE_TILE_KC };
+    int8_t q[PIECE];
+    float scale[PIECE / 16], offset[PIECE / 16];
+    for (size_t i = 0; i < n; i += PIECE) {
+        size_t k = n - i < PIECE ? n - i : PIECE;
+        pare_linear_codes(job, q, scale, offset, t, row, col + i, k);
+        job->unpack->expand(w + i, q, scale, e->has_offset ? offset : NULL, e->code_group, k);
+    }
+}
+
 /* --- few rows --- */
 
 typedef struct few_space {
@@ -98,7 +123,7 @@ static void decode_dot(const pare_linear_job *job, const few_space *s, const par
     for (size_t r = begin; r < end; r += DECODE_ROWS) {
         size_t n = end - r < DECODE_ROWS ? end - r : DECODE_ROWS;
         for (size_t i = 0; i < n; i++)
-            o->w->enc->decode(s->decoded + i * in, &o->w->view, r + i, 0, in);
+            pare_linear_decode(job, s->decoded + i * in, o->w, r + i, 0, in);
         job->dots->dotf[PARE_DOTF_f32](o->y + r, o->ldy, &v, 0, n, job->x, job->ldx, job->n);
     }
 }
@@ -155,6 +180,7 @@ void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, voi
     if (n == 0 || n_outs == 0) return;
     pare_linear_job job = {.dots = pare_dot_kernels_get(isa),
                            .tiles = pare_tile_kernels_get(isa),
+                           .unpack = pare_unpack_kernels_get(isa),
                            .compute = compute,
                            .scratch = scratch,
                            .x = x,

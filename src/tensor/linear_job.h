@@ -3,12 +3,14 @@
 #define PARE_SRC_TENSOR_LINEAR_JOB_H
 
 #include "kernels/tile.h"
+#include "kernels/unpack.h"
 #include "tensor/linear.h"
 
 /* Read-only and the same on every thread. */
 typedef struct pare_linear_job {
     const pare_dot_kernels *dots;
     const pare_tile_kernels *tiles;
+    const pare_unpack_kernels *unpack;
     pare_compute compute;
     void *scratch;
     const float *x; /* [n][ldx] */
@@ -16,6 +18,12 @@ typedef struct pare_linear_job {
     const pare_linear_out *outs;
     size_t n_outs;
 } pare_linear_job;
+
+/* pare_encoding.codes and decode by the level's kernels. n <= PARE_TILE_KC in codes. */
+void pare_linear_codes(const pare_linear_job *job, int8_t *q, float *scale, float *offset,
+                       const pare_tensor *t, size_t row, size_t col, size_t n);
+void pare_linear_decode(const pare_linear_job *job, float *w, const pare_tensor *t, size_t row,
+                        size_t col, size_t n);
 
 /* n <= PARE_DOT_MAX_N. */
 void pare_linear_few(pare_worker *w, const pare_linear_job *job);

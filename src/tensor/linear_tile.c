@@ -37,6 +37,7 @@ typedef struct many_space {
     float *c;                        /* [ITEM_PANELS][slab][NR] */
     float *rows;                     /* [NR][KC]: decoded rows; codes of 8 or 16 bits */
     uint16_t *rows16[PARTS];         /* [NR][KC]: their bf16 parts */
+    int8_t *codes;                   /* [KC / 4][NR][4] on their way to f32; rows16's memory */
     float *panel;                    /* [KC][NR] */
     uint16_t *panel16[PARTS];        /* [KC / 2][NR][2] */
     float *scale_rows, *offset_rows; /* [NR][KC / 16] */
@@ -52,6 +53,7 @@ static void plan_thread(pare_arena *arena, many_space *s) {
         s->rows16[p] = pare_arena_alloc(arena, weights, sizeof(uint16_t));
         s->panel16[p] = pare_arena_alloc(arena, weights, sizeof(uint16_t));
     }
+    s->codes = (int8_t *)s->rows16[0];
     float **groups[] = {&s->scale_rows, &s->offset_rows, &s->scale, &s->offset};
     for (int i = 0; i < 4; i++) *groups[i] = pare_arena_alloc(arena, weights / 16, sizeof(float));
 }
@@ -139,8 +141,7 @@ static void prepare_int(const pare_linear_job *job, const many_space *s, const f
             sum_16[2 * g + 1] = a.d[g] * (float)hi;
             sum_32[g] = a.d[g] * (float)(lo + hi);
         }
-        if (wide)
-            for (size_t j = 0; j < a.cols; j++) s->q16[at * KC + j] = a.q[j];
+        if (wide) job->unpack->widen(s->q16 + at * KC, a.q, a.cols);
     }
 }
 
@@ -172,22 +173,86 @@ typedef struct panel_at {
 typedef void run_fn(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
                     size_t m0, size_t m1, float *c);
 
+/* s->rows = the panel's codes: as they are for the f32 form, moved to begin at 0 for u8, widened
+ * for s16; and each row's scales and offsets. Zeros up to a multiple of 32. */
+static void unpack_codes(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                         size_t kb, size_t k, form to) {
+    const pare_encoding *enc = p->out->w->enc;
+    for (size_t r = 0; r < NR; r++) {
+        float *scale = s->scale_rows + r * (KC / 16), *offset = s->offset_rows + r * (KC / 16);
+        int8_t buffer[KC], *q = to == FORM_F32 ? (int8_t *)s->rows + r * KC : buffer;
+        if (r >= p->n_rows || k % 32 != 0) {
+            memset(q, 0, KC);
+            memset(scale, 0, KC / 16 * sizeof *scale);
+            memset(offset, 0, KC / 16 * sizeof *offset);
+        }
+        if (r < p->n_rows)
+            pare_linear_codes(job, q, scale, offset, p->out->w, p->row0 + r, kb * KC, k);
+        if (to == FORM_S16) job->unpack->widen((int16_t *)s->rows + r * KC, q, padded(k));
+        if (to == FORM_U8)
+            job->unpack->shift((uint8_t *)s->rows + r * KC, q, enc->code_min, padded(k));
+    }
+}
+
+/* s->scale, s->offset [groups][NR] from the rows' scales and offsets: those of codes that begin at
+ * `min`. false: there are no offsets. */
+static bool unpack_scales(const pare_linear_job *job, const many_space *s, size_t groups,
+                          bool has_offset, int min) {
+    job->tiles->transpose((uint32_t *)s->scale, (const uint32_t *)s->scale_rows, KC / 16, groups);
+    if (has_offset)
+        job->tiles->transpose((uint32_t *)s->offset, (const uint32_t *)s->offset_rows, KC / 16,
+                              groups);
+    if (min == 0) return has_offset;
+    for (size_t g = 0; g < groups; g++) {
+        float *offset = s->offset + g * NR, *scale = s->scale + g * NR;
+        for (size_t r = 0; r < NR; r++)
+            offset[r] = (has_offset ? offset[r] : 0.0f) + scale[r] * (float)min;
+    }
+    return true;
+}
+
 /* s->rows[NR][KC] = the panel's weights, zeros up to k_end. */
-static void decode_rows(const many_space *s, const panel_at *p, size_t kb, size_t k, size_t k_end) {
-    const pare_tensor *t = p->out->w;
+static void decode_rows(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                        size_t kb, size_t k, size_t k_end) {
     for (size_t r = 0; r < NR; r++) {
         float *row = s->rows + r * KC;
         size_t n = r < p->n_rows ? k : 0;
-        if (n) t->enc->decode(row, &t->view, p->row0 + r, kb * KC, n);
+        if (n) pare_linear_decode(job, row, p->out->w, p->row0 + r, kb * KC, n);
         memset(row + n, 0, (k_end - n) * sizeof(float));
     }
 }
 
+/* Weights of 32 and 16 bits, brought into panel form without a copy of the rows; false when the
+ * encoding is another, or the panel lies at an edge where pairs would not be complete. */
+static bool plain_panel(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                        size_t kb, size_t k) {
+    const pare_view *v = &p->out->w->view;
+    pare_dotf_id id = p->out->w->enc->dotf;
+    bool halves = id == PARE_DOTF_f16 || id == PARE_DOTF_bf16;
+    if ((id != PARE_DOTF_f32 && !halves) || p->n_rows < NR || v->row_bytes % 4 != 0) return false;
+    const char *rows = (const char *)v->part[0] + p->row0 * v->row_bytes;
+    rows += kb * KC * (halves ? 2 : 4);
+    uint32_t *to = halves ? (uint32_t *)s->rows : (uint32_t *)s->panel;
+    job->tiles->transpose(to, (const uint32_t *)rows, v->row_bytes / 4, halves ? k / 2 : k);
+    if (halves)
+        (id == PARE_DOTF_f16 ? job->unpack->f16_panel : job->unpack->bf16_panel)(s->panel, to, k);
+    return true;
+}
+
 static void run_f32(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
                     size_t m0, size_t m1, float *c) {
+    const pare_encoding *enc = p->out->w->enc;
     size_t k = block_k(job->in, kb);
-    decode_rows(s, p, kb, k, k);
-    job->tiles->transpose((uint32_t *)s->panel, (const uint32_t *)s->rows, KC, k);
+    if (enc->codes && k % 32 == 0) {
+        unpack_codes(job, s, p, kb, k, FORM_F32);
+        bool has_offset = unpack_scales(job, s, k / enc->code_group, enc->has_offset, 0);
+        job->tiles->transpose((uint32_t *)s->codes, (const uint32_t *)s->rows, KC / 4, k / 4);
+        job->unpack->expand_panel(s->panel, (const uint32_t *)s->codes, s->scale,
+                                  has_offset ? s->offset : NULL, enc->code_group, k);
+    } else if (!plain_panel(job, s, p, kb, k)) {
+        decode_rows(job, s, p, kb, k, k);
+        job->tiles->transpose((uint32_t *)s->panel, (const uint32_t *)s->rows, KC, k);
+    }
     job->tiles->f32(c + m0 * NR, s->x + (kb * s->slab + m0) * KC, KC, s->panel, m1 - m0, k, kb > 0);
 }
 
@@ -200,7 +265,7 @@ static void run_bf16(const pare_linear_job *job, const many_space *s, const pane
                      size_t m0, size_t m1, float *c) {
     size_t k = padded(block_k(job->in, kb));
     int n_parts = p->form == FORM_BF16X3 ? PARTS : 1;
-    decode_rows(s, p, kb, block_k(job->in, kb), k);
+    decode_rows(job, s, p, kb, block_k(job->in, kb), k);
     for (size_t r = 0; r < NR; r++) {
         uint16_t *to[PARTS];
         for (int i = 0; i < PARTS; i++) to[i] = s->rows16[i] + r * KC;
@@ -215,43 +280,18 @@ static void run_bf16(const pare_linear_job *job, const many_space *s, const pane
                          s->panel16[products[i].w], m1 - m0, k, kb > 0 || i > first);
 }
 
-/* Codes of one row, moved to begin at 0 for the u8 form, widened for the s16 form. */
-static void unpack_codes(const many_space *s, const panel_at *p, size_t r, size_t kb, size_t k,
-                         size_t k_padded) {
-    const pare_tensor *t = p->out->w;
-    const pare_encoding *enc = t->enc;
-    float *scale = s->scale_rows + r * (KC / 16), *offset = s->offset_rows + r * (KC / 16);
-    int8_t q[KC];
-    size_t groups = k_padded / enc->code_group;
-    memset(scale, 0, groups * sizeof(float));
-    memset(offset, 0, groups * sizeof(float));
-    memset(q, 0, k_padded);
-    if (r < p->n_rows) enc->codes(q, scale, offset, &t->view, p->row0 + r, kb * KC, k);
-    if (p->form == FORM_S16) {
-        int16_t *wide = (int16_t *)s->rows + r * KC;
-        for (size_t j = 0; j < k_padded; j++) wide[j] = q[j];
-        return;
-    }
-    uint8_t *u8 = (uint8_t *)s->rows + r * KC;
-    for (size_t j = 0; j < k_padded; j++) u8[j] = (uint8_t)(q[j] - enc->code_min);
-    for (size_t g = 0; g < groups; g++) offset[g] += scale[g] * (float)enc->code_min;
-}
-
 static void run_int(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
                     size_t m0, size_t m1, float *c) {
     const pare_encoding *enc = p->out->w->enc;
-    size_t k = block_k(job->in, kb), k_padded = padded(k);
-    for (size_t r = 0; r < NR; r++) unpack_codes(s, p, r, kb, k, k_padded);
-    bool wide = p->form == FORM_S16;
     const pare_tile_kernels *tiles = job->tiles;
+    size_t k = block_k(job->in, kb), k_padded = padded(k);
+    unpack_codes(job, s, p, kb, k, p->form);
+    bool wide = p->form == FORM_S16;
     size_t per_unit = wide ? 2 : 4; /* codes in 32 bits */
     tiles->transpose((uint32_t *)s->panel, (const uint32_t *)s->rows, KC / per_unit,
                      k_padded / per_unit);
-    size_t groups = k_padded / enc->code_group;
-    tiles->transpose((uint32_t *)s->scale, (const uint32_t *)s->scale_rows, KC / 16, groups);
-    bool has_offset = enc->has_offset || (!wide && enc->code_min != 0);
-    if (has_offset)
-        tiles->transpose((uint32_t *)s->offset, (const uint32_t *)s->offset_rows, KC / 16, groups);
+    bool has_offset = unpack_scales(job, s, k_padded / enc->code_group, enc->has_offset,
+                                    wide ? 0 : enc->code_min);
     pare_tile_panel panel = {.q = s->panel,
                              .scale = s->scale,
                              .offset = has_offset ? s->offset : NULL,
@@ -269,15 +309,26 @@ static void run_int(const pare_linear_job *job, const many_space *s, const panel
     (wide ? tiles->s16 : tiles->u8)(c + m0 * NR, &a, &panel, m1 - m0, kb > 0);
 }
 
-/* Sums to their place, with the bias. */
-static void write_panel(const panel_at *p, const float *c, size_t y_row, size_t m0, size_t m1) {
-    const pare_linear_out *o = p->out;
-    float bias[NR] = {0};
-    if (o->bias) memcpy(bias, o->bias + p->row0, p->n_rows * sizeof(float));
-    for (size_t i = m0; i < m1; i++) {
-        float *y = o->y + (y_row + i) * o->ldy + p->row0;
-        for (size_t r = 0; r < p->n_rows; r++) y[r] = c[i * NR + r] + bias[r];
-    }
+/* Sums to their place, with the bias: for each row of x what the item's panels give it, so that
+ * neighbours in memory are written together. */
+static void write_panels(const many_space *s, const panel_at *panels, size_t n_panels, size_t y_row,
+                         size_t m0, size_t m1) {
+    float bias[ITEM_PANELS][NR] = {{0}};
+    for (size_t i = 0; i < n_panels; i++)
+        if (panels[i].out->bias)
+            memcpy(bias[i], panels[i].out->bias + panels[i].row0, panels[i].n_rows * sizeof(float));
+    for (size_t m = m0; m < m1; m++)
+        for (size_t i = 0; i < n_panels; i++) {
+            const panel_at *p = &panels[i];
+            const float *c = s->c + (i * s->slab + m) * NR;
+            float *y = p->out->y + (y_row + m) * p->out->ldy + p->row0;
+            float sums[NR];
+            for (size_t r = 0; r < NR; r++) sums[r] = c[r] + bias[i][r];
+            if (p->n_rows == NR)
+                memcpy(y, sums, sizeof sums);
+            else
+                memcpy(y, sums, p->n_rows * sizeof *y);
+        }
 }
 
 /* --- the loops --- */
@@ -305,8 +356,7 @@ static void run_item(const pare_linear_job *job, const many_space *s, size_t fir
     for (size_t kb = 0; kb < s->n_kb; kb++)
         for (size_t i = 0; i < last - first; i++)
             run[panels[i].form](job, s, &panels[i], kb, m0, m1, s->c + i * s->slab * NR);
-    for (size_t i = 0; i < last - first; i++)
-        write_panel(&panels[i], s->c + i * s->slab * NR, y_row, m0, m1);
+    write_panels(s, panels, last - first, y_row, m0, m1);
 }
 
 /* How the work of a slab is cut; results do not depend on it. */

@@ -2,8 +2,9 @@
  * panel, several matrices on one input, encodings with and without codes or kernels of their own.
  * Results must not depend on the number of threads.
  *
- * The encodings are the test's own: they are simple enough to be right, and cover what the
- * descriptor allows (groups of 16 and 32, signed codes, offsets, codes as wide as a byte). */
+ * Most encodings are the test's own: they are simple enough to be right, and cover what the
+ * descriptor allows (groups of 16 and 32, signed codes, offsets, codes as wide as a byte). Those of
+ * the registry follow. */
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
@@ -167,13 +168,12 @@ static void run(call *c, int n_threads) {
 /* --- against f64 --- */
 
 /* Most that x in int8 can add to an output: half a step (with a little for its own rounding) times
- * |w| per input. A step is max|x| / 127 of 32 inputs. Kernels for few rows may use one step for 256
- * inputs, but the test's encodings have none. */
-static double input_error(const float *w, const float *x, size_t cols) {
+ * |w| per input. A step is max|x| / 127 of `group` inputs. */
+static double input_error(const float *w, const float *x, size_t cols, size_t group) {
     double sum = 0.0;
-    for (size_t g = 0; g < cols; g += 32) {
+    for (size_t g = 0; g < cols; g += group) {
         double max = 0.0, weights = 0.0;
-        for (size_t j = g; j < cols && j < g + 32; j++) {
+        for (size_t j = g; j < cols && j < g + group; j++) {
             max = fmax(max, fabs((double)x[j]));
             weights += fabs((double)w[j]);
         }
@@ -182,11 +182,19 @@ static double input_error(const float *w, const float *x, size_t cols) {
     return sum;
 }
 
+/* Inputs that share a step in int8; 0: x is not quantized. */
+static size_t input_group(const call *c, const pare_encoding *e) {
+    if (c->compute == PARE_COMPUTE_EXACT) return 0;
+    if (c->n > PARE_DOT_MAX_N) return e->codes && c->isa < PARE_ISA_AMX ? 32 : 0;
+    if (e->dot == PARE_DOT_NONE) return 0;
+    return pare_act_group(pare_dot_kernels_get(c->isa)->act[e->dot]);
+}
+
 static void check_out(const call *c, const pare_linear_out *o) {
     size_t cols = o->w->view.cols, rows = o->w->view.rows;
     const pare_encoding *e = o->w->enc;
-    bool fast = c->compute == PARE_COMPUTE_FAST && c->n > PARE_DOT_MAX_N;
-    bool bf16 = fast && c->isa == PARE_ISA_AMX, int8 = fast && e->codes && !bf16;
+    size_t group = input_group(c, e);
+    bool bf16 = c->compute == PARE_COMPUTE_FAST && c->n > PARE_DOT_MAX_N && c->isa == PARE_ISA_AMX;
     float *w = malloc(cols * sizeof *w);
     for (size_t r = 0; r < rows; r++) {
         e->decode(w, &o->w->view, r, 0, cols);
@@ -199,7 +207,7 @@ static void check_out(const call *c, const pare_linear_out *o) {
             }
             double tol = (double)(cols + 2) * FLT_EPSILON * mag;
             /* codes and offsets may be far larger than the weight that they add up to */
-            if (int8) tol = input_error(w, x, cols) + 1e-5 * (mag + (double)cols);
+            if (group) tol = input_error(w, x, cols, group) + 1e-5 * (mag + (double)cols);
             if (bf16) tol += 0x1.02p-7 * mag; /* 2^-8 of each factor */
             double got = o->y[i * o->ldy + r];
             if (!(fabs(got - want) <= tol))
@@ -271,6 +279,37 @@ static void every_shape_is_right(void **state) {
     for (size_t cols = 1; cols < 600; cols = cols * 3 + 1) {
         check_shape(&plain, 19, cols);
         check_shape(&decoded, 19, cols);
+    }
+}
+
+static void registered_encodings_are_right(void **state) {
+    (void)state;
+    srand(6);
+    enum { ROWS = 21 };
+    const size_t counts[] = {1, 5, 18};
+    const pare_encoding *e;
+    for (size_t k = 0; (e = pare_encoding_at(k)); k++) {
+        if (!e->encode_row && !e->encode_matrix) continue;
+        size_t cols = 576 % e->block_len ? 512 : 576;
+        float *w = malloc(ROWS * cols * sizeof *w);
+        for (size_t i = 0; i < ROWS * cols; i++)
+            w[i] = e->block_bytes == 0 && i % 4 >= 2 ? 0.0f : (float)uniform();
+        pare_runtime *rt = test_runtime(1, pare_isa_best());
+        pare_tensor t = {0};
+        assert_ok(pare_tensor_encode(rt, &t, e, w, ROWS, cols, NULL, err));
+        pare_runtime_free(rt);
+        free(w);
+        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+            for (int compute = 0; compute < 2; compute++)
+                for (pare_isa isa = first_level(); isa <= best(); isa++) {
+                    call c = {.isa = isa, .compute = (pare_compute)compute};
+                    set_inputs(&c, counts[i], cols);
+                    add_out(&c, &t, false);
+                    run(&c, 1);
+                    check_out(&c, &c.outs[0]);
+                    free_call(&c);
+                }
+        pare_tensor_free(&t);
     }
 }
 
@@ -377,6 +416,7 @@ static void nan_stays_in_its_row(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_shape_is_right),
+        cmocka_unit_test(registered_encodings_are_right),
         cmocka_unit_test(matrices_share_an_input),
         cmocka_unit_test(threads_do_not_change_results),
         cmocka_unit_test(rows_do_not_change_results),

@@ -1,0 +1,35 @@
+/* From stored bytes to codes and to f32: what every path does with weights whose encoding it does
+ * not read itself. The same bits at every level, and as the encoding's own codes() and decode(). */
+#ifndef PARE_SRC_KERNELS_UNPACK_H
+#define PARE_SRC_KERNELS_UNPACK_H
+
+#include "kernels/dot.h"
+#include "kernels/tile.h"
+
+/* As pare_encoding.codes: q[n], and scale and offset per group, of row `row` from `col` on. */
+typedef void (*pare_codes_fn)(int8_t *q, float *scale, float *offset, const pare_view *w,
+                              size_t row, size_t col, size_t n);
+
+typedef struct pare_unpack_kernels {
+    pare_codes_fn codes[PARE_DOT_COUNT]; /* NULL: the encoding's own */
+    /* w[n] = scale * q + offset, a scale per `group` (16 or 32) inputs; offset NULL = none. */
+    void (*expand)(float *w, const int8_t *q, const float *scale, const float *offset,
+                   uint32_t group, size_t n);
+    /* out[n] = q[n] - min, which fits 8 bits; the same in 16 bits without min. */
+    void (*shift)(uint8_t *out, const int8_t *q, int min, size_t n);
+    void (*widen)(int16_t *out, const int8_t *q, size_t n);
+    /* The same for a panel: w[k][NR] from codes [k / 4][NR][4] and scale and offset
+     * [k / group][NR]. k is a multiple of 4. */
+    void (*expand_panel)(float *w, const uint32_t *codes, const float *scale, const float *offset,
+                         uint32_t group, size_t k);
+    /* w[k][NR] from f16 or bf16 [k / 2][NR][2]; k is even. */
+    void (*f16_panel)(float *w, const uint32_t *pairs, size_t k);
+    void (*bf16_panel)(float *w, const uint32_t *pairs, size_t k);
+} pare_unpack_kernels;
+
+/* The table for a level; static storage. */
+const pare_unpack_kernels *pare_unpack_kernels_get(pare_isa isa);
+
+extern const pare_unpack_kernels pare_unpack_ref, pare_unpack_avx2;
+
+#endif
