@@ -173,11 +173,53 @@ static void test_rows(void **state) {
     pare_free(rows);
 }
 
+/* T8: one character a million times, as one word for the merges. What is quadratic does not come
+ * back, what recurses dies; the ids must give the text again. bench_tokenizer measures the time. */
+static void test_hard_texts(void **state) {
+    (void)state;
+    static const char *const units[] = {"a",
+                                        "0",
+                                        " ",
+                                        "\n",
+                                        "^",
+                                        "'",
+                                        "\xC3\xA9",
+                                        "\xE4\xB8\xAD",
+                                        "\xCC\x81",
+                                        "\xE2\x80\x8D",
+                                        "\xCC\x81\xCC\x96",
+                                        "\xFF",
+                                        "a0 \n^\xC3\xA9\xE4\xB8\xAD\xCC\x81\xE2\x80\x8D'LL  \t<"};
+    static const char *const vocabs[] = {"vocab/ggml-vocab-gpt-2.gguf",
+                                         "vocab/ggml-vocab-llama-spm.gguf"};
+    enum { COUNT = 1000000 };
+    for (size_t k = 0; k < 2; k++) {
+        const char *file = test_data(vocabs[k]);
+        if (!file) continue;
+        pare_tokenizer *tok = load(file);
+        for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+            size_t len = strlen(units[i]), n = 0, n_back;
+            char *text = pare_malloc(COUNT + len, 1), *back;
+            for (; n < COUNT; n += len) memcpy(text + n, units[i], len);
+            pare_ids ids = {0};
+            assert_ok(pare_tokenizer_encode(tok, &ids, text, n, 0, err));
+            assert_ok(pare_tokenizer_decode(tok, &back, &n_back, ids.data, ids.n, 0, err));
+            assert_int_equal(n_back, n);
+            assert_memory_equal(back, text, n);
+            pare_tokenizer_text_free(back);
+            pare_ids_free(&ids);
+            pare_free(text);
+        }
+        pare_tokenizer_free(tok);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fixtures),
         cmocka_unit_test(test_wikitext),
         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_hard_texts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,7 +18,7 @@ static pare_tokenizer *load(const char *path) {
     return tok;
 }
 
-/* WikiText-2's first half megabyte and the fixtures' strings as one text. */
+/* WikiText-2's first 200 kB and the fixtures' strings as one text. */
 static char *sample(size_t *n) {
     const char *wiki = test_data("wikitext-2-raw/wiki.test.raw");
     const char *strings = test_data("vocab/ggml-vocab-gpt-2.gguf.inp");
@@ -27,7 +27,7 @@ static char *sample(size_t *n) {
     size_t n_a, n_b;
     assert_ok(pare_file_read_all(&a, &n_a, wiki, (size_t)1 << 28, err));
     assert_ok(pare_file_read_all(&b, &n_b, strings, (size_t)1 << 28, err));
-    n_a = n_a < 500000 ? n_a : 500000;
+    n_a = n_a < 200000 ? n_a : 200000;
     static const char special[] =
         "<s>a</s><|endoftext|> <|im_start|>x<|end|>  y<bos>\n\n\n<h1>\t\t";
     *n = n_a + n_b + strlen(special);
