@@ -119,7 +119,11 @@ void pare_tokenizer_text_free(char *text) { pare_free(text); }
 pare_status pare_detokenizer_create(pare_detokenizer **out, const pare_tokenizer *tok,
                                     unsigned flags, pare_error *err) {
     *out = pare_calloc(1, sizeof **out);
-    if (!*out) return pare_fail(err, PARE_ERR_NOMEM, "detokenizer: out of memory");
+    if (!*out || !pare_text_buffer_reserve(&(*out)->held, 16)) {
+        pare_detokenizer_free(*out);
+        *out = NULL;
+        return pare_fail(err, PARE_ERR_NOMEM, "detokenizer: out of memory");
+    }
     (*out)->tok = tok;
     (*out)->flags = flags;
     (*out)->strip = flags & PARE_TOK_CONTINUES ? 0 : tok->vocab->decode_strip;

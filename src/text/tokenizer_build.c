@@ -289,8 +289,7 @@ static void mark_named_ends(pare_tokenizer *tok) {
                                         "<|end_of_text|>",
                                         "<eos>",
                                         "<end_of_utterance>",
-                                        "<\xEF\xBD\x9C"
-                                        "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"};
+                                        "<\uFF5Cend\u2581of\u2581sentence\uFF5C>"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         int32_t id = pare_tokenizer_lookup(tok, names[i], strlen(names[i]));
         if (id >= 0 && tok->special[id]) tok->end[id] = 1;
