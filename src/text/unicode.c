@@ -167,6 +167,7 @@ static bool sort_marks(code_points *c) {
 static bool normalize_stretch(pare_text_buffer *out, code_points *c, const char *s, size_t n,
                               utf8proc_option_t options) {
     c->n = 0;
+    if (!pare_grow(&c->data, &c->capacity, 32, sizeof *c->data)) return false;
     for (size_t i = 0; i < n;) {
         int32_t cp;
         i += pare_utf8_next(s + i, n - i, &cp);
