@@ -1,12 +1,14 @@
 /* Attention over cached keys and values: blocked, with the online softmax, so nothing of size
  * tokens x tokens exists.
  *
- *   score_ij = scale * (q_i . k_j);  score <- cap * tanh(score / cap);  mask;  softmax;  sum_j p_ij
- * v_j
+ *   score_ij = scale * (q_i . k_j)
+ *   score_ij = cap * tanh(score_ij / cap), then the mask, then the softmax over j
+ *   out_i    = sum_j p_ij v_j
  *
- * Query i stands at position pos0 + i and sees keys j <= pos0 + i, in a window of w also j > pos0 +
- * i
- * - w. Query head h reads key/value head h / (n_heads / n_kv_heads).
+ * Query i stands at position pos0 + i. It sees keys j <= pos0 + i; in a window of w, only those
+ * with j > pos0 + i - w. Query head h reads key/value head h / (n_heads / n_kv_heads). A masked key
+ * has no influence, whatever it holds; a masked value must be finite where another query of the
+ * call sees it, because its weight is an exact 0.
  *
  * Keys are taken in blocks of PARE_ATTN_KEYS positions aligned to multiples of it. Two paths:
  *
