@@ -2,6 +2,8 @@
 
 #include "text/regex.h"
 
+#include "base/os.h"
+
 #include <pcre2.h>
 
 #define JIT_STACK_BYTES ((size_t)1 << 20)
@@ -12,6 +14,7 @@
 #define MATCH_LIMIT_MIN 1000000
 #define MATCH_LIMIT_PER_BYTE 8
 #define MATCH_LIMIT_MAX 50000000
+#define CLOCK_EVERY 16 /* matches between two looks at the clock */
 
 struct pare_regex {
     pcre2_code *code;
@@ -22,6 +25,8 @@ struct pare_regex_scratch {
     pcre2_match_data *data;
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
+    double deadline_s; /* 0 = none */
+    unsigned n_matches;
 };
 
 /* Unicode's white space: PCRE2's \s has U+180E too, which lost that property in Unicode 6.3. */
@@ -153,6 +158,10 @@ pare_regex_scratch *pare_regex_scratch_new(void) {
     return s;
 }
 
+void pare_regex_scratch_budget(pare_regex_scratch *s, double seconds) {
+    s->deadline_s = pare_now_s() + seconds;
+}
+
 void pare_regex_scratch_free(pare_regex_scratch *s) {
     if (!s) return;
     pcre2_match_data_free(s->data);
@@ -164,6 +173,13 @@ void pare_regex_scratch_free(pare_regex_scratch *s) {
 pare_status pare_regex_next(const pare_regex *regex, pare_regex_scratch *scratch, const char *s,
                             size_t n, size_t from, bool *found, size_t *begin, size_t *end,
                             pare_error *err) {
+    if (scratch->deadline_s > 0 && ++scratch->n_matches % CLOCK_EVERY == 0 &&
+        pare_now_s() > scratch->deadline_s)
+        return pare_fail(
+            err, PARE_ERR_INPUT,
+            "regular expression: byte %zu of the text: found no end within the time limit, "
+            "expected an expression whose matches look at little text",
+            from);
     size_t limit = MATCH_LIMIT_MIN + MATCH_LIMIT_PER_BYTE * (n - from);
     pcre2_set_match_limit(scratch->context,
                           (uint32_t)(limit < MATCH_LIMIT_MAX ? limit : MATCH_LIMIT_MAX));

@@ -18,6 +18,9 @@ void pare_regex_free(pare_regex *regex);
 /* What one thread needs in order to match; made once per call, shared by all expressions. */
 typedef struct pare_regex_scratch pare_regex_scratch;
 pare_regex_scratch *pare_regex_scratch_new(void);
+/* From now on all matches together may take that long; without it there is no such limit. The steps
+ * of one match are bounded, but an expression can walk the whole text from every place in it. */
+void pare_regex_scratch_budget(pare_regex_scratch *scratch, double seconds);
 void pare_regex_scratch_free(pare_regex_scratch *scratch);
 
 /* The first match in s[0..n) (valid UTF-8) at or after `from`: *found, [*begin, *end). */

@@ -197,7 +197,10 @@ pare_status pare_split(const pare_splitter *splitter, pare_split_scratch *scratc
     *text = s;
     scratch->spans.n = 0;
     if (!add_span(&scratch->spans, 0, n)) return no_memory(err);
-    if (!scratch->regex && !(scratch->regex = pare_regex_scratch_new())) return no_memory(err);
+    if (!scratch->regex) {
+        if (!(scratch->regex = pare_regex_scratch_new())) return no_memory(err);
+        if (scratch->budget_s > 0) pare_regex_scratch_budget(scratch->regex, scratch->budget_s);
+    }
     for (size_t i = 0; i < splitter->vocab->n_pre && scratch->spans.n; i++) {
         const pare_pre_step *step = &splitter->vocab->pre_steps[i];
         if (step->kind == PARE_PRE_REGEX || step->kind == PARE_PRE_LITERAL)

@@ -26,6 +26,7 @@ typedef struct pare_split_scratch {
     pare_span_list spans, next;
     pare_text_buffer texts[2];
     pare_regex_scratch *regex;
+    double budget_s; /* of all matches; 0 = no limit */
 } pare_split_scratch;
 void pare_split_scratch_free(pare_split_scratch *scratch);
 

@@ -274,6 +274,8 @@ pare_status pare_tokenizer_encode(const pare_tokenizer *tok, pare_ids *ids, cons
                          PARE_TEXT_MAX);
     encoder e = {.tok = tok, .ids = ids, .err = err, .start = text};
     e.parse_special = flags & PARE_TOK_PARSE_SPECIAL;
+    /* a hundred times what real expressions need on a slow machine */
+    e.split.budget_s = 10 + 10e-6 * (double)len;
     size_t before = ids->n;
     bool affixes = flags & PARE_TOK_ADD_SPECIAL;
     pare_status st = affixes ? emit(&e, v->prefix, v->n_prefix) : PARE_OK;

@@ -27,7 +27,9 @@ typedef struct pare_gguf_vocab {
     bool add_bos, add_eos, add_space_prefix;
     const char *chat_template; /* or NULL */
     /* False when the format cannot say everything: merges by scores differ from those by rank
-     * somewhere, or added tokens have flags that it lacks. Ids may then differ on rare texts. */
+     * somewhere, or added tokens have flags that it lacks. Ids may then differ on rare texts.
+     * (Texts with a literal U+2581 may differ even so: no GGUF vocabulary tells it from a space.)
+     */
     bool exact;
     char *pool; /* owned: texts that the tokenizer does not hold */
 } pare_gguf_vocab;

@@ -8,7 +8,6 @@
 #include "text/tokenizer_json.h"
 
 #include "base/os.h"
-#include "io/json.h"
 
 #define TOKENIZER_MAX ((size_t)256 << 20)
 #define TEMPLATE_MAX ((size_t)10 << 20)
@@ -375,8 +374,10 @@ pare_status pare_tokenizer_load_json(pare_tokenizer **out, const char *path, par
     pare_json j = {0};
     *out = NULL;
     pare_status st = find_file(&file, &folder, path, err);
-    if (st == PARE_OK) st = pare_json_load(&j, file, TOKENIZER_MAX, PARE_JSON_ALLOW_NUL, err);
-    if (st == PARE_OK && !(v = pare_vocab_new(file)))
+    if (st == PARE_OK && !pare_path_exists(file)) st = pare_json_from_pair(&j, folder, err);
+    if (st == PARE_OK && !j.root)
+        st = pare_json_load(&j, file, TOKENIZER_MAX, PARE_JSON_ALLOW_NUL, err);
+    if (st == PARE_OK && !(v = pare_vocab_new(j.place)))
         st = pare_fail(err, PARE_ERR_NOMEM, "%s: tokenizer: out of memory", path);
     if (st == PARE_OK) st = read_tokenizer(v, &j, err);
     pare_json_free(&j); /* much memory; the vocabulary has its own copy */

@@ -151,6 +151,29 @@ static void test_expressions(void **state) {
     assert_true(matches("^a$\\n^b$", "a\nb")); /* lines */
 }
 
+/* An expression that walks to the end of the text from every place in it runs out of time. */
+static void test_time_limit(void **state) {
+    (void)state;
+    enum { N = 300000 };
+    static char text[N];
+    memset(text, 'a', N);
+    static const char pattern[] = "a(?=.*b)|.";
+    pare_regex *regex;
+    assert_ok(pare_regex_compile(&regex, pattern, strlen(pattern), err));
+    pare_regex_scratch *scratch = pare_regex_scratch_new();
+    pare_regex_scratch_budget(scratch, 0.05);
+    pare_status st = PARE_OK;
+    pare_error err = {0};
+    for (size_t at = 0, begin; at < N && st == PARE_OK;) {
+        bool found;
+        st = pare_regex_next(regex, scratch, text, N, at, &found, &begin, &at, &err);
+    }
+    assert_int_equal(st, PARE_ERR_INPUT);
+    assert_non_null(strstr(err.message, "time limit"));
+    pare_regex_scratch_free(scratch);
+    pare_regex_free(regex);
+}
+
 /* --- splits: every behaviour, against tokenizers 0.23.3 --- */
 
 /* Words joined by '|', of a tokenizer without merges between the letters used. */
@@ -461,14 +484,60 @@ static void test_neighbours(void **state) {
     remove(test_path("generation_config.json"));
 }
 
+/* vocab.json and merges.txt, as OPT has them. */
+static void test_pair(void **state) {
+    (void)state;
+    char vocab[4096], name[64];
+    size_t n = (size_t)snprintf(vocab, sizeof vocab, "{\"<s>\": 0, \"<pad>\": 1, \"</s>\": 2");
+    for (unsigned c = 'a'; c <= 'z'; c++)
+        n += (size_t)snprintf(vocab + n, sizeof vocab - n, ", \"%c\": %u", (char)c, c - 'a' + 3);
+    snprintf(vocab + n, sizeof vocab - n,
+             ", \"\xC4\xA0\": 29, \"ab\": 30, \"\xC4\xA0"
+             "a\": 31}");
+    static const char merges[] = "#version: 0.2\na b\r\n\xC4\xA0 a\n";
+    static const char config[] =
+        "{\"bos_token\": {\"content\": \"</s>\"}, \"eos_token\": \"</s>\", "
+        "\"pad_token\": \"<pad>\", \"add_bos_token\": true}";
+    remove(test_path("tokenizer.json"));
+    test_write("vocab.json", vocab, strlen(vocab));
+    test_write("merges.txt", merges, strlen(merges));
+    pare_tokenizer *tok = NULL;
+    assert_ok(pare_tokenizer_load(&tok, test_folder(), err));
+    expect(tok, PARE_TOK_ADD_SPECIAL, "ab a", "30 31");
+    pare_tokenizer_free(tok);
+    test_write("tokenizer_config.json", config, strlen(config));
+    assert_ok(pare_tokenizer_load(&tok, test_folder(), err));
+    assert_true(pare_tokenizer_adds_bos(tok));
+    expect(tok, PARE_TOK_ADD_SPECIAL | PARE_TOK_PARSE_SPECIAL, "ab a<pad>", "2 30 31 1");
+    assert_int_equal(pare_tokenizer_eos(tok), 2);
+    pare_tokenizer_free(tok);
+    test_write("merges.txt", "a b\na \xFF\n", 9);
+    pare_error err = {0};
+    assert_int_equal(pare_tokenizer_load(&tok, test_folder(), &err), PARE_ERR_INPUT);
+    remove(test_path("merges.txt"));
+    assert_int_not_equal(pare_tokenizer_load(&tok, test_folder(), &err), PARE_OK);
+    static const char *const names[] = {"vocab.json", "tokenizer_config.json"};
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "%s", names[i]);
+        remove(test_path(name));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_utf8),        cmocka_unit_test(test_normal_forms),
-        cmocka_unit_test(test_expressions), cmocka_unit_test(test_splits),
-        cmocka_unit_test(test_added_flags), cmocka_unit_test(test_normalized_added),
-        cmocka_unit_test(test_metaspace),   cmocka_unit_test(test_merging),
-        cmocka_unit_test(test_streaming),   cmocka_unit_test(test_lossy),
+        cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_normal_forms),
+        cmocka_unit_test(test_expressions),
+        cmocka_unit_test(test_time_limit),
+        cmocka_unit_test(test_splits),
+        cmocka_unit_test(test_added_flags),
+        cmocka_unit_test(test_normalized_added),
+        cmocka_unit_test(test_metaspace),
+        cmocka_unit_test(test_merging),
+        cmocka_unit_test(test_streaming),
+        cmocka_unit_test(test_lossy),
         cmocka_unit_test(test_neighbours),
+        cmocka_unit_test(test_pair),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
