@@ -197,7 +197,7 @@ static pare_status read_layer_types(pare_model_config *c, const pare_json *j, bo
         return pare_fail(err, PARE_ERR_INPUT, "%s: layer_types: found %zu, expected %zu as layers",
                          j->place, json_array_size(list), c->n_layers);
     for (size_t i = 0; i < c->n_layers; i++) {
-        char path[32];
+        char path[48];
         const char *type;
         snprintf(path, sizeof path, "layer_types.%zu", i);
         PARE_TRY(pare_json_str(j, path, PARE_REQUIRED, &type, err));
