@@ -1,5 +1,6 @@
 /* The configuration in a GGUF header. */
 #include "model/config_read.h"
+#include "model/names.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -132,8 +133,12 @@ static pare_status read_rope(pare_model_config *c, const pare_arch *arch, const 
     const char *type = r->factor > 0 ? "linear" : "none";
     PARE_TRY(pare_gguf_str(g, KEY("rope.scaling.type"), PARE_OPTIONAL, &type, err));
     if (pare_gguf_find(g, "rope_freqs.weight")) {
+        pare_name name;
         r->scaling = PARE_ROPE_FACTORS;
-        return PARE_OK;
+        if (pare_name_parse(&name, arch, PARE_NAMES_GGUF, "rope_freqs.weight")) return PARE_OK;
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "%s: rope_freqs.weight: found it, expected none with architecture %s",
+                         pare_gguf_path(g), arch->gguf);
     }
     if (strcmp(type, "none") == 0 || r->factor == 0) return PARE_OK;
     if (strcmp(type, "linear") == 0) {

@@ -424,6 +424,14 @@ static void bad_files_are_refused(void **state) {
     open_fails(path, PARE_ERR_ARG, "folder");
     open_fails(test_write("model.bin", "x", 1), PARE_ERR_UNSUPPORTED, "pickle");
     open_fails(test_write("empty.gguf", "", 0), in, "empty.gguf");
+    /* a folder with pickled weights only */
+    edit.config = NULL;
+    snprintf(path, sizeof path, "%s", copy_fixture("llama", "pickled", &edit));
+    char from[1200], to[1200];
+    snprintf(from, sizeof from, "%s/model.safetensors", path);
+    snprintf(to, sizeof to, "%s/pytorch_model.bin", path);
+    assert_int_equal(rename(from, to), 0);
+    open_fails(path, PARE_ERR_UNSUPPORTED, "pickle");
     mkdir(test_path("nothing"), 0777);
     pare_error e = {0};
     assert_int_not_equal(pare_source_open(&s, test_path("nothing"), &e), PARE_OK);
