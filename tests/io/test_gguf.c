@@ -122,6 +122,9 @@ static void reads_scalars(void **state) {
     assert_true(f == 1.5f);
     assert_ok(pare_gguf_f32(g, "t.f64", PARE_REQUIRED, -3, 0, &f, err));
     assert_true(f == -2.25f);
+    assert_ok(pare_gguf_f32(g, "t.f32", PARE_REQUIRED, 1.5f, 1.5f, &f, err));
+    assert_fails(pare_gguf_f32(g, "t.f32", PARE_REQUIRED, 0, 1.4f, &f, err), PARE_ERR_INPUT,
+                 "found 1.5, expected 0 to 1.4");
     assert_fails(pare_gguf_f32(g, "t.f32", PARE_REQUIRED, 1.6f, 2, &f, err), PARE_ERR_INPUT,
                  "found 1.5, expected 1.6 to 2");
     assert_ok(pare_gguf_bool(g, "t.bool", PARE_REQUIRED, &b, err));
@@ -190,6 +193,9 @@ static void tells_absent_from_wrong(void **state) {
     size_t n = 7;
     assert_true(pare_gguf_has(g, "t.u8"));
     assert_false(pare_gguf_has(g, "t.u"));
+    assert_string_equal(pare_gguf_type_name(PARE_GGUF_F64), "f64");
+    assert_string_equal(pare_gguf_type_name(13), "?");
+    assert_int_equal(pare_gguf_type_bytes(13), 0);
     assert_ok(pare_gguf_u32(g, "none", PARE_OPTIONAL, 0, 1, &u, err));
     assert_ok(pare_gguf_f32(g, "none", PARE_OPTIONAL, 0, 1, &f, err));
     assert_ok(pare_gguf_bool(g, "none", PARE_OPTIONAL, &b, err));
@@ -599,6 +605,9 @@ static void g13_g14_shapes(void **state) {
         s.tensors[0].type = bad[i].type;
         refuse(&s, "tensor a.weight: found ");
     }
+    s = test_gguf_default();
+    s.tensors[0].ne[1] = (uint64_t)1 << 63;
+    refuse(&s, "found the dimension 9223372036854775808, expected 0 to 2^63-1");
     /* one element more than the file holds */
     s = test_gguf_default();
     s.tensors[2].ne[0] = 16;
@@ -813,6 +822,10 @@ static void g20_split_files(void **state) {
                  "twice-00003-of-00003.gguf: key split.no: found 1, expected 2");
     first = write_split("other");
     write_part("other", 1, 3, split_part(1, 3, 3, "gpt2", NULL));
+    assert_fails(pare_gguf_open(&g, first, err), PARE_ERR_INPUT, "a part of another model");
+    write_part("other", 1, 3, split_part(1, 3, 3, "llam", NULL));
+    assert_fails(pare_gguf_open(&g, first, err), PARE_ERR_INPUT, "a part of another model");
+    write_part("other", 1, 3, split_part(1, 3, 3, "llamb", NULL));
     assert_fails(pare_gguf_open(&g, first, err), PARE_ERR_INPUT, "a part of another model");
     first = write_split("count");
     write_part("count", 1, 3, split_part(1, 4, 3, NULL, NULL));
