@@ -49,6 +49,16 @@ static void depth_is_limited(void **state) {
     text = nested(5000000, '{', '}', 0);
     refuse(text, "nesting");
     free(text);
+    /* what stands between the brackets does not hide them, and closed ones do not count */
+    text = calloc(65 * 8 + 1, 1);
+    for (int i = 0; i < 65; i++) memcpy(text + 8 * i, "{ \"a\" : ", 8);
+    refuse(text, "line 1, column 513: found level 65 of nesting");
+    for (int i = 0; i < 65; i++) memcpy(text + 8 * i, i ? "[{}], {}" : "[{},  {}", 8);
+    memcpy(text + 64 * 8, "]", 2);
+    refuse(text, "line 1"); /* too few commas: the syntax, not the depth */
+    for (int i = 1; i < 64; i++) memcpy(text + 8 * i, ",[{},{}]", 8);
+    accept(text);
+    free(text);
     /* brackets inside strings do not count, and an escaped quote does not end one */
     accept("{\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"[["
            "[[\": 1}");
@@ -143,6 +153,7 @@ static void long_integers_become_reals(void **state) {
 
 static const char config[] =
     "{\"n\": 12, \"neg\": -1, \"half\": 32.5, \"s\": \"text\", \"yes\": true, \"no\": false, "
+    "\"zero\": 0, "
     "\"nothing\": null,"
     " \"rope\": {\"factor\": 8.0, \"deep\": {\"x\": 1}}, \"list\": [\"LlamaForCausalLM\", 3]}";
 
@@ -176,6 +187,9 @@ static void getters_check_type_and_range(void **state) {
                  "found true");
     assert_ok(pare_json_int(&j, "neg", PARE_REQUIRED, -1, 5, &i, err));
     assert_int_equal(i, -1);
+    assert_ok(pare_json_int(&j, "neg", PARE_REQUIRED, -5, -1, &i, err));
+    assert_ok(pare_json_size(&j, "zero", PARE_REQUIRED, 0, 0, &n, err));
+    assert_int_equal(n, 0);
     assert_fails(pare_json_int(&j, "neg", PARE_REQUIRED, 0, 5, &i, err), PARE_ERR_INPUT,
                  "expected an integer 0 to 5");
     assert_ok(pare_json_double(&j, "rope.factor", PARE_REQUIRED, 8, 8, &d, err));
@@ -211,6 +225,14 @@ static void absent_values(void **state) {
         assert_int_equal(n, 77);
         assert_fails(pare_json_size(&j, paths[k], PARE_REQUIRED, 0, 5, &n, err), PARE_ERR_INPUT,
                      "found none, expected an");
+    }
+    char longer[300];
+    memset(longer, 'k', 299);
+    longer[299] = '\0';
+    for (int n = 254; n < 258; n++) {
+        longer[n] = '\0';
+        assert_null(pare_json_get(&j, longer));
+        longer[n] = 'k';
     }
     pare_json part;
     assert_ok(pare_json_part(&part, &j, "rope.deep", PARE_REQUIRED, err));

@@ -288,7 +288,7 @@ static void gguf_too_many_parts(void **state) {
         pare_gguf_writer *w;
         assert_ok(pare_gguf_writer_create(&w, test_path("parts.gguf"), 1, err));
         for (size_t i = 0; i < n; i++) {
-            char name[16];
+            char name[24];
             snprintf(name, sizeof name, "t%zu", i);
             assert_ok(pare_gguf_declare(w, name, PARE_GGML_I8, (size_t[]){2}, 1, err));
         }
@@ -452,7 +452,7 @@ static void st_expected_sizes(void **state) {
     assert_ok(pare_st_expect(w, "a", err));
     assert_ok(pare_st_begin(w, err));
     for (size_t i = 0; i < 10; i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "t%zu", i);
         assert_ok(pare_st_append(w, name, "U8", (size_t[]){1}, 1, NULL, err));
         assert_ok(pare_st_write(w, i, "x", 1, err));
@@ -537,7 +537,7 @@ static void st_limits(void **state) {
     size_t large[1] = {(size_t)1 << 60};
     assert_ok(pare_st_writer_create(&w, test_path("large.safetensors"), 0, err));
     for (size_t i = 0; i < 9; i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "t%zu", i);
         assert_ok(pare_st_declare(w, name, "U8", large, 1, NULL, err));
     }
