@@ -14,9 +14,9 @@
 enum {
     NR = PARE_TILE_NR,
     KC = PARE_TILE_KC,
-    SLAB = 512,         /* rows of x at a time */
+    SLAB = 512,         /* rows of x at a time, at most */
     ITEM_PANELS = 4,    /* panels of an item, at most */
-    ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
+    ITEMS_A_THREAD = 8, /* smaller items where there would be fewer */
     PARTS = 3,          /* bf16 parts of an f32 number in `exact` */
     SPLIT_ROWS = 64     /* with more threads than panels, rows are split too, not below this */
 };
@@ -25,7 +25,7 @@ typedef enum form { FORM_F32, FORM_BF16, FORM_BF16X3, FORM_U8, FORM_S16, FORMS }
 
 /* What the forms need of x: block kb of KC inputs begins at row kb * slab of each array. */
 typedef struct many_space {
-    size_t slab, n_kb; /* slab: rows, at most SLAB */
+    size_t slab, n_kb; /* slab: rows */
     float *x;          /* [n_kb][slab][KC]; x and x16 are the same memory */
     uint16_t *x16[PARTS];
     int8_t *q; /* [n_kb][slab][KC] */
@@ -58,9 +58,9 @@ static void plan_thread(pare_arena *arena, many_space *s) {
     for (int i = 0; i < 4; i++) *groups[i] = pare_arena_alloc(arena, weights / 16, sizeof(float));
 }
 
-static void many_plan(pare_arena *arena, many_space *s, int id, size_t n, size_t in, int n_threads,
-                      pare_compute compute) {
-    s->slab = n < SLAB ? n : SLAB;
+static void many_plan(pare_arena *arena, many_space *s, int id, size_t slab, size_t in,
+                      int n_threads, pare_compute compute) {
+    s->slab = slab;
     s->n_kb = (in + KC - 1) / KC;
     size_t rows = s->slab * s->n_kb;
     bool fast = compute == PARE_COMPUTE_FAST;
@@ -81,7 +81,7 @@ static void many_plan(pare_arena *arena, many_space *s, int id, size_t n, size_t
 size_t pare_linear_many_bytes(size_t n, size_t in, int n_threads, pare_compute compute) {
     pare_arena arena = {.capacity = SIZE_MAX};
     many_space s;
-    many_plan(&arena, &s, 0, n, in, n_threads, compute);
+    many_plan(&arena, &s, 0, n < SLAB ? n : SLAB, in, n_threads, compute);
     return arena.peak;
 }
 
@@ -385,7 +385,8 @@ static cut cut_work(const pare_linear_job *job, size_t n, size_t n_threads) {
 void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
     many_space s = {0};
     pare_arena arena = {.base = job->scratch, .capacity = SIZE_MAX};
-    many_plan(&arena, &s, w->id, job->n, job->in, w->n, job->compute);
+    size_t slabs = (job->n + SLAB - 1) / SLAB, slab = (job->n + slabs - 1) / slabs;
+    many_plan(&arena, &s, w->id, slab, job->in, w->n, job->compute);
     for (size_t row = 0; row < job->n; row += s.slab) {
         size_t n = job->n - row < s.slab ? job->n - row : s.slab;
         prepare(w, job, &s, job->x + row * job->ldx, n);
