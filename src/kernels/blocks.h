@@ -328,10 +328,15 @@ static inline void pare_unpack_scales_k4(uint8_t out[16], const uint8_t s[12]) {
 
 /* The 16 signed scales of Q3_K: S(j) = low or high nibble + 16 * two bits - 32. */
 static inline void pare_unpack_scales_q3_k(int8_t out[16], const uint8_t s[12]) {
-    for (int j = 0; j < 16; j++) {
-        int low = j < 8 ? s[j] & 15 : s[j - 8] >> 4;
-        out[j] = (int8_t)(low + 16 * (s[8 + j % 4] >> 2 * (j / 4) & 3) - 32);
+    uint32_t low[2], high, words[4];
+    memcpy(low, s, 8);
+    memcpy(&high, s + 8, 4);
+    for (int i = 0; i < 4; i++) {
+        uint32_t code = (low[i % 2] >> 4 * (i / 2) & 0x0F0F0F0F) | (high >> 2 * i & 0x03030303)
+                                                                       << 4;
+        words[i] = (code + 0x60606060) ^ 0x80808080; /* - 32 in each byte */
     }
+    memcpy(out, words, 16);
 }
 
 /* The 8 signed scales ls - 32 of IQ4_XS. */

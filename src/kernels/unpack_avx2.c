@@ -221,15 +221,24 @@ static void q3_k_codes(int8_t *q, float *scale, float *offset, const pare_view *
     }
 }
 
+INLINE __m256i iq4_xs_scales(const pare_iq4_xs *b) {
+    int32_t four;
+    memcpy(&four, b->scales_l, sizeof four);
+    __m128i pairs = _mm_cvtepu8_epi16(_mm_cvtsi32_si128(four));
+    __m128i low = _mm_and_si128(_mm_or_si128(pairs, _mm_slli_epi16(pairs, 4)), _mm_set1_epi8(15));
+    __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32(b->scales_h),
+                                     _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+    high = _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4);
+    return _mm256_sub_epi32(_mm256_or_si256(_mm256_cvtepu8_epi32(low), high),
+                            _mm256_set1_epi32(32));
+}
+
 static void iq4_xs_codes(int8_t *q, float *scale, float *offset, const pare_view *w, size_t row,
                          size_t col, size_t n) {
     const pare_iq4_xs *b = (const pare_iq4_xs *)row_of(w, row) + col / 256;
     (void)offset;
     for (size_t s = 0; s < n / 256; s++, b++, scale += 8) {
-        int8_t scales[8];
-        pare_unpack_scales_iq4_xs(scales, b);
-        scale_8(scale, pare_f16_to_f32(b->d),
-                _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)scales)));
+        scale_8(scale, pare_f16_to_f32(b->d), iq4_xs_scales(b));
         for (int g = 0; g < 8; g++, q += 32) store_256(q, iq4_levels(nibbles(b->qs + 16 * g)));
     }
 }

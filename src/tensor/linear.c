@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-enum { DECODE_ROWS = 4 }; /* rows decoded at a time where no kernel reads the encoding itself */
-
 /* --- weights to codes and to f32 --- */
 
 void pare_linear_codes(const pare_linear_job *job, int8_t *q, float *scale, float *offset,
@@ -33,34 +31,24 @@ void pare_linear_decode(const pare_linear_job *job, float *w, const pare_tensor 
 
 /* --- few rows --- */
 
+/* The inputs in int8, of each kind; shared, or this thread's own. */
 typedef struct few_space {
-    pare_act act[PARE_ACT_KINDS]; /* the inputs in int8; shared, or this thread's own */
-    float *decoded;               /* this thread's [DECODE_ROWS][in] */
+    pare_act act[PARE_ACT_KINDS];
 } few_space;
-
-static void *place_act(pare_arena *arena, pare_act *act, pare_act_kind kind, size_t n, size_t in) {
-    void *base = pare_arena_alloc(arena, pare_act_place(act, NULL, kind, n, in), 1);
-    if (base) pare_act_place(act, base, kind, n, in);
-    return base;
-}
 
 /* One input is quantized by every thread for itself: that costs less than a barrier. More are
  * shared out. */
 static bool own_act(size_t n) { return n == 1; }
 
 static void few_plan(pare_arena *arena, few_space *s, int id, size_t n, size_t in, int n_threads) {
-    for (int t = 0; t < n_threads; t++) {
-        few_space other;
-        few_space *mine = t == id ? s : &other;
-        /* 64 bytes: kernels may read past the last row */
-        mine->decoded = pare_arena_alloc(arena, DECODE_ROWS * in * sizeof(float) + 64, 1);
-        if (!own_act(n)) continue;
-        for (int kind = 0; kind < PARE_ACT_KINDS; kind++)
-            place_act(arena, &mine->act[kind], (pare_act_kind)kind, n, in);
-    }
-    if (own_act(n)) return;
-    for (int kind = 0; kind < PARE_ACT_KINDS; kind++)
-        place_act(arena, &s->act[kind], (pare_act_kind)kind, n, in);
+    for (int t = 0; t < (own_act(n) ? n_threads : 1); t++)
+        for (int kind = 0; kind < PARE_ACT_KINDS; kind++) {
+            pare_act act;
+            size_t bytes = pare_act_place(&act, NULL, (pare_act_kind)kind, n, in);
+            void *base = pare_arena_alloc(arena, bytes, 1);
+            if (base && (t == id || !own_act(n)))
+                pare_act_place(&s->act[kind], base, (pare_act_kind)kind, n, in);
+        }
 }
 
 size_t pare_linear_few_bytes(size_t n, size_t in, int n_threads) {
@@ -113,31 +101,14 @@ static size_t chunk_rows(const pare_tensor *t) {
     return rows < 16 ? 16 : rows > 256 ? 256 : rows / 16 * 16;
 }
 
-/* Encodings without a kernel of their own, and `exact`: rows are decoded into f32 while in cache.
- */
-static void decode_dot(const pare_linear_job *job, const few_space *s, const pare_linear_out *o,
-                       size_t begin, size_t end) {
-    size_t in = job->in;
-    pare_view v = {.rows = DECODE_ROWS, .cols = in, .row_bytes = in * sizeof(float)};
-    v.part[0] = s->decoded;
-    for (size_t r = begin; r < end; r += DECODE_ROWS) {
-        size_t n = end - r < DECODE_ROWS ? end - r : DECODE_ROWS;
-        for (size_t i = 0; i < n; i++)
-            pare_linear_decode(job, s->decoded + i * in, o->w, r + i, 0, in);
-        job->dots->dotf[PARE_DOTF_f32](o->y + r, o->ldy, &v, 0, n, job->x, job->ldx, job->n);
-    }
-}
-
 static void few_chunk(const pare_linear_job *job, const few_space *s, const pare_linear_out *o,
                       size_t begin, size_t end) {
     const pare_encoding *enc = o->w->enc;
     if (takes_int8(job, o))
         job->dots->dot[enc->dot](o->y, o->ldy, &o->w->view, begin, end,
                                  &s->act[job->dots->act[enc->dot]]);
-    else if (enc->dotf != PARE_DOTF_NONE)
-        job->dots->dotf[enc->dotf](o->y, o->ldy, &o->w->view, begin, end, job->x, job->ldx, job->n);
     else
-        decode_dot(job, s, o, begin, end);
+        job->dots->dotf[enc->dotf](o->y, o->ldy, &o->w->view, begin, end, job->x, job->ldx, job->n);
     if (!o->bias) return;
     for (size_t i = 0; i < job->n; i++)
         for (size_t r = begin; r < end; r++) o->y[i * o->ldy + r] += o->bias[r];
@@ -168,9 +139,25 @@ void pare_linear_few(pare_worker *w, const pare_linear_job *job) {
 
 /* --- the entry point --- */
 
+/* Largest n for which reading each weight with a dot kernel is the faster way, measured on Zen 3.
+ * Without a kernel of its own a matrix is better off as panels even for one row. */
+static size_t few_limit(const pare_linear_job *job) {
+    size_t limit = PARE_DOT_MAX_N;
+    for (size_t o = 0; o < job->n_outs; o++) {
+        pare_dotf_id dotf = job->outs[o].w->enc->dotf;
+        size_t most = PARE_DOT_MAX_N;
+        if (!takes_int8(job, &job->outs[o])) {
+            bool plain = dotf == PARE_DOTF_f32 || dotf == PARE_DOTF_f16 || dotf == PARE_DOTF_bf16;
+            most = dotf == PARE_DOTF_NONE ? 0 : plain ? 4 : PARE_DOT_MAX_N;
+        }
+        if (most < limit) limit = most;
+    }
+    return limit;
+}
+
 size_t pare_linear_scratch_bytes(size_t n, size_t in_max, int n_threads, pare_compute compute) {
     size_t few = pare_linear_few_bytes(n < PARE_DOT_MAX_N ? n : PARE_DOT_MAX_N, in_max, n_threads);
-    size_t many = n > PARE_DOT_MAX_N ? pare_linear_many_bytes(n, in_max, n_threads, compute) : 0;
+    size_t many = pare_linear_many_bytes(n, in_max, n_threads, compute);
     return few > many ? few : many;
 }
 
@@ -189,7 +176,7 @@ void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, voi
                            .in = outs[0].w->view.cols,
                            .outs = outs,
                            .n_outs = n_outs};
-    if (n <= PARE_DOT_MAX_N)
+    if (n <= few_limit(&job))
         pare_linear_few(w, &job);
     else
         pare_linear_many(w, &job);

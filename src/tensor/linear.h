@@ -1,8 +1,12 @@
 /* The one entry point of every linear layer: y[n][out] = x[n][in] W^T (+ bias), any encoding, any
  * n, both modes.
  *
- *   n <= PARE_DOT_MAX_N     few rows: the encoding's dot kernel
- *   otherwise               many rows: panels of PARE_TILE_NR weight rows, unpacked once per call
+ *   few rows    n <= PARE_DOT_MAX_N or less, and the encoding has a dot kernel: weights are read
+ * once many rows   otherwise: panels of PARE_TILE_NR weight rows, unpacked once per 512 rows of x
+ *
+ * `exact` sums products of f32; `fast` has x in int8 (8 bits per 32 inputs, or per 256) wherever
+ * the encoding holds integer codes, and bf16 on AMX. Few and many rows differ in the order of their
+ * sums (and `fast` in its steps); within a path a row's result does not depend on the other rows.
  *
  * Called by every thread of a team with the same arguments; ends with a barrier. Results do not
  * depend on the number of threads: work is cut by output rows. */

@@ -204,9 +204,10 @@ static bool unpack_scales(const pare_linear_job *job, const many_space *s, size_
                               groups);
     if (min == 0) return has_offset;
     for (size_t g = 0; g < groups; g++) {
-        float *offset = s->offset + g * NR, *scale = s->scale + g * NR;
-        for (size_t r = 0; r < NR; r++)
-            offset[r] = (has_offset ? offset[r] : 0.0f) + scale[r] * (float)min;
+        const float *restrict scale = s->scale + g * NR;
+        float *restrict offset = s->offset + g * NR;
+        if (!has_offset) memset(offset, 0, NR * sizeof *offset);
+        for (size_t r = 0; r < NR; r++) offset[r] += scale[r] * (float)min;
     }
     return true;
 }

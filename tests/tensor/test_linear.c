@@ -185,8 +185,8 @@ static double input_error(const float *w, const float *x, size_t cols, size_t gr
 /* Inputs that share a step in int8; 0: x is not quantized. */
 static size_t input_group(const call *c, const pare_encoding *e) {
     if (c->compute == PARE_COMPUTE_EXACT) return 0;
-    if (c->n > PARE_DOT_MAX_N) return e->codes && c->isa < PARE_ISA_AMX ? 32 : 0;
-    if (e->dot == PARE_DOT_NONE) return 0;
+    if (c->n > PARE_DOT_MAX_N || e->dot == PARE_DOT_NONE)
+        return e->codes && c->isa < PARE_ISA_AMX ? 32 : 0;
     return pare_act_group(pare_dot_kernels_get(c->isa)->act[e->dot]);
 }
 
@@ -194,7 +194,7 @@ static void check_out(const call *c, const pare_linear_out *o) {
     size_t cols = o->w->view.cols, rows = o->w->view.rows;
     const pare_encoding *e = o->w->enc;
     size_t group = input_group(c, e);
-    bool bf16 = c->compute == PARE_COMPUTE_FAST && c->n > PARE_DOT_MAX_N && c->isa == PARE_ISA_AMX;
+    bool bf16 = c->compute == PARE_COMPUTE_FAST && c->isa == PARE_ISA_AMX && group == 0;
     float *w = malloc(cols * sizeof *w);
     for (size_t r = 0; r < rows; r++) {
         e->decode(w, &o->w->view, r, 0, cols);
