@@ -279,13 +279,7 @@ INLINE void add_iq4_xs(__m256 *acc, const pare_iq4_xs *b, const pare_act *x, siz
         TAIL(name)                                                                                 \
         for (size_t i = 0; i < n; i++) y[i * ldy + r] = sum_8(acc[i]);                             \
     }                                                                                              \
-    void pare_dot_##name##_avx2(float *y, size_t ldy, const pare_view *w, size_t row_begin,        \
-                                size_t row_end, const pare_act *x) {                               \
-        if (x->n == 1)                                                                             \
-            for (size_t r = row_begin; r < row_end; r++) row_##name(y, ldy, w, r, x, 1);           \
-        else                                                                                       \
-            for (size_t r = row_begin; r < row_end; r++) row_##name(y, ldy, w, r, x, x->n);        \
-    }
+    DOT_AVX2(name)
 
 SUPER_BLOCKS(q2_k, NO_TAIL)
 SUPER_BLOCKS(q3_k, NO_TAIL)

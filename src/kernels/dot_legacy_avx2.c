@@ -167,46 +167,11 @@ INLINE float last_blocks(const uint8_t *row, const pare_act *x, size_t i, size_t
     return y;
 }
 
-/* R rows of W times one of x */
-INLINE void rows_nibbles(float *y, const pare_view *w, size_t r, const pare_act *x, int R,
-                         format f) {
-    const uint8_t *row[4], *ahead = pare_row(w, r);
-    const int8_t *pairs = x->q + x->pairs_at;
-    __m256 acc[4];
-    UNROLL for (int a = 0; a < R; a++) {
-        row[a] = pare_row(w, r + (size_t)a);
-        acc[a] = _mm256_setzero_ps();
-    }
-    size_t block = 0, n_blocks = w->cols / 32;
-    for (; block + 8 <= n_blocks; block += 8, pairs += 256) {
-        prefetch(ahead, 8 * f.size * (size_t)R);
-        ahead += 8 * f.size * (size_t)R;
-        __m256i v[4][4];
-        UNROLL for (size_t p = 0; p < 4; p++) {
-            __m256i x_lo = load_256(pairs + 64 * p), x_hi = load_256(pairs + 64 * p + 32);
-            UNROLL for (int a = 0; a < R; a++) {
-                __m256i lo, hi;
-                codes_2(&lo, &hi, row[a] + p * f.size, row[a] + (p + 4) * f.size, f);
-                v[a][p] = dot_pair(lo, hi, x_lo, x_hi, f);
-            }
-        }
-        UNROLL for (int a = 0; a < R; a++) {
-            __m256 d, m;
-            load_scales(&d, &m, row[a], f);
-            acc[a] = add_blocks(acc[a], v[a], d, m, x, 0, block, f);
-            row[a] += 8 * f.size;
-        }
-    }
-    UNROLL for (int a = 0; a < R; a++) y[r + (size_t)a] =
-        sum_8(acc[a]) + last_blocks(row[a], x, 0, block, n_blocks, f);
-}
-
-/* one row of W times all of x */
 INLINE void row_nibbles(float *y, size_t ldy, const pare_view *w, size_t r, const pare_act *x,
-                        format f) {
+                        size_t n, format f) {
     const uint8_t *row = pare_row(w, r);
     __m256 acc[PARE_DOT_MAX_N];
-    for (size_t i = 0; i < x->n; i++) acc[i] = _mm256_setzero_ps();
+    for (size_t i = 0; i < n; i++) acc[i] = _mm256_setzero_ps();
     size_t block = 0, n_blocks = w->cols / 32;
     for (; block + 8 <= n_blocks; block += 8, row += 8 * f.size) {
         prefetch(row, 8 * f.size);
@@ -215,26 +180,23 @@ INLINE void row_nibbles(float *y, size_t ldy, const pare_view *w, size_t r, cons
         UNROLL for (size_t p = 0; p < 4; p++)
             codes_2(&lo[p], &hi[p], row + p * f.size, row + (p + 4) * f.size, f);
         load_scales(&d, &m, row, f);
-        for (size_t i = 0; i < x->n; i++) {
+        for (size_t i = 0; i < n; i++) {
             const int8_t *pairs = x->q + i * x->q_stride + x->pairs_at + 32 * block;
             UNROLL for (size_t p = 0; p < 4; p++) v[p] =
                 dot_pair(lo[p], hi[p], load_256(pairs + 64 * p), load_256(pairs + 64 * p + 32), f);
             acc[i] = add_blocks(acc[i], v, d, m, x, i, block, f);
         }
     }
-    for (size_t i = 0; i < x->n; i++)
+    for (size_t i = 0; i < n; i++)
         y[i * ldy + r] = sum_8(acc[i]) + last_blocks(row, x, i, block, n_blocks, f);
 }
 
 #define NIBBLES(name, ...)                                                                         \
     static const format format_##name = {                                                          \
         .size = sizeof(pare_##name), .qs = offsetof(pare_##name, qs), __VA_ARGS__};                \
-    INLINE void rows_##name(float *y, const pare_view *w, size_t r, const pare_act *x, int R) {    \
-        rows_nibbles(y, w, r, x, R, format_##name);                                                \
-    }                                                                                              \
-    INLINE void row_##name(float *y, size_t ldy, const pare_view *w, size_t r,                     \
-                           const pare_act *x) {                                                    \
-        row_nibbles(y, ldy, w, r, x, format_##name);                                               \
+    INLINE void row_##name(float *y, size_t ldy, const pare_view *w, size_t r, const pare_act *x,  \
+                           size_t n) {                                                             \
+        row_nibbles(y, ldy, w, r, x, n, format_##name);                                            \
     }                                                                                              \
     DOT_AVX2(name)
 
@@ -280,44 +242,17 @@ INLINE float last_blocks_q8(const uint8_t *row, const pare_act *x, size_t i, siz
                           _mm256_permute_ps((s)[(k) / 4], (k) % 4 * 0x55), acc)
 #define Q8_ALL(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 
-INLINE void rows_q8_0(float *y, const pare_view *w, size_t r, const pare_act *x, int R) {
-    const size_t size = sizeof(pare_q8_0);
-    const uint8_t *row[4], *ahead = pare_row(w, r);
-    __m256 acc[4];
-    UNROLL for (int a = 0; a < R; a++) {
-        row[a] = pare_row(w, r + (size_t)a);
-        acc[a] = _mm256_setzero_ps();
-    }
-    size_t block = 0, n_blocks = w->cols / 32;
-    for (; block + 8 <= n_blocks; block += 8) {
-        __m256 s[4][2];
-        prefetch(ahead, 8 * size * (size_t)R);
-        ahead += 8 * size * (size_t)R;
-        UNROLL for (int a = 0; a < R; a++) spread_scales(s[a], load_d_q8(row[a]), x, 0, block);
-#define BLOCK(k)                                                                                   \
-    {                                                                                              \
-        __m256i q = load_256(x->q + 32 * (block + (k)));                                           \
-        UNROLL for (int a = 0; a < R; a++)                                                         \
-            Q8_ADD(acc[a], load_256(row[a] + (k)*size + 2), q, s[a], k);                           \
-    }
-        Q8_ALL(BLOCK)
-#undef BLOCK
-        UNROLL for (int a = 0; a < R; a++) row[a] += 8 * size;
-    }
-    UNROLL for (int a = 0; a < R; a++) y[r + (size_t)a] =
-        sum_8(acc[a]) + last_blocks_q8(row[a], x, 0, block, n_blocks);
-}
-
-INLINE void row_q8_0(float *y, size_t ldy, const pare_view *w, size_t r, const pare_act *x) {
+INLINE void row_q8_0(float *y, size_t ldy, const pare_view *w, size_t r, const pare_act *x,
+                     size_t n) {
     const size_t size = sizeof(pare_q8_0);
     const uint8_t *row = pare_row(w, r);
     __m256 acc[PARE_DOT_MAX_N];
-    for (size_t i = 0; i < x->n; i++) acc[i] = _mm256_setzero_ps();
+    for (size_t i = 0; i < n; i++) acc[i] = _mm256_setzero_ps();
     size_t block = 0, n_blocks = w->cols / 32;
     for (; block + 8 <= n_blocks; block += 8, row += 8 * size) {
         prefetch(row, 8 * size);
         __m256 d = load_d_q8(row);
-        for (size_t i = 0; i < x->n; i++) {
+        for (size_t i = 0; i < n; i++) {
             const int8_t *q = x->q + i * x->q_stride + 32 * block;
             __m256 s[2], sum = acc[i];
             spread_scales(s, d, x, i, block);
@@ -327,7 +262,7 @@ INLINE void row_q8_0(float *y, size_t ldy, const pare_view *w, size_t r, const p
             acc[i] = sum;
         }
     }
-    for (size_t i = 0; i < x->n; i++)
+    for (size_t i = 0; i < n; i++)
         y[i * ldy + r] = sum_8(acc[i]) + last_blocks_q8(row, x, i, block, n_blocks);
 }
 DOT_AVX2(q8_0)
