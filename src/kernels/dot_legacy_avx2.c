@@ -66,32 +66,35 @@ typedef struct format {
     bool table; /* codes index pare_iq4_values */
 } format;
 
-/* Fifth bits as 16 in the bytes of the codes: bits [16 * half, 16 * half + 16) of each lane's qh.
- * shifted: qh and qh << 4 in turns, so that every bit can be picked from the upper half of a byte,
- * where a minimum with 16 brings it to its place. */
-INLINE __m256i fifth_bits(__m256i shifted, int half) {
-    const __m128i byte = _mm_setr_epi8(4, 4, 4, 4, 0, 0, 0, 0, 5, 5, 5, 5, 1, 1, 1, 1);
+/* qh of 8 blocks: 0 1 2 3 in the low lane, 4 5 6 7 in the high one. Each load starts so early that
+ * its word stands where it is wanted. */
+INLINE __m256i load_qh(const uint8_t *p, size_t size) {
+    __m256i v = load_256(p);
+#define TAKE(k, early) v = _mm256_blend_epi32(v, load_256(p + (k)*size - (early)), 1 << (k))
+    TAKE(1, 4), TAKE(2, 8), TAKE(3, 12), TAKE(4, 16), TAKE(5, 20), TAKE(6, 24), TAKE(7, 28);
+#undef TAKE
+    return v;
+}
+
+/* Fifth bits as 16 in the bytes of the codes: bits [16 * half, 16 * half + 16) of each lane's qh,
+ * which is in dwords 0 and 1; dwords 2 and 3 hold qh << 4, so that every bit can be picked from the
+ * upper half of a byte, where a minimum with 16 brings it to its place. */
+INLINE __m256i fifth_bits(__m256i qh, int half) {
+    const __m128i byte = _mm_setr_epi8(8, 8, 8, 8, 0, 0, 0, 0, 9, 9, 9, 9, 1, 1, 1, 1);
     __m256i index = _mm256_broadcastsi128_si256(half ? _mm_add_epi8(byte, _mm_set1_epi8(2)) : byte);
     __m256i v =
-        _mm256_and_si256(_mm256_shuffle_epi8(shifted, index), _mm256_set1_epi32((int)0x80402010));
+        _mm256_and_si256(_mm256_shuffle_epi8(qh, index), _mm256_set1_epi32((int)0x80402010));
     return _mm256_min_epu8(v, _mm256_set1_epi8(16));
 }
 
-/* qh of two blocks, each filling its lane. */
-INLINE __m256i load_2_qh(const uint8_t *a, const uint8_t *b) {
-    return _mm256_blend_epi32(_mm256_set1_epi32((int)load_u32(a)),
-                              _mm256_set1_epi32((int)load_u32(b)), 0xf0);
-}
-
-/* Low and high codes of blocks a (low lane) and b (high lane). */
-INLINE void codes_2(__m256i *lo, __m256i *hi, const uint8_t *a, const uint8_t *b, format f) {
+/* Low and high codes of blocks a (low lane) and b (high lane); qh as for fifth_bits. */
+INLINE void codes_2(__m256i *lo, __m256i *hi, const uint8_t *a, const uint8_t *b, __m256i qh,
+                    format f) {
     const __m256i mask = _mm256_set1_epi8(15);
     __m256i v = load_2x128(a + f.qs, b + f.qs);
     *lo = _mm256_and_si256(v, mask);
     *hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
     if (f.qh) {
-        __m256i qh = load_2_qh(a + f.qh, b + f.qh);
-        qh = _mm256_sllv_epi32(qh, _mm256_set1_epi64x((long long)4 << 32));
         *lo = _mm256_or_si256(*lo, fifth_bits(qh, 0));
         *hi = _mm256_or_si256(*hi, fifth_bits(qh, 1));
     }
@@ -101,6 +104,25 @@ INLINE void codes_2(__m256i *lo, __m256i *hi, const uint8_t *a, const uint8_t *b
         *hi = _mm256_shuffle_epi8(values, *hi);
     }
 }
+
+/* The fifth bits of 8 blocks, for codes_pair */
+typedef struct fifths {
+    __m256 qh, up; /* as loaded, and shifted */
+} fifths;
+
+INLINE fifths load_fifths(const uint8_t *row, format f) {
+    fifths v = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    if (!f.qh) return v;
+    __m256i qh = load_qh(row + f.qh, f.size);
+    v.qh = _mm256_castsi256_ps(qh);
+    v.up = _mm256_castsi256_ps(_mm256_slli_epi32(qh, 4));
+    return v;
+}
+
+/* Codes of pair p, a literal, of 8 blocks */
+#define CODES_PAIR(lo, hi, row, p, fifth, f)                                                       \
+    codes_2(lo, hi, (row) + (p) * (f).size, (row) + ((p) + 4) * (f).size,                          \
+            _mm256_castps_si256(_mm256_shuffle_ps((fifth).qh, (fifth).up, (p)*0x55)), f)
 
 /* The products of a pair of blocks: 8 words a block, 4 dwords for the table. */
 INLINE __m256i dot_pair(__m256i lo, __m256i hi, __m256i x_lo, __m256i x_hi, format f) {
@@ -150,7 +172,13 @@ INLINE float last_blocks(const uint8_t *row, const pare_act *x, size_t i, size_t
     float y = 0.0f;
     for (; block < n_blocks; block++, row += f.size) {
         __m256i lo, hi, zero = _mm256_setzero_si256();
-        codes_2(&lo, &hi, row, row, f);
+        __m256i qh = _mm256_setzero_si256();
+        if (f.qh) {
+            uint64_t bits = load_u32(row + f.qh);
+            qh = _mm256_set_epi64x((long long)(bits << 4), (long long)bits, (long long)(bits << 4),
+                                   (long long)bits);
+        }
+        codes_2(&lo, &hi, row, row, qh, f);
         __m256i q = load_256(x->q + i * x->q_stride + 32 * block);
         __m256i v = dot_pair(_mm256_permute2x128_si256(lo, hi, 0x20), zero, q, zero, f);
         if (!f.table) v = _mm256_madd_epi16(v, ones_16());
@@ -167,6 +195,43 @@ INLINE float last_blocks(const uint8_t *row, const pare_act *x, size_t i, size_t
     return y;
 }
 
+/* 8 blocks times one row of x: each pair at once, which takes few registers */
+INLINE __m256 add_one(__m256 acc, const uint8_t *row, const pare_act *x, size_t block, format f) {
+    const int8_t *pairs = x->q + x->pairs_at + 32 * block;
+    fifths fifth = load_fifths(row, f);
+    __m256i v[4], lo, hi;
+#define PAIR(p)                                                                                    \
+    CODES_PAIR(&lo, &hi, row, p, fifth, f);                                                        \
+    v[p] = dot_pair(lo, hi, load_256(pairs + 64 * (p)), load_256(pairs + 64 * (p) + 32), f)
+    PAIR(0);
+    PAIR(1);
+    PAIR(2);
+    PAIR(3);
+#undef PAIR
+    __m256 d, m;
+    load_scales(&d, &m, row, f);
+    return add_blocks(acc, v, d, m, x, 0, block, f);
+}
+
+/* 8 blocks times n rows of x, which share the codes */
+INLINE void add_many(__m256 *acc, const uint8_t *row, const pare_act *x, size_t block, size_t n,
+                     format f) {
+    fifths fifth = load_fifths(row, f);
+    __m256i v[4], lo[4], hi[4];
+    CODES_PAIR(&lo[0], &hi[0], row, 0, fifth, f);
+    CODES_PAIR(&lo[1], &hi[1], row, 1, fifth, f);
+    CODES_PAIR(&lo[2], &hi[2], row, 2, fifth, f);
+    CODES_PAIR(&lo[3], &hi[3], row, 3, fifth, f);
+    __m256 d, m;
+    load_scales(&d, &m, row, f);
+    for (size_t i = 0; i < n; i++) {
+        const int8_t *pairs = x->q + i * x->q_stride + x->pairs_at + 32 * block;
+        UNROLL for (size_t p = 0; p < 4; p++) v[p] =
+            dot_pair(lo[p], hi[p], load_256(pairs + 64 * p), load_256(pairs + 64 * p + 32), f);
+        acc[i] = add_blocks(acc[i], v, d, m, x, i, block, f);
+    }
+}
+
 INLINE void row_nibbles(float *y, size_t ldy, const pare_view *w, size_t r, const pare_act *x,
                         size_t n, format f) {
     const uint8_t *row = pare_row(w, r);
@@ -175,17 +240,10 @@ INLINE void row_nibbles(float *y, size_t ldy, const pare_view *w, size_t r, cons
     size_t block = 0, n_blocks = w->cols / 32;
     for (; block + 8 <= n_blocks; block += 8, row += 8 * f.size) {
         prefetch(row, 8 * f.size);
-        __m256i lo[4], hi[4], v[4];
-        __m256 d, m;
-        UNROLL for (size_t p = 0; p < 4; p++)
-            codes_2(&lo[p], &hi[p], row + p * f.size, row + (p + 4) * f.size, f);
-        load_scales(&d, &m, row, f);
-        for (size_t i = 0; i < n; i++) {
-            const int8_t *pairs = x->q + i * x->q_stride + x->pairs_at + 32 * block;
-            UNROLL for (size_t p = 0; p < 4; p++) v[p] =
-                dot_pair(lo[p], hi[p], load_256(pairs + 64 * p), load_256(pairs + 64 * p + 32), f);
-            acc[i] = add_blocks(acc[i], v, d, m, x, i, block, f);
-        }
+        if (n == 1)
+            *acc = add_one(*acc, row, x, block, f);
+        else
+            add_many(acc, row, x, block, n, f);
     }
     for (size_t i = 0; i < n; i++)
         y[i * ldy + r] = sum_8(acc[i]) + last_blocks(row, x, i, block, n_blocks, f);
