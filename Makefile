@@ -16,7 +16,7 @@ JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 sources = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: all deps models demo check test asan clang lint fuzz bench bench-peers format install clean
+.PHONY: all deps models demo check test asan clang lint format-check tidy fuzz bench bench-peers format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -50,9 +50,14 @@ clang:
 fuzz: | deps
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
-lint: all
+lint: format-check tidy
+
+format-check: | deps
 	@clang-format --dry-run --Werror $(sources)
-	@scripts/lint.sh $(BUILD)
+
+tidy: | deps
+	@CC=clang cmake -S . -B build-clang -G Ninja >/dev/null
+	@scripts/lint.sh build-clang
 
 format:
 	@clang-format -i $(sources)

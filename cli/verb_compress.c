@@ -302,6 +302,7 @@ const cli_verb cli_verb_convert = {
     .options_size = sizeof(convert_options),
     .min_args = 2,
     .max_args = 2,
-    .examples = {"pare convert model.gguf folder", "pare convert model.gguf parts.gguf --split 1GiB"},
+    .examples = {"pare convert model.gguf folder",
+                 "pare convert model.gguf parts.gguf --split 1GiB"},
     .run = run_convert,
 };
