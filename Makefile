@@ -6,12 +6,13 @@
 #   make           build        make bench     benchmarks against the machine's limits
 #   make asan      tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make clang     tests built with clang       make lint      clang-format and clang-tidy
-#   make fuzz      every parser for FUZZ_SECONDS (60) each
+#   make fuzz      every parser for FUZZ_SECONDS (60) each, FUZZ_SEED=0 a new order
 #   make format    reformat the sources         make install   PREFIX=/usr/local DESTDIR=
 
 BUILD ?= build
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 1
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 sources = $(shell git ls-files '*.c' '*.h')
@@ -48,7 +49,7 @@ clang:
 	@CC=clang $(MAKE) --no-print-directory test BUILD=build-clang
 
 fuzz: | deps
-	@scripts/fuzz.sh $(FUZZ_SECONDS)
+	@scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 lint: format-check tidy
 

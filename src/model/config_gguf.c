@@ -191,7 +191,8 @@ pare_status pare_config_gguf_gemma(pare_model_config *c, const pare_gguf *g, siz
     PARE_TRY(pare_gguf_f32(g, KEY("final_logit_softcapping"), PARE_OPTIONAL, tiny, huge,
                            &c->final_softcap, err));
     size_t width = c->n_layers == layers_27b ? c->dim / c->n_heads : c->head_dim;
-    c->attn_scale = 1 / sqrtf((float)width);
+    /* without a head width pare_config_finish refuses the shape */
+    if (width) c->attn_scale = 1 / sqrtf((float)width);
     return PARE_OK;
 }
 

@@ -432,6 +432,17 @@ static void gguf_keys(void **state) {
                                        {0}});
     assert_true(c.attn_scale == 0.125f && !c.local[1] && c.local[2]);
     assert_true(c.rope_local.theta == 500.0f);
+    /* more heads than channels, as far as the widths of the heads are given */
+    c = good_keys(gemma3_keys, (key[]){{"gemma3.attention.head_count", 'u', 128, NULL, 0}, {0}});
+    assert_true(c.attn_scale == 0.125f);
+    pare_error e = {0};
+    const key no_width[] = {{"gemma3.block_count", 'u', 18, NULL, 0},
+                            {"gemma3.attention.head_count", 'u', 5, NULL, 0},
+                            {"gemma3.attention.key_length", 0, 0, NULL, 0},
+                            {"gemma3.attention.value_length", 0, 0, NULL, 0},
+                            {0}};
+    assert_int_equal(read_gguf(&c, gemma3_keys, no_width, 100, &e), PARE_ERR_INPUT);
+    assert_non_null(strstr(e.message, "divisor"));
     /* without a window there are no local layers */
     c = good_keys(gemma3_keys, (key[]){{"gemma3.attention.sliding_window", 0, 0, NULL, 0}, {0}});
     assert_int_equal(c.window, 0);
