@@ -31,7 +31,7 @@ static const cli_option compress_table[] = {
     CLI_OPTION(compress_options, 0, "windows", CLI_INT, windows, "N", 0, 1e9,
                "with --eval: only the first N windows (0 = all)"),
     CLI_SWITCH(compress_options, 0, "no-fallback", no_fallback,
-               "refuse a tensor whose rows do not fit its encoding"),
+               "refuse a tensor whose rows or smallest values do not fit its encoding"),
     CLI_SWITCH(compress_options, 0, "dry-run", dry_run, "plan only: sizes, memory, fallbacks"),
     {0},
 };

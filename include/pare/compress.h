@@ -39,7 +39,8 @@ typedef struct pare_compress_options {
     const char *format;   /* "hf", "gguf", or NULL: gguf when `out` ends in .gguf, else hf */
     const char *keep;     /* regex over canonical names: these tensors stay as they are; or NULL */
     uint64_t split_bytes; /* largest part of the output, 0 = one file */
-    bool no_fallback;     /* a tensor that does not fit its encoding is an error, not a fallback */
+    bool no_fallback;     /* a tensor that does not fit its encoding (its rows, or blocks of values
+                             too small for its scales) is an error, not a fallback */
     bool dry_run;         /* plan and report only: nothing is written, `out` may be NULL */
 } pare_compress_options;
 

@@ -384,6 +384,7 @@ static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pa
     if (step > p->rows) step = p->rows;
     uint8_t *data = pare_big_alloc(bytes);
     float *w = pare_malloc(step * p->cols, sizeof *w);
+    size_t n_flushed = 0;
     pare_status st = data && w ? PARE_OK : fail_memory(err);
     for (size_t r = 0; r < p->rows && st == PARE_OK; r += step) {
         size_t n = p->rows - r < step ? p->rows - r : step;
@@ -398,6 +399,7 @@ static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pa
                                  p->t->canonical, r);
         }
         if (st == PARE_OK) memcpy(data + r * row_bytes, piece.view.part[0], n * row_bytes);
+        n_flushed += piece.n_flushed;
         pare_tensor_free(&piece);
         if (st == PARE_OK) st = pare_check_cancel(c->rt, err);
     }
@@ -409,7 +411,22 @@ static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pa
     *out = pare_tensor_wrap(p->enc, data, p->rows, p->cols);
     out->storage = data;
     out->storage_bytes = bytes;
+    out->n_flushed = n_flushed;
     return PARE_OK;
+}
+
+/* Blocks of tiny values that the encoding's scales cannot hold: told, or refused. */
+static pare_status check_flushed(compress_run *c, const tensor_plan *p, const pare_tensor *out,
+                                 pare_error *err) {
+    if (!out->n_flushed) return PARE_OK;
+    if (c->o->no_fallback)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "%s: %s: found %zu blocks of values too small for the scales of %s, "
+                         "expected an encoding that holds them",
+                         pare_source_path(c->source), p->t->canonical, out->n_flushed,
+                         p->enc->name);
+    return add_fallback(c, err, "%s: %zu blocks too small for the scales of %s stored as zeros",
+                        p->t->canonical, out->n_flushed, p->enc->name);
 }
 
 static pare_status do_tensor(compress_run *c, size_t i, pare_error *err) {
@@ -423,6 +440,7 @@ static pare_status do_tensor(compress_run *c, size_t i, pare_error *err) {
     if (p->recode) {
         bool whole = p->n_methods || p->enc->block_bytes == 0;
         st = whole ? recode_whole(c, p, i, &in, &out, err) : recode_pieces(c, p, &in, &out, err);
+        if (st == PARE_OK) st = check_flushed(c, p, &out, err);
         if (st == PARE_OK) st = measure(c, &in, &out, layer, err);
         layer->changed = layer->error > 0;
         result = &out;

@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "base/os.h"
+#include "io/gguf.h"
 #include "model/source.h"
 #include "pare/compress.h"
 #include "pare/model.h"
@@ -269,6 +270,38 @@ static void a_dry_run_plans_and_writes_nothing(void **state) {
     pare_runtime_free(rt);
 }
 
+/* Values below what half scales hold: told as a fallback, refused with no_fallback. */
+static void values_too_small_for_their_scales_are_told(void **state) {
+    (void)state;
+    char small[1024];
+    snprintf(small, sizeof small, "%s", test_path("small.gguf"));
+    pare_compress_report_free(must(fixture("llama"), small, "f32"));
+    pare_gguf *g;
+    assert_ok(pare_gguf_open(&g, small, err));
+    long at = (long)pare_gguf_find(g, "blk.0.ffn_up.weight")->offset;
+    pare_gguf_close(g);
+    float tiny[64];
+    for (int i = 0; i < 64; i++) tiny[i] = i % 2 ? 1e-7f : -1e-7f;
+    FILE *f = fopen(small, "r+b");
+    assert_true(f && fseek(f, at, SEEK_SET) == 0 && fwrite(tiny, sizeof tiny, 1, f) == 1);
+    fclose(f);
+
+    pare_compress_report *r = must(small, test_path("told.gguf"), "q8_0");
+    const pare_compress_info *info = pare_compress_result(r);
+    assert_int_equal(info->n_fallbacks, 1);
+    assert_non_null(strstr(info->fallbacks[0], "blk.0.ffn_up.weight: 2 blocks"));
+    pare_compress_report_free(r);
+
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    const char *out = test_path("refused.gguf");
+    pare_compress_options o = {.model = small, .out = out, .recipe = "q8_0", .no_fallback = true};
+    pare_error err = {0};
+    assert_int_equal(pare_compress(&r, rt, &o, &err), PARE_ERR_ARG);
+    assert_non_null(strstr(err.message, "blk.0.ffn_up.weight"));
+    assert_false(pare_path_exists(out));
+    pare_runtime_free(rt);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(containers_hold_the_same_numbers),
@@ -278,6 +311,7 @@ int main(void) {
         cmocka_unit_test(failures_leave_nothing),
         cmocka_unit_test(an_interrupt_leaves_nothing),
         cmocka_unit_test(a_dry_run_plans_and_writes_nothing),
+        cmocka_unit_test(values_too_small_for_their_scales_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
