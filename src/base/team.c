@@ -1,11 +1,11 @@
 #include "base/team.h"
 
-#include "base/memory.h"
-
 #include <omp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -39,28 +39,87 @@ static void sleep_while(atomic_uint *word, unsigned value) {
 static void wake_all(atomic_uint *word) { (void)word; }
 #endif
 
+/* The workers live as long as the team, inside one OpenMP region that a thread of the team's own
+ * opened. A region per job would leave libgomp's threads spinning for milliseconds after each. */
 struct pare_team {
     _Alignas(64) atomic_uint arrived;
     _Alignas(64) atomic_uint sense;
     atomic_uint n_asleep;
     _Alignas(64) atomic_size_t next;
+    _Alignas(64) atomic_uint job; /* counts the jobs; what follows belongs to the newest one */
+    atomic_uint n_idle;           /* workers that sleep until the next job */
+    pare_team_fn fn;              /* NULL: the workers leave */
+    void *arg;
+    int n; /* with the calling thread */
+    pthread_t host;
+    atomic_uint ready;
 };
 
-static void team_reset(pare_team *team) {
-    atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
-    atomic_store_explicit(&team->sense, 0, memory_order_relaxed);
-    atomic_store_explicit(&team->n_asleep, 0, memory_order_relaxed);
-    atomic_store_explicit(&team->next, 0, memory_order_relaxed);
+/* Spins, then sleeps, until *word is no longer `value`. */
+static void await_change(atomic_uint *word, unsigned value, atomic_uint *n_asleep) {
+    for (int spins = 0; spins < SPINS; spins++) {
+        if (atomic_load_explicit(word, memory_order_acquire) != value) return;
+        cpu_relax();
+    }
+    atomic_fetch_add(n_asleep, 1);
+    while (atomic_load(word) == value) sleep_while(word, value);
+    atomic_fetch_sub(n_asleep, 1);
 }
 
-pare_team *pare_team_create(void) {
+/* Ordered with the sleepers' count: either they see the new value or we see them. */
+static void change(atomic_uint *word, unsigned value, atomic_uint *n_asleep) {
+    atomic_store(word, value);
+    if (atomic_load(n_asleep)) wake_all(word);
+}
+
+static void work(pare_team *team, int id) {
+    for (unsigned seen = 0;; seen++) {
+        await_change(&team->job, seen, &team->n_idle);
+        if (!team->fn) return;
+        /* all workers are here, so nobody passes a barrier: the sense stands still */
+        pare_worker w = {team, id, team->n, atomic_load(&team->sense)};
+        team->fn(&w, team->arg);
+        pare_barrier(&w);
+    }
+}
+
+static void *host(void *arg) {
+    pare_team *team = arg;
+    omp_set_dynamic(0);
+#pragma omp parallel num_threads(team->n - 1)
+    {
+#pragma omp single
+        {
+            team->n = 1 + omp_get_num_threads();
+            change(&team->ready, 1, &team->n_idle);
+        }
+        work(team, 1 + omp_get_thread_num());
+    }
+    return NULL;
+}
+
+pare_team *pare_team_create(int n) {
     pare_team *team = NULL;
     if (posix_memalign((void **)&team, 64, sizeof *team) != 0) return NULL;
-    team_reset(team);
+    memset(team, 0, sizeof *team);
+    team->n = n;
+    if (n == 1) return team;
+    if (pthread_create(&team->host, NULL, host, team) != 0) {
+        free(team);
+        return NULL;
+    }
+    await_change(&team->ready, 0, &team->n_idle);
     return team;
 }
 
-void pare_team_free(pare_team *team) { free(team); }
+void pare_team_free(pare_team *team) {
+    if (team && team->n > 1) {
+        team->fn = NULL;
+        change(&team->job, atomic_load(&team->job) + 1, &team->n_idle);
+        pthread_join(team->host, NULL);
+    }
+    free(team);
+}
 
 void pare_barrier(pare_worker *w) {
     if (w->n == 1) {
@@ -72,18 +131,10 @@ void pare_barrier(pare_worker *w) {
     if (atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel) + 1 == (unsigned)w->n) {
         atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&team->next, 0, memory_order_relaxed);
-        /* ordered with the sleepers' count: either they see the new sense or we see them */
-        atomic_store(&team->sense, w->sense);
-        if (atomic_load(&team->n_asleep)) wake_all(&team->sense);
+        change(&team->sense, w->sense, &team->n_asleep);
         return;
     }
-    for (int spins = 0; spins < SPINS; spins++) {
-        if (atomic_load_explicit(&team->sense, memory_order_acquire) == w->sense) return;
-        cpu_relax();
-    }
-    atomic_fetch_add(&team->n_asleep, 1);
-    while (atomic_load(&team->sense) != w->sense) sleep_while(&team->sense, w->sense ^ 1);
-    atomic_fetch_sub(&team->n_asleep, 1);
+    await_change(&team->sense, w->sense ^ 1, &team->n_asleep);
 }
 
 size_t pare_take(pare_worker *w, size_t chunk) {
@@ -92,19 +143,17 @@ size_t pare_take(pare_worker *w, size_t chunk) {
 
 void pare_team_run(pare_runtime *rt, pare_team_fn fn, void *arg) {
     pare_team *team = rt->team;
-    team_reset(team);
-    int n = rt->options.n_threads;
-    if (n == 1) {
-        pare_worker w = {team, 0, 1, 0};
+    pare_worker w = {team, 0, team->n, atomic_load(&team->sense)};
+    atomic_store_explicit(&team->next, 0, memory_order_relaxed);
+    if (team->n == 1) {
         fn(&w, arg);
         return;
     }
-    omp_set_dynamic(0);
-#pragma omp parallel num_threads(n)
-    {
-        pare_worker w = {team, omp_get_thread_num(), omp_get_num_threads(), 0};
-        fn(&w, arg);
-    }
+    team->fn = fn;
+    team->arg = arg;
+    change(&team->job, atomic_load(&team->job) + 1, &team->n_idle);
+    fn(&w, arg);
+    pare_barrier(&w);
 }
 
 typedef struct for_job {

@@ -14,14 +14,15 @@ typedef struct pare_worker {
     uint32_t sense; /* private to the barrier */
 } pare_worker;
 
-/* Used by the runtime only. */
-pare_team *pare_team_create(void);
+/* A team of n threads with the caller, fewer where OpenMP gives fewer; the others start now and
+ * sleep between jobs. NULL: out of memory or threads. Used by the runtime only. */
+pare_team *pare_team_create(int n);
 void pare_team_free(pare_team *team);
 
 typedef void (*pare_team_fn)(pare_worker *w, void *arg);
 
 /* Runs fn once on every thread of the runtime and returns when all have returned. The calling
- * thread is worker 0. */
+ * thread is worker 0; one job at a time. */
 void pare_team_run(pare_runtime *rt, pare_team_fn fn, void *arg);
 
 /* Waits until all workers of the team are here. What each wrote before is visible to all after. */

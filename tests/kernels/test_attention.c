@@ -351,7 +351,7 @@ static void without_a_cache(void **state) {
     void *memory = aligned_alloc(64, plan.arena.peak);
     plain.layer = pare_kv_layer_of(plain.k, plain.v, plain.kv_dim, s.n, 2, 64);
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
-    pare_team *team = pare_team_create();
+    pare_team *team = pare_team_create(1);
     pare_worker alone = {team, 0, 1, 0};
     pare_attention(&alone, TOP_LEVEL, memory, plain.out, plain.q_dim, plain.q, plain.q_dim,
                    &plain.layer, &plain.attn, s.n, 0);

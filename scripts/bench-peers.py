@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""pare beside llama.cpp: the same files, the same threads, one run. Called by bench-peers.sh, which builds llama.cpp.
+
+    bench-peers.py BUILD PEER_BIN            prints Markdown tables
+
+Environment: SECTIONS (speed perplexity load compress), MODELS (smollm2 gemma3 random), ENCODINGS, THREADS, REPS, WINDOWS."""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+BUILD, PEER = sys.argv[1:3]
+PARE = BUILD + "/pare"
+CACHE = os.environ.get("PARE_CACHE") or os.path.expanduser("~/.cache/pare")
+
+
+def words(name, default):
+    return os.environ.get(name, default).split()
+
+
+SECTIONS = words("SECTIONS", "speed perplexity load compress")
+MODELS = words("MODELS", "smollm2 gemma3 random")
+ENCODINGS = words("ENCODINGS", "q4_0 q4_1 q5_0 q8_0 q4_k_m q6_k bf16")
+THREADS = words("THREADS", "1 2")
+REPS = os.environ.get("REPS", "3")
+WINDOWS = os.environ.get("WINDOWS", "16")
+
+
+def out(*command):
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def model(name):
+    if name != "random":
+        return out("scripts/models.sh", name).stdout.strip().splitlines()[-1]
+    path = CACHE + "/models/random-1.1b.gguf"
+    if not os.path.exists(path):
+        out(BUILD + "/bench/make_llama", model("smollm2"), path)
+    return path
+
+
+def table(*heads):
+    print("\n| " + " | ".join(heads) + " |")
+    print("|---|---|" + "---:|" * (len(heads) - 2), flush=True)
+
+
+def row(*cells):
+    print("| " + " | ".join(str(c) for c in cells) + " |", flush=True)
+
+
+def measured(command):
+    """Seconds of the clock, of the processor, and the largest resident set in MiB of one process."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit("failed: " + " ".join(command))
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def speed(name, encoding, file):
+    for threads in THREADS:
+        ours = {r["what"]: r for r in json.loads(
+            out(PARE, "bench", file, "--threads", threads, "--pp", "512", "--tg", "128", "--reps", REPS, "--quiet",
+                "--json").stdout)["rows"]}
+        peer = {("prefill" if r["n_prompt"] else "decode"): r["avg_ts"] for r in json.loads(
+            out(PEER + "/llama-bench", "-m", file, "-t", threads, "-p", "512", "-n", "128", "-r", REPS, "-o",
+                "json").stdout)}
+        cells = []
+        for what, limit in (("prefill", "share_of_peak"), ("decode", "share_of_bandwidth")):
+            mine = ours[what]["tokens_per_s"]
+            cells += [f"{mine:.1f}", f"{100 * ours[what][limit]:.0f}%", f"{peer[what]:.1f}", f"{mine / peer[what]:.2f}"]
+        row(name, encoding, threads, *cells)
+
+
+def stamp(log, what):
+    """Seconds at which llama.cpp logged a line: MINUTES.SECONDS.MILLISECONDS.MICROSECONDS in front of it."""
+    line = next(line for line in log.splitlines() if what in line)
+    minutes, seconds, ms, _ = (int(v) for v in line.split()[0].split("."))
+    return 60 * minutes + seconds + ms / 1000
+
+
+def perplexity(name, file, text):
+    ours = json.loads(out(PARE, "eval", file, "--text", text, "--protocol", "llama.cpp", "--ctx", "512", "--windows",
+                          WINDOWS, "--compute", "fast", "--quiet", "--json").stdout)["perplexity"]
+    log = out(PEER + "/llama-perplexity", "-m", file, "-f", text, "-c", "512", "--chunks", WINDOWS, "-t", THREADS[-1])
+    log = log.stdout + log.stderr
+    ppl = float(log.split("Final estimate: PPL = ")[1].split()[0])
+    took = stamp(log, "Final estimate") - stamp(log, "calculating perplexity over")
+    rate = int(WINDOWS) * 512 / took
+    row(name, WINDOWS, f"{ours['ppl']:.4f}", f"{ppl:.4f}", f"{ours['tokens_per_s']:.0f}", f"{rate:.0f}",
+        f"{ours['tokens_per_s'] / rate:.2f}")
+
+
+def load(name, file):
+    command = [PARE, "run", file, "-p", "Hello", "-n", "1", "--quiet", "--json"]
+    measured(command)
+    seconds, _, rss = measured(command)
+    result = json.loads(out(*command).stdout)
+    size = os.path.getsize(file) / 2**20
+    cache = result["kv_bytes"] / 2**20
+    start = time.perf_counter()
+    with open(file, "rb", buffering=0) as f:
+        block = bytearray(1 << 20)
+        while f.readinto(block):
+            pass
+    row(name, f"{size:.0f}", f"{seconds:.2f}", f"{time.perf_counter() - start:.2f}", f"{rss:.0f}", f"{size + cache + 100:.0f}")
+
+
+def compress(name, file, work):
+    ours = measured([PARE, "compress", file, "-o", work + "/a.gguf", "-r", "q4_k_m", "--quiet", "--threads", THREADS[-1]])
+    peer = measured([PEER + "/llama-quantize", "--allow-requantize", file, work + "/b.gguf", "Q4_K_M", THREADS[-1]])
+    mb = os.path.getsize(file) / 1e6
+    row(name, f"{mb:.0f}", *(f"{v:.1f}" for v in (ours[0], peer[0])), *(f"{mb / v:.0f}" for v in (ours[1], peer[1])),
+        f"{ours[2]:.0f}", f"{peer[2]:.0f}", f"{peer[0] / ours[0]:.2f}")
+
+
+def main():
+    data = os.environ.get("PARE_DATA", "../shared/data") + "/wikitext-2-raw/wiki.test.raw"
+    with tempfile.TemporaryDirectory(prefix="pare-peers-") as work:
+        if "speed" in SECTIONS:
+            table("model", "encoding", "threads", "prefill 512: pare", "of peak", "llama.cpp", "ratio",
+                  "decode 128: pare", "of bandwidth", "llama.cpp", "ratio")
+            for name in MODELS:
+                for encoding in ENCODINGS:
+                    file = f"{work}/{name}-{encoding}.gguf"
+                    out(PARE, "compress", model(name), "-o", file, "-r", encoding, "--quiet")
+                    speed(name, encoding, file)
+                    os.remove(file)
+        if "perplexity" in SECTIONS and os.path.exists(data):
+            table("model", "windows of 512", "perplexity: pare", "llama.cpp", "tokens/s: pare", "llama.cpp", "ratio")
+            for name in MODELS:
+                if name != "random":
+                    perplexity(name, model(name), data)
+        if "load" in SECTIONS:
+            table("model", "file MiB", "run of one token, s", "reading the file, s", "resident MiB",
+                  "file + KV cache + 100 MiB")
+            for name in MODELS:
+                load(name, model(name))
+        if "compress" in SECTIONS:
+            table("model to q4_k_m", "input MB", "seconds: pare", "llama-quantize", "MB per CPU second: pare",
+                  "llama-quantize", "peak MiB: pare", "llama-quantize", "ratio")
+            for name in MODELS:
+                compress(name, model(name), work)
+
+
+main()
