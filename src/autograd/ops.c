@@ -1,5 +1,6 @@
 #include "autograd/ops.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Values that a thread takes at once in element-wise operators: 16 cache lines. */
@@ -214,12 +215,27 @@ pare_kv_layer pare_kv_layer_of(const float *k, const float *v, size_t ld, size_t
 
 /* ---- output ---- */
 
-void pare_op_target_logprob(pare_fwd *f, float *logprob, const float *logits, size_t ld, size_t n,
-                            size_t vocab, const int32_t *targets) {
+void pare_op_logprob_block(pare_fwd *f, const pare_logprob *p, const float *logits, size_t ld,
+                           size_t n, size_t first, size_t count) {
     if (pare_fwd_planning(f)) return;
     for (size_t i; (i = pare_take(f->w, 1)) < n;) {
         const float *row = logits + i * ld;
-        logprob[i] = (float)((double)row[targets[i]] - f->k->softmax->logsumexp(row, vocab));
+        double lse = f->k->softmax->logsumexp(row, count);
+        if (first) {
+            double high = fmax(lse, p->lse[i]), low = fmin(lse, p->lse[i]);
+            lse = high + log1p(exp(low - high));
+        }
+        p->lse[i] = lse;
+        size_t target = (size_t)p->targets[i];
+        if (target >= first && target - first < count) p->target[i] = row[target - first];
     }
+    pare_barrier(f->w);
+}
+
+void pare_op_logprob_finish(pare_fwd *f, const pare_logprob *p, float *logprob, size_t n) {
+    if (pare_fwd_planning(f)) return;
+    size_t begin, end;
+    pare_share(f->w, n, 1, &begin, &end);
+    for (size_t i = begin; i < end; i++) logprob[i] = (float)((double)p->target[i] - p->lse[i]);
     pare_barrier(f->w);
 }

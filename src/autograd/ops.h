@@ -81,6 +81,7 @@ typedef struct pare_op_out {
     const float *bias;    /* [out] or NULL */
     float *y;             /* [n][ldy] */
     size_t ldy;
+    size_t row0, rows; /* only rows [row0, row0 + rows) of w, y beginning with row0; 0: all */
 } pare_op_out;
 
 /* y = x W^T (+ bias) for n_outs <= PARE_OP_MAX_OUTS matrices; x [n][ldx], `in` values a row. */
@@ -147,8 +148,19 @@ pare_kv_layer pare_kv_layer_of(const float *k, const float *v, size_t ld, size_t
 
 /* ---- output ---- */
 
-/* logprob[i] = log softmax(logits_i)[targets[i]]; logits [n][ld], `vocab` values a row. */
-void pare_op_target_logprob(pare_fwd *f, float *logprob, const float *logits, size_t ld, size_t n,
-                            size_t vocab, const int32_t *targets);
+/* Log-probabilities of targets from logits that come block by block, so that they never stand in
+ * memory as a whole. */
+typedef struct pare_logprob {
+    double *lse;            /* [n] log of the sum of exp over the blocks so far */
+    float *target;          /* [n] logit of the target, once its block was seen */
+    const int32_t *targets; /* [n] */
+} pare_logprob;
+
+/* Takes the logits [n][ld] of entries [first, first + count) of the vocabulary; first = 0 begins
+ * anew. */
+void pare_op_logprob_block(pare_fwd *f, const pare_logprob *p, const float *logits, size_t ld,
+                           size_t n, size_t first, size_t count);
+/* logprob[i] = log softmax(logits_i)[targets[i]] */
+void pare_op_logprob_finish(pare_fwd *f, const pare_logprob *p, float *logprob, size_t n);
 
 #endif

@@ -59,7 +59,7 @@ static void embed(pare_fwd *f, const pare_model *m, const pare_pass *p, float *h
         size_t mark = pare_fwd_mark(f);
         float *narrow = pare_fwd_alloc(f, p->n * c->embed_dim, sizeof *narrow);
         pare_op_embed(f, narrow, &w->token_embd.w, p->ids, p->n, c->embed_dim, 1);
-        pare_op_out in = {w->proj_in.name, &w->proj_in.w, NULL, h, c->dim};
+        pare_op_out in = {.name = w->proj_in.name, .w = &w->proj_in.w, .y = h, .ldy = c->dim};
         pare_op_linear(f, narrow, c->embed_dim, p->n, c->embed_dim, &in, 1);
         pare_fwd_release(f, mark);
     } else {
@@ -101,7 +101,7 @@ static void finish(pare_fwd *f, const pare_model *m, float *y, const float *h, s
     else
         pare_op_scale(f, normed, h, 1, n, c->dim);
     if (!w->proj_out.w.enc) return;
-    pare_op_out out = {w->proj_out.name, &w->proj_out.w, NULL, y, c->embed_dim};
+    pare_op_out out = {.name = w->proj_out.name, .w = &w->proj_out.w, .y = y, .ldy = c->embed_dim};
     pare_op_linear(f, normed, c->dim, n, c->dim, &out, 1);
 }
 

@@ -28,12 +28,47 @@ void pare_pass_finish(pare_fwd *f, const pare_model *m, float *y, const float *h
     pare_fwd_release(f, mark);
 }
 
-void pare_pass_logits(pare_fwd *f, const pare_model *m, float *logits, const float *y, size_t n) {
+/* Entries [first, first + count) of the vocabulary; count 0: all. */
+static void logits_of(pare_fwd *f, const pare_model *m, float *logits, const float *y, size_t n,
+                      size_t first, size_t count) {
     const pare_model_config *c = &m->config;
-    pare_op_out head = {m->head->name, &m->head->w, NULL, logits, c->vocab_size};
+    size_t width = count ? count : c->vocab_size;
+    pare_op_out head = {m->head->name, &m->head->w, NULL, logits, width, first, count};
     pare_op_linear(f, y, c->embed_dim, n, c->embed_dim, &head, 1);
-    if (c->final_softcap > 0)
-        pare_op_softcap(f, logits, logits, c->final_softcap, n, c->vocab_size);
+    if (c->final_softcap > 0) pare_op_softcap(f, logits, logits, c->final_softcap, n, width);
+}
+
+void pare_pass_logits(pare_fwd *f, const pare_model *m, float *logits, const float *y, size_t n) {
+    logits_of(f, m, logits, y, n, 0, 0);
+}
+
+/* Many rows at a time, that the head's weights are unpacked rarely; then only a part of the
+ * vocabulary has room. */
+void pare_pass_logprobs(pare_fwd *f, const pare_model *m, float *logprob, const float *y, size_t n,
+                        const int32_t *targets, float *logits, size_t room) {
+    enum { ROWS = 512, GRAIN = 64 };
+    size_t vocab = m->config.vocab_size, rows = n < ROWS ? n : ROWS, mark = pare_fwd_mark(f);
+    size_t count = room / rows < vocab ? room / rows / GRAIN * GRAIN : vocab;
+    if (!count) { /* a vocabulary too small to be cut */
+        rows = room / vocab;
+        count = vocab;
+    }
+    pare_logprob p = {pare_fwd_alloc(f, rows, sizeof(double)),
+                      pare_fwd_alloc(f, rows, sizeof(float)), NULL};
+    if (pare_fwd_planning(f)) n = rows;
+    for (size_t i = 0; i < n; i += rows) {
+        size_t some = n - i < rows ? n - i : rows;
+        p.targets = targets + i;
+        for (size_t first = 0; first < vocab; first += count) {
+            size_t width = vocab - first < count ? vocab - first : count;
+            bool all = width == vocab;
+            logits_of(f, m, logits, y ? y + i * m->config.embed_dim : NULL, some, first,
+                      all ? 0 : width);
+            pare_op_logprob_block(f, &p, logits, width, some, first, width);
+        }
+        pare_op_logprob_finish(f, &p, logprob + i, some);
+    }
+    pare_fwd_release(f, mark);
 }
 
 void pare_pass_run(pare_fwd *f, const pare_model *m, pare_pass *p, float *y) {
@@ -47,7 +82,7 @@ void pare_pass_run(pare_fwd *f, const pare_model *m, pare_pass *p, float *y) {
 }
 
 static pare_op_out out_of(const pare_linear *l, float *y, size_t ldy) {
-    return (pare_op_out){l->name, &l->w, l->bias, y, ldy};
+    return (pare_op_out){.name = l->name, .w = &l->w, .bias = l->bias, .y = y, .ldy = ldy};
 }
 
 void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer,

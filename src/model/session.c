@@ -36,25 +36,22 @@ typedef struct region {
     const int32_t *ids; /* NULL: no pass, the head only */
     size_t n, pos0;
     size_t head_first,
-        head_n;     /* rows of hidden; any number when logprob is set, else LOGITS_ROWS */
+        head_n;     /* rows of hidden; any number when they are scored, else LOGITS_ROWS */
     float *logits;  /* [head_n][vocab_size] */
-    float *logprob; /* [head_n] of `targets`, or NULL */
+    bool score;     /* log-probabilities instead of logits */
+    float *logprob; /* [head_n] of `targets` */
     const int32_t *targets;
 } region;
 
 static void run_head(pare_fwd *f, const region *r) {
     const pare_model_config *c = &r->s->m->config;
     const float *y = r->s->hidden ? r->s->hidden + r->head_first * c->embed_dim : NULL;
-    if (!r->logprob) {
+    if (!r->score) {
         pare_pass_logits(f, r->s->m, r->logits, y, r->head_n);
         return;
     }
-    for (size_t i = 0; i < r->head_n; i += LOGITS_ROWS) {
-        size_t n = r->head_n - i < LOGITS_ROWS ? r->head_n - i : LOGITS_ROWS;
-        pare_pass_logits(f, r->s->m, r->s->logits, y + i * c->embed_dim, n);
-        pare_op_target_logprob(f, r->logprob + i, r->s->logits, c->vocab_size, n, c->vocab_size,
-                               r->targets + i);
-    }
+    pare_pass_logprobs(f, r->s->m, r->logprob, y, r->head_n, r->targets, r->s->logits,
+                       LOGITS_ROWS * c->vocab_size);
 }
 
 static void run_region(pare_fwd *f, const region *r) {
@@ -87,8 +84,10 @@ static pare_status plan(pare_session *s, pare_error *err) {
     pare_fwd f = pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), s->compute);
     /* decoding and long batches take different paths; both must fit */
     size_t lengths[] = {1, s->n_batch < 8 ? s->n_batch : 8, s->n_batch};
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < 3; i++) {
         run_region(&f, &(region){.s = s, .n = lengths[i], .head_n = i ? LOGITS_ROWS : 1});
+        run_region(&f, &(region){.s = s, .n = 1, .head_n = lengths[i], .score = true});
+    }
     s->linear_bytes = f.linear_bytes;
     if (!pare_align_size(&s->arena_bytes, f.arena.peak + 64, 64) ||
         !pare_add_size(&s->scratch_bytes, s->arena_bytes, s->linear_bytes))
@@ -247,6 +246,7 @@ pare_status pare_session_logprobs(pare_session *s, const int32_t *ids, size_t n,
         if (first < last) {
             r.head_first = first;
             r.head_n = last - first;
+            r.score = true;
             r.logprob = logprob + (done + first - from);
             r.targets = ids + done + first + 1;
         }

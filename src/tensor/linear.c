@@ -144,6 +144,7 @@ void pare_linear_few(pare_worker *w, const pare_linear_job *job) {
 static size_t few_limit(const pare_linear_job *job) {
     size_t limit = PARE_DOT_MAX_N;
     for (size_t o = 0; o < job->n_outs; o++) {
+        if (job->outs[o].rows) return 0; /* the kernels write whole rows of y */
         pare_dotf_id dotf = job->outs[o].w->enc->dotf;
         size_t most = PARE_DOT_MAX_N;
         if (!takes_int8(job, &job->outs[o])) {

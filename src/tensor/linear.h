@@ -22,6 +22,7 @@ typedef struct pare_linear_out {
     const float *bias;    /* [out] or NULL */
     float *y;             /* [n][ldy] */
     size_t ldy;
+    size_t row0, rows; /* only rows [row0, row0 + rows) of w, y beginning with row0; 0: all */
 } pare_linear_out;
 
 /* Bytes of scratch that linear_forward needs for up to n rows of `in_max` inputs on n_threads

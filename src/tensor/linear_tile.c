@@ -322,7 +322,7 @@ static void write_panels(const many_space *s, const panel_at *panels, size_t n_p
         for (size_t i = 0; i < n_panels; i++) {
             const panel_at *p = &panels[i];
             const float *c = s->c + (i * s->slab + m) * NR;
-            float *y = p->out->y + (y_row + m) * p->out->ldy + p->row0;
+            float *y = p->out->y + (y_row + m) * p->out->ldy + (p->row0 - p->out->row0);
             float sums[NR];
             for (size_t r = 0; r < NR; r++) sums[r] = c[r] + bias[i][r];
             if (p->n_rows == NR)
@@ -334,14 +334,15 @@ static void write_panels(const many_space *s, const panel_at *panels, size_t n_p
 
 /* --- the loops --- */
 
-static size_t panels_of(const pare_linear_out *o) { return (o->w->view.rows + NR - 1) / NR; }
+static size_t rows_of(const pare_linear_out *o) { return o->rows ? o->rows : o->w->view.rows; }
+static size_t panels_of(const pare_linear_out *o) { return (rows_of(o) + NR - 1) / NR; }
 
 /* Panel number i of all matrices in order. */
 static panel_at find_panel(const pare_linear_job *job, size_t i) {
     const pare_linear_out *o = job->outs;
     while (i >= panels_of(o)) i -= panels_of(o++);
-    size_t left = o->w->view.rows - i * NR;
-    return (panel_at){o, i * NR, left < NR ? left : NR, form_of(job, o->w->enc)};
+    size_t left = rows_of(o) - i * NR;
+    return (panel_at){o, o->row0 + i * NR, left < NR ? left : NR, form_of(job, o->w->enc)};
 }
 
 /* Panels [first, last) for rows [m0, m1) of the slab that begins at row y_row. */

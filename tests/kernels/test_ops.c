@@ -365,7 +365,8 @@ enum { ROWS = 5, DIM = 96, HEADS = 3, VOCAB = 301 };
 
 typedef struct pass {
     float *buffer[8]; /* [ROWS][DIM] each */
-    float *angles, *logprob, *logits;
+    float *angles, *logprob, *logits, target[ROWS];
+    double lse[ROWS];
     pare_arena arena;
     int probes;
 } pass;
@@ -404,7 +405,10 @@ static void all_operators(pare_worker *w, void *arg) {
     pare_op_softcap(&f, b[7], b[7], 2.0f, ROWS, DIM);
     pare_op_softcap(&f, b[2], b[7], 0.0f, ROWS, DIM);
     pare_op_relu(&f, b[2], b[2], ROWS, DIM);
-    pare_op_target_logprob(&f, p->logprob, p->logits, VOCAB, ROWS, VOCAB, targets);
+    pare_logprob scores = {p->lse, p->target, targets};
+    pare_op_logprob_block(&f, &scores, p->logits, VOCAB, ROWS, 0, 200);
+    pare_op_logprob_block(&f, &scores, p->logits + 200, VOCAB, ROWS, 200, VOCAB - 200);
+    pare_op_logprob_finish(&f, &scores, p->logprob, ROWS);
 }
 
 static pass run_pass(int n_threads) {
@@ -446,7 +450,10 @@ static void operators_do_not_depend_on_threads(void **state) {
     }
     double lse = 0;
     for (int i = 0; i < VOCAB; i++) lse += exp((double)one.logits[VOCAB + i]);
-    assert_true(fabs(one.logprob[1] - (one.logits[VOCAB + 300] - log(lse))) < 1e-5);
+    assert_true(fabs(one.logprob[1] - (one.logits[VOCAB + 300] - log(lse))) < 1e-5); /* 2nd block */
+    lse = 0;
+    for (int i = 0; i < VOCAB; i++) lse += exp((double)one.logits[2 * VOCAB + i]);
+    assert_true(fabs(one.logprob[2] - (one.logits[2 * VOCAB + 17] - log(lse))) < 1e-5);
     free(table);
     free_pass(&one);
 }
@@ -480,8 +487,8 @@ static void linear_pass(pare_worker *w, void *arg) {
     linear_test *t = arg;
     pare_fwd f = t->f;
     f.w = w;
-    pare_op_out outs[2] = {{"a", &t->w[0], NULL, t->y[0], DIM},
-                           {"b", &t->w[1], t->bias, t->y[1], DIM}};
+    pare_op_out outs[2] = {{.name = "a", .w = &t->w[0], .y = t->y[0], .ldy = DIM},
+                           {.name = "b", .w = &t->w[1], .bias = t->bias, .y = t->y[1], .ldy = DIM}};
     pare_op_linear(&f, t->x, DIM, ROWS, 64, outs, 2);
 }
 

@@ -390,6 +390,45 @@ static void rows_do_not_change_results(void **state) {
     }
 }
 
+/* A range of a matrix's rows gives its part of the outputs, with its part of the bias. */
+static void ranges_of_rows_give_their_part(void **state) {
+    (void)state;
+    srand(7);
+    const size_t counts[] = {2, 40};
+    for (size_t i = 0; i < 2; i++)
+        for (size_t e = 0; e < N_ENCODINGS; e++) {
+            pare_tensor t = make_weights(encodings[e], 83, 320);
+            call all = {.isa = best(), .compute = PARE_COMPUTE_EXACT};
+            set_inputs(&all, counts[i], 320);
+            add_out(&all, &t, true);
+            run(&all, 2);
+            call part = all;
+            part.n_outs = 0;
+            add_out(&part, &t, false);
+            pare_linear_out *o = &part.outs[0];
+            o->bias = all.outs[0].bias;
+            o->row0 = 17;
+            o->rows = 50;
+            o->ldy = 51;
+            run(&part, 2);
+            for (size_t n = 0; n < part.n; n++)
+                for (size_t r = 0; r < 51; r++) {
+                    float y = o->y[n * 51 + r], want = all.outs[0].y[n * all.outs[0].ldy + 17 + r];
+                    if (r == 50) /* not touched */
+                        assert_memory_equal(&y, "\x5a\x5a\x5a\x5a", 4);
+                    else if (counts[i] > PARE_DOT_MAX_N)
+                        assert_true(y == want);
+                    else /* the whole matrix took the path for few rows */
+                        assert_true(fabsf(y - want) < 1e-3f * (1.0f + fabsf(want)));
+                }
+            o->bias = NULL;
+            part.x = NULL;
+            free_call(&part);
+            free_call(&all);
+            pare_big_free(t.storage, t.storage_bytes);
+        }
+}
+
 /* A NaN or an infinity in an input reaches the outputs of its row, and only those. */
 static void nan_stays_in_its_row(void **state) {
     (void)state;
@@ -417,6 +456,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_shape_is_right),
         cmocka_unit_test(registered_encodings_are_right),
+        cmocka_unit_test(ranges_of_rows_give_their_part),
         cmocka_unit_test(matrices_share_an_input),
         cmocka_unit_test(threads_do_not_change_results),
         cmocka_unit_test(rows_do_not_change_results),
