@@ -296,7 +296,10 @@ static void compare_rows(pare_worker *w, void *arg) {
     float *a = j->rows + (size_t)w->id * 2 * cols, *b = a + cols;
     for (size_t r; (r = pare_take(w, 1)) < j->before->view.rows;) {
         j->before->enc->decode(a, &j->before->view, r, 0, cols);
-        j->after->enc->decode(b, &j->after->view, r, 0, cols);
+        if (j->after == j->before)
+            memcpy(b, a, cols * sizeof *b);
+        else
+            j->after->enc->decode(b, &j->after->view, r, 0, cols);
         double e = 0, s = 0;
         size_t zeros = 0;
         for (size_t i = 0; i < cols; i++) {
@@ -311,7 +314,8 @@ static void compare_rows(pare_worker *w, void *arg) {
     }
 }
 
-/* Relative error and sparsity, rows summed in order: the same for any number of threads. */
+/* Relative error and sparsity, rows summed in order: the same for any number of threads. A copied
+ * tensor (after == before) has no error, whatever values it holds. */
 static pare_status measure(compress_run *c, const pare_tensor *before, const pare_tensor *after,
                            pare_layer_report *layer, pare_error *err) {
     size_t rows = before->view.rows, cols = before->view.cols;
@@ -326,7 +330,7 @@ static pare_status measure(compress_run *c, const pare_tensor *before, const par
             s += job.sums[3 * r + 1];
             zeros += job.sums[3 * r + 2];
         }
-        layer->error = s > 0 ? sqrt(e / s) : 0;
+        layer->error = after != before && s > 0 ? sqrt(e / s) : 0;
         layer->sparsity = rows && cols ? zeros / ((double)rows * (double)cols) : 0;
     } else {
         st = fail_memory(err);
@@ -441,10 +445,10 @@ static pare_status do_tensor(compress_run *c, size_t i, pare_error *err) {
         bool whole = p->n_methods || p->enc->block_bytes == 0;
         st = whole ? recode_whole(c, p, i, &in, &out, err) : recode_pieces(c, p, &in, &out, err);
         if (st == PARE_OK) st = check_flushed(c, p, &out, err);
-        if (st == PARE_OK) st = measure(c, &in, &out, layer, err);
-        layer->changed = layer->error > 0;
         result = &out;
     }
+    if (st == PARE_OK) st = measure(c, &in, result, layer, err);
+    if (p->recode) layer->changed = layer->error > 0;
     if (st == PARE_OK) {
         layer->out_bytes = pare_tensor_bytes(result);
         if (layer->n_params)

@@ -172,6 +172,13 @@ static void pruned_models_hold_the_zeros_that_were_asked_for(void **state) {
         }
         assert_true(n_pruned >= 14);
         assert_true(isfinite(distance(fixture("llama"), out)));
+        /* zeros that are only copied count as well */
+        snprintf(name, sizeof name, "copied-%zu", i);
+        pare_compress_report *copied = must(out, test_path(name), "");
+        const pare_compress_info *same = pare_compress_result(copied);
+        assert_true(same->lossless && info->sparsity > 0);
+        assert_true(fabs(same->sparsity - info->sparsity) < 1e-12);
+        pare_compress_report_free(copied);
         pare_compress_report_free(r);
     }
 }
