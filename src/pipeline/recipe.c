@@ -154,7 +154,8 @@ static const pare_param *step_params(const pare_step *step) {
     return step->method ? step->method->params : encode_params;
 }
 
-static pare_status set_param(pare_step *step, const char *step_name, text_span pair,
+/* *seen: one bit per parameter of the step that was given already. */
+static pare_status set_param(pare_step *step, const char *step_name, text_span pair, uint64_t *seen,
                              pare_error *err) {
     const char *equals = memchr(pair.p, '=', (size_t)(pair.end - pair.p));
     text_span name = {pair.p, equals ? equals : pair.end},
@@ -171,6 +172,11 @@ static pare_status set_param(pare_step *step, const char *step_name, text_span p
     for (const pare_param *p = step_params(step); p->name; p++) {
         consider(&n, p->name);
         if (strcmp(p->name, key) != 0) continue;
+        uint64_t bit = (uint64_t)1 << (p - step_params(step));
+        if (*seen & bit)
+            return pare_fail(err, PARE_ERR_ARG, "recipe: %s: found %s twice, expected it once",
+                             step_name, key);
+        *seen |= bit;
         if (pare_param_set(p, step->options, text, err) == PARE_OK) return PARE_OK;
         return pare_fail_prefix(err, "recipe: %s", step_name);
     }
@@ -181,10 +187,11 @@ static pare_status set_param(pare_step *step, const char *step_name, text_span p
 
 static pare_status set_params(pare_step *step, const char *name, text_span params,
                               pare_error *err) {
+    uint64_t seen = 0;
     while (params.p < params.end) {
         const char *comma = memchr(params.p, ',', (size_t)(params.end - params.p));
         text_span pair = {params.p, comma ? comma : params.end};
-        PARE_TRY(set_param(step, name, pair, err));
+        PARE_TRY(set_param(step, name, pair, &seen, err));
         params.p = pair.end + (comma ? 1 : 0);
     }
     if (step->method && step->method->check && step->method->check(step->options, err) != PARE_OK)
@@ -209,10 +216,16 @@ static pare_status parse_step(pare_step *step, text_span s, pare_error *err) {
     trim(&name);
     char text[64];
     snprintf(text, sizeof text, "%.*s", (int)(name.end - name.p), name.p);
+    for (char *p = text; *p; p++) *p = (char)tolower((unsigned char)*p); /* Q4_K_M is q4_k_m */
     step->method = pare_method_find(text);
     if (!step->method) step->mix = pare_mix_find(text);
     if (!step->method && !step->mix) step->enc = pare_encoding_find(text);
     if (!step->method && !step->mix && !step->enc) return fail_unknown_step(text, err);
+    if (step->enc && !step->enc->encode_row && !step->enc->encode_matrix)
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "recipe: found step '%s', which pare can only read, expected an encoding "
+                         "that it writes",
+                         text);
 
     size_t size = step->method ? step->method->options_size : sizeof(pare_encode_options);
     step->options = pare_calloc(1, size);

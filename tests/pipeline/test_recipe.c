@@ -21,6 +21,7 @@ static void texts_have_one_canonical_form(void **state) {
     (void)state;
     canonical("", "");
     canonical("q4_k_m", "q4_k_m");
+    canonical("Q4_K_M + Magnitude@ffn", "q4_k_m + magnitude@ffn");
     canonical("  magnitude :  sparsity = 50% ,per=row\n# a comment\n+ bitmap_bf16 # more\n\n",
               "magnitude:per=row + bitmap_bf16");
     canonical("magnitude:sparsity=2:4+nm24_bf16", "magnitude:sparsity=2:4 + nm24_bf16");
@@ -44,11 +45,14 @@ static void slips_are_named(void **state) {
         {"magnitude@heads", "expected attn, ffn"},
         {"magnitude@/(/", "regex"},
         {"q8_0:pure=maybe", "true or false"},
+        {"magnitude:sparsity=0.5,sparsity=0.6", "found sparsity twice"},
+        {"nvfp4", "only read"},
+        {"q2_0@ffn", "only read"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         pare_recipe *r;
         pare_error err = {0};
-        if (pare_recipe_parse(&r, cases[i][0], &err) != PARE_ERR_ARG || r ||
+        if (pare_status_exit_code(pare_recipe_parse(&r, cases[i][0], &err)) != 2 || r ||
             !strstr(err.message, cases[i][1]))
             fail_msg("%s: %s", cases[i][0], err.message);
     }
