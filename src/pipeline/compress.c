@@ -153,6 +153,10 @@ static void canonical_shape(tensor_plan *p) {
 
 static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err) {
     const pare_source_tensor *t = p->t;
+    if (!t->enc)
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "%s: %s: found type %s, which pare cannot decode",
+                         pare_source_path(c->source), t->name, t->type);
     canonical_shape(p);
     p->enc = t->enc;
     bool kept = !t->canonical || (c->keep && pare_name_regex_match(c->keep, t->canonical));
@@ -180,7 +184,7 @@ static pare_status make_plan(compress_run *c, pare_error *err) {
         const pare_source_tensor *t = pare_source_tensor_at(c->source, i);
         if (!c->same_format && t->canonical && pare_output_absorbs(c->format, t->canonical))
             continue;
-        if (!t->canonical && !c->same_format) {
+        if (!t->canonical && (!c->same_format || !t->enc)) {
             st = add_fallback(c, err, "%s: not used by the model; left out of the %s file", t->name,
                               c->format);
             continue;
@@ -190,6 +194,23 @@ static pare_status make_plan(compress_run *c, pare_error *err) {
         st = plan_tensor(c, p, err);
     }
     return st;
+}
+
+/* A step whose target names no tensor does nothing: most likely a slip in the target. */
+static pare_status tell_idle_steps(compress_run *c, pare_error *err) {
+    for (size_t i = 0; i < c->recipe->n_steps; i++) {
+        const pare_step *step = &c->recipe->steps[i];
+        bool idle = true;
+        for (size_t k = 0; k < c->n_plans && idle; k++) {
+            const tensor_plan *p = &c->plans[k];
+            idle = !p->t->canonical || !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied);
+        }
+        if (idle)
+            PARE_TRY(add_fallback(c, err, "recipe: step %zu%s%s takes no tensor of this model",
+                                  i + 1, step->target ? ", @" : "",
+                                  step->target ? step->target : ""));
+    }
+    return PARE_OK;
 }
 
 /* Bytes of a sparse form of 50% zeros, from a few rows: an estimate for plans. */
@@ -505,7 +526,7 @@ static pare_status run(compress_run *c, pare_error *err) {
     c->format = format_of(c->o, c->source);
     if (strcmp(c->format, "hf") != 0 && strcmp(c->format, "gguf") != 0)
         return pare_fail(err, PARE_ERR_ARG, "format: found '%s', expected hf or gguf", c->format);
-    if (!c->o->out && !c->o->dry_run)
+    if (!c->o->dry_run && (!c->o->out || !*c->o->out))
         return pare_fail(err, PARE_ERR_ARG, "output: found none, expected a file or folder name");
     c->same_format = strcmp(c->format, pare_source_format(c->source)) == 0;
     c->tied = !pare_source_find(c->source, "output.weight");
@@ -515,6 +536,7 @@ static pare_status run(compress_run *c, pare_error *err) {
     c->report = pare_calloc(1, sizeof *c->report);
     if (!c->report) return fail_memory(err);
     PARE_TRY(make_plan(c, err));
+    PARE_TRY(tell_idle_steps(c, err));
     PARE_TRY(begin_report(c, err));
     if (!c->o->dry_run) PARE_TRY(write_all(c, err));
     sum_report(c, pare_now_s() - start);

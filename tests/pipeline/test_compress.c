@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const char *fixture(const char *name) {
     static char ring[4][1024];
@@ -215,6 +216,7 @@ static void failures_leave_nothing(void **state) {
         {"magnitude:sparsity=0.5 + bitmap_bf16", "x.gguf", "gguf"},
         {"q8_0 + magnitude", "x", "before encodings"},
         {"q9_0", "x", "did you mean"},
+        {"nvfp4", "x", "only read"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char out[1024];
@@ -232,6 +234,78 @@ static void failures_leave_nothing(void **state) {
     pare_compress_report *r = NULL;
     assert_int_equal(compress(fixture("llama"), fixture("llama"), "q8_0", &r, &err), PARE_ERR_ARG);
     assert_non_null(strstr(err.message, "the input itself"));
+    assert_int_equal(compress(fixture("llama"), "", "q8_0", &r, &err), PARE_ERR_ARG);
+    assert_non_null(strstr(err.message, "expected a file or folder name"));
+}
+
+static void a_step_without_tensors_is_told(void **state) {
+    (void)state;
+    pare_compress_report *r =
+        must(fixture("llama"), test_path("idle"), "q8_0@attn + q4_0@/no_such/ + q5_0@ffn");
+    const pare_compress_info *info = pare_compress_result(r);
+    assert_int_equal(info->n_fallbacks, 1);
+    assert_string_equal(info->fallbacks[0],
+                        "recipe: step 2, @/no_such/ takes no tensor of this model");
+    pare_compress_report_free(r);
+}
+
+/* The llama fixture with one more tensor of 8 bytes (`extra`: NAME":{"dtype":...), and its first
+ * weight's dtype replaced where `dtype` is not NULL (six bytes with the quotes). */
+static const char *bent_llama(const char *folder, const char *extra, const char *dtype) {
+    char path[1200], *data, entry[256] = "";
+    size_t n;
+    const char *out = test_path(folder);
+    mkdir(out, 0777);
+    snprintf(path, sizeof path, "%s/config.json", fixture("llama"));
+    assert_ok(pare_file_read_all(&data, &n, path, 1 << 20, err));
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    test_write(path, data, n);
+    pare_free(data);
+    snprintf(path, sizeof path, "%s/model.safetensors", fixture("llama"));
+    assert_ok(pare_file_read_all(&data, &n, path, 1 << 30, err));
+    uint64_t n_header, n_longer;
+    memcpy(&n_header, data, 8);
+    size_t n_data = n - 8 - (size_t)n_header;
+    char *at = dtype ? strstr(data + 8, "\"BF16\"") : NULL; /* the data hold no such text before */
+    if (at) memcpy(at, dtype, 6);
+    if (extra)
+        snprintf(entry, sizeof entry, "\"%s,\"shape\":[1],\"data_offsets\":[%zu,%zu]},", extra,
+                 n_data, n_data + 8);
+    n_longer = n_header + strlen(entry);
+    char *file = calloc(1, 16 + (size_t)n_longer + n_data);
+    memcpy(file, &n_longer, 8);
+    sprintf(file + 8, "{%s", entry);
+    memcpy(file + 9 + strlen(entry), data + 9, n - 9);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    test_write(path, file, 8 + (size_t)n_longer + n_data + (extra ? 8 : 0));
+    free(file);
+    pare_free(data);
+    return out;
+}
+
+/* Buffers of integers, which some checkpoints carry along, are left out and named; a weight of such
+ * a type is refused. */
+static void tensors_that_cannot_be_decoded(void **state) {
+    (void)state;
+    const char *model = bent_llama("ids", "model.ids\":{\"dtype\":\"I64\"", NULL);
+    static const char *const outs[] = {"ids-hf", "ids.gguf"};
+    for (size_t i = 0; i < 2; i++) {
+        pare_compress_report *r = must(model, test_path(outs[i]), "q8_0");
+        const pare_compress_info *info = pare_compress_result(r);
+        assert_true(info->n_fallbacks >= 1);
+        assert_non_null(strstr(info->fallbacks[0], "model.ids: not used by the model"));
+        pare_compress_report_free(r);
+    }
+    model = bent_llama("ints", NULL, " \"U16\"");
+    for (size_t i = 0; i < 2; i++) {
+        pare_error err = {0};
+        pare_compress_report *r = NULL;
+        pare_status st = compress(model, test_path("ints-out"), i ? "q8_0" : "", &r, &err);
+        assert_int_equal(pare_status_exit_code(st), 2);
+        assert_non_null(strstr(err.message, "found type U16"));
+        assert_null(r);
+        assert_false(pare_path_exists(test_path("ints-out")));
+    }
 }
 
 static void an_interrupt_leaves_nothing(void **state) {
@@ -316,6 +390,8 @@ int main(void) {
         cmocka_unit_test(pruned_models_hold_the_zeros_that_were_asked_for),
         cmocka_unit_test(threads_do_not_change_the_bytes),
         cmocka_unit_test(failures_leave_nothing),
+        cmocka_unit_test(tensors_that_cannot_be_decoded),
+        cmocka_unit_test(a_step_without_tensors_is_told),
         cmocka_unit_test(an_interrupt_leaves_nothing),
         cmocka_unit_test(a_dry_run_plans_and_writes_nothing),
         cmocka_unit_test(values_too_small_for_their_scales_are_told),
