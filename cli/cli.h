@@ -133,6 +133,8 @@ void cli_signal_clear(void);
 pare_status cli_parse(cli *c, const cli_verb *verb, void *options, char **args, size_t *n_args,
                       int argc, char **argv);
 void cli_print_help(const cli_verb *verb);
+/* Prints text from column `column`, broken at blanks, each further line from column `indent`. */
+void cli_print_wrapped(const char *text, size_t column, size_t indent);
 void cli_print_overview(void);
 /* The known name nearest to `word`, or NULL when none is near. names ends with NULL. */
 const char *cli_nearest(const char *word, const char *const *names);

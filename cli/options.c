@@ -322,8 +322,7 @@ pare_status cli_parse(cli *c, const cli_verb *verb, void *options, char **args, 
 
 enum { HELP_COLUMN = 28, HELP_WIDTH = 98 };
 
-/* Prints text from column `column`, broken at blanks, each further line from column `indent`. */
-static void print_wrapped(const char *text, size_t column, size_t indent) {
+void cli_print_wrapped(const char *text, size_t column, size_t indent) {
     while (*text) {
         size_t room = HELP_WIDTH > column ? HELP_WIDTH - column : 1, n = strcspn(text, "\n");
         bool hard = n <= room && text[n] == '\n';
@@ -376,7 +375,7 @@ static void print_options(const cli_option *table, const void *defaults) {
             n = 0;
         }
         printf("%*s", HELP_COLUMN - n, "");
-        print_wrapped(help, HELP_COLUMN, HELP_COLUMN);
+        cli_print_wrapped(help, HELP_COLUMN, HELP_COLUMN);
     }
 }
 
@@ -385,7 +384,7 @@ void cli_print_help(const cli_verb *verb) {
            *verb->arguments ? " " : "", verb->arguments);
     if (verb->notes) {
         printf("\n");
-        print_wrapped(verb->notes, 0, 0);
+        cli_print_wrapped(verb->notes, 0, 0);
     }
     if (verb->options && verb->options->name) {
         printf("\nOptions:\n");

@@ -21,7 +21,7 @@ static const cli_option compress_table[] = {
     CLI_OPTION(compress_options, 'r', "recipe", CLI_TEXT, recipe, "RECIPE", 0, 0,
                "steps joined by '+', or a file with one step per line"),
     CLI_OPTION(compress_options, 0, "format", CLI_TEXT, format, "hf|gguf", 0, 0,
-               "container (default: gguf when OUT ends in .gguf, else hf)"),
+               "container (default: gguf when OUT ends in .gguf, MODEL's without OUT, else hf)"),
     CLI_OPTION(compress_options, 0, "keep", CLI_TEXT, keep, "REGEX", 0, 0,
                "tensors whose names match stay as they are"),
     CLI_OPTION(compress_options, 0, "split", CLI_SIZE, split, "SIZE", 0, 0,
@@ -208,10 +208,6 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
     compress_result result = {.dry_run = o->dry_run};
     pare_status st = cli_runtime(c);
     bool eval = o->eval && !o->dry_run;
-    if (st == PARE_OK && eval) {
-        st = perplexity(c, &before, model, o);
-        result.before = &before;
-    }
     if (st != PARE_OK) return st;
     pare_compress_options co = {.model = model,
                                 .out = o->out,
@@ -222,7 +218,16 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
                                 .no_fallback = o->no_fallback,
                                 .dry_run = o->dry_run};
     pare_compress_report *report = NULL;
-    st = pare_compress(&report, c->rt, &co, &c->err);
+    if (eval) { /* a slip in the recipe is told before the evaluation, which may take hours */
+        co.dry_run = true;
+        st = pare_compress(&report, c->rt, &co, &c->err);
+        pare_compress_report_free(report);
+        report = NULL;
+        co.dry_run = false;
+        if (st == PARE_OK) st = perplexity(c, &before, model, o);
+        result.before = &before;
+    }
+    if (st == PARE_OK) st = pare_compress(&report, c->rt, &co, &c->err);
     cli_progress_end(c);
     if (st == PARE_OK && eval) {
         st = perplexity(c, &after, o->out, o);

@@ -82,10 +82,12 @@ static pare_status print_json(cli *c, const pare_method *one, const char *slot) 
 }
 
 static pare_status print_one(cli *c, const pare_method *m) {
-    cli_printf(c, "%s (%s, %s): %s\n\n%s\n\n", pare_method_name(m), pare_method_slot(m),
-               pare_method_paper(m), pare_method_summary(m), pare_method_help(m));
+    cli_printf(c, "%s (%s, %s): %s\n\n", pare_method_name(m), pare_method_slot(m),
+               pare_method_paper(m), pare_method_summary(m));
+    cli_print_wrapped(pare_method_help(m), 0, 0);
+    cli_printf(c, "\n");
     cli_table t;
-    cli_table_begin(&t, "parameter|type|default|range|what");
+    cli_table_begin(&t, "parameter|type|default|range");
     for (const pare_param *p = pare_method_params(m); p->name; p++) {
         int len = 0;
         const char *text =
@@ -105,10 +107,14 @@ static pare_status print_one(cli *c, const pare_method *m) {
         else
             cli_cell(&t, "%g to %g%s", p->min, p->max,
                      p->type == PARE_PARAM_SPARSITY ? ", or N:M" : "");
-        cli_cell(&t, "%s", p->help);
     }
     pare_status st = cli_table_end(c, &t);
     if (st != PARE_OK) return st;
+    cli_printf(c, "\n");
+    for (const pare_param *p = pare_method_params(m); p->name; p++) {
+        cli_printf(c, "%s: ", p->name);
+        cli_print_wrapped(p->help, strlen(p->name) + 2, 4);
+    }
     return cli_printf(c, "\nexample: pare compress MODEL -o OUT -r '%s'\n", pare_method_example(m));
 }
 

@@ -172,6 +172,26 @@ static void colour(void **state) {
     program_free(&r);
 }
 
+/* A method in full: no wide line but the example, no help that is cut. */
+static void method_in_full(void **state) {
+    (void)state;
+    program_result r = program_run(NULL, "pare methods magnitude");
+    json_t *o = program_json(NULL, "pare methods magnitude --json");
+    json_t *params = json_object_get(json_array_get(json_object_get(o, "methods"), 0), "params");
+    assert_int_equal(r.code, 0);
+    for (const char *p = r.out; *p; p = strchr(p, '\n') + 1) {
+        size_t n = strcspn(p, "\n");
+        if (n > 100) fail_msg("wide line: %.*s", (int)n, p);
+    }
+    assert_true(json_array_size(params) >= 2);
+    for (size_t i = 0; i < json_array_size(params); i++) {
+        const char *text = json_string_value(json_object_get(json_array_get(params, i), "help"));
+        if (!strstr(r.out, text)) fail_msg("cut: %s", text);
+    }
+    json_decref(o);
+    program_free(&r);
+}
+
 static void machine(void **state) {
     (void)state;
     json_t *o = program_json(NULL, "pare info --cpu --threads 1");
@@ -197,10 +217,10 @@ static void machine(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(overview),      cmocka_unit_test(help),
-        cmocka_unit_test(usage_errors),  cmocka_unit_test(echoed_safely),
-        cmocka_unit_test(output_errors), cmocka_unit_test(colour),
-        cmocka_unit_test(machine),
+        cmocka_unit_test(method_in_full), cmocka_unit_test(overview),
+        cmocka_unit_test(help),           cmocka_unit_test(usage_errors),
+        cmocka_unit_test(echoed_safely),  cmocka_unit_test(output_errors),
+        cmocka_unit_test(colour),         cmocka_unit_test(machine),
     };
     return cmocka_run_group_tests(tests, find_verbs, NULL);
 }

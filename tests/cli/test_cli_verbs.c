@@ -294,6 +294,24 @@ static void eval_errors(void **state) {
     }
 }
 
+/* What is wrong with the recipe is told before the evaluation, which may take hours. */
+static void compress_errors(void **state) {
+    (void)state;
+    const struct {
+        const char *command, *told;
+    } cases[] = {
+        {"pare compress model.gguf -o x.gguf -r q9_0 --eval empty.txt", "did you mean"},
+        {"pare compress model.gguf -o x.gguf -r q8_0 --eval empty.txt", "found 0 tokens"},
+    };
+    test_write("empty.txt", "", 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        program_result r = program_run(NULL, cases[i].command);
+        if (r.code != 2 || program_lines(r.err) != 1 || !strstr(r.err, cases[i].told) || r.out_len)
+            fail_msg("%s: exit %d, err '%s'", cases[i].command, r.code, r.err);
+        program_free(&r);
+    }
+}
+
 static void bench(void **state) {
     (void)state;
     json_t *o = program_json(NULL, "pare bench model.gguf --pp 32 --tg 4 --batch 1,4 --depth 0,16 "
@@ -366,13 +384,14 @@ static void threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(examples),     cmocka_unit_test(info),
-        cmocka_unit_test(tokenize),     cmocka_unit_test(run_once),
-        cmocka_unit_test(run_limits),   cmocka_unit_test(run_errors),
-        cmocka_unit_test(conversation), cmocka_unit_test(eval),
-        cmocka_unit_test(eval_against), cmocka_unit_test(eval_errors),
-        cmocka_unit_test(bench),        cmocka_unit_test(interrupted),
-        cmocka_unit_test(closed_pipe),  cmocka_unit_test(threads),
+        cmocka_unit_test(examples),        cmocka_unit_test(info),
+        cmocka_unit_test(tokenize),        cmocka_unit_test(run_once),
+        cmocka_unit_test(run_limits),      cmocka_unit_test(run_errors),
+        cmocka_unit_test(conversation),    cmocka_unit_test(eval),
+        cmocka_unit_test(eval_against),    cmocka_unit_test(eval_errors),
+        cmocka_unit_test(compress_errors), cmocka_unit_test(bench),
+        cmocka_unit_test(interrupted),     cmocka_unit_test(closed_pipe),
+        cmocka_unit_test(threads),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);
 }
