@@ -4,6 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
+/* defined here: without what clang-tidy is told about them */
+#undef pare_fail
+#undef pare_fail_prefix
+
 const char *pare_status_name(pare_status status) {
     switch (status) {
     case PARE_OK:
