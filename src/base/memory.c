@@ -99,9 +99,11 @@ size_t pare_available_bytes(void) {
     FILE *f = fopen("/proc/meminfo", "r");
     if (!f) return 0;
     char line[256];
+    static const char key[] = "MemAvailable:"; /* then a number of kB */
     unsigned long long kib = 0;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+    while (!kib && fgets(line, sizeof line, f))
+        if (strncmp(line, key, sizeof key - 1) == 0)
+            kib = strtoull(line + sizeof key - 1, NULL, 10);
     fclose(f);
     return (size_t)kib * 1024;
 }

@@ -2,7 +2,7 @@
 
 #include "pare/compress.h"
 
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef enum tensor_kind { OTHER, OUTPUT, TOKEN_EMBD, ATTN_V, ATTN_OUTPUT, FFN_DOWN } tensor_kind;
@@ -134,8 +134,8 @@ static const char *choose(const choice *c, const char *base, size_t i, size_t n,
 
 const pare_encoding *pare_mix_encoding(const pare_mix *m, const pare_model_config *config,
                                        bool has_output, const char *canonical, bool pure) {
-    size_t n = config->n_layers, gqa = config->n_heads / config->n_kv_heads, i = 0;
-    (void)sscanf(canonical, "blk.%zu.", &i);
+    size_t n = config->n_layers, gqa = config->n_heads / config->n_kv_heads;
+    size_t i = strncmp(canonical, "blk.", 4) == 0 ? strtoul(canonical + 4, NULL, 10) : 0;
     const char *name = m->base;
     switch (kind_of(canonical, has_output)) {
     case OUTPUT:
