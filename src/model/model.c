@@ -70,10 +70,10 @@ static void load_one(load_job *job, size_t i) {
     pare_status st = pare_source_read_into(job->source, item->t, item->vector != NULL,
                                            job->data + item->offset, &tensor, &err);
     if (st == PARE_OK) {
-        if (item->matrix)
-            *item->matrix = tensor;
-        else
+        if (item->vector)
             *item->vector = tensor.view.part[0];
+        else
+            *item->matrix = tensor;
         return;
     }
     atomic_store(&job->stop, true);
@@ -119,8 +119,7 @@ static pare_status run_job(pare_weight_block **out, pare_runtime *rt, load_job *
     }
     pare_big_free(block->data, block->bytes);
     pare_free(block);
-    if (err) *err = job->err;
-    return job->err.status;
+    return pare_fail(err, job->err.status, "%s", job->err.message);
 }
 
 static void release(pare_weight_block **block) {
