@@ -346,7 +346,7 @@ static void append_default(char *help, size_t size, const cli_option *o, const v
     if (o->type == CLI_INT && *(const int64_t *)field != 0)
         snprintf(help + n, size - n, " (default %lld)", (long long)*(const int64_t *)field);
     if (o->type == CLI_FLOAT) snprintf(help + n, size - n, " (default %g)", *(const double *)field);
-    if (o->type == CLI_CHOICE) {
+    if (o->type == CLI_CHOICE && o->value) {
         const char *p = o->value;
         for (int i = *(const int *)field; i > 0; i--) p += strcspn(p, "|") + 1;
         snprintf(help + n, size - n, " (default %.*s)", (int)strcspn(p, "|"), p);

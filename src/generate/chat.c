@@ -148,8 +148,9 @@ static void write_gemma(writer *w, const pare_message *messages, size_t n) {
 
 /* <s>[INST] <<SYS>>\nsystem\n<</SYS>>\n\nquestion [/INST] answer </s> */
 static void write_llama2(writer *w, const pare_message *messages, size_t n) {
-    const char *system = is_role(&messages[0], "system") ? messages[0].content : NULL;
-    for (size_t i = system ? 1 : 0; i < n; i++) {
+    size_t first = is_role(&messages[0], "system") ? 1 : 0;
+    const char *system = first ? messages[0].content : NULL;
+    for (size_t i = first; i < n; i++) {
         if (is_role(&messages[i], "assistant")) {
             put(w, " ");
             put_content(w, messages[i].content, true);

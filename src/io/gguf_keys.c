@@ -66,6 +66,7 @@ static uint64_t load_bits(const uint8_t *p, size_t n) {
 /* False when `type` is no integer type. */
 static bool load_integer(number *out, uint32_t type, const uint8_t *p) {
     size_t n = pare_gguf_type_bytes(type);
+    if (n == 0) return false;
     bool has_sign = false;
     switch (type) {
     case PARE_GGUF_I8:
@@ -369,7 +370,7 @@ pare_status pare_gguf_u32_each(const pare_gguf *g, const char *key, pare_need ne
     bool there;
     PARE_TRY(find(part, key, need, "an integer, or one per layer", &there, &kv, err));
     if (!there) return PARE_OK;
-    number low = {false, min}, high = {false, max}, v;
+    number low = {false, min}, high = {false, max}, v = {0};
     if (kv.type != PARE_GGUF_ARRAY) {
         PARE_TRY(get_integer(part, key, need, low, high, &v, &there, err));
         for (size_t i = 0; i < n; i++) out[i] = (uint32_t)v.magnitude;

@@ -202,7 +202,7 @@ static pare_status take_shape(scanner *s, pare_st_tensor *t) {
     while (more) {
         if (t->n_dims == PARE_ST_MAX_DIMS)
             return BAD(s, "found more than %d dimensions, expected at most that", PARE_ST_MAX_DIMS);
-        uint64_t v;
+        uint64_t v = 0;
         PARE_TRY(take_number(s, &v));
         t->dims[t->n_dims++] = (size_t)v;
         PARE_TRY(take_separator(s, ']', &more, "',' or ']' in the shape"));
@@ -295,7 +295,7 @@ static pare_status take_metadata(scanner *s, st_part *part) {
     size_t capacity = 0, twin;
     PARE_TRY(take_open(s, '{', '}', &more, "'{' of __metadata__"));
     while (more) {
-        pare_span key, value;
+        pare_span key = {0}, value = {0};
         PARE_TRY(take_string(s, &key, "a name in __metadata__"));
         PARE_TRY(take(s, ':', "':' in __metadata__"));
         PARE_TRY(take_string(s, &value, "a string (all values of __metadata__ are)"));
@@ -373,8 +373,8 @@ static int compare_places(const void *a, const void *b) {
  * absolute. */
 static pare_status check_cover(pare_st *all, scanner *s, size_t first, uint64_t start,
                                uint64_t n_data) {
-    st_tensor *tensors = all->tensors ? all->tensors + first : NULL;
     size_t n = all->n_tensors - first;
+    st_tensor *tensors = n ? all->tensors + first : NULL;
     bool sorted = true;
     for (size_t i = 1; i < n && sorted; i++)
         sorted = compare_places(&tensors[i - 1], &tensors[i]) < 0;

@@ -215,10 +215,10 @@ static int compare_reference(const void *a, const void *b) {
 
 /* All tensors in an order; NULL when memory is out. Free with pare_free. */
 static out_tensor **sorted(const pare_st_writer *w, int (*compare)(const void *, const void *)) {
-    out_tensor **order = pare_malloc(w->n_tensors, sizeof *order);
+    out_tensor **order = pare_malloc(w->n_tensors, sizeof(out_tensor *));
     if (!order) return NULL;
     for (size_t i = 0; i < w->n_tensors; i++) order[i] = &w->tensors[i];
-    qsort(order, w->n_tensors, sizeof *order, compare);
+    qsort(order, w->n_tensors, sizeof(out_tensor *), compare);
     return order;
 }
 

@@ -54,9 +54,8 @@ static bool plan_sizes(kv_sizes *s, const pare_kv_spec *spec) {
         return false;
     s->total = 0;
     for (size_t i = 0; i < spec->n_layers; i++) {
-        size_t bytes = is_ring(spec, i, s) ? s->ring_layer_bytes : s->layer_bytes;
-        if (!pare_add_size(&s->total, s->total, bytes) ||
-            !pare_add_size(&s->total, s->total, bytes))
+        size_t bytes = is_ring(spec, i, s) ? s->ring_layer_bytes : s->layer_bytes, both;
+        if (!pare_mul_size(&both, bytes, 2) || !pare_add_size(&s->total, s->total, both))
             return false;
     }
     return true;

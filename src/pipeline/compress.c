@@ -410,7 +410,12 @@ static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pa
     uint8_t *data = pare_big_alloc(bytes);
     float *w = pare_malloc(step * p->cols, sizeof *w);
     size_t n_flushed = 0;
-    pare_status st = data && w ? PARE_OK : fail_memory(err);
+    if (!data || !w) {
+        pare_free(w);
+        pare_big_free(data, bytes);
+        return fail_memory(err);
+    }
+    pare_status st = PARE_OK;
     for (size_t r = 0; r < p->rows && st == PARE_OK; r += step) {
         size_t n = p->rows - r < step ? p->rows - r : step;
         rows_job job = {in, w, r};

@@ -66,16 +66,17 @@ static void many_plan(pare_arena *arena, many_space *s, int id, size_t slab, siz
     bool fast = compute == PARE_COMPUTE_FAST;
     s->x = pare_arena_alloc(arena, rows * KC, fast ? sizeof(float) : PARTS * sizeof(uint16_t));
     for (size_t p = 0; s->x && p < PARTS; p++) s->x16[p] = (uint16_t *)s->x + p * rows * KC;
-    if (fast) {
-        s->q = pare_arena_alloc(arena, rows * KC, 1);
-        s->q16 = pare_arena_alloc(arena, rows * KC, sizeof(int16_t));
-        s->d = pare_arena_alloc(arena, rows * KC / 32, sizeof(float));
-        s->sum[0] = pare_arena_alloc(arena, rows * KC / 16, sizeof(float));
-        s->sum[1] = pare_arena_alloc(arena, rows * KC / 32, sizeof(float));
-        s->sum16 = pare_arena_alloc(arena, rows * KC / 16, sizeof(int16_t));
-    }
+    size_t codes = fast ? rows * KC : 0; /* `exact` has none */
+    s->q = pare_arena_alloc(arena, codes, 1);
+    s->q16 = pare_arena_alloc(arena, codes, sizeof(int16_t));
+    s->d = pare_arena_alloc(arena, codes / 32, sizeof(float));
+    s->sum[0] = pare_arena_alloc(arena, codes / 16, sizeof(float));
+    s->sum[1] = pare_arena_alloc(arena, codes / 32, sizeof(float));
+    s->sum16 = pare_arena_alloc(arena, codes / 16, sizeof(int16_t));
     many_space other = *s;
-    for (int t = 0; t < n_threads; t++) plan_thread(arena, t == id ? s : &other);
+    for (int t = 0; t < id; t++) plan_thread(arena, &other);
+    plan_thread(arena, s);
+    for (int t = id + 1; t < n_threads; t++) plan_thread(arena, &other);
 }
 
 size_t pare_linear_many_bytes(size_t n, size_t in, int n_threads, pare_compute compute) {
@@ -349,16 +350,17 @@ static panel_at find_panel(const pare_linear_job *job, size_t i) {
 static void run_item(const pare_linear_job *job, const many_space *s, size_t first, size_t last,
                      size_t y_row, size_t m0, size_t m1) {
     panel_at panels[ITEM_PANELS];
-    for (size_t i = first; i < last; i++) panels[i - first] = find_panel(job, i);
+    size_t n = last - first;
+    for (size_t i = 0; i < n; i++) panels[i] = find_panel(job, first + i);
     static run_fn *const run[FORMS] = {[FORM_F32] = run_f32,
                                        [FORM_BF16] = run_bf16,
                                        [FORM_BF16X3] = run_bf16,
                                        [FORM_U8] = run_int,
                                        [FORM_S16] = run_int};
     for (size_t kb = 0; kb < s->n_kb; kb++)
-        for (size_t i = 0; i < last - first; i++)
+        for (size_t i = 0; i < n; i++)
             run[panels[i].form](job, s, &panels[i], kb, m0, m1, s->c + i * s->slab * NR);
-    write_panels(s, panels, last - first, y_row, m0, m1);
+    write_panels(s, panels, n, y_row, m0, m1);
 }
 
 /* How the work of a slab is cut; results do not depend on it. */

@@ -176,18 +176,18 @@ static bool spaces_become_marks(const pare_tokenizer *tok, bool *prefix) {
     }
     for (size_t i = 0; i < v->n_pre; i++) {
         const pare_pre_step *s = &v->pre_steps[i];
-        if (s->kind == PARE_PRE_METASPACE && !replaced && s->len == 3 && is_mark(s->text, 3)) {
+        bool at_mark = s->len == 3 && is_mark(s->text, 3);
+        bool at_space = s->len == 1 && s->text[0] == ' '; /* none is left to split at */
+        if (s->kind == PARE_PRE_METASPACE && !replaced && at_mark) {
             *prefix = s->prepend != PARE_PREPEND_NEVER;
             replaced = true;
-        } else if (s->kind != PARE_PRE_LITERAL || !replaced) {
-            return false;
-        } else if (s->len == 3 && is_mark(s->text, 3)) {
+        } else if (s->kind == PARE_PRE_LITERAL && replaced && at_mark) {
             /* words begin with their marks: the same unless a token has a mark further inside */
             for (size_t k = 0; k < v->n_merges; k++) {
                 pare_span t = token_text(v, v->merges[k].result);
                 if (memmem(t.s + 1, t.n - 1, tok->mark, 3)) return false;
             }
-        } else if (s->len != 1 || s->text[0] != ' ') { /* no spaces are left to split at */
+        } else if (s->kind != PARE_PRE_LITERAL || !replaced || !at_space) {
             return false;
         }
     }

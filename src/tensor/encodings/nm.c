@@ -65,7 +65,7 @@ static void q8_decode(float *y, const pare_view *w, size_t row, size_t col, size
     for (size_t at = 0; at < n; at += 256) {
         size_t len = n - at < 256 ? n - at : 256;
         int8_t q[256];
-        float scale[8];
+        float scale[8] = {0};
         q8_codes(q, scale, NULL, w, row, col + at, len);
         for (size_t i = 0; i < len; i++) y[at + i] = scale[i / 32] * (float)q[i];
     }
