@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
-# clang-tidy over all sources that the build folder compiled, two at a time per core.
+# clang-tidy over src and cli as the build folder compiles them, one file a core at a time, long files first. Any report
+# fails. The variants for AVX2, AVX-512 and AMX get all checks but the path analyzer's: it is slowest on intrinsics (47 s
+# for one file on a busy machine) and had nothing to report on the AVX2 files.
 set -euo pipefail
 build=${1:-build}
-git ls-files 'src/*.c' 'cli/*.c' | grep -vE '_(avx512|amx)\.c$' |
-  xargs -P "$(nproc)" -n 4 clang-tidy -p "$build" --quiet 2>&1 | grep -vE 'warnings generated|Suppressed|Use -header-filter|^$' || true
-test "${PIPESTATUS[1]}" -eq 0
+vector='_(avx2|avx512|amx)\.c$'
+tidy() { xargs -r -P "$(nproc)" -n 1 clang-tidy -p "$build" --quiet "$@" 2>&1 | { grep -v ' warnings\? generated\.$' || true; }; }
+files=$(git ls-files 'src/*.c' 'cli/*.c' | xargs wc -c | sort -rn | awk '$2 != "total" { print $2 }')
+failed=0
+grep -vE "$vector" <<<"$files" | tidy || failed=1
+grep -E "$vector" <<<"$files" | tidy "--checks=-clang-analyzer-*" || failed=1
+exit $failed
