@@ -5,6 +5,7 @@
 #
 #   make           build        make bench     benchmarks against the machine's limits
 #   make asan      tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make tsan      threads under ThreadSanitizer
 #   make clang     tests built with clang       make lint      clang-format and clang-tidy
 #   make fuzz      every parser for FUZZ_SECONDS (60) each, FUZZ_SEED=0 a new order
 #   make format    reformat the sources         make install   PREFIX=/usr/local DESTDIR=
@@ -17,7 +18,7 @@ JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 sources = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: all deps models demo check test asan clang lint format-check tidy fuzz bench bench-peers format install clean
+.PHONY: all deps models demo check test asan tsan clang lint format-check tidy fuzz bench bench-peers format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -44,6 +45,12 @@ test: all
 
 asan:
 	@$(MAKE) --no-print-directory test BUILD=build-asan CMAKE_FLAGS="-DPARE_SANITIZE=ON -DPARE_BENCH=OFF"
+
+# what runs on the team of threads
+tsan: | deps
+	@cmake -S . -B build-tsan -G Ninja -DPARE_TSAN=ON -DPARE_BENCH=OFF >/dev/null
+	@ninja -C build-tsan
+	@ctest --test-dir build-tsan --output-on-failure -j $(JOBS) -R '^test_(base|ops|attention|linear|archs|session|compress|eval|generate|encoding)$$'
 
 clang:
 	@CC=clang $(MAKE) --no-print-directory test BUILD=build-clang
@@ -73,4 +80,4 @@ install: all
 	@cmake --install $(BUILD)
 
 clean:
-	rm -rf build build-asan build-clang build-fuzz
+	rm -rf build build-asan build-tsan build-clang build-fuzz

@@ -5,7 +5,7 @@
 
 void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in,
                     const pare_op_out *outs, size_t n_outs) {
-    size_t mark = pare_fwd_mark(f);
+    pare_fwd_marks mark = pare_fwd_mark(f);
     float *quantized = NULL;
     if (f->act_quant) quantized = pare_fwd_alloc(f, n * in, sizeof *quantized);
     if (pare_fwd_planning(f)) {

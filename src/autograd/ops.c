@@ -12,34 +12,56 @@ pare_fwd pare_fwd_plan(pare_worker *worker, int n_threads, pare_isa isa, pare_co
                       .isa = isa,
                       .compute = compute,
                       .k = pare_op_kernels_get(isa),
-                      .arena = {.capacity = SIZE_MAX}};
+                      .arena = {.capacity = SIZE_MAX},
+                      .own = {.capacity = SIZE_MAX}};
+}
+
+/* Is y this thread's own memory? Then the thread does all of an operator and waits for nobody. */
+static bool is_own(const pare_fwd *f, const void *y) {
+    return (uintptr_t)y - (uintptr_t)f->own.base < f->own.capacity;
+}
+
+/* The part [*begin, *end) of n items of output y that this thread computes. */
+static void my_part(const pare_fwd *f, const void *y, size_t n, size_t grain, size_t *begin,
+                    size_t *end) {
+    *begin = 0;
+    *end = n;
+    if (!is_own(f, y)) pare_share(f->w, n, grain, begin, end);
+}
+
+static void wait_for(const pare_fwd *f, const void *y) {
+    if (!is_own(f, y)) pare_barrier(f->w);
 }
 
 void pare_op_embed(pare_fwd *f, float *y, const pare_tensor *table, const int32_t *ids, size_t n,
                    size_t dim, float scale) {
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
-    pare_share(f->w, n, 1, &begin, &end);
+    my_part(f, y, n, 1, &begin, &end);
     for (size_t i = begin; i < end; i++) {
         table->enc->decode(y + i * dim, &table->view, (size_t)ids[i], 0, dim);
         if (scale != 1.0f) f->k->act->scale(y + i * dim, y + i * dim, scale, dim);
     }
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table, size_t pos0, size_t n,
                            size_t dim) {
-    size_t mark = pare_fwd_mark(f);
-    float *rows = pare_fwd_alloc(f, (size_t)f->w->n * dim, sizeof *rows);
+    pare_fwd_marks mark = pare_fwd_mark(f);
+    float *row = NULL, *rows = NULL;
+    if (pare_fwd_owns(f, n)) /* shared memory would need a barrier before it is given back */
+        row = pare_fwd_alloc_rows(f, n, dim, sizeof *row);
+    else
+        rows = pare_fwd_alloc(f, (size_t)f->w->n * dim, sizeof *rows);
     if (!pare_fwd_planning(f)) {
-        float *row = rows + (size_t)f->w->id * dim;
+        if (rows) row = rows + (size_t)f->w->id * dim;
         size_t begin, end;
-        pare_share(f->w, n, 1, &begin, &end);
+        my_part(f, x, n, 1, &begin, &end);
         for (size_t i = begin; i < end; i++) {
             table->enc->decode(row, &table->view, pos0 + i, 0, dim);
             f->k->act->add(x + i * dim, x + i * dim, row, dim);
         }
-        pare_barrier(f->w);
+        wait_for(f, x);
     }
     pare_fwd_release(f, mark);
 }
@@ -50,104 +72,104 @@ void pare_op_rmsnorm(pare_fwd *f, float *y, const float *x, const float *g, size
                      float eps) {
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
-    pare_share(f->w, n, 1, &begin, &end);
+    my_part(f, y, n, 1, &begin, &end);
     for (size_t i = begin; i < end; i++) f->k->norm->rmsnorm(y + i * dim, x + i * dim, g, dim, eps);
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 void pare_op_add_rmsnorm(pare_fwd *f, float *y, float *x, const float *r, const float *g, size_t n,
                          size_t dim, float eps) {
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
-    pare_share(f->w, n, 1, &begin, &end);
+    my_part(f, y, n, 1, &begin, &end);
     for (size_t i = begin; i < end; i++)
         f->k->norm->add_rmsnorm(y + i * dim, x + i * dim, r + i * dim, g, dim, eps);
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 void pare_op_layernorm(pare_fwd *f, float *y, const float *x, const float *g, const float *b,
                        size_t n, size_t dim, float eps) {
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
-    pare_share(f->w, n, 1, &begin, &end);
+    my_part(f, y, n, 1, &begin, &end);
     for (size_t i = begin; i < end; i++)
         f->k->norm->layernorm(y + i * dim, x + i * dim, g, b, dim, eps);
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 void pare_op_head_rmsnorm(pare_fwd *f, float *y, size_t ldy, const float *x, size_t ldx,
                           const float *g, size_t n, size_t n_heads, size_t head_dim, float eps) {
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
-    pare_share(f->w, n * n_heads, 1, &begin, &end);
+    my_part(f, y, n * n_heads, 1, &begin, &end);
     for (size_t j = begin; j < end; j++) {
         size_t i = j / n_heads, h = j % n_heads * head_dim;
         f->k->norm->rmsnorm(y + i * ldy + h, x + i * ldx + h, g, head_dim, eps);
     }
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 /* ---- element-wise ---- */
 
 /* This thread's values [*begin, *begin + result). */
-static size_t my_values(const pare_fwd *f, size_t n, size_t dim, size_t *begin) {
+static size_t my_values(const pare_fwd *f, const float *y, size_t n, size_t dim, size_t *begin) {
     size_t end;
-    pare_share(f->w, n * dim, GRAIN, begin, &end);
+    my_part(f, y, n * dim, GRAIN, begin, &end);
     return end - *begin;
 }
 
 void pare_op_silu_mul(pare_fwd *f, float *y, const float *gate, const float *up, size_t n,
                       size_t dim) {
     if (pare_fwd_planning(f)) return;
-    size_t i, count = my_values(f, n, dim, &i);
+    size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->silu_mul(y + i, gate + i, up + i, count);
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 void pare_op_gelu_mul(pare_fwd *f, float *y, const float *gate, const float *up, size_t n,
                       size_t dim) {
     if (pare_fwd_planning(f)) return;
-    size_t i, count = my_values(f, n, dim, &i);
+    size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->gelu_mul(y + i, gate + i, up + i, count);
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 void pare_op_gelu(pare_fwd *f, float *y, const float *x, size_t n, size_t dim) {
     if (pare_fwd_planning(f)) return;
-    size_t i, count = my_values(f, n, dim, &i);
+    size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->gelu(y + i, x + i, count);
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 void pare_op_relu(pare_fwd *f, float *y, const float *x, size_t n, size_t dim) {
     if (pare_fwd_planning(f)) return;
-    size_t i, count = my_values(f, n, dim, &i);
+    size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->relu(y + i, x + i, count);
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 void pare_op_add(pare_fwd *f, float *y, const float *a, const float *b, size_t n, size_t dim) {
     if (pare_fwd_planning(f)) return;
-    size_t i, count = my_values(f, n, dim, &i);
+    size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->add(y + i, a + i, b + i, count);
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 void pare_op_scale(pare_fwd *f, float *y, const float *x, float s, size_t n, size_t dim) {
     if (pare_fwd_planning(f)) return;
-    size_t i, count = my_values(f, n, dim, &i);
+    size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->scale(y + i, x + i, s, count);
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 void pare_op_softcap(pare_fwd *f, float *y, const float *x, float c, size_t n, size_t dim) {
     if (pare_fwd_planning(f)) return;
-    size_t i, count = my_values(f, n, dim, &i);
+    size_t i, count = my_values(f, y, n, dim, &i);
     if (c > 0)
         f->k->act->softcap(y + i, x + i, c, count);
     else if (y != x)
         memcpy(y + i, x + i, count * sizeof *y);
-    pare_barrier(f->w);
+    wait_for(f, y);
 }
 
 /* ---- attention ---- */
@@ -155,25 +177,25 @@ void pare_op_softcap(pare_fwd *f, float *y, const float *x, float c, size_t n, s
 void pare_op_rope_angles(pare_fwd *f, float *angles, const pare_rope *rope, size_t pos0, size_t n) {
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
-    pare_share(f->w, n, 1, &begin, &end);
+    my_part(f, angles, n, 1, &begin, &end);
     for (size_t i = begin; i < end; i++) {
         float *c = angles + i * 2 * rope->half;
         pare_rope_angles(c, c + rope->half, rope, pos0 + i);
     }
-    pare_barrier(f->w);
+    wait_for(f, angles);
 }
 
 void pare_op_rope(pare_fwd *f, float *x, size_t ldx, size_t n, size_t n_heads,
                   const pare_rope *rope, const float *angles) {
     if (pare_fwd_planning(f) || rope->half == 0) return;
     size_t half = rope->half, begin, end;
-    pare_share(f->w, n * n_heads, 1, &begin, &end);
+    my_part(f, x, n * n_heads, 1, &begin, &end);
     for (size_t j = begin; j < end; j++) {
         size_t i = j / n_heads, h = j % n_heads;
         const float *c = angles + i * 2 * half;
         f->k->rope->rotate(x + i * ldx + h * 2 * half, c, c + half, half);
     }
-    pare_barrier(f->w);
+    wait_for(f, x);
 }
 
 void pare_op_kv_store(pare_fwd *f, const pare_kv_layer *kv, const float *k, size_t ldk,
@@ -194,7 +216,8 @@ void pare_op_kv_store(pare_fwd *f, const pare_kv_layer *kv, const float *k, size
 
 void pare_op_attention(pare_fwd *f, float *out, size_t ldo, const float *q, size_t ldq,
                        const pare_kv_layer *kv, const pare_attn *a, size_t n, size_t pos0) {
-    size_t mark = pare_fwd_mark(f), bytes = pare_attention_scratch_bytes(kv, a, n, f->w->n);
+    pare_fwd_marks mark = pare_fwd_mark(f);
+    size_t bytes = pare_attention_scratch_bytes(kv, a, n, f->w->n);
     void *scratch = pare_fwd_alloc(f, bytes, 1);
     if (!pare_fwd_planning(f))
         pare_attention(f->w, f->isa, scratch, out, ldo, q, ldq, kv, a, n, pos0);

@@ -1,6 +1,7 @@
 /* The operators that architectures are written on. A forward pass is one parallel region: every
  * thread runs the same code with its own copy of the context and calls every operator with the same
- * arguments; an operator does its share of the rows and ends with a barrier.
+ * arguments; an operator does its share of the rows and ends with a barrier (but see
+ * pare_fwd_alloc_rows).
  *
  *     float *a = pare_fwd_alloc(f, n * dim, sizeof *a);
  *     pare_op_rmsnorm(f, a, h, norm, n, dim, eps);
@@ -12,7 +13,8 @@
  *
  * Planning. A context whose arena has no memory (base NULL) plans: the same calls only count bytes,
  * touch no buffer (all may be NULL), wait for nobody and may run on one thread. Afterwards
- * arena.peak and linear_bytes say what to allocate. A plan for n tokens covers all smaller n.
+ * arena.peak, own.peak (a thread) and linear_bytes say what to allocate. A plan for n tokens covers
+ * all smaller n.
  */
 #ifndef PARE_SRC_AUTOGRAD_OPS_H
 #define PARE_SRC_AUTOGRAD_OPS_H
@@ -37,6 +39,7 @@ typedef struct pare_fwd {
     pare_compute compute;
     const pare_op_kernels *k;
     pare_arena arena; /* shared memory; every thread moves its own copy through the same steps */
+    pare_arena own;   /* of this thread alone; capacity 0: there is none */
     void *linear_scratch;   /* shared, linear_bytes */
     size_t linear_bytes;    /* a plan raises it to the largest need */
     struct pare_tape *tape; /* NULL: nothing is recorded */
@@ -56,9 +59,33 @@ static inline void *pare_fwd_alloc(pare_fwd *f, size_t count, size_t size) {
     return pare_arena_alloc(&f->arena, count, size);
 }
 
+/* Whether n rows are few enough that every thread computes them for itself: one row, as when a
+ * token is decoded. That costs less than to wait for each other. */
+static inline bool pare_fwd_owns(const pare_fwd *f, size_t n) {
+    return n == 1 && f->own.capacity > 0;
+}
+
+/* n rows that row-wise operators write: shared, or each thread's own. An operator whose output is a
+ * thread's own computes all of it on every thread and waits for nobody, so that its inputs are
+ * either own or shared and not written before the next barrier. Linear layers and attention write
+ * shared memory only. */
+static inline void *pare_fwd_alloc_rows(pare_fwd *f, size_t n, size_t width, size_t size) {
+    if (!pare_fwd_owns(f, n)) return pare_fwd_alloc(f, n * width, size);
+    if (pare_fwd_planning(f)) pare_fwd_alloc(f, n * width, size); /* for a run without own memory */
+    return pare_arena_alloc(&f->own, width, size);
+}
+
 /* mark = pare_fwd_mark(f); ... pare_fwd_release(f, mark) gives back what was allocated between. */
-static inline size_t pare_fwd_mark(const pare_fwd *f) { return f->arena.used; }
-static inline void pare_fwd_release(pare_fwd *f, size_t mark) { f->arena.used = mark; }
+typedef struct pare_fwd_marks {
+    size_t shared, own;
+} pare_fwd_marks;
+static inline pare_fwd_marks pare_fwd_mark(const pare_fwd *f) {
+    return (pare_fwd_marks){f->arena.used, f->own.used};
+}
+static inline void pare_fwd_release(pare_fwd *f, pare_fwd_marks mark) {
+    f->arena.used = mark.shared;
+    f->own.used = mark.own;
+}
 
 /* ---- embeddings ---- */
 

@@ -52,7 +52,7 @@ struct pare_team {
     void *arg;
     int n; /* with the calling thread */
     pthread_t host;
-    atomic_uint ready;
+    atomic_uint ready, n_left;
 };
 
 /* Spins, then sleeps, until *word is no longer `value`. */
@@ -75,12 +75,13 @@ static void change(atomic_uint *word, unsigned value, atomic_uint *n_asleep) {
 static void work(pare_team *team, int id) {
     for (unsigned seen = 0;; seen++) {
         await_change(&team->job, seen, &team->n_idle);
-        if (!team->fn) return;
+        if (!team->fn) break;
         /* all workers are here, so nobody passes a barrier: the sense stands still */
         pare_worker w = {team, id, team->n, atomic_load(&team->sense)};
         team->fn(&w, team->arg);
         pare_barrier(&w);
     }
+    atomic_fetch_add(&team->n_left, 1);
 }
 
 static void *host(void *arg) {
@@ -117,6 +118,7 @@ void pare_team_free(pare_team *team) {
         team->fn = NULL;
         change(&team->job, atomic_load(&team->job) + 1, &team->n_idle);
         pthread_join(team->host, NULL);
+        while (atomic_load(&team->n_left) < (unsigned)team->n - 1) cpu_relax(); /* OpenMP's join */
     }
     free(team);
 }

@@ -246,7 +246,10 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
             job->k->gemm(o, up, scores, KEYS, rows, &values, hi - block, true);
         }
     }
-    for (size_t r = 0; r < m; r++) {
+    for (size_t r = 0; r < m && cut->n == 1; r++) /* nothing to merge */
+        write_row(job, job->out + r / n_h * job->ldo + (h0 + r % n_h) * dim, s->o + r * up,
+                  s->sum[r]);
+    for (size_t r = 0; r < m && cut->n > 1; r++) {
         size_t row = r / n_h * n_heads + h0 + r % n_h;
         float *p = partials + (range * job->n * n_heads + row) * (up + NR);
         memcpy(p, s->o + r * up, up * sizeof *p);
@@ -285,6 +288,7 @@ static void run_few(pare_worker *w, const attn_job *job, attn_space *s, float *p
         run_range(job, s, &cut, range, g, g * job->group + h0, h_count, partials);
     }
     pare_barrier(w);
+    if (cut.n == 1) return;
     size_t begin, end;
     pare_share(w, job->n * job->a->n_heads, 1, &begin, &end);
     for (size_t row = begin; row < end; row++) merge_row(job, s->o, partials, cut.n, row);

@@ -47,13 +47,14 @@ static void layer(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t i
     size_t n = p->n, dim = m->config.dim;
     float eps = m->config.norm_eps;
 
-    float *x = pare_fwd_alloc(f, n * dim, sizeof *x);
+    float *x = pare_fwd_alloc_rows(f, n, dim, sizeof *x);
+    float *part = pare_fwd_alloc(f, n * dim, sizeof *part);
     pare_op_layernorm(f, x, h, l->attn_norm.w, l->attn_norm.bias, n, dim, eps);
-    pare_block_attention(f, m, p, i, x, x);
-    pare_op_add(f, h, h, x, n, dim);
+    pare_block_attention(f, m, p, i, part, x);
+    pare_op_add(f, h, h, part, n, dim);
     pare_op_layernorm(f, x, h, l->ffn_norm.w, l->ffn_norm.bias, n, dim, eps);
-    pare_block_ffn(f, m, p, i, x, x, PARE_FFN_GELU);
-    pare_op_add(f, h, h, x, n, dim);
+    pare_block_ffn(f, m, p, i, part, x, PARE_FFN_GELU);
+    pare_op_add(f, h, h, part, n, dim);
 }
 
 static void finish(pare_fwd *f, const pare_model *m, float *y, const float *h, size_t n) {

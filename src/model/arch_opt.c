@@ -56,11 +56,13 @@ static void embed(pare_fwd *f, const pare_model *m, const pare_pass *p, float *h
     const pare_model_config *c = &m->config;
     const pare_weights *w = &m->weights;
     if (w->proj_in.w.enc) {
-        size_t mark = pare_fwd_mark(f);
-        float *narrow = pare_fwd_alloc(f, p->n * c->embed_dim, sizeof *narrow);
+        pare_fwd_marks mark = pare_fwd_mark(f);
+        float *narrow = pare_fwd_alloc_rows(f, p->n, c->embed_dim, sizeof *narrow);
+        float *wide = pare_fwd_owns(f, p->n) ? pare_fwd_alloc(f, c->dim, sizeof *wide) : h;
         pare_op_embed(f, narrow, &w->token_embd.w, p->ids, p->n, c->embed_dim, 1);
-        pare_op_out in = {.name = w->proj_in.name, .w = &w->proj_in.w, .y = h, .ldy = c->dim};
+        pare_op_out in = {.name = w->proj_in.name, .w = &w->proj_in.w, .y = wide, .ldy = c->dim};
         pare_op_linear(f, narrow, c->embed_dim, p->n, c->embed_dim, &in, 1);
+        if (wide != h) pare_op_scale(f, h, wide, 1, p->n, c->dim);
         pare_fwd_release(f, mark);
     } else {
         pare_op_embed(f, h, &w->token_embd.w, p->ids, p->n, c->dim, 1);
@@ -74,7 +76,8 @@ static void layer(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t i
     const pare_layer *l = &m->weights.layers[i];
     const pare_model_config *c = &m->config;
     const pare_norm *norms[2] = {&l->attn_norm, &l->ffn_norm};
-    float *x = pare_fwd_alloc(f, p->n * c->dim, sizeof *x);
+    float *x = pare_fwd_alloc_rows(f, p->n, c->dim, sizeof *x);
+    float *out = pare_fwd_alloc(f, p->n * c->dim, sizeof *out);
 
     for (int part = 0; part < 2; part++) {
         const pare_norm *norm = norms[part];
@@ -82,10 +85,10 @@ static void layer(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t i
             pare_op_layernorm(f, x, h, norm->w, norm->bias, p->n, c->dim, c->norm_eps);
         const float *in = c->norm_before ? x : h;
         if (part == 0)
-            pare_block_attention(f, m, p, i, x, in);
+            pare_block_attention(f, m, p, i, out, in);
         else
-            pare_block_ffn(f, m, p, i, x, in, PARE_FFN_RELU);
-        pare_op_add(f, h, h, x, p->n, c->dim);
+            pare_block_ffn(f, m, p, i, out, in, PARE_FFN_RELU);
+        pare_op_add(f, h, h, out, p->n, c->dim);
         if (!c->norm_before)
             pare_op_layernorm(f, h, h, norm->w, norm->bias, p->n, c->dim, c->norm_eps);
     }
@@ -94,7 +97,7 @@ static void layer(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t i
 static void finish(pare_fwd *f, const pare_model *m, float *y, const float *h, size_t n) {
     const pare_model_config *c = &m->config;
     const pare_weights *w = &m->weights;
-    float *normed = w->proj_out.w.enc ? pare_fwd_alloc(f, n * c->dim, sizeof *normed) : y;
+    float *normed = w->proj_out.w.enc ? pare_fwd_alloc_rows(f, n, c->dim, sizeof *normed) : y;
     if (c->final_norm)
         pare_op_layernorm(f, normed, h, w->output_norm.w, w->output_norm.bias, n, c->dim,
                           c->norm_eps);

@@ -5,10 +5,11 @@
 void pare_pass_begin(pare_fwd *f, const pare_model *m, pare_pass *p) {
     p->angles = p->angles_local = NULL;
     if (!m->rope.half) return;
-    p->angles = pare_fwd_alloc(f, pare_op_angles_len(&m->rope, p->n), sizeof *p->angles);
+    p->angles = pare_fwd_alloc_rows(f, p->n, pare_op_angles_len(&m->rope, 1), sizeof(float));
     pare_op_rope_angles(f, p->angles, &m->rope, p->pos0, p->n);
     if (!m->config.window) return;
-    p->angles_local = pare_fwd_alloc(f, pare_op_angles_len(&m->rope_local, p->n), sizeof(float));
+    p->angles_local =
+        pare_fwd_alloc_rows(f, p->n, pare_op_angles_len(&m->rope_local, 1), sizeof(float));
     pare_op_rope_angles(f, p->angles_local, &m->rope_local, p->pos0, p->n);
 }
 
@@ -17,13 +18,13 @@ void pare_pass_embed(pare_fwd *f, const pare_model *m, const pare_pass *p, float
 }
 
 void pare_pass_layer(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer, float *h) {
-    size_t mark = pare_fwd_mark(f);
+    pare_fwd_marks mark = pare_fwd_mark(f);
     m->arch->layer(f, m, p, layer, h);
     pare_fwd_release(f, mark);
 }
 
 void pare_pass_finish(pare_fwd *f, const pare_model *m, float *y, const float *h, size_t n) {
-    size_t mark = pare_fwd_mark(f);
+    pare_fwd_marks mark = pare_fwd_mark(f);
     m->arch->finish(f, m, y, h, n);
     pare_fwd_release(f, mark);
 }
@@ -47,7 +48,8 @@ void pare_pass_logits(pare_fwd *f, const pare_model *m, float *logits, const flo
 void pare_pass_logprobs(pare_fwd *f, const pare_model *m, float *logprob, const float *y, size_t n,
                         const int32_t *targets, float *logits, size_t room) {
     enum { ROWS = 512, GRAIN = 64 };
-    size_t vocab = m->config.vocab_size, rows = n < ROWS ? n : ROWS, mark = pare_fwd_mark(f);
+    size_t vocab = m->config.vocab_size, rows = n < ROWS ? n : ROWS;
+    pare_fwd_marks mark = pare_fwd_mark(f);
     size_t count = room / rows < vocab ? room / rows / GRAIN * GRAIN : vocab;
     if (!count) { /* a vocabulary too small to be cut */
         rows = room / vocab;
@@ -72,9 +74,9 @@ void pare_pass_logprobs(pare_fwd *f, const pare_model *m, float *logprob, const 
 }
 
 void pare_pass_run(pare_fwd *f, const pare_model *m, pare_pass *p, float *y) {
-    size_t mark = pare_fwd_mark(f);
+    pare_fwd_marks mark = pare_fwd_mark(f);
     pare_pass_begin(f, m, p);
-    float *h = pare_fwd_alloc(f, p->n * m->config.dim, sizeof *h);
+    float *h = pare_fwd_alloc_rows(f, p->n, m->config.dim, sizeof *h);
     pare_pass_embed(f, m, p, h);
     for (size_t l = 0; l < m->config.n_layers; l++) pare_pass_layer(f, m, p, l, h);
     pare_pass_finish(f, m, y, h, p->n);
@@ -90,8 +92,8 @@ void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, 
     const pare_model_config *c = &m->config;
     const pare_layer *l = &m->weights.layers[layer];
     bool local = c->window && c->local[layer];
-    size_t n = p->n, mark = pare_fwd_mark(f);
-    size_t q_dim = c->n_heads * c->head_dim, kv_dim = c->n_kv_heads * c->head_dim;
+    pare_fwd_marks mark = pare_fwd_mark(f);
+    size_t n = p->n, q_dim = c->n_heads * c->head_dim, kv_dim = c->n_kv_heads * c->head_dim;
 
     /* q, k, v lie side by side in one buffer, which a fused matrix fills at once */
     size_t ld = q_dim + 2 * kv_dim;
@@ -104,6 +106,12 @@ void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, 
         pare_op_out outs[3] = {out_of(&l->attn_q, q, ld), out_of(&l->attn_k, k, ld),
                                out_of(&l->attn_v, v, ld)};
         pare_op_linear(f, a, c->dim, n, c->dim, outs, 3);
+    }
+    if (pare_fwd_owns(f, n)) {
+        float *own = pare_fwd_alloc_rows(f, n, q_dim + kv_dim, sizeof *own);
+        pare_op_scale(f, own, q, 1, n, q_dim + kv_dim);
+        q = own;
+        k = own ? own + q_dim : NULL;
     }
     if (l->attn_q_norm.w)
         pare_op_head_rmsnorm(f, q, ld, q, ld, l->attn_q_norm.w, n, c->n_heads, c->head_dim,
@@ -135,27 +143,29 @@ void pare_block_ffn(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t
                     const float *x, pare_ffn kind) {
     const pare_model_config *c = &m->config;
     const pare_layer *l = &m->weights.layers[layer];
-    size_t n = p->n, ffn = c->ffn_dim, mark = pare_fwd_mark(f);
+    pare_fwd_marks mark = pare_fwd_mark(f);
+    size_t n = p->n, ffn = c->ffn_dim;
 
     float *up = pare_fwd_alloc(f, n * ffn, sizeof *up);
+    float *y = pare_fwd_owns(f, n) ? pare_fwd_alloc_rows(f, n, ffn, sizeof *y) : up;
     if (kind == PARE_FFN_SILU_GLU || kind == PARE_FFN_GELU_GLU) {
         float *gate = pare_fwd_alloc(f, n * ffn, sizeof *gate);
         pare_op_out outs[2] = {out_of(&l->ffn_gate, gate, ffn), out_of(&l->ffn_up, up, ffn)};
         pare_op_linear(f, x, c->dim, n, c->dim, outs, 2);
         if (kind == PARE_FFN_SILU_GLU)
-            pare_op_silu_mul(f, up, gate, up, n, ffn);
+            pare_op_silu_mul(f, y, gate, up, n, ffn);
         else
-            pare_op_gelu_mul(f, up, gate, up, n, ffn);
+            pare_op_gelu_mul(f, y, gate, up, n, ffn);
     } else {
         pare_op_out outs = out_of(&l->ffn_up, up, ffn);
         pare_op_linear(f, x, c->dim, n, c->dim, &outs, 1);
         if (kind == PARE_FFN_GELU)
-            pare_op_gelu(f, up, up, n, ffn);
+            pare_op_gelu(f, y, up, n, ffn);
         else
-            pare_op_relu(f, up, up, n, ffn);
+            pare_op_relu(f, y, up, n, ffn);
     }
     pare_op_out down = out_of(&l->ffn_down, out, c->dim);
-    pare_op_linear(f, up, ffn, n, ffn, &down, 1);
+    pare_op_linear(f, y, ffn, n, ffn, &down, 1);
     pare_fwd_release(f, mark);
 }
 
@@ -165,7 +175,7 @@ void pare_block_llama(pare_fwd *f, const pare_model *m, const pare_pass *p, size
     size_t n = p->n, dim = m->config.dim;
     float eps = m->config.norm_eps;
 
-    float *x = pare_fwd_alloc(f, n * dim, sizeof *x);
+    float *x = pare_fwd_alloc_rows(f, n, dim, sizeof *x);
     float *part = pare_fwd_alloc(f, n * dim, sizeof *part);
     pare_op_rmsnorm(f, x, h, l->attn_norm.w, n, dim, eps);
     pare_block_attention(f, m, p, layer, part, x);
@@ -180,15 +190,16 @@ void pare_block_gemma(pare_fwd *f, const pare_model *m, const pare_pass *p, size
     size_t n = p->n, dim = m->config.dim;
     float eps = m->config.norm_eps;
 
-    float *x = pare_fwd_alloc(f, n * dim, sizeof *x);
+    float *x = pare_fwd_alloc_rows(f, n, dim, sizeof *x);
     float *part = pare_fwd_alloc(f, n * dim, sizeof *part);
+    float *normed = pare_fwd_owns(f, n) ? pare_fwd_alloc_rows(f, n, dim, sizeof *normed) : part;
     pare_op_rmsnorm(f, x, h, l->attn_norm.w, n, dim, eps);
     pare_block_attention(f, m, p, layer, part, x);
-    pare_op_rmsnorm(f, part, part, l->post_attention_norm.w, n, dim, eps);
-    pare_op_add_rmsnorm(f, x, h, part, l->ffn_norm.w, n, dim, eps);
+    pare_op_rmsnorm(f, normed, part, l->post_attention_norm.w, n, dim, eps);
+    pare_op_add_rmsnorm(f, x, h, normed, l->ffn_norm.w, n, dim, eps);
     pare_block_ffn(f, m, p, layer, part, x, PARE_FFN_GELU_GLU);
-    pare_op_rmsnorm(f, part, part, l->post_ffw_norm.w, n, dim, eps);
-    pare_op_add(f, h, h, part, n, dim);
+    pare_op_rmsnorm(f, normed, part, l->post_ffw_norm.w, n, dim, eps);
+    pare_op_add(f, h, h, normed, n, dim);
 }
 
 void pare_embed_scaled(pare_fwd *f, const pare_model *m, const pare_pass *p, float *h) {

@@ -17,8 +17,8 @@ struct pare_session {
     pare_compute compute;
     size_t n_batch;
     pare_kv_cache kv;
-    uint8_t *arena; /* scratch of a pass; then that of the linear layers */
-    size_t arena_bytes, linear_bytes, scratch_bytes;
+    uint8_t *arena; /* scratch of a pass; that of the linear layers; each thread's own */
+    size_t arena_bytes, linear_bytes, own_bytes, scratch_bytes;
     float *hidden; /* [n_batch][embed_dim]: what the head multiplies */
     float *logits; /* [LOGITS_ROWS][vocab_size] */
     size_t hidden_bytes, logits_bytes;
@@ -65,13 +65,16 @@ static void run_region(pare_fwd *f, const region *r) {
 static void region_thread(pare_worker *w, void *arg) {
     const region *r = arg;
     const pare_session *s = r->s;
-    pare_fwd f = {.w = w,
-                  .isa = pare_runtime_isa(s->m->rt),
-                  .compute = s->compute,
-                  .k = pare_op_kernels_get(pare_runtime_isa(s->m->rt)),
-                  .arena = {.base = s->arena, .capacity = s->arena_bytes},
-                  .linear_scratch = s->arena + s->arena_bytes,
-                  .linear_bytes = s->linear_bytes};
+    pare_fwd f = {
+        .w = w,
+        .isa = pare_runtime_isa(s->m->rt),
+        .compute = s->compute,
+        .k = pare_op_kernels_get(pare_runtime_isa(s->m->rt)),
+        .arena = {.base = s->arena, .capacity = s->arena_bytes},
+        .own = {.base = s->arena + s->arena_bytes + s->linear_bytes + (size_t)w->id * s->own_bytes,
+                .capacity = s->own_bytes},
+        .linear_scratch = s->arena + s->arena_bytes,
+        .linear_bytes = s->linear_bytes};
     run_region(&f, r);
 }
 
@@ -88,9 +91,13 @@ static pare_status plan(pare_session *s, pare_error *err) {
         run_region(&f, &(region){.s = s, .n = lengths[i], .head_n = i ? LOGITS_ROWS : 1});
         run_region(&f, &(region){.s = s, .n = 1, .head_n = lengths[i], .score = true});
     }
-    s->linear_bytes = f.linear_bytes;
+    size_t own;
     if (!pare_align_size(&s->arena_bytes, f.arena.peak + 64, 64) ||
-        !pare_add_size(&s->scratch_bytes, s->arena_bytes, s->linear_bytes))
+        !pare_align_size(&s->linear_bytes, f.linear_bytes, 64) ||
+        !pare_align_size(&s->own_bytes, f.own.peak + 64, 64) ||
+        !pare_mul_size(&own, s->own_bytes, (size_t)pare_runtime_threads(rt)) ||
+        !pare_add_size(&s->scratch_bytes, s->arena_bytes, s->linear_bytes) ||
+        !pare_add_size(&s->scratch_bytes, s->scratch_bytes, own))
         return pare_fail(err, PARE_ERR_NOMEM, "scratch for batches of %zu tokens", s->n_batch);
     return PARE_OK;
 }

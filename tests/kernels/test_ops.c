@@ -546,7 +546,7 @@ static void planning(void **state) {
     pare_worker worker;
     pare_fwd f = pare_fwd_plan(&worker, 7, PARE_ISA_AVX2, PARE_COMPUTE_FAST);
     assert_null(pare_fwd_alloc(&f, 100, 4));
-    size_t mark = pare_fwd_mark(&f);
+    size_t mark = pare_fwd_mark(&f).shared;
     pare_op_rmsnorm(&f, NULL, NULL, NULL, 9, 64, 0);
     pare_op_silu_mul(&f, NULL, NULL, NULL, 9, 64);
     pare_op_embed(&f, NULL, NULL, NULL, 9, 64, 1);
@@ -554,7 +554,7 @@ static void planning(void **state) {
     assert_int_equal(f.arena.peak, 448);
     pare_op_add_positions(&f, NULL, NULL, 0, 9, 64);
     assert_int_equal(f.arena.peak, 448 + 7 * 64 * 4);
-    assert_int_equal(pare_fwd_mark(&f), mark);
+    assert_int_equal(pare_fwd_mark(&f).shared, mark);
     pare_kv_layer kv = {.n_kv_heads = 2, .head_dim = 64};
     pare_attn a = {.n_heads = 4};
     size_t last = 0;
