@@ -50,8 +50,9 @@ void pare_pass_logprobs(pare_fwd *f, const pare_model *m, float *logprob, const 
     enum { ROWS = 512, GRAIN = 64 };
     size_t vocab = m->config.vocab_size, rows = n < ROWS ? n : ROWS;
     pare_fwd_marks mark = pare_fwd_mark(f);
-    size_t count = room / rows < vocab ? room / rows / GRAIN * GRAIN : vocab;
-    if (!count) { /* a vocabulary too small to be cut */
+    size_t count = vocab;
+    if (room / rows < vocab) count = room / rows / GRAIN * GRAIN;
+    if (!count && vocab) { /* a vocabulary too small to be cut */
         rows = room / vocab;
         count = vocab;
     }
