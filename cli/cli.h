@@ -142,7 +142,7 @@ const char *cli_nearest(const char *word, const char *const *names);
 /* --- output.c --- */
 
 /* {"pare", "verb", "machine"}: how every object begins. */
-json_t *cli_json_begin(const cli *c);
+json_t *cli_json_begin(cli *c);
 /* A number, null where it is not finite. */
 json_t *cli_json_real(double value);
 /* A string; bytes that are not UTF-8 become U+FFFD. */

@@ -210,6 +210,9 @@ static pare_status set_value(cli *c, const cli_verb *verb, const cli_option *o, 
         if (list->n == CLI_MAX_ITEMS)
             return cli_fail(c, PARE_ERR_ARG, "%s: --%s: found more than %d, expected at most %d",
                             verb->name, o->name, CLI_MAX_ITEMS, CLI_MAX_ITEMS);
+        if (!*text)
+            return cli_fail(c, PARE_ERR_ARG, "%s: --%s: found nothing, expected some text",
+                            verb->name, o->name);
         list->item[list->n++] = text;
         return PARE_OK;
     }

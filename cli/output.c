@@ -44,7 +44,8 @@ json_t *cli_json_string(const char *text) {
 
 json_t *cli_json_real(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
-json_t *cli_json_begin(const cli *c) {
+json_t *cli_json_begin(cli *c) {
+    (void)cli_runtime(c); /* what it would compute with */
     pare_isa isa = c->rt ? pare_runtime_isa(c->rt) : pare_isa_best();
     json_t *machine = json_object(), *object = json_object();
     json_object_set_new(machine, "cpu", cli_json_string(pare_cpu_name()));

@@ -17,7 +17,7 @@ typedef struct compress_options {
 
 static const cli_option compress_table[] = {
     CLI_OPTION(compress_options, 'o', "out", CLI_TEXT, out, "OUT", 0, 0,
-               "file (.gguf) or folder to write"),
+               "file (.gguf, replaced if it stands there) or folder (new or empty) to write"),
     CLI_OPTION(compress_options, 'r', "recipe", CLI_TEXT, recipe, "RECIPE", 0, 0,
                "steps joined by '+', or a file with one step per line"),
     CLI_OPTION(compress_options, 0, "format", CLI_TEXT, format, "hf|gguf", 0, 0,

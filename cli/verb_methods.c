@@ -118,6 +118,19 @@ static pare_status print_one(cli *c, const pare_method *m) {
     return cli_printf(c, "\nexample: pare compress MODEL -o OUT -r '%s'\n", pare_method_example(m));
 }
 
+/* Refuses a slot that no method has; the message lists those there are. */
+static pare_status check_slot(cli *c, const char *slot) {
+    char known[200] = "";
+    for (size_t i = 0; pare_method_at(i); i++) {
+        const char *have = pare_method_slot(pare_method_at(i));
+        if (strcmp(have, slot) == 0) return PARE_OK;
+        size_t n = strlen(known);
+        if (!strstr(known, have))
+            snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", have);
+    }
+    return cli_fail(c, PARE_ERR_ARG, "--slot: found '%s', expected one of: %s", slot, known);
+}
+
 static pare_status print_all(cli *c, const char *slot) {
     cli_table t;
     cli_table_begin(&t, "method|slot|paper|what");
@@ -162,6 +175,8 @@ static pare_status run(cli *c, const void *opts, char **args, size_t n_args) {
         return cli_fail(c, PARE_ERR_ARG, "methods: found '%s', which is not known%s%s%s", args[0],
                         near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     }
+    pare_status st = o->slot ? check_slot(c, o->slot) : PARE_OK;
+    if (st != PARE_OK) return st;
     if (c->common.json) return print_json(c, one, o->slot);
     return one ? print_one(c, one) : print_all(c, o->slot);
 }

@@ -97,6 +97,10 @@ static pare_status runner_load(runner *r, const char *path) {
     }
     if (st == PARE_OK) st = pare_model_load(&r->model, c->rt, path, &c->err);
     if (st == PARE_OK) st = pare_session_create(&r->session, r->model, &so, &c->err);
+    if (st == PARE_OK && pare_session_n_ctx(r->session) > pare_model_ctx_max(r->model))
+        cli_warn(c,
+                 "--ctx %zu: the model was trained for %zu positions; beyond them expect nonsense",
+                 pare_session_n_ctx(r->session), pare_model_ctx_max(r->model));
     return st;
 }
 

@@ -41,7 +41,7 @@ typedef struct pare_compress_options {
     uint64_t split_bytes; /* largest part of the output, 0 = one file */
     bool no_fallback;     /* a tensor that does not fit its encoding (its rows, or blocks of values
                              too small for its scales) is an error, not a fallback */
-    bool dry_run;         /* plan and report only: nothing is written, `out` may be NULL */
+    bool dry_run;         /* plan and report only: nothing is written; `out` is checked if given */
 } pare_compress_options;
 
 typedef struct pare_layer_report {

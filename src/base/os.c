@@ -291,6 +291,18 @@ static pare_status make_way(const char *path, pare_error *err) {
     return fail_io(err, path, "remove the empty folder");
 }
 
+pare_status pare_folder_check(const char *path, pare_error *err) {
+    if (!pare_path_is_folder(path)) return make_way(path, err);
+    DIR *dir = opendir(path);
+    if (!dir) return fail_errno(err, path, "open");
+    size_t n = 0;
+    while (readdir(dir)) n++; /* "." and ".." are always there */
+    closedir(dir);
+    if (n <= 2) return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT,
+                     "%s: found a folder with files, expected a new or empty folder", path);
+}
+
 pare_status pare_folder_begin(char **temporary, const char *path, pare_error *err) {
     *temporary = NULL;
     size_t n = strlen(path);

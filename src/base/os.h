@@ -56,6 +56,7 @@ void pare_writer_discard(pare_writer *w);
 /* A folder that appears under its name only when it is complete: files are written into *temporary
  * (owned by the caller, pare_free), then the folder is synced and renamed. An existing folder at
  * `path` is refused unless it is empty. */
+pare_status pare_folder_check(const char *path, pare_error *err); /* would it be refused? */
 pare_status pare_folder_begin(char **temporary, const char *path, pare_error *err);
 pare_status pare_folder_commit(const char *temporary, const char *path, pare_error *err);
 void pare_folder_discard(const char *temporary);

@@ -533,6 +533,7 @@ static pare_status run(compress_run *c, pare_error *err) {
         return pare_fail(err, PARE_ERR_ARG, "format: found '%s', expected hf or gguf", c->format);
     if (!c->o->dry_run && (!c->o->out || !*c->o->out))
         return pare_fail(err, PARE_ERR_ARG, "output: found none, expected a file or folder name");
+    if (c->o->out) PARE_TRY(pare_output_check(c->source, c->format, c->o->out, err));
     c->same_format = strcmp(c->format, pare_source_format(c->source)) == 0;
     c->tied = !pare_source_find(c->source, "output.weight");
     for (size_t i = 0; i < c->recipe->n_steps; i++)

@@ -84,13 +84,27 @@ static pare_status find_freqs(pare_output *o, pare_error *err) {
     return st;
 }
 
+pare_status pare_output_check(const pare_source *source, const char *format, const char *path,
+                              pare_error *err) {
+    if (pare_same_file(path, pare_source_path(source)))
+        return pare_fail(err, PARE_ERR_ARG, "%s: found the input itself, expected another output",
+                         path);
+    bool gguf = strcmp(format, "gguf") == 0;
+    if (gguf && !pare_export_gguf_arch(pare_source_config(source)))
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "%s: found architecture %s, expected one that GGUF files have",
+                         pare_source_path(source), pare_source_config(source)->arch);
+    if (!gguf) return pare_folder_check(path, err);
+    if (pare_path_is_folder(path))
+        return pare_fail(err, PARE_ERR_INPUT, "%s: found a folder, expected a file name", path);
+    return PARE_OK;
+}
+
 pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_source *source,
                              const char *format, const char *path, uint64_t split_bytes,
                              pare_error *err) {
     *out = NULL;
-    if (pare_same_file(path, pare_source_path(source)))
-        return pare_fail(err, PARE_ERR_ARG, "%s: found the input itself, expected another output",
-                         path);
+    PARE_TRY(pare_output_check(source, format, path, err));
     pare_output *o = pare_calloc(1, sizeof *o);
     if (!o) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", path);
     *out = o;
@@ -105,12 +119,6 @@ pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_sou
     while (n > 1 && o->path[n - 1] == '/') o->path[--n] = '\0';
     o->arch =
         o->gguf ? pare_export_gguf_arch(pare_source_config(source)) : pare_source_arch(source);
-    if (!o->arch)
-        return pare_fail(err, PARE_ERR_UNSUPPORTED,
-                         "%s: found architecture %s, expected one that GGUF files have",
-                         pare_source_path(source), pare_source_config(source)->arch);
-    if (o->gguf && pare_path_is_folder(o->path))
-        return pare_fail(err, PARE_ERR_INPUT, "%s: found a folder, expected a file name", path);
     char *work = o->gguf ? pare_asprintf("%s.work", o->path) : pare_strdup(o->path);
     if (!work) return fail_memory(o, err);
     pare_status st = pare_folder_begin(&o->folder, work, err);

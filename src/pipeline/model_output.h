@@ -33,6 +33,11 @@ bool pare_output_holds(const char *format, const pare_encoding *enc);
  */
 bool pare_output_absorbs(const char *format, const char *canonical);
 
+/* Could the result stand at `path`? The output must not be the input, GGUF must know the
+ * architecture, a folder must be new or empty. Touches nothing. */
+pare_status pare_output_check(const pare_source *source, const char *format, const char *path,
+                              pare_error *err);
+
 /* split_bytes: largest part, 0 = one file. The output must not be the input (PARE_ERR_ARG). */
 pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_source *source,
                              const char *format, const char *path, uint64_t split_bytes,

@@ -95,6 +95,8 @@ static void usage_errors(void **state) {
         {"pare tokenize m --seed 99999999999999999999", "--seed: found '9999"},
         {"pare tokenize m --isa avx3", "did you mean 'avx2'?"},
         {"pare tokenize m --json=1", "--json: found '1', expected no value"},
+        {"pare methods --slot prunner", "expected one of: pruner"},
+        {"pare run m --stop ''", "--stop: found nothing"},
         {"pare tokenize /does/not/exist", "/does/not/exist"},
         {"PARE_ISA=sse9 pare tokenize m", "$PARE_ISA"},
     };

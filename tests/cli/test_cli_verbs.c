@@ -294,7 +294,8 @@ static void eval_errors(void **state) {
     }
 }
 
-/* What is wrong with the recipe is told before the evaluation, which may take hours. */
+/* What is wrong with the recipe or the output is told before the evaluation, which may take hours.
+ */
 static void compress_errors(void **state) {
     (void)state;
     const struct {
@@ -302,6 +303,7 @@ static void compress_errors(void **state) {
     } cases[] = {
         {"pare compress model.gguf -o x.gguf -r q9_0 --eval empty.txt", "did you mean"},
         {"pare compress model.gguf -o x.gguf -r q8_0 --eval empty.txt", "found 0 tokens"},
+        {"pare compress model.gguf -o . -r q8_0 --eval empty.txt", "a folder with files"},
     };
     test_write("empty.txt", "", 0);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
