@@ -6,6 +6,7 @@
 Environment: SECTIONS (speed perplexity load compress), MODELS (smollm2 gemma3 random), ENCODINGS, THREADS, REPS, WINDOWS."""
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -77,9 +78,8 @@ def speed(name, encoding, file):
 
 def stamp(log, what):
     """Seconds at which llama.cpp logged a line: MINUTES.SECONDS.MILLISECONDS.MICROSECONDS in front of it."""
-    line = next(line for line in log.splitlines() if what in line)
-    minutes, seconds, ms, _ = (int(v) for v in line.split()[0].split("."))
-    return 60 * minutes + seconds + ms / 1000
+    minutes, seconds, ms = re.search(r"(\d+)\.(\d\d)\.(\d{3})\.\d{3} I (?:perplexity: )?" + what, log).groups()
+    return 60 * int(minutes) + int(seconds) + int(ms) / 1000
 
 
 def perplexity(name, file, text):
