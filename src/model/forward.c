@@ -58,18 +58,19 @@ void pare_pass_logprobs(pare_fwd *f, const pare_model *m, float *logprob, const 
     }
     pare_logprob p = {pare_fwd_alloc(f, rows, sizeof(double)),
                       pare_fwd_alloc(f, rows, sizeof(float)), NULL};
-    if (pare_fwd_planning(f)) n = rows;
-    for (size_t i = 0; i < n; i += rows) {
-        size_t some = n - i < rows ? n - i : rows;
-        p.targets = targets + i;
+    for (size_t some; n; n -= some) {
+        some = n < rows ? n : rows;
+        p.targets = targets;
         for (size_t first = 0; first < vocab; first += count) {
             size_t width = vocab - first < count ? vocab - first : count;
-            bool all = width == vocab;
-            logits_of(f, m, logits, y ? y + i * m->config.embed_dim : NULL, some, first,
-                      all ? 0 : width);
+            logits_of(f, m, logits, y, some, first, width == vocab ? 0 : width);
             pare_op_logprob_block(f, &p, logits, width, some, first, width);
         }
-        pare_op_logprob_finish(f, &p, logprob + i, some);
+        pare_op_logprob_finish(f, &p, logprob, some);
+        if (pare_fwd_planning(f)) break; /* the pointers are NULL */
+        y += some * m->config.embed_dim;
+        targets += some;
+        logprob += some;
     }
     pare_fwd_release(f, mark);
 }
