@@ -24,7 +24,7 @@ static const cli_option table[] = {
                "timed repetitions, after one that is not counted"),
     CLI_OPTION(
         bench_options, 0, "kv", CLI_TEXT, kv, "CODEC", 0, 0,
-        "how keys and values are kept: f32, f16, bf16 or q8_0 (default f16, with exact f32)"),
+        "how keys and values are kept: f32, f16, bf16, q8_0 or q4_0 (default f16, with exact f32)"),
     CLI_OPTION(bench_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32 results, or 8-bit activations where the weights allow"),
     {0},

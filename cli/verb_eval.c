@@ -23,8 +23,9 @@ static const cli_option table[] = {
                "also measure the distance to this model, side by side"),
     CLI_OPTION(eval_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32 results, or 8-bit activations where the weights allow"),
-    CLI_OPTION(eval_options, 0, "kv", CLI_TEXT, kv, "CODEC", 0, 0,
-               "how keys and values are kept: f32, f16, bf16 or q8_0 (default f32, with fast f16)"),
+    CLI_OPTION(
+        eval_options, 0, "kv", CLI_TEXT, kv, "CODEC", 0, 0,
+        "how keys and values are kept: f32, f16, bf16, q8_0 or q4_0 (default f32, with fast f16)"),
     {0},
 };
 static const eval_options defaults = {.compute = PARE_COMPUTE_EXACT};

@@ -124,7 +124,7 @@ static const char *shape_text(const pare_tensor_info *t, char *out, size_t size)
     return out;
 }
 
-static const char *const kv_codecs[] = {"f32", "f16", "bf16", "q8_0", NULL};
+static const char *const kv_codecs[] = {"f32", "f16", "bf16", "q8_0", "q4_0", NULL};
 
 static size_t memory_ctx(const info_options *o, const pare_model_info *m) {
     if (o->ctx > 0) return (size_t)o->ctx;

@@ -51,7 +51,7 @@ static const cli_option table[] = {
                "f32 results, or 8-bit activations where the weights allow"),
     CLI_OPTION(
         run_options, 0, "kv", CLI_TEXT, kv, "CODEC", 0, 0,
-        "how keys and values are kept: f32, f16, bf16 or q8_0 (default f16, with exact f32)"),
+        "how keys and values are kept: f32, f16, bf16, q8_0 or q4_0 (default f16, with exact f32)"),
     {0},
 };
 static const run_options defaults = {.n = -1,

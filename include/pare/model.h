@@ -50,7 +50,7 @@ typedef struct pare_description pare_description;
  */
 pare_status pare_describe(pare_description **out, const char *path, pare_error *err);
 const pare_model_info *pare_description_info(const pare_description *d);
-/* Bytes of the KV cache for n_ctx positions with a codec ("f16", "bf16", "f32", "q8_0"). */
+/* Bytes of the KV cache for n_ctx positions with a codec ("f16", "bf16", "f32", "q8_0", "q4_0"). */
 pare_status pare_description_kv_bytes(const pare_description *d, size_t n_ctx, const char *kv,
                                       uint64_t *bytes, pare_error *err);
 /* Reads every byte and looks for NaN, Inf and broken blocks; the first one found is the error
@@ -76,7 +76,7 @@ uint64_t pare_model_weight_bytes(const pare_model *m);
 typedef struct pare_session_options {
     size_t n_ctx;   /* positions the KV cache holds; 0 = the model's maximum, at most 4096 */
     size_t n_batch; /* tokens computed at once; 0 = 512 */
-    const char *kv; /* "f16", "bf16", "f32", "q8_0"; NULL = f16 in fast mode, f32 in exact mode */
+    const char *kv; /* "f16", "bf16", "f32", "q8_0", "q4_0"; NULL = f16 in fast mode, f32 in exact mode */
     pare_compute compute; /* default fast */
 } pare_session_options;
 pare_session_options pare_session_options_default(void);

@@ -7,12 +7,15 @@
 #include "kernels/intrinsics.h"
 #include "kernels/unroll.h"
 
+#include <string.h>
+
 #define INLINE static inline __attribute__((always_inline))
 
-enum codec { F32, F16, BF16, Q8_0 };
-enum { CHUNK = 32, STEPS = CHUNK / 8 }; /* values between two scales of q8_0 */
+enum codec { F32, F16, BF16, Q8_0, Q4_0 };
+enum { CHUNK = 32, STEPS = CHUNK / 8 }; /* values between two scales of q8_0 and q4_0 */
+#define SCALED(codec) ((codec) == Q8_0 || (codec) == Q4_0)
 
-/* Values d .. d + 7 of a row; of q8_0 without their scale. */
+/* Values d .. d + 7 of a row; of q8_0 and q4_0 without their scale. */
 INLINE __m256 load8(const enum codec codec, const uint8_t *row, size_t d) {
     switch (codec) {
     case F32:
@@ -22,6 +25,13 @@ INLINE __m256 load8(const enum codec codec, const uint8_t *row, size_t d) {
     case BF16: {
         __m256i h = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(row + 2 * d)));
         return _mm256_castsi256_ps(_mm256_slli_epi32(h, 16));
+    }
+    case Q4_0: {
+        const pare_q4_0 *block = (const pare_q4_0 *)(const void *)row + d / CHUNK;
+        __m128i q = _mm_loadl_epi64((const void *)(block->qs + d % 16));
+        if (d % CHUNK >= 16) q = _mm_srli_epi16(q, 4);
+        q = _mm_sub_epi8(_mm_and_si128(q, _mm_set1_epi8(15)), _mm_set1_epi8(8));
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
     }
     default: {
         const pare_q8_0 *block = (const pare_q8_0 *)(const void *)row + d / CHUNK;
@@ -33,16 +43,23 @@ INLINE __m256 load8(const enum codec codec, const uint8_t *row, size_t d) {
 
 /* The scale of values d .. d + 31, in all lanes. */
 INLINE __m256 scale_at(const enum codec codec, const uint8_t *row, size_t d) {
-    if (codec != Q8_0) return _mm256_set1_ps(1.0f);
-    const pare_q8_0 *block = (const pare_q8_0 *)(const void *)row + d / CHUNK;
-    return _mm256_set1_ps(pare_f16_to_f32(block->d));
+    if (!SCALED(codec)) return _mm256_set1_ps(1.0f);
+    /* both blocks begin with their scale */
+    const uint8_t *block =
+        row + d / CHUNK * (codec == Q4_0 ? sizeof(pare_q4_0) : sizeof(pare_q8_0));
+    uint16_t scale;
+    memcpy(&scale, block, sizeof scale);
+    return _mm256_set1_ps(pare_f16_to_f32(scale));
 }
 
 /* Fetches the bytes of values d .. d + 31 of a row that is needed a block later: keys and values
  * alternate every PARE_ATTN_KEYS rows, too often for the processor's own guess. NULL is harmless.
  */
 INLINE void fetch(const enum codec codec, const uint8_t *row, size_t d) {
-    const size_t bytes = codec == F32 ? 128 : codec == Q8_0 ? sizeof(pare_q8_0) : 64;
+    const size_t bytes = codec == F32    ? 128
+                         : codec == Q8_0 ? sizeof(pare_q8_0)
+                         : codec == Q4_0 ? sizeof(pare_q4_0)
+                                         : 64;
     const char *p = (const char *)((uintptr_t)row + d / CHUNK * bytes);
     _mm_prefetch(p, _MM_HINT_T0);
     if (codec == F32) _mm_prefetch(p + 64, _MM_HINT_T0);
@@ -65,10 +82,10 @@ INLINE void dots_tile(const enum codec codec, float *s, size_t lds, const float 
         for (int x = 0; x < keys * STEPS; x++) {
             /* with scales: key by key, so that one is live; else step by step, so that q is read
              * once for all keys */
-            int j = codec == Q8_0 ? x / STEPS : x % keys, u = codec == Q8_0 ? x % STEPS : x / keys;
+            int j = SCALED(codec) ? x / STEPS : x % keys, u = SCALED(codec) ? x % STEPS : x / keys;
             const uint8_t *row = rows + (size_t)j * row_stride;
             __m256 k = load8(codec, row, d + (size_t)u * 8);
-            if (codec == Q8_0) {
+            if (SCALED(codec)) {
                 if (u == 0) scale = scale_at(codec, row, d);
                 k = _mm256_mul_ps(scale, k);
             }
@@ -123,7 +140,7 @@ INLINE void weighted_tile(const enum codec codec, float *o, size_t ldo, const fl
         PARE_UNROLL
         for (int i = 0; i < m; i++) {
             weight[i] = _mm256_broadcast_ss(p + (size_t)i * ldp + j);
-            if (codec == Q8_0) weight[i] = _mm256_mul_ps(weight[i], scale);
+            if (SCALED(codec)) weight[i] = _mm256_mul_ps(weight[i], scale);
         }
         PARE_UNROLL
         for (int u = 0; u < steps; u++) {
@@ -149,7 +166,7 @@ INLINE void weighted_rows(const enum codec codec, float *o, size_t ldo, const fl
 /* ---- for each codec: query rows in threes; at the end four of them at once where converting costs
  * more than multiplying, else as two and two ---- */
 
-#define FOUR_AS(codec) ((codec) == Q8_0 ? 4 : 2)
+#define FOUR_AS(codec) (SCALED(codec) ? 4 : 2)
 
 #define BY_ROWS(function, codec, out, ldout, in, ldin)                                             \
     for (size_t i = 0, count; i < m; i += count) {                                                 \
@@ -182,3 +199,4 @@ DEFINE(f32, F32)
 DEFINE(f16, F16)
 DEFINE(bf16, BF16)
 DEFINE(q8_0, Q8_0)
+DEFINE(q4_0, Q4_0)

@@ -21,6 +21,7 @@ static const pare_kv_codec codecs[] = {
     {"f16", "16-bit floats, saturating", 1, 2, LEVELS(f16, avx2)},
     {"bf16", "bfloat16", 1, 2, LEVELS(bf16, avx2)},
     {"q8_0", "8-bit integers with one f16 scale per 32", 32, 34, LEVELS(q8_0, avx2)},
+    {"q4_0", "4-bit integers with one f16 scale per 32", 32, 18, LEVELS(q4_0, avx2)},
 };
 
 const pare_kv_codec *pare_kv_codec_at(size_t i) {

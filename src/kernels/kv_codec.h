@@ -4,7 +4,9 @@
  *   f32, bf16   rounded to nearest even
  *   f16         the same; finite values beyond +-65504 become +-65504, so that one outlier does not
  *               turn every later token into NaN
- *   q8_0        blocks of 32 along the head: f16 d = max|x| / 127, then 32 int8 (34 bytes) */
+ *   q8_0        blocks of 32 along the head: f16 d = max|x| / 127, then 32 int8 (34 bytes)
+ *   q4_0        blocks of 32: f16 d = (the value of largest magnitude) / -8, then 32 codes of 4 bits,
+ *               value = d * (code - 8), the first 16 in the low halves of the bytes (18 bytes) */
 #ifndef PARE_SRC_KERNELS_KV_CODEC_H
 #define PARE_SRC_KERNELS_KV_CODEC_H
 
@@ -35,7 +37,7 @@ typedef struct pare_kv_codec {
     pare_kv_functions level[PARE_ISA_COUNT]; /* a level without its own has NULLs: the next lower */
 } pare_kv_codec;
 
-/* The codec of that name ("f32", "f16", "bf16", "q8_0"), or NULL. */
+/* The codec of that name ("f32", "f16", "bf16", "q8_0", "q4_0"), or NULL. */
 const pare_kv_codec *pare_kv_codec_find(const char *name);
 /* All codecs: i from 0; NULL past the last. */
 const pare_kv_codec *pare_kv_codec_at(size_t i);

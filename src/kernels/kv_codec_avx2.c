@@ -125,3 +125,70 @@ void pare_kv_load_q8_0_avx2(float *y, size_t ldy, const void *rows, size_t row_s
         }
     }
 }
+
+/* The value of largest magnitude, the first of equals. */
+static float signed_top(const float *x, __m256 top) {
+    const __m256 sign = _mm256_set1_ps(-0.0f), high = _mm256_set1_ps(max8(top));
+    if (max8(top) == 0.0f) return 0.0f; /* of any sign */
+    for (int i = 0; i < 4; i++) {
+        __m256 size = _mm256_andnot_ps(sign, _mm256_loadu_ps(x + 8 * i));
+        int equal = _mm256_movemask_ps(_mm256_cmp_ps(size, high, _CMP_EQ_OQ));
+        if (equal) return x[8 * i + __builtin_ctz((unsigned)equal)];
+    }
+    return 0.0f;
+}
+
+static void q4_store_block(pare_q4_0 *out, const float *x) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 top = _mm256_setzero_ps(), bad = top;
+    for (int i = 0; i < 4; i++) {
+        __m256 v = _mm256_loadu_ps(x + 8 * i);
+        bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+        top = _mm256_max_ps(top, _mm256_andnot_ps(sign, v));
+    }
+    bool has_nan = _mm256_movemask_ps(bad) != 0;
+    float d = has_nan ? 0.0f : signed_top(x, top) / -8.0f;
+    d = d > 65504.0f ? 65504.0f : d < -65504.0f ? -65504.0f : d;
+    out->d = has_nan ? 0x7E00 : pare_f32_to_f16(d);
+    if (has_nan || (out->d & 0x7FFF) == 0) {
+        memset(out->qs, 0x88, sizeof out->qs);
+        return;
+    }
+    const __m256 inverse = _mm256_set1_ps(1.0f / d);
+    __m128i code[2];
+    for (int half = 0; half < 2; half++) {
+        __m128i q16[2];
+        for (int i = 0; i < 2; i++) {
+            __m256 t = _mm256_mul_ps(_mm256_loadu_ps(x + 16 * half + 8 * i), inverse);
+            t = _mm256_max_ps(_mm256_min_ps(t, _mm256_set1_ps(7.0f)), _mm256_set1_ps(-8.0f));
+            __m256i q = _mm256_cvtps_epi32(t); /* to nearest even */
+            q16[i] = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+        }
+        code[half] = _mm_add_epi8(_mm_packs_epi16(q16[0], q16[1]), _mm_set1_epi8(8));
+    }
+    _mm_storeu_si128((void *)out->qs, _mm_or_si128(code[0], _mm_slli_epi16(code[1], 4)));
+}
+
+void pare_kv_store_q4_0_avx2(void *row, const float *x, size_t head_dim) {
+    for (size_t b = 0; b < head_dim / 32; b++) q4_store_block((pare_q4_0 *)row + b, x + b * 32);
+}
+
+void pare_kv_load_q4_0_avx2(float *y, size_t ldy, const void *rows, size_t row_stride, size_t n,
+                            size_t head_dim) {
+    const __m128i low = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
+    for (size_t i = 0; i < n; i++, y += ldy) {
+        const pare_q4_0 *row = (const void *)((const uint8_t *)rows + i * row_stride);
+        for (size_t b = 0; b < head_dim / 32; b++) {
+            __m256 d = _mm256_set1_ps(pare_f16_to_f32(row[b].d));
+            __m128i both = _mm_loadu_si128((const void *)row[b].qs);
+            __m128i half[2] = {_mm_and_si128(both, low),
+                               _mm_and_si128(_mm_srli_epi16(both, 4), low)};
+            for (int v = 0; v < 4; v++) {
+                __m128i q = _mm_sub_epi8(half[v / 2], eight);
+                q = v % 2 ? _mm_srli_si128(q, 8) : q;
+                _mm256_storeu_ps(y + b * 32 + 8 * v,
+                                 _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q))));
+            }
+        }
+    }
+}

@@ -84,3 +84,48 @@ void pare_kv_load_q8_0_ref(float *y, size_t ldy, const void *rows, size_t row_st
         }
     }
 }
+
+/* As for weights: the value of largest magnitude, the first of equals, is code 0 exactly. A block
+ * with a NaN gets scale NaN. */
+static void q4_store_block(pare_q4_0 *out, const float x[32]) {
+    float top = 0.0f, high = 0.0f;
+    bool has_nan = false;
+    for (int i = 0; i < 32; i++) {
+        if (fabsf(x[i]) > top) {
+            top = fabsf(x[i]);
+            high = x[i];
+        }
+        has_nan |= isnan(x[i]);
+    }
+    float d = high / -8.0f;
+    d = d > 65504.0f ? 65504.0f : d < -65504.0f ? -65504.0f : d;
+    out->d = has_nan ? 0x7E00 : pare_f32_to_f16(d);
+    float inverse = has_nan || (out->d & 0x7FFF) == 0 ? 0.0f : 1.0f / d;
+    for (int j = 0; j < 16; j++) {
+        int code[2];
+        for (int half = 0; half < 2; half++) {
+            float t = has_nan ? 0.0f : x[j + 16 * half] * inverse;
+            t = t > 7.0f ? 7.0f : t < -8.0f ? -8.0f : t;
+            code[half] = (int)lrintf(t) + 8; /* to nearest even */
+        }
+        out->qs[j] = (uint8_t)(code[0] | code[1] << 4);
+    }
+}
+
+void pare_kv_store_q4_0_ref(void *row, const float *x, size_t head_dim) {
+    for (size_t b = 0; b < head_dim / 32; b++) q4_store_block((pare_q4_0 *)row + b, x + b * 32);
+}
+
+void pare_kv_load_q4_0_ref(float *y, size_t ldy, const void *rows, size_t row_stride, size_t n,
+                           size_t head_dim) {
+    for (size_t i = 0; i < n; i++) {
+        const pare_q4_0 *row = (const void *)((const uint8_t *)rows + i * row_stride);
+        for (size_t b = 0; b < head_dim / 32; b++) {
+            float d = pare_f16_to_f32(row[b].d), *out = y + i * ldy + b * 32;
+            for (size_t j = 0; j < 16; j++) {
+                out[j] = d * (float)((row[b].qs[j] & 15) - 8);
+                out[j + 16] = d * (float)((row[b].qs[j] >> 4) - 8);
+            }
+        }
+    }
+}

@@ -11,17 +11,19 @@
 #include "model/kv_cache.h"
 #include "model/rope_config.h"
 
-static const char *const codec_names[] = {"f32", "f16", "bf16", "q8_0"};
+static const char *const codec_names[] = {"f32", "f16", "bf16", "q8_0", "q4_0"};
+enum { N_CODECS = sizeof codec_names / sizeof *codec_names };
 
 static void codecs_are_found(void **state) {
     (void)state;
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < N_CODECS; i++) {
         const pare_kv_codec *c = pare_kv_codec_find(codec_names[i]);
         assert_non_null(c);
         assert_ptr_equal(pare_kv_codec_at(i), c);
     }
-    assert_null(pare_kv_codec_at(4));
-    assert_null(pare_kv_codec_find("q4_0"));
+    assert_null(pare_kv_codec_at(N_CODECS));
+    assert_null(pare_kv_codec_find("q4_1"));
+    assert_int_equal(pare_kv_row_bytes(pare_kv_codec_find("q4_0"), 96), 54);
     assert_int_equal(pare_kv_row_bytes(pare_kv_codec_find("q8_0"), 64), 68);
     assert_int_equal(pare_kv_row_bytes(pare_kv_codec_find("q8_0"), 48), 0);
     assert_int_equal(pare_kv_row_bytes(pare_kv_codec_find("f16"), 7), 14);
@@ -32,6 +34,8 @@ static double codec_error(const char *name, double x, double top) {
     if (strcmp(name, "f16") == 0) return fabs(x) * 0x1p-11 + 0x1p-25;
     if (strcmp(name, "bf16") == 0) return fabs(x) * 0x1p-8 + 0x1p-134;
     if (strcmp(name, "q8_0") == 0) return top / 127 * (0.5 + 127 * 0x1p-11) * 1.001 + 127 * 0x1p-25;
+    /* half a step, or a whole one where +8 steps would be needed */
+    if (strcmp(name, "q4_0") == 0) return top / 8 * (1 + 8 * 0x1p-11) * 1.001 + 8 * 0x1p-25;
     return 0;
 }
 
@@ -39,7 +43,7 @@ static double codec_error(const char *name, double x, double top) {
 static void codecs_round_trip(void **state) {
     (void)state;
     static const size_t dims[] = {1, 7, 8, 32, 33, 64, 96, 256};
-    for (size_t c = 0; c < 4; c++)
+    for (size_t c = 0; c < N_CODECS; c++)
         for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++)
             for (int size = -30; size <= 15; size += 15) {
                 const pare_kv_codec *codec = pare_kv_codec_find(codec_names[c]);
@@ -110,6 +114,21 @@ static void odd_values(void **state) {
         f->store(row, huge, 32);
         f->load(y, 32, row, 34, 1, 32);
         assert_true(y[0] == 127.0f * 65504 && y[1] == -y[0] && y[2] == y[0] && y[3] == 0);
+        f = pare_kv_codec_functions(pare_kv_codec_find("q4_0"), (pare_isa)isa);
+        f->store(row, x, 32);
+        f->load(y, 32, row, 18, 1, 32);
+        for (int i = 0; i < 32; i++) assert_true(isnan(y[i]));
+        f->store(row, zero, 32);
+        f->load(y, 32, row, 18, 1, 32);
+        for (int i = 0; i < 32; i++) assert_true(y[i] == 0);
+        f->store(row, huge, 32);
+        f->load(y, 32, row, 18, 1, 32);
+        assert_true(y[2] == 8.0f * 65504 && y[1] == -7.0f * 65504 && y[3] == 0);
+        /* the first of two largest is exact, the other loses a step */
+        float twins[32] = {[3] = -4, [20] = 4, [21] = 1};
+        f->store(row, twins, 32);
+        f->load(y, 32, row, 18, 1, 32);
+        assert_true(y[3] == -4 && y[20] == 3.5f && y[21] == 1 && y[0] == 0);
     }
 }
 
