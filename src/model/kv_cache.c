@@ -8,7 +8,8 @@ pare_status pare_kv_spec_make(pare_kv_spec *spec, const pare_model_config *c,
     const pare_kv_codec *codec = pare_kv_codec_find(codec_name);
     if (!codec)
         return pare_fail(err, PARE_ERR_ARG,
-                         "kv cache: found \"%s\", expected f32, f16, bf16, q8_0 or q4_0", codec_name);
+                         "kv cache: found \"%s\", expected f32, f16, bf16, q8_0 or q4_0",
+                         codec_name);
     if (pare_kv_row_bytes(codec, c->head_dim) == 0)
         return pare_fail(err, PARE_ERR_ARG,
                          "kv cache: found %s with head_dim %zu, expected a multiple of %zu",

@@ -225,6 +225,11 @@ pare_status pare_model_load(pare_model **out, pare_runtime *rt, const char *path
     PARE_TRY(pare_source_open(&source, path, err));
     pare_model *m;
     PARE_TRY(pare_model_open(&m, rt, source, err));
+    if (pare_source_n_beyond(source))
+        pare_warn(rt,
+                  "%s: found %zu tensors of layers from %zu on, which the configuration does not "
+                  "count: not used",
+                  path, pare_source_n_beyond(source), m->config.n_layers);
     pare_status st = pare_model_load_layers(m, 0, m->config.n_layers, err);
     if (st != PARE_OK) {
         pare_model_free(m);

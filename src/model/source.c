@@ -98,8 +98,10 @@ pare_status source_add(pare_source *s, const pare_source_tensor *tensor, bool ca
     pare_source_tensor *t = &s->tensors[s->n_tensors];
     *t = *tensor;
     pare_name name;
-    if (pare_name_parse(&name, s->arch, form_of(s), t->name) &&
-        (name.layer == SIZE_MAX || name.layer < s->config.n_layers)) {
+    bool known = pare_name_parse(&name, s->arch, form_of(s), t->name);
+    bool beyond = known && name.layer != SIZE_MAX && name.layer >= s->config.n_layers;
+    s->n_beyond += beyond;
+    if (known && !beyond) {
         if (!canonical_form) t->fix = pare_name_fix(&name, form_of(s));
         PARE_TRY(check_shape(s, t, &name, err));
         char canonical[PARE_NAME_MAX];
@@ -233,6 +235,7 @@ const char *pare_source_path(const pare_source *s) { return s->path; }
 const char *pare_source_format(const pare_source *s) { return s->gguf ? "gguf" : "hf"; }
 const pare_arch *pare_source_arch(const pare_source *s) { return s->arch; }
 const pare_model_config *pare_source_config(const pare_source *s) { return &s->config; }
+size_t pare_source_n_beyond(const pare_source *s) { return s->n_beyond; }
 size_t pare_source_n_tensors(const pare_source *s) { return s->n_tensors; }
 const pare_gguf *pare_source_gguf(const pare_source *s) { return s->gguf; }
 const pare_json *pare_source_config_json(const pare_source *s) { return &s->config_json; }

@@ -53,6 +53,8 @@ const char *pare_source_path(const pare_source *s);
 const char *pare_source_format(const pare_source *s);
 const pare_arch *pare_source_arch(const pare_source *s);
 const pare_model_config *pare_source_config(const pare_source *s);
+/* Tensors of layers past the configuration's: they are not used. */
+size_t pare_source_n_beyond(const pare_source *s);
 size_t pare_source_n_tensors(const pare_source *s);
 const pare_source_tensor *pare_source_tensor_at(const pare_source *s, size_t i);
 /* By canonical name; NULL = absent. */

@@ -18,7 +18,8 @@ struct pare_source {
     pare_model_config config;
     pare_source_tensor *tensors;
     size_t n_tensors, capacity;
-    char **owned; /* [capacity] canonical names, NULL where there is none */
+    size_t n_beyond; /* tensors of layers that the configuration does not count */
+    char **owned;    /* [capacity] canonical names, NULL where there is none */
     pare_table by_canonical;
 };
 

@@ -387,6 +387,12 @@ static void one_layer(json_t *config, void *arg) {
     json_object_set_new(config, "num_hidden_layers", json_integer(1));
 }
 
+/* The end of a warning, where the path is past. */
+static void keep_line(void *arg, const char *line) {
+    size_t n = strlen(line), from = n > 120 ? n - 120 : 0;
+    memcpy(arg, line + from, n - from + 1);
+}
+
 static void bad_files_are_refused(void **state) {
     (void)state;
     const pare_status in = PARE_ERR_INPUT;
@@ -417,6 +423,17 @@ static void bad_files_are_refused(void **state) {
     assert_ok(pare_source_open(&s, copy_fixture("llama", "changed", &edit), err));
     assert_null(pare_source_find(s, "blk.1.attn_q.weight"));
     pare_source_close(s);
+    char said[256] = "";
+    pare_options options = pare_options_default();
+    options.warn = keep_line;
+    options.callback_arg = said;
+    pare_runtime *rt;
+    pare_model *m;
+    assert_ok(pare_runtime_create(&rt, &options, err));
+    assert_ok(pare_model_load(&m, rt, copy_fixture("llama", "changed", &edit), err));
+    assert_non_null(strstr(said, "tensors of layers from 1 on"));
+    pare_model_free(m);
+    pare_runtime_free(rt);
 
     /* paths */
     char path[1100];
