@@ -1,4 +1,4 @@
-/* The machine's limits: plausible, and a higher level is never much slower than plain C. */
+/* The machine's limits: plausible at the lowest and the highest level. */
 #include "support/test.h"
 
 #include "pare/bench.h"
@@ -7,20 +7,18 @@
 
 static void measured(void **state) {
     (void)state;
-    pare_limits limits[2];
     for (int level = 0; level < 2; level++) {
         pare_runtime *rt = test_runtime(1, level ? pare_isa_best() : PARE_ISA_REF);
-        pare_limits *l = &limits[level];
-        assert_ok(pare_limits_measure(l, rt, err));
+        pare_limits l;
+        assert_ok(pare_limits_measure(&l, rt, err));
         /* millions a second on one core: between a sanitized build on a busy machine and a future
          * one */
-        assert_in_range((uint64_t)(l->dram_read_bytes_per_s / 1e6), 20, 1000000);
-        assert_in_range((uint64_t)(l->f32_flop_per_s / 1e6), 20, 10000000);
-        assert_in_range((uint64_t)(l->bf16_flop_per_s / 1e6), 20, 100000000);
-        assert_in_range((uint64_t)(l->int8_op_per_s / 1e6), 20, 100000000);
+        assert_in_range((uint64_t)(l.dram_read_bytes_per_s / 1e6), 20, 1000000);
+        assert_in_range((uint64_t)(l.f32_flop_per_s / 1e6), 20, 10000000);
+        assert_in_range((uint64_t)(l.bf16_flop_per_s / 1e6), 20, 100000000);
+        assert_in_range((uint64_t)(l.int8_op_per_s / 1e6), 20, 100000000);
         pare_runtime_free(rt);
     }
-    assert_true(limits[1].f32_flop_per_s > 0.5 * limits[0].f32_flop_per_s);
 }
 
 static volatile sig_atomic_t cancel = 1;
