@@ -76,7 +76,7 @@ uint64_t pare_model_weight_bytes(const pare_model *m);
 typedef struct pare_session_options {
     size_t n_ctx;   /* positions the KV cache holds; 0 = the model's maximum, at most 4096 */
     size_t n_batch; /* tokens computed at once; 0 = 512 */
-    const char *kv; /* "f16", "bf16", "f32", "q8_0", "q4_0"; NULL = f16 in fast mode, f32 in exact mode */
+    const char *kv; /* "f16", "bf16", "f32", "q8_0", "q4_0"; NULL = f16 in fast mode, else f32 */
     pare_compute compute; /* default fast */
 } pare_session_options;
 pare_session_options pare_session_options_default(void);

@@ -5,8 +5,8 @@
  *   f16         the same; finite values beyond +-65504 become +-65504, so that one outlier does not
  *               turn every later token into NaN
  *   q8_0        blocks of 32 along the head: f16 d = max|x| / 127, then 32 int8 (34 bytes)
- *   q4_0        blocks of 32: f16 d = (the value of largest magnitude) / -8, then 32 codes of 4 bits,
- *               value = d * (code - 8), the first 16 in the low halves of the bytes (18 bytes) */
+ *   q4_0        blocks of 32: f16 d = (the value of largest magnitude) / -8, then 32 codes of
+ *               4 bits, value = d * (code - 8), the first 16 in the low halves (18 bytes) */
 #ifndef PARE_SRC_KERNELS_KV_CODEC_H
 #define PARE_SRC_KERNELS_KV_CODEC_H
 
