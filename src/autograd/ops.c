@@ -238,17 +238,19 @@ pare_kv_layer pare_kv_layer_of(const float *k, const float *v, size_t ld, size_t
 
 /* ---- output ---- */
 
+/* log(exp(a) + exp(b)); a NaN stays one (fmax and fmin would hide it). */
+static double log_add(double a, double b) {
+    double high = a > b ? a : b, low = a > b ? b : a;
+    return low == -INFINITY ? high : high + log1p(exp(low - high));
+}
+
 void pare_op_logprob_block(pare_fwd *f, const pare_logprob *p, const float *logits, size_t ld,
                            size_t n, size_t first, size_t count) {
     if (pare_fwd_planning(f)) return;
     for (size_t i; (i = pare_take(f->w, 1)) < n;) {
         const float *row = logits + i * ld;
         double lse = f->k->softmax->logsumexp(row, count);
-        if (first) {
-            double high = fmax(lse, p->lse[i]), low = fmin(lse, p->lse[i]);
-            lse = high + log1p(exp(low - high));
-        }
-        p->lse[i] = lse;
+        p->lse[i] = first ? log_add(p->lse[i], lse) : lse;
         size_t target = (size_t)p->targets[i];
         if (target >= first && target - first < count) p->target[i] = row[target - first];
     }

@@ -458,6 +458,32 @@ static void operators_do_not_depend_on_threads(void **state) {
     free_pass(&one);
 }
 
+/* A part without weight counts for nothing; a NaN in any part reaches the result. */
+static void logprob_parts(void **state) {
+    (void)state;
+    enum { HALF = 8 };
+    float logits[4][2 * HALF] = {{0}}, target[4], logprob[4];
+    double lse[4];
+    static const int32_t targets[4] = {HALF, HALF, HALF, 0};
+    for (int i = 0; i < HALF; i++) logits[0][i] = logits[3][HALF + i] = -INFINITY;
+    logits[1][3] = logits[2][HALF + 3] = NAN;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    pare_worker w = {.team = rt->team, .n = 1};
+    uint8_t memory[64];
+    pare_isa isa = pare_runtime_isa(rt);
+    pare_fwd f = {.w = &w,
+                  .isa = isa,
+                  .k = pare_op_kernels_get(isa),
+                  .arena = {.base = memory, .capacity = sizeof memory}};
+    pare_logprob p = {lse, target, targets};
+    pare_op_logprob_block(&f, &p, logits[0], 2 * HALF, 4, 0, HALF);
+    pare_op_logprob_block(&f, &p, logits[0] + HALF, 2 * HALF, 4, HALF, HALF);
+    pare_op_logprob_finish(&f, &p, logprob, 4);
+    assert_true(fabs(logprob[0] + log(HALF)) < 1e-6 && fabs(logprob[3] + log(HALF)) < 1e-6);
+    assert_true(isnan(logprob[1]) && isnan(logprob[2]));
+    pare_runtime_free(rt);
+}
+
 /* ---- linear layers: hooks ---- */
 
 typedef struct linear_test {
@@ -578,6 +604,7 @@ int main(void) {
         cmocka_unit_test(rope_properties),
         cmocka_unit_test(caps),
         cmocka_unit_test(operators_do_not_depend_on_threads),
+        cmocka_unit_test(logprob_parts),
         cmocka_unit_test(linear_hooks),
         cmocka_unit_test(planning),
     };
