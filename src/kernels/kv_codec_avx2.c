@@ -82,16 +82,23 @@ static inline float max8(__m256 x) {
     return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
 }
 
-static void q8_store_block(pare_q8_0 *out, const float *x) {
-    const __m256 sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(127.0f);
+/* The largest |x| of 32; of no use when there is a NaN. */
+static float magnitude(const float *x, bool *has_nan) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
     __m256 top = _mm256_setzero_ps(), bad = top;
     for (int i = 0; i < 4; i++) {
         __m256 v = _mm256_loadu_ps(x + 8 * i);
         bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
         top = _mm256_max_ps(top, _mm256_andnot_ps(sign, v));
     }
-    bool has_nan = _mm256_movemask_ps(bad) != 0;
-    float d = max8(top) / 127.0f;
+    *has_nan = _mm256_movemask_ps(bad) != 0;
+    return max8(top);
+}
+
+static void q8_store_block(pare_q8_0 *out, const float *x) {
+    const __m256 sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(127.0f);
+    bool has_nan;
+    float d = magnitude(x, &has_nan) / 127.0f;
     out->d = has_nan ? 0x7E00 : pare_f32_to_f16(d < 65504.0f ? d : 65504.0f);
     if (has_nan || out->d == 0) {
         memset(out->q, has_nan, 32);
@@ -126,10 +133,10 @@ void pare_kv_load_q8_0_avx2(float *y, size_t ldy, const void *rows, size_t row_s
     }
 }
 
-/* The value of largest magnitude, the first of equals. */
-static float signed_top(const float *x, __m256 top) {
-    const __m256 sign = _mm256_set1_ps(-0.0f), high = _mm256_set1_ps(max8(top));
-    if (max8(top) == 0.0f) return 0.0f; /* of any sign */
+/* The value of magnitude `top`, the first of equals. */
+static float signed_top(const float *x, float top) {
+    const __m256 sign = _mm256_set1_ps(-0.0f), high = _mm256_set1_ps(top);
+    if (top == 0.0f) return 0.0f; /* of any sign */
     for (int i = 0; i < 4; i++) {
         __m256 size = _mm256_andnot_ps(sign, _mm256_loadu_ps(x + 8 * i));
         int equal = _mm256_movemask_ps(_mm256_cmp_ps(size, high, _CMP_EQ_OQ));
@@ -139,15 +146,8 @@ static float signed_top(const float *x, __m256 top) {
 }
 
 static void q4_store_block(pare_q4_0 *out, const float *x) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 top = _mm256_setzero_ps(), bad = top;
-    for (int i = 0; i < 4; i++) {
-        __m256 v = _mm256_loadu_ps(x + 8 * i);
-        bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-        top = _mm256_max_ps(top, _mm256_andnot_ps(sign, v));
-    }
-    bool has_nan = _mm256_movemask_ps(bad) != 0;
-    float d = has_nan ? 0.0f : signed_top(x, top) / -8.0f;
+    bool has_nan;
+    float top = magnitude(x, &has_nan), d = has_nan ? 0.0f : signed_top(x, top) / -8.0f;
     d = d > 65504.0f ? 65504.0f : d < -65504.0f ? -65504.0f : d;
     out->d = has_nan ? 0x7E00 : pare_f32_to_f16(d);
     if (has_nan || (out->d & 0x7FFF) == 0) {
