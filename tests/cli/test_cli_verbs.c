@@ -182,13 +182,8 @@ static void run_errors(void **state) {
         {"pare run wiki.test.raw -p a", "wiki.test.raw"},
         {"pare run model.gguf -f no/such/file", "no/such/file"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        program_result r = program_run(NULL, cases[i].command);
-        if (r.code != 2 || program_lines(r.err) != 1 || strncmp(r.err, "pare: ", 6) != 0 ||
-            !strstr(r.err, cases[i].told) || r.out_len)
-            fail_msg("%s: exit %d, out '%s', err '%s'", cases[i].command, r.code, r.out, r.err);
-        program_free(&r);
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        program_refuses(cases[i].command, cases[i].told);
 }
 
 /* A conversation: one object a line, and the second answer has the first question before it. */
@@ -286,12 +281,8 @@ static void eval_errors(void **state) {
         {"pare eval model.gguf --text wiki.test.raw --protocol HF", "did you mean 'hf'?"},
         {"pare eval wild --text wiki.test.raw --ctx 64", "log p = "},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        program_result r = program_run(NULL, cases[i].command);
-        if (r.code != 2 || program_lines(r.err) != 1 || !strstr(r.err, cases[i].told) || r.out_len)
-            fail_msg("%s: exit %d, out '%s', err '%s'", cases[i].command, r.code, r.out, r.err);
-        program_free(&r);
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        program_refuses(cases[i].command, cases[i].told);
 }
 
 /* What is wrong with the recipe or the output is told before the evaluation, which may take hours.
@@ -306,12 +297,8 @@ static void compress_errors(void **state) {
         {"pare compress model.gguf -o . -r q8_0 --eval empty.txt", "a folder with files"},
     };
     test_write("empty.txt", "", 0);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        program_result r = program_run(NULL, cases[i].command);
-        if (r.code != 2 || program_lines(r.err) != 1 || !strstr(r.err, cases[i].told) || r.out_len)
-            fail_msg("%s: exit %d, err '%s'", cases[i].command, r.code, r.err);
-        program_free(&r);
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        program_refuses(cases[i].command, cases[i].told);
 }
 
 static void bench(void **state) {

@@ -161,3 +161,11 @@ void program_has(json_t *object, const char *keys) {
         if (!at) fail_msg("key %s is missing", key);
     }
 }
+
+void program_refuses(const char *command, const char *told) {
+    program_result r = program_run(NULL, command);
+    if (r.code != 2 || program_lines(r.err) != 1 || strncmp(r.err, "pare: ", 6) != 0 ||
+        !strstr(r.err, told) || r.out_len)
+        fail_msg("%s: exit %d, out '%s', err '%s'", command, r.code, r.out, r.err);
+    program_free(&r);
+}

@@ -28,6 +28,8 @@ int program_wait(pid_t pid, double seconds);
 
 /* The number of lines of a text. */
 size_t program_lines(const char *text);
+/* Asserts exit code 2, one line on stderr that holds `told`, and nothing on stdout. */
+void program_refuses(const char *command, const char *told);
 
 /* Runs with --json, expects exit 0, exactly one object on standard output and the common keys; the
  * object is the caller's (json_decref). */
