@@ -2,8 +2,9 @@
  *
  *   slabs of SLAB inputs rows     brought into the kernels' form by all threads: [k block][row][KC]
  *   items: a few panels           taken by one thread each; their sums stay in its scratch
- *     blocks of KC inputs         the slab's part (SLAB x KC) stays in L2
- *       panels                    unpacked into L1 and used for all rows at once
+ *     blocks of KC inputs         the item's panels are unpacked into L2
+ *       blocks of MC rows         their part of the slab (MC x KC) stays in L2
+ *         panels                  one after the other in L1
  *
  * So a weight is unpacked once per slab. An output is summed over k blocks in order, whatever the
  * item, the thread or the row: results depend on neither the number of threads nor on n. */
@@ -15,13 +16,23 @@ enum {
     NR = PARE_TILE_NR,
     KC = PARE_TILE_KC,
     SLAB = 512,         /* rows of x at a time, at most */
+    MC = 192,           /* at most, in equal blocks of whole kernel rows */
+    KERNEL_ROWS = 12,   /* a multiple of every kernel's */
     ITEM_PANELS = 4,    /* panels of an item, at most */
-    ITEMS_A_THREAD = 8, /* smaller items where there would be fewer */
+    ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
     PARTS = 3,          /* bf16 parts of an f32 number in `exact` */
     SPLIT_ROWS = 64     /* with more threads than panels, rows are split too, not below this */
 };
 
 typedef enum form { FORM_F32, FORM_BF16, FORM_BF16X3, FORM_U8, FORM_S16, FORMS } form;
+
+/* A block of KC inputs of a panel, in the form of its kernel. */
+typedef struct panel_space {
+    float *panel;             /* [KC][NR] */
+    uint16_t *panel16[PARTS]; /* [KC / 2][NR][2] */
+    float *scale, *offset;    /* [KC / 16][NR] */
+    bool has_offset;
+} panel_space;
 
 /* What the forms need of x: block kb of KC inputs begins at row kb * slab of each array. */
 typedef struct many_space {
@@ -38,24 +49,27 @@ typedef struct many_space {
     float *rows;                     /* [NR][KC]: decoded rows; codes of 8 or 16 bits */
     uint16_t *rows16[PARTS];         /* [NR][KC]: their bf16 parts */
     int8_t *codes;                   /* [KC / 4][NR][4] on their way to f32; rows16's memory */
-    float *panel;                    /* [KC][NR] */
-    uint16_t *panel16[PARTS];        /* [KC / 2][NR][2] */
     float *scale_rows, *offset_rows; /* [NR][KC / 16] */
-    float *scale, *offset;           /* [KC / 16][NR] */
+    panel_space panels[ITEM_PANELS];
 } many_space;
 
 static void plan_thread(pare_arena *arena, many_space *s) {
     const size_t weights = (size_t)NR * KC;
     s->c = pare_arena_alloc(arena, ITEM_PANELS * s->slab * NR, sizeof(float));
     s->rows = pare_arena_alloc(arena, weights, sizeof(float));
-    s->panel = pare_arena_alloc(arena, weights, sizeof(float));
-    for (int p = 0; p < PARTS; p++) {
+    for (int p = 0; p < PARTS; p++)
         s->rows16[p] = pare_arena_alloc(arena, weights, sizeof(uint16_t));
-        s->panel16[p] = pare_arena_alloc(arena, weights, sizeof(uint16_t));
-    }
     s->codes = (int8_t *)s->rows16[0];
-    float **groups[] = {&s->scale_rows, &s->offset_rows, &s->scale, &s->offset};
-    for (int i = 0; i < 4; i++) *groups[i] = pare_arena_alloc(arena, weights / 16, sizeof(float));
+    s->scale_rows = pare_arena_alloc(arena, weights / 16, sizeof(float));
+    s->offset_rows = pare_arena_alloc(arena, weights / 16, sizeof(float));
+    for (int i = 0; i < ITEM_PANELS; i++) {
+        panel_space *to = &s->panels[i];
+        to->panel = pare_arena_alloc(arena, weights, sizeof(float));
+        for (int p = 0; p < PARTS; p++)
+            to->panel16[p] = pare_arena_alloc(arena, weights, sizeof(uint16_t));
+        to->scale = pare_arena_alloc(arena, weights / 16, sizeof(float));
+        to->offset = pare_arena_alloc(arena, weights / 16, sizeof(float));
+    }
 }
 
 static void many_plan(pare_arena *arena, many_space *s, int id, size_t slab, size_t in,
@@ -170,9 +184,12 @@ typedef struct panel_at {
     form form;
 } panel_at;
 
-/* One way of multiplying: block kb of a panel with rows [m0, m1), added to c[slab][NR]. */
-typedef void run_fn(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
-                    size_t m0, size_t m1, float *c);
+/* Brings block kb of a panel into its form. */
+typedef void unpack_fn(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                       size_t kb, panel_space *to);
+/* Multiplies it with m rows from row m0 of the slab on, added to c[m][NR] but for kb 0. */
+typedef void multiply_fn(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                         const panel_space *w, size_t kb, size_t m0, size_t m, float *c);
 
 /* s->rows = the panel's codes: as they are for the f32 form, moved to begin at 0 for u8, widened
  * for s16; and each row's scales and offsets. Zeros up to a multiple of 32. */
@@ -195,22 +212,22 @@ static void unpack_codes(const pare_linear_job *job, const many_space *s, const 
     }
 }
 
-/* s->scale, s->offset [groups][NR] from the rows' scales and offsets: those of codes that begin at
- * `min`. false: there are no offsets. */
-static bool unpack_scales(const pare_linear_job *job, const many_space *s, size_t groups,
-                          bool has_offset, int min) {
-    job->tiles->transpose((uint32_t *)s->scale, (const uint32_t *)s->scale_rows, KC / 16, groups);
+/* to->scale, to->offset [groups][NR] from the rows' scales and offsets: those of codes that begin
+ * at `min`. */
+static void unpack_scales(const pare_linear_job *job, const many_space *s, size_t groups,
+                          bool has_offset, int min, panel_space *to) {
+    job->tiles->transpose((uint32_t *)to->scale, (const uint32_t *)s->scale_rows, KC / 16, groups);
     if (has_offset)
-        job->tiles->transpose((uint32_t *)s->offset, (const uint32_t *)s->offset_rows, KC / 16,
+        job->tiles->transpose((uint32_t *)to->offset, (const uint32_t *)s->offset_rows, KC / 16,
                               groups);
-    if (min == 0) return has_offset;
+    to->has_offset = has_offset || min != 0;
+    if (min == 0) return;
     for (size_t g = 0; g < groups; g++) {
-        const float *restrict scale = s->scale + g * NR;
-        float *restrict offset = s->offset + g * NR;
+        const float *restrict scale = to->scale + g * NR;
+        float *restrict offset = to->offset + g * NR;
         if (!has_offset) memset(offset, 0, NR * sizeof *offset);
         for (size_t r = 0; r < NR; r++) offset[r] += scale[r] * (float)min;
     }
-    return true;
 }
 
 /* s->rows[NR][KC] = the panel's weights, zeros up to k_end. */
@@ -227,35 +244,41 @@ static void decode_rows(const pare_linear_job *job, const many_space *s, const p
 /* Weights of 32 and 16 bits, brought into panel form without a copy of the rows; false when the
  * encoding is another, or the panel lies at an edge where pairs would not be complete. */
 static bool plain_panel(const pare_linear_job *job, const many_space *s, const panel_at *p,
-                        size_t kb, size_t k) {
+                        size_t kb, size_t k, float *panel) {
     const pare_view *v = &p->out->w->view;
     pare_dotf_id id = p->out->w->enc->dotf;
     bool halves = id == PARE_DOTF_f16 || id == PARE_DOTF_bf16;
     if ((id != PARE_DOTF_f32 && !halves) || p->n_rows < NR || v->row_bytes % 4 != 0) return false;
     const char *rows = (const char *)v->part[0] + p->row0 * v->row_bytes;
     rows += kb * KC * (halves ? 2 : 4);
-    uint32_t *to = halves ? (uint32_t *)s->rows : (uint32_t *)s->panel;
+    uint32_t *to = halves ? (uint32_t *)s->rows : (uint32_t *)panel;
     job->tiles->transpose(to, (const uint32_t *)rows, v->row_bytes / 4, halves ? k / 2 : k);
     if (halves)
-        (id == PARE_DOTF_f16 ? job->unpack->f16_panel : job->unpack->bf16_panel)(s->panel, to, k);
+        (id == PARE_DOTF_f16 ? job->unpack->f16_panel : job->unpack->bf16_panel)(panel, to, k);
     return true;
 }
 
-static void run_f32(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
-                    size_t m0, size_t m1, float *c) {
+static void unpack_f32(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                       size_t kb, panel_space *to) {
     const pare_encoding *enc = p->out->w->enc;
     size_t k = block_k(job->in, kb);
     if (enc->codes && k % 32 == 0) {
         unpack_codes(job, s, p, kb, k, FORM_F32);
-        bool has_offset = unpack_scales(job, s, k / enc->code_group, enc->has_offset, 0);
+        unpack_scales(job, s, k / enc->code_group, enc->has_offset, 0, to);
         job->tiles->transpose((uint32_t *)s->codes, (const uint32_t *)s->rows, KC / 4, k / 4);
-        job->unpack->expand_panel(s->panel, (const uint32_t *)s->codes, s->scale,
-                                  has_offset ? s->offset : NULL, enc->code_group, k);
-    } else if (!plain_panel(job, s, p, kb, k)) {
+        job->unpack->expand_panel(to->panel, (const uint32_t *)s->codes, to->scale,
+                                  to->has_offset ? to->offset : NULL, enc->code_group, k);
+    } else if (!plain_panel(job, s, p, kb, k, to->panel)) {
         decode_rows(job, s, p, kb, k, k);
-        job->tiles->transpose((uint32_t *)s->panel, (const uint32_t *)s->rows, KC, k);
+        job->tiles->transpose((uint32_t *)to->panel, (const uint32_t *)s->rows, KC, k);
     }
-    job->tiles->f32(c + m0 * NR, s->x + (kb * s->slab + m0) * KC, KC, s->panel, m1 - m0, k, kb > 0);
+}
+
+static void multiply_f32(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                         const panel_space *w, size_t kb, size_t m0, size_t m, float *c) {
+    (void)p;
+    job->tiles->f32(c, s->x + (kb * s->slab + m0) * KC, KC, w->panel, m, block_k(job->in, kb),
+                    kb > 0);
 }
 
 /* Products of parts, the small ones first. Those left out are below 2^-24 of the whole: the last
@@ -263,41 +286,50 @@ static void run_f32(const pare_linear_job *job, const many_space *s, const panel
 static const struct { uint8_t x, w; } products[] = {{2, 0}, {1, 1}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
 enum { N_PRODUCTS = sizeof products / sizeof *products };
 
-static void run_bf16(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
-                     size_t m0, size_t m1, float *c) {
+static void unpack_bf16(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                        size_t kb, panel_space *to) {
     size_t k = padded(block_k(job->in, kb));
     int n_parts = p->form == FORM_BF16X3 ? PARTS : 1;
     decode_rows(job, s, p, kb, block_k(job->in, kb), k);
     for (size_t r = 0; r < NR; r++) {
-        uint16_t *to[PARTS];
-        for (int i = 0; i < PARTS; i++) to[i] = s->rows16[i] + r * KC;
-        job->tiles->split(to, n_parts, s->rows + r * KC, k);
+        uint16_t *parts[PARTS];
+        for (int i = 0; i < PARTS; i++) parts[i] = s->rows16[i] + r * KC;
+        job->tiles->split(parts, n_parts, s->rows + r * KC, k);
     }
     for (int i = 0; i < n_parts; i++)
-        job->tiles->transpose((uint32_t *)s->panel16[i], (const uint32_t *)s->rows16[i], KC / 2,
+        job->tiles->transpose((uint32_t *)to->panel16[i], (const uint32_t *)s->rows16[i], KC / 2,
                               k / 2);
-    int first = n_parts == 1 ? N_PRODUCTS - 1 : 0;
-    for (int i = first; i < N_PRODUCTS; i++)
-        job->tiles->bf16(c + m0 * NR, s->x16[products[i].x] + (kb * s->slab + m0) * KC, KC,
-                         s->panel16[products[i].w], m1 - m0, k, kb > 0 || i > first);
 }
 
-static void run_int(const pare_linear_job *job, const many_space *s, const panel_at *p, size_t kb,
-                    size_t m0, size_t m1, float *c) {
+static void multiply_bf16(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                          const panel_space *w, size_t kb, size_t m0, size_t m, float *c) {
+    int first = p->form == FORM_BF16X3 ? 0 : N_PRODUCTS - 1;
+    for (int i = first; i < N_PRODUCTS; i++)
+        job->tiles->bf16(c, s->x16[products[i].x] + (kb * s->slab + m0) * KC, KC,
+                         w->panel16[products[i].w], m, padded(block_k(job->in, kb)),
+                         kb > 0 || i > first);
+}
+
+static void unpack_int(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                       size_t kb, panel_space *to) {
     const pare_encoding *enc = p->out->w->enc;
-    const pare_tile_kernels *tiles = job->tiles;
     size_t k = block_k(job->in, kb), k_padded = padded(k);
     unpack_codes(job, s, p, kb, k, p->form);
     bool wide = p->form == FORM_S16;
     size_t per_unit = wide ? 2 : 4; /* codes in 32 bits */
-    tiles->transpose((uint32_t *)s->panel, (const uint32_t *)s->rows, KC / per_unit,
-                     k_padded / per_unit);
-    bool has_offset = unpack_scales(job, s, k_padded / enc->code_group, enc->has_offset,
-                                    wide ? 0 : enc->code_min);
-    pare_tile_panel panel = {.q = s->panel,
-                             .scale = s->scale,
-                             .offset = has_offset ? s->offset : NULL,
-                             .k = k_padded,
+    job->tiles->transpose((uint32_t *)to->panel, (const uint32_t *)s->rows, KC / per_unit,
+                          k_padded / per_unit);
+    unpack_scales(job, s, k_padded / enc->code_group, enc->has_offset, wide ? 0 : enc->code_min,
+                  to);
+}
+
+static void multiply_int(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                         const panel_space *w, size_t kb, size_t m0, size_t m, float *c) {
+    const pare_encoding *enc = p->out->w->enc;
+    pare_tile_panel panel = {.q = w->panel,
+                             .scale = w->scale,
+                             .offset = w->has_offset ? w->offset : NULL,
+                             .k = padded(block_k(job->in, kb)),
                              .group = enc->code_group,
                              .code_max = enc->code_max - enc->code_min};
     size_t at = kb * s->slab + m0, sums = KC / enc->code_group;
@@ -308,7 +340,7 @@ static void run_int(const pare_linear_job *job, const many_space *s, const panel
                        .q_stride = KC,
                        .d_stride = KC / 32,
                        .sum_stride = sums};
-    (wide ? tiles->s16 : tiles->u8)(c + m0 * NR, &a, &panel, m1 - m0, kb > 0);
+    (p->form == FORM_S16 ? job->tiles->s16 : job->tiles->u8)(c, &a, &panel, m, kb > 0);
 }
 
 /* Sums to their place, with the bias: for each row of x what the item's panels give it, so that
@@ -347,19 +379,30 @@ static panel_at find_panel(const pare_linear_job *job, size_t i) {
 }
 
 /* Panels [first, last) for rows [m0, m1) of the slab that begins at row y_row. */
-static void run_item(const pare_linear_job *job, const many_space *s, size_t first, size_t last,
+static void run_item(const pare_linear_job *job, many_space *s, size_t first, size_t last,
                      size_t y_row, size_t m0, size_t m1) {
     panel_at panels[ITEM_PANELS];
     size_t n = last - first;
     for (size_t i = 0; i < n; i++) panels[i] = find_panel(job, first + i);
-    static run_fn *const run[FORMS] = {[FORM_F32] = run_f32,
-                                       [FORM_BF16] = run_bf16,
-                                       [FORM_BF16X3] = run_bf16,
-                                       [FORM_U8] = run_int,
-                                       [FORM_S16] = run_int};
-    for (size_t kb = 0; kb < s->n_kb; kb++)
+    static const struct {
+        unpack_fn *unpack;
+        multiply_fn *multiply;
+    } forms[FORMS] = {[FORM_F32] = {unpack_f32, multiply_f32},
+                      [FORM_BF16] = {unpack_bf16, multiply_bf16},
+                      [FORM_BF16X3] = {unpack_bf16, multiply_bf16},
+                      [FORM_U8] = {unpack_int, multiply_int},
+                      [FORM_S16] = {unpack_int, multiply_int}};
+    size_t blocks = (m1 - m0 + MC - 1) / MC, step = (m1 - m0 + blocks - 1) / blocks;
+    step = (step + KERNEL_ROWS - 1) / KERNEL_ROWS * KERNEL_ROWS;
+    for (size_t kb = 0; kb < s->n_kb; kb++) {
         for (size_t i = 0; i < n; i++)
-            run[panels[i].form](job, s, &panels[i], kb, m0, m1, s->c + i * s->slab * NR);
+            forms[panels[i].form].unpack(job, s, &panels[i], kb, &s->panels[i]);
+        for (size_t m = m0; m < m1; m += step)
+            for (size_t i = 0; i < n; i++)
+                forms[panels[i].form].multiply(job, s, &panels[i], &s->panels[i], kb, m,
+                                               m1 - m < step ? m1 - m : step,
+                                               s->c + (i * s->slab + m) * NR);
+    }
     write_panels(s, panels, n, y_row, m0, m1);
 }
 
