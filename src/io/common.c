@@ -123,18 +123,38 @@ static void slots_free(pare_names *names) {
         pare_free(names->slots);
 }
 
-/* The slot of a name, or the empty one where it belongs. */
+/* The slot of a name with that hash, or the empty one where it belongs. */
 static struct pare_name_slot *slot_of(const pare_names *names, const void *owner, pare_name_at at,
-                                      const char *s, size_t n, uint32_t *tag) {
-    uint64_t hash = keyed_hash(names->key, s, n);
-    *tag = (uint32_t)(hash >> 32);
+                                      const char *s, size_t n, uint64_t hash) {
+    uint32_t tag = (uint32_t)(hash >> 32);
     for (size_t i = (size_t)hash & names->mask;; i = (i + 1) & names->mask) {
         struct pare_name_slot *slot = &names->slots[i];
         if (!slot->number) return slot;
-        if (slot->tag != *tag) continue;
+        if (slot->tag != tag) continue;
         pare_span other = at(owner, slot->number - 1);
         if (other.n == n && memcmp(other.s, s, n) == 0) return slot;
     }
+}
+
+/* Names whose slots are asked for before the first of them is used. */
+enum { AHEAD = 32 };
+
+/* Adds names first..end-1 (at most AHEAD); the first twin, or SIZE_MAX. */
+static size_t add_names(pare_names *names, const void *owner, pare_name_at at, size_t first,
+                        size_t end) {
+    uint64_t hash[AHEAD];
+    for (size_t i = first; i < end; i++) {
+        pare_span name = at(owner, i);
+        hash[i - first] = keyed_hash(names->key, name.s, name.n);
+        __builtin_prefetch(&names->slots[(size_t)hash[i - first] & names->mask], 1);
+    }
+    for (size_t i = first; i < end; i++) {
+        pare_span name = at(owner, i);
+        struct pare_name_slot *slot = slot_of(names, owner, at, name.s, name.n, hash[i - first]);
+        if (slot->number) return i;
+        *slot = (struct pare_name_slot){(uint32_t)i + 1, (uint32_t)(hash[i - first] >> 32)};
+    }
+    return SIZE_MAX;
 }
 
 bool pare_names_build(pare_names *names, const void *owner, pare_name_at at, size_t n,
@@ -149,15 +169,9 @@ bool pare_names_build(pare_names *names, const void *owner, pare_name_at at, siz
     double now = pare_now_s();
     memcpy(&names->key, &now, sizeof names->key);
     names->key = mix(names->key ^ (uint64_t)(uintptr_t)names->slots, 0xA0761D6478BD642Fu) | 1;
-    for (size_t i = 0; i < n; i++) {
-        pare_span name = at(owner, i);
-        uint32_t tag;
-        struct pare_name_slot *slot = slot_of(names, owner, at, name.s, name.n, &tag);
-        if (slot->number) {
-            *twin = i;
-            return true;
-        }
-        *slot = (struct pare_name_slot){(uint32_t)i + 1, tag};
+    for (size_t first = 0; first < n && *twin == SIZE_MAX; first += AHEAD) {
+        size_t end = n - first < AHEAD ? n : first + AHEAD;
+        *twin = add_names(names, owner, at, first, end);
     }
     return true;
 }
@@ -165,7 +179,7 @@ bool pare_names_build(pare_names *names, const void *owner, pare_name_at at, siz
 size_t pare_names_find(const pare_names *names, const void *owner, pare_name_at at, const char *s,
                        size_t n) {
     if (!names->slots) return SIZE_MAX;
-    uint32_t tag, number = slot_of(names, owner, at, s, n, &tag)->number;
+    uint32_t number = slot_of(names, owner, at, s, n, keyed_hash(names->key, s, n))->number;
     return number ? number - 1 : SIZE_MAX;
 }
 

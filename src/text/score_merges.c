@@ -1,12 +1,8 @@
-/* SentencePiece models say which tokens there are and how good each is, not which pairs merge. */
+/* SentencePiece models say which tokens there are and how good each is, not which pairs merge.
+ * Encoding needs no list of these, tokenizer.json does. */
 #include "text/tokenizer_tables.h"
 
 #include <stdlib.h>
-
-/* Control, unknown, byte and unused tokens never come out of a merge: their text is plain text. */
-static bool mergeable(const pare_token *t) {
-    return t->type == PARE_TOKEN_NORMAL || t->type == PARE_TOKEN_USER_DEFINED;
-}
 
 typedef struct ranked {
     float score;
@@ -30,7 +26,7 @@ static int32_t part_symbol(const pare_tokenizer *tok, const char *s, size_t n) {
     int32_t cp;
     if (pare_utf8_next(s, n, &cp) == n) return pare_char_symbol(&tok->chars, cp);
     int32_t id = pare_tokenizer_lookup(tok, s, n);
-    return id >= 0 && mergeable(&tok->vocab->tokens[id]) ? id : -1;
+    return id >= 0 && pare_token_mergeable(&tok->vocab->tokens[id]) ? id : -1;
 }
 
 typedef struct merge_list {
@@ -64,7 +60,8 @@ pare_status pare_score_merges(pare_merge **out, size_t *n, const pare_tokenizer 
     bool ok = order != NULL;
     size_t n_order = 0;
     for (size_t i = 0; ok && i < v->n; i++)
-        if (mergeable(&v->tokens[i])) order[n_order++] = (ranked){v->tokens[i].score, (int32_t)i};
+        if (pare_token_mergeable(&v->tokens[i]))
+            order[n_order++] = (ranked){v->tokens[i].score, (int32_t)i};
     if (ok) qsort(order, n_order, sizeof *order, compare_ranked);
     for (size_t i = 0; ok && i < n_order; i++) ok = add_splits(&list, tok, order[i].id);
     pare_free(order);

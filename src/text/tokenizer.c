@@ -4,6 +4,9 @@
 #include "base/hash.h"
 #include "base/os.h"
 
+/* From here on remembering pairs pays. */
+#define LONG_TEXT 4096 /* bytes */
+
 /* --- one call of encode --- */
 
 typedef struct encoder {
@@ -16,7 +19,8 @@ typedef struct encoder {
     pare_split_scratch split;
     pare_bpe_scratch bpe;
     int32_t *symbols;
-    size_t symbols_capacity;
+    uint32_t *begins; /* of the symbols in their word; only for merges by score */
+    size_t symbols_capacity, begins_capacity;
     pare_text_buffer letters;
 } encoder;
 
@@ -26,6 +30,7 @@ static void encoder_free(encoder *e) {
     pare_split_scratch_free(&e->split);
     pare_bpe_scratch_free(&e->bpe);
     pare_free(e->symbols);
+    pare_free(e->begins);
     pare_text_buffer_free(&e->letters);
 }
 
@@ -82,6 +87,7 @@ static pare_status byte_symbols(encoder *e, int32_t *symbols, size_t *n, const c
 
 static pare_status char_symbols(encoder *e, int32_t *symbols, size_t *n, const char *s,
                                 size_t len) {
+    uint32_t *begins = e->tok->vocab->by_score ? e->begins : NULL;
     const pare_tokenizer *tok = e->tok;
     bool after_unknown = false;
     *n = 0;
@@ -90,6 +96,7 @@ static pare_status char_symbols(encoder *e, int32_t *symbols, size_t *n, const c
         k = pare_utf8_next(s + i, len - i, &cp);
         int32_t symbol = pare_char_symbol(&tok->chars, cp);
         bool is_unknown = symbol < 0 && !tok->vocab->byte_fallback;
+        for (size_t b = 0; begins && b < k; b++) begins[*n + b] = (uint32_t)(i + b);
         if (symbol >= 0)
             symbols[(*n)++] = symbol;
         else if (!is_unknown)
@@ -143,12 +150,15 @@ static pare_status encode_word(encoder *e, const char *s, size_t n) {
         int32_t id = whole_word(e, s, n, &st);
         if (st != PARE_OK || id >= 0) return st == PARE_OK ? emit(e, &id, 1) : st;
     }
-    if (!pare_grow(&e->symbols, &e->symbols_capacity, n, sizeof *e->symbols)) return no_memory(e);
+    if (!pare_grow(&e->symbols, &e->symbols_capacity, n, sizeof *e->symbols) ||
+        (v->by_score && !pare_grow(&e->begins, &e->begins_capacity, n, sizeof *e->begins)))
+        return no_memory(e);
     size_t n_symbols;
     PARE_TRY(v->byte_level ? byte_symbols(e, e->symbols, &n_symbols, s, n)
                            : char_symbols(e, e->symbols, &n_symbols, s, n));
-    n_symbols = pare_bpe_merge(&tok->bpe, &e->bpe, e->symbols, n_symbols);
-    if (n_symbols == SIZE_MAX) return no_memory(e);
+    pare_bpe_word word = {e->symbols, e->begins, s, n_symbols, n};
+    if (!pare_bpe_merge(&tok->bpe, &e->bpe, &word)) return no_memory(e);
+    n_symbols = word.n;
     if (tok->chars.n_virtual == 0) return emit(e, e->symbols, n_symbols);
     size_t plain = 0; /* start of a run of tokens */
     for (size_t i = 0; i < n_symbols; i++) {
@@ -276,6 +286,7 @@ pare_status pare_tokenizer_encode(const pare_tokenizer *tok, pare_ids *ids, cons
     e.parse_special = flags & PARE_TOK_PARSE_SPECIAL;
     /* a hundred times what real expressions need on a slow machine */
     e.split.budget_s = 10 + 10e-6 * (double)len;
+    if (tok->symbols_are_texts && len >= LONG_TEXT) pare_bpe_remember(&e.bpe);
     size_t before = ids->n;
     bool affixes = flags & PARE_TOK_ADD_SPECIAL;
     pare_status st = affixes ? emit(&e, v->prefix, v->n_prefix) : PARE_OK;

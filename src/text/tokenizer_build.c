@@ -79,9 +79,7 @@ static int32_t *char_slot(pare_char_map *map, int32_t cp) {
 }
 
 static bool has_symbol(const pare_vocab *v, size_t i) {
-    uint8_t type = v->tokens[i].type;
-    if (!v->by_score) return !v->tokens[i].outside;
-    return type == PARE_TOKEN_NORMAL || type == PARE_TOKEN_USER_DEFINED;
+    return v->by_score ? pare_token_mergeable(&v->tokens[i]) : !v->tokens[i].outside;
 }
 
 /* Characters that are tokens, then (by scores) those that are only part of one. */
@@ -152,22 +150,29 @@ static pare_status build_rank_merges(pare_tokenizer *tok, pare_error *err) {
     return PARE_OK;
 }
 
-static pare_status build_score_merges(pare_tokenizer *tok, pare_error *err) {
+/* Pairs that merge by score: those whose text is a token that merging can make. Greater scores have
+ * lower ranks, equal ones the same (the bits of a finite float, made to count downwards). */
+static bool joined_token(const void *arg, const char *s, size_t n, uint32_t *rank,
+                         int32_t *result) {
+    const pare_tokenizer *tok = arg;
+    int32_t id = pare_tokenizer_lookup(tok, s, n);
+    if (id < 0 || !pare_token_mergeable(&tok->vocab->tokens[id])) return false;
+    float score = tok->vocab->tokens[id].score + 0.0f; /* -0 is 0 */
+    uint32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    *rank = bits & 0x80000000u ? bits : ~(bits | 0x80000000u);
+    *result = id;
+    return true;
+}
+
+/* Byte tokens and the unknown token stand for text that is not theirs, which does not matter as
+ * long as no merge makes them. */
+static bool symbols_are_texts(const pare_tokenizer *tok) {
     const pare_vocab *v = tok->vocab;
-    pare_merge *merges;
-    size_t n;
-    PARE_TRY(pare_score_merges(&merges, &n, tok, err));
-    if (!pare_bpe_init(&tok->bpe, n)) {
-        pare_free(merges);
-        return no_memory(tok, err);
-    }
-    uint32_t rank = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (i && v->tokens[merges[i].result].score != v->tokens[merges[i - 1].result].score) rank++;
-        pare_bpe_add(&tok->bpe, merges[i].left, merges[i].right, rank, merges[i].result);
-    }
-    pare_free(merges);
-    return PARE_OK;
+    if (!v->byte_fallback) return v->unk < 0 || !pare_token_mergeable(&v->tokens[v->unk]);
+    for (int b = 0; b < 256; b++)
+        if (pare_token_mergeable(&v->tokens[tok->byte_token[b]])) return false;
+    return true;
 }
 
 /* Finds out where words can be cut: a mark must be a symbol itself (else unknown characters on both
@@ -176,11 +181,11 @@ static void find_cuts(pare_tokenizer *tok) {
     const pare_vocab *v = tok->vocab;
     tok->cut_at_marks =
         !v->byte_level && !v->ignore_merges && pare_char_symbol(&tok->chars, 0x2581) >= 0;
-    for (size_t i = 0; i < v->n; i++) {
-        pare_span s = token_text(v, i);
-        for (size_t k = 1; k + 3 <= s.n; k++)
-            if (memcmp(s.s + k, tok->mark, 3) == 0) tok->glued[(uint8_t)s.s[k - 1]] = true;
-    }
+    /* all texts at once: before a token that begins with a mark stands a NUL, which is glued for
+     * nothing */
+    const char *p = v->text.data, *end = p + v->text.n;
+    for (; tok->cut_at_marks && (p = memmem(p, (size_t)(end - p), tok->mark, 3)); p += 3)
+        if (p > v->text.data) tok->glued[(uint8_t)p[-1]] = true;
     tok->glued[(uint8_t)tok->mark[2]] = true; /* runs of marks stay together */
 }
 
@@ -327,8 +332,12 @@ pare_status pare_tokenizer_build(pare_tokenizer **out, pare_vocab *v, pare_error
     if (st == PARE_OK) st = build_names(tok, err);
     if (st == PARE_OK && !v->byte_level && !build_chars(tok)) st = no_memory(tok, err);
     if (st == PARE_OK) st = build_bytes(tok, err);
-    if (st == PARE_OK)
-        st = v->by_score ? build_score_merges(tok, err) : build_rank_merges(tok, err);
+    if (st == PARE_OK && v->by_score) {
+        tok->bpe = (pare_bpe){.joined = joined_token, .arg = tok};
+        tok->symbols_are_texts = symbols_are_texts(tok);
+    } else if (st == PARE_OK) {
+        st = build_rank_merges(tok, err);
+    }
     if (st == PARE_OK) {
         find_cuts(tok);
         tok->special = pare_calloc(v->n, 1);

@@ -28,6 +28,7 @@ struct pare_tokenizer {
     char mark[4];            /* U+2581, as SentencePiece writes a space */
     bool cut_at_marks;       /* character models: words are cut in front of marks ... */
     bool glued[256];         /* ... but not behind these bytes, which a token has before a mark */
+    bool symbols_are_texts;  /* merges by score: a symbol always stands for its own text */
     size_t longest;          /* bytes of the longest token text */
     pare_text_buffer pieces; /* what each token decodes to */
     uint32_t *piece_end;     /* [n] */
@@ -39,6 +40,12 @@ struct pare_tokenizer {
 static inline int32_t pare_char_symbol(const pare_char_map *map, int32_t cp) {
     const int32_t *page = cp < 0 ? NULL : map->pages[cp >> 8];
     return page ? page[cp & 255] : -1;
+}
+
+/* By scores: control, unknown, byte and unused tokens never come out of a merge (their text is
+ * plain text). */
+static inline bool pare_token_mergeable(const pare_token *t) {
+    return t->type == PARE_TOKEN_NORMAL || t->type == PARE_TOKEN_USER_DEFINED;
 }
 
 /* The token with that text, or -1. */

@@ -501,7 +501,7 @@ static void test_specials(void **state) {
 /* --- GGUF vocabularies --- */
 
 typedef struct spm {
-    size_t n; /* tokens "<unk>", "<s>", "</s>", "a", "b", ... */
+    size_t n; /* tokens "<unk>", "<s>", "</s>", "a", "b", "ab" */
     size_t n_scores, n_types;
     const char *byte_token; /* the last token's text, of type byte */
     float score;            /* of token 3 */
@@ -512,7 +512,7 @@ typedef struct spm {
 
 static pare_status load_spm(const spm *v, pare_tokenizer **tok, pare_error *err) {
     test_gguf g = test_gguf_default();
-    static const char *const texts[] = {"<unk>", "<s>", "</s>", "a", "b", "c", "d", "e"};
+    static const char *const texts[] = {"<unk>", "<s>", "</s>", "a", "b", "ab"};
     gb_text(&g, "tokenizer.ggml.model", "llama");
     gb_array(&g, "tokenizer.ggml.tokens", 8, v->n);
     for (size_t i = 0; i < v->n; i++) {
@@ -626,6 +626,31 @@ static void test_gguf_vocab(void **state) {
     spm_refused(&v, "byte token");
 }
 
+/* An unknown token that is the text "a": where it stands for an unknown character it merges with
+ * nothing, in long texts (where pairs are remembered) as in short ones. */
+static void test_unknown_with_text(void **state) {
+    (void)state;
+    enum { LONG = 8000 };
+    const spm v = {.n = 6,
+                   .n_scores = 6,
+                   .n_types = 6,
+                   .type = 1,
+                   .id_key = "tokenizer.ggml.unknown_token_id",
+                   .id = 3};
+    pare_tokenizer *tok;
+    spm_accepted(&v, &tok);
+    encodes(tok, 0, "abxb", 4, IDS(3, 5, 3, 4));
+    char text[LONG];
+    for (size_t i = 0; i < LONG; i++) text[i] = "abxb"[i % 4];
+    pare_ids ids = {0};
+    assert_ok(pare_tokenizer_encode(tok, &ids, text, LONG, 0, err));
+    assert_int_equal(ids.n, 1 + LONG / 4 * 3);
+    for (size_t i = 1; i < ids.n; i++)
+        assert_int_equal(ids.data[i], ((const int[]){4, 5, 3})[i % 3]);
+    pare_ids_free(&ids);
+    pare_tokenizer_free(tok);
+}
+
 static void test_gguf_bpe(void **state) {
     (void)state;
     static const char *const pres[] = {"gpt-2", "nothing-known", NULL};
@@ -668,7 +693,7 @@ int main(void) {
         cmocka_unit_test(test_regex),        cmocka_unit_test(test_long_regex),
         cmocka_unit_test(test_invalid_utf8), cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_specials),     cmocka_unit_test(test_gguf_vocab),
-        cmocka_unit_test(test_gguf_bpe),
+        cmocka_unit_test(test_gguf_bpe),     cmocka_unit_test(test_unknown_with_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

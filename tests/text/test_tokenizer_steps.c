@@ -349,11 +349,72 @@ static void test_merging(void **state) {
                 (int32_t)(random >> 40) % (SYMBOLS + 1) - (n % 2); /* -1: no token */
         }
         size_t kept = merge_plainly(&bpe, expected, n);
-        assert_int_equal(pare_bpe_merge(&bpe, &scratch, ids, n), kept);
+        pare_bpe_word word = {ids, NULL, NULL, n, 0};
+        assert_true(pare_bpe_merge(&bpe, &scratch, &word));
+        assert_int_equal(word.n, kept);
         if (kept) assert_memory_equal(ids, expected, kept * sizeof *ids);
     }
     pare_bpe_scratch_free(&scratch);
     pare_bpe_free(&bpe);
+}
+
+/* Pairs by their text: every text of up to eight of the letters a and b is a token, whose rank is
+ * few bits of its value. */
+static bool joined_letters(const void *arg, const char *s, size_t n, uint32_t *rank,
+                           int32_t *result) {
+    uint32_t value = 1;
+    if (n > 8) return false;
+    for (size_t i = 0; i < n; i++) value = 2 * value + (s[i] == 'b');
+    if (value % 7 == *(const uint32_t *)arg) return false;
+    *rank = value % 5;
+    *result = (int32_t)value;
+    return true;
+}
+
+static size_t merge_text_plainly(const pare_bpe *bpe, const char *text, int32_t *ids, size_t n) {
+    uint32_t begin[401], rank;
+    int32_t result;
+    for (size_t i = 0; i <= n; i++) begin[i] = (uint32_t)i;
+    for (;;) {
+        size_t at = SIZE_MAX;
+        uint32_t best = 0;
+        for (size_t i = 0; i + 1 < n; i++)
+            if (bpe->joined(bpe->arg, text + begin[i], begin[i + 2] - begin[i], &rank, &result) &&
+                (at == SIZE_MAX || rank < best))
+                best = rank, at = i;
+        if (at == SIZE_MAX) return n;
+        bpe->joined(bpe->arg, text + begin[at], begin[at + 2] - begin[at], &rank, &ids[at]);
+        memmove(ids + at + 1, ids + at + 2, (n - at - 2) * sizeof *ids);
+        memmove(begin + at + 1, begin + at + 2, (n - at - 1) * sizeof *begin);
+        n--;
+    }
+}
+
+static void test_merging_by_text(void **state) {
+    (void)state;
+    enum { LENGTH = 400 };
+    uint32_t never = 3;
+    pare_bpe bpe = {.joined = joined_letters, .arg = &never};
+    pare_bpe_scratch scratch = {0};
+    uint64_t random = 1;
+    for (size_t n = 0; n <= LENGTH; n += n < 70 ? 1 : 33) {
+        char text[LENGTH];
+        int32_t ids[LENGTH], expected[LENGTH];
+        uint32_t begin[LENGTH];
+        for (size_t i = 0; i < n; i++) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            text[i] = random >> 63 ? 'a' : 'b';
+            ids[i] = expected[i] = 2 + (text[i] == 'b');
+            begin[i] = (uint32_t)i;
+        }
+        size_t kept = merge_text_plainly(&bpe, text, expected, n);
+        if (n == 40) pare_bpe_remember(&scratch);
+        pare_bpe_word word = {ids, begin, text, n, n};
+        assert_true(pare_bpe_merge(&bpe, &scratch, &word));
+        assert_int_equal(word.n, kept);
+        if (kept) assert_memory_equal(ids, expected, kept * sizeof *ids);
+    }
+    pare_bpe_scratch_free(&scratch);
 }
 
 /* --- decoding --- */
@@ -534,6 +595,7 @@ int main(void) {
         cmocka_unit_test(test_normalized_added),
         cmocka_unit_test(test_metaspace),
         cmocka_unit_test(test_merging),
+        cmocka_unit_test(test_merging_by_text),
         cmocka_unit_test(test_streaming),
         cmocka_unit_test(test_lossy),
         cmocka_unit_test(test_neighbours),
