@@ -10,6 +10,7 @@
 #include "io/safetensors_writer.h"
 #include "model/names.h"
 #include "pipeline/export_config.h"
+#include "pipeline/export_metadata.h"
 #include "pipeline/export_tokenizer.h"
 
 #include <stdio.h>
@@ -213,6 +214,31 @@ static pare_status write_json(const pare_output *o, const char *name, const json
     return st;
 }
 
+/* What config.json says under pare's own name: the recipe, and the metadata of a GGUF file that the
+ * model comes from. */
+static pare_status put_pare(const pare_output *o, json_t *config, const char *recipe,
+                            pare_error *err) {
+    json_t *own = json_object_get(config, "pare");
+    if (!json_is_object(own)) {
+        if (!recipe && o->same_format) return PARE_OK;
+        if (json_object_set_new(config, "pare", json_object()) != 0) return fail_memory(o, err);
+        own = json_object_get(config, "pare");
+    }
+    json_t *metadata = json_object_get(own, "gguf");
+    if (!o->same_format) {
+        PARE_TRY(pare_metadata_to_json(&metadata, o->rt, pare_source_gguf(o->source),
+                                       pare_source_arch(o->source)->gguf, err));
+        if (metadata) json_object_set_new(own, "gguf", metadata);
+    }
+    if (recipe) {
+        json_object_set_new(own, "version", json_string(PARE_VERSION));
+        json_object_set_new(own, "recipe", json_string(recipe));
+        json_object_del(metadata, "general.file_type"); /* a mix of the encodings there were */
+    }
+    if (json_object_size(own) == 0) json_object_del(config, "pare");
+    return PARE_OK;
+}
+
 static pare_status write_config_json(pare_output *o, const char *recipe, pare_error *err) {
     json_t *config;
     if (o->same_format)
@@ -226,10 +252,8 @@ static pare_status write_config_json(pare_output *o, const char *recipe, pare_er
         json_object_set_new(config, "quantization_config", quantization);
     else
         json_object_del(config, "quantization_config");
-    if (recipe)
-        json_object_set_new(config, "pare",
-                            json_pack("{s:s, s:s}", "version", PARE_VERSION, "recipe", recipe));
-    pare_status st = write_json(o, "config.json", config, err);
+    pare_status st = put_pare(o, config, recipe, err);
+    if (st == PARE_OK) st = write_json(o, "config.json", config, err);
     json_decref(config);
     return st;
 }
@@ -314,6 +338,8 @@ static pare_status begin_gguf(pare_output *o, const pare_mix *mix, const char *r
     } else {
         const char *path = pare_source_path(o->source);
         PARE_TRY(pare_export_config_gguf(w, pare_source_config(o->source), base_name(path), err));
+        PARE_TRY(pare_metadata_to_gguf(w, pare_source_config_json(o->source), o->arch->gguf,
+                                       !recipe, err));
         if (mix) PARE_TRY(pare_gguf_set_u32(w, "general.file_type", pare_mix_file_type(mix), err));
         PARE_TRY(pare_export_tokenizer_gguf(o->rt, w, path,
                                             pare_source_config(o->source)->vocab_size, err));

@@ -1,10 +1,9 @@
 /* Compression and conversion of whole models: what is written is what was meant, and nothing stands
  * there after a failure. Works on the tiny models of tests/fixtures. */
-#include "support/test.h"
+#include "support/model_files.h"
 
 #include "base/memory.h"
-#include "base/os.h"
-#include "io/gguf.h"
+#include "io/gguf_writer.h"
 #include "model/source.h"
 #include "pare/compress.h"
 #include "pare/model.h"
@@ -383,6 +382,215 @@ static void values_too_small_for_their_scales_are_told(void **state) {
     pare_runtime_free(rt);
 }
 
+/* --- metadata of a GGUF file in a folder --- */
+
+#define ENTRY(key, type, value) "\"" key "\": {\"type\": \"" type "\", \"value\": " value "}"
+
+/* config["pare"]["gguf"] = the text in arg. */
+static void set_metadata(json_t *config, void *arg) {
+    json_t *gguf = json_loads(arg, JSON_DECODE_ANY, NULL);
+    assert_non_null(gguf);
+    json_object_set_new(config, "pare", json_pack("{s:o}", "gguf", gguf));
+}
+
+static const char *folder_with(const char *name, const char *metadata) {
+    return copy_fixture("llama", name,
+                        &(copy_edit){.config = set_metadata, .arg = (void *)metadata});
+}
+
+static json_t *metadata_of(const char *folder) {
+    char path[1200];
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    pare_json j;
+    assert_ok(pare_json_load(&j, path, PARE_JSON_CONFIG_MAX, 0, err));
+    json_t *gguf = json_incref(pare_json_get(&j, "pare.gguf"));
+    pare_json_free(&j);
+    return gguf;
+}
+
+static void a_folder_carries_the_metadata_of_a_gguf_file(void **state) {
+    (void)state;
+    static const char metadata[] = "{" ENTRY("general.name", "string", "\"A n\\u00e4me\"") "," ENTRY(
+        "general.tags", "string",
+        "[\"a\", \"\", \"b c\"]") "," ENTRY("general.languages", "string",
+                                            "[]") "," ENTRY("general.file_type",
+                                                            "u32", "7") "," ENTRY("x.u8",
+                                                                                  "u8", "255") "," ENTRY("x.i8", "i8", "-128") "," ENTRY("x.u16", "u16", "[0, 65535]") "," ENTRY("x.i16", "i16", "-32768") "," ENTRY("x.i32", "i32", "[-2147483648, 2147483647]") "," ENTRY("x.u64", "u64", "9223372036854775807") "," ENTRY("x.i64", "i64", "-9223372036854775807") "," ENTRY("x.f32",
+                                                                                                                                                                                                                                                                                                                                                                               "f32", "0.5") "," ENTRY("x.f64",
+                                                                                                                                                                                                                                                                                                                                                                                                       "f64", "[0.1, -1e300]") "," ENTRY("x.bool",
+                                                                                                                                                                                                                                                                                                                                                                                                                                         "bool",
+                                                                                                                                                                                                                                                                                                                                                                                                                                         "[true, false]") "}";
+    char a[1024], b[1024], c[1024], d[1024];
+    snprintf(a, sizeof a, "%s", test_path("meta-a.gguf"));
+    snprintf(b, sizeof b, "%s", test_path("meta-b"));
+    snprintf(c, sizeof c, "%s", test_path("meta-c"));
+    snprintf(d, sizeof d, "%s", test_path("meta-d.gguf"));
+    pare_compress_report_free(must(folder_with("meta", metadata), a, ""));
+    pare_gguf *g;
+    assert_ok(pare_gguf_open(&g, a, err));
+    const char *name;
+    assert_ok(pare_gguf_str(g, "general.name", PARE_REQUIRED, &name, err));
+    assert_string_equal(name, "A n\u00e4me");
+    pare_span *tags;
+    size_t n_tags;
+    assert_ok(pare_gguf_strings(g, "general.tags", PARE_REQUIRED, &tags, &n_tags, err));
+    assert_int_equal(n_tags, 3);
+    assert_memory_equal(tags[2].s, "b c", 3);
+    pare_free(tags);
+    pare_gguf_kv kv;
+    assert_true(pare_gguf_kv_find(g, "x.u16", &kv));
+    assert_int_equal(kv.item, PARE_GGUF_U16);
+    assert_int_equal(kv.count, 2);
+    assert_memory_equal(kv.data, "\0\0\xFF\xFF", 4);
+    pare_gguf_close(g);
+
+    /* to a folder, to another folder, and back: nothing is lost */
+    pare_compress_report_free(must(a, b, ""));
+    pare_compress_report_free(must(b, c, ""));
+    pare_compress_report_free(must(c, d, ""));
+    json_t *expected = json_loads(metadata, 0, NULL), *found = metadata_of(c);
+    json_object_set_new(expected, "general.type",
+                        json_pack("{s:s,s:s}", "type", "string", "value", "model"));
+    assert_true(json_equal(expected, found));
+    json_decref(expected);
+    json_decref(found);
+    pare_gguf *h;
+    assert_ok(pare_gguf_open(&g, a, err));
+    assert_ok(pare_gguf_open(&h, d, err));
+    assert_int_equal(pare_gguf_n_kv(g), pare_gguf_n_kv(h));
+    for (size_t i = 0; i < pare_gguf_n_kv(g); i++) {
+        pare_gguf_kv x = pare_gguf_kv_at(g, i), y;
+        assert_true(pare_gguf_kv_find(h, x.key, &y));
+        assert_int_equal(x.type, y.type);
+        assert_int_equal(x.n_bytes, y.n_bytes);
+        assert_memory_equal(x.data, y.data, x.n_bytes);
+    }
+    pare_gguf_close(g);
+    pare_gguf_close(h);
+
+    /* other encodings than the file's: its type is no longer true, all else is */
+    static const char *const outs[] = {"meta-e", "meta-e.gguf"};
+    pare_compress_report_free(must(b, test_path(outs[0]), "q8_0@ffn"));
+    found = metadata_of(test_path(outs[0]));
+    assert_null(json_object_get(found, "general.file_type"));
+    assert_non_null(json_object_get(found, "general.tags"));
+    json_decref(found);
+    pare_compress_report_free(must(b, test_path(outs[1]), "q8_0@ffn"));
+    assert_ok(pare_gguf_open(&g, test_path(outs[1]), err));
+    assert_false(pare_gguf_has(g, "general.file_type"));
+    assert_true(pare_gguf_has(g, "general.tags"));
+    pare_gguf_close(g);
+}
+
+/* A copy of a GGUF file with more keys. */
+static void add_keys(const char *to, const char *from, const pare_gguf_kv *keys, size_t n_keys) {
+    pare_gguf *g;
+    pare_gguf_writer *w;
+    assert_ok(pare_gguf_open(&g, from, err));
+    assert_ok(pare_gguf_writer_create(&w, to, 0, err));
+    assert_ok(pare_gguf_copy(w, g, NULL, 0, err));
+    for (size_t i = 0; i < n_keys; i++) assert_ok(pare_gguf_set_kv(w, &keys[i], err));
+    for (size_t i = 0; i < pare_gguf_n_tensors(g); i++) {
+        const pare_gguf_tensor *t = pare_gguf_tensor_at(g, i);
+        size_t n_dims, dims[4];
+        pare_gguf_shape(t, &n_dims, dims);
+        assert_ok(pare_gguf_declare(w, t->name, t->type, dims, n_dims, err));
+    }
+    assert_ok(pare_gguf_begin(w, err));
+    for (size_t i = 0; i < pare_gguf_n_tensors(g); i++) {
+        const pare_gguf_tensor *t = pare_gguf_tensor_at(g, i);
+        void *data = malloc((size_t)t->n_bytes);
+        assert_ok(pare_file_read_at(pare_gguf_file(g, t->file), data, (size_t)t->n_bytes, t->offset,
+                                    err));
+        assert_ok(pare_gguf_write(w, i, data, (size_t)t->n_bytes, err));
+        free(data);
+    }
+    assert_ok(pare_gguf_finish(w, err));
+    pare_gguf_writer_free(w);
+    pare_gguf_close(g);
+}
+
+static void values_that_json_cannot_hold_are_left_out(void **state) {
+    (void)state;
+    enum { LONG = 1 << 16 };
+    uint8_t *text = malloc(LONG + 1);
+    memset(text, 'a', LONG + 1);
+#define KEY(name, t, n, bytes)                                                                     \
+    { .key = name, .type = t, .item = t, .count = 1, .data = (const void *)(bytes), .n_bytes = n }
+    const pare_gguf_kv keys[] = {
+        KEY("x.fits", PARE_GGUF_STRING, LONG, text),
+        KEY("x.empty", PARE_GGUF_STRING, 0, ""),
+        KEY("x.long", PARE_GGUF_STRING, LONG + 1, text),
+        KEY("x.nul", PARE_GGUF_STRING, 3, "a\0b"),
+        KEY("x.latin", PARE_GGUF_STRING, 2, "\xE4z"),
+        KEY("x.nan", PARE_GGUF_F32, 4, "\0\0\xC0\x7F"),
+        KEY("x.inf", PARE_GGUF_F64, 8, "\0\0\0\0\0\0\xF0\x7F"),
+        KEY("x.u64", PARE_GGUF_U64, 8, "\0\0\0\0\0\0\0\x80"),
+        KEY("x.i64", PARE_GGUF_I64, 8, "\0\0\0\0\0\0\0\x80"),
+    };
+#undef KEY
+    char a[1024], b[1024], c[1024];
+    snprintf(a, sizeof a, "%s", test_path("odd-a.gguf"));
+    snprintf(b, sizeof b, "%s", test_path("odd-b.gguf"));
+    snprintf(c, sizeof c, "%s", test_path("odd-c"));
+    pare_compress_report_free(must(fixture("llama"), a, ""));
+    add_keys(b, a, keys, sizeof keys / sizeof keys[0]);
+    pare_compress_report_free(must(b, c, ""));
+    json_t *found = metadata_of(c);
+    size_t n_found = 0;
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        n_found += json_object_get(found, keys[i].key) != NULL;
+    assert_int_equal(n_found, 2);
+    assert_non_null(json_object_get(found, "x.fits"));
+    assert_non_null(json_object_get(found, "x.empty"));
+    json_decref(found);
+    pare_compress_report_free(must(c, test_path("odd-d.gguf"), ""));
+    free(text);
+}
+
+static void metadata_that_cannot_be_carried_is_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *metadata, *message;
+    } cases[] = {
+        {"[]", "found no object"},
+        {"{" ENTRY("llama.block_count", "u32", "9") "}", "llama.block_count"},
+        {"{" ENTRY("general.architecture", "string", "\"gpt2\"") "}", "general.architecture"},
+        {"{" ENTRY("general.alignment", "u32", "64") "}", "general.alignment"},
+        {"{" ENTRY("tokenizer.ggml.model", "string", "\"x\"") "}", "tokenizer.ggml.model"},
+        {"{" ENTRY("split.count", "u16", "2") "}", "split.count"},
+        {"{" ENTRY("", "u16", "2") "}", "the key \"\""},
+        {"{\"x.y\": 1}", "x.y"},
+        {"{\"x.y\": {\"type\": \"u8\"}}", "x.y"},
+        {"{\"x.y\": {\"value\": 1}}", "x.y"},
+        {"{" ENTRY("x.y", "array", "[]") "}", "x.y"},
+        {"{" ENTRY("x.y", "u7", "1") "}", "x.y"},
+        {"{" ENTRY("x.y", "u8", "256") "}", "x.y"},
+        {"{" ENTRY("x.y", "u8", "-1") "}", "x.y"},
+        {"{" ENTRY("x.y", "i8", "128") "}", "x.y"},
+        {"{" ENTRY("x.y", "i8", "-129") "}", "x.y"},
+        {"{" ENTRY("x.y", "u64", "-1") "}", "x.y"},
+        {"{" ENTRY("x.y", "u8", "1.0") "}", "x.y"},
+        {"{" ENTRY("x.y", "f32", "1e39") "}", "x.y"},
+        {"{" ENTRY("x.y", "f64", "\"1\"") "}", "x.y"},
+        {"{" ENTRY("x.y", "bool", "1") "}", "x.y"},
+        {"{" ENTRY("x.y", "string", "null") "}", "x.y"},
+        {"{" ENTRY("x.y", "string", "[\"a\", [\"b\"]]") "}", "x.y"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "bad-meta-%zu", i);
+        const char *folder = folder_with(name, cases[i].metadata);
+        pare_error err = {0};
+        pare_compress_report *r = NULL;
+        pare_status st = compress(folder, test_path("bad-meta.gguf"), "", &r, &err);
+        if (st != PARE_ERR_INPUT || !strstr(err.message, cases[i].message) ||
+            !strstr(err.message, "config.json: pare.gguf: "))
+            fail_msg("case %zu: %s", i, err.message);
+        assert_false(pare_path_exists(test_path("bad-meta.gguf")));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(containers_hold_the_same_numbers),
@@ -395,6 +603,9 @@ int main(void) {
         cmocka_unit_test(an_interrupt_leaves_nothing),
         cmocka_unit_test(a_dry_run_plans_and_writes_nothing),
         cmocka_unit_test(values_too_small_for_their_scales_are_told),
+        cmocka_unit_test(a_folder_carries_the_metadata_of_a_gguf_file),
+        cmocka_unit_test(values_that_json_cannot_hold_are_left_out),
+        cmocka_unit_test(metadata_that_cannot_be_carried_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
