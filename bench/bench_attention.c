@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "base/os.h"
 #include "base/rng.h"
 #include "kernels/attention.h"
@@ -40,7 +41,7 @@ static void run(pare_worker *w, void *arg) {
     size_t width = j->a.n_heads * j->layers[0].head_dim;
     for (size_t i = 0; i < j->steps; i++)
         pare_attention(w, j->isa, j->scratch, j->out, width, j->q, width,
-                       &j->layers[i % j->n_layers], &j->a, j->n, j->pos0);
+                       &(pare_attn_span){j->layers, j->n, j->pos0}, 1, i % j->n_layers, &j->a);
 }
 
 static int by_value(const void *a, const void *b) {
@@ -61,28 +62,40 @@ static double measure(pare_runtime *rt, const job *j) {
     return s[ROUNDS / 2];
 }
 
-/* Layers of `positions` stored random rows, n_layers of them in one block; free(layers[0].k). */
+/* Layers of `positions` stored random rows in blocks as of a cache, n_layers of them in one piece;
+ * free_layers. */
 static pare_kv_layer *make_layers(const shape *s, const char *codec_name, size_t positions,
                                   size_t n_layers) {
     const pare_kv_codec *codec = pare_kv_codec_find(codec_name);
     const pare_kv_functions *f = pare_kv_codec_functions(codec, pare_isa_best());
-    size_t row = pare_kv_row_bytes(codec, s->head_dim), one = row * positions * s->n_kv_heads;
-    uint8_t *block = aligned_alloc(64, (2 * one * n_layers + 63) / 64 * 64);
+    size_t row = pare_kv_row_bytes(codec, s->head_dim), keys = PARE_ATTN_KEYS * s->n_kv_heads * row;
+    size_t n_blocks = (positions + PARE_ATTN_KEYS - 1) / PARE_ATTN_KEYS;
+    uint8_t *rows = pare_big_alloc(2 * keys * n_layers * n_blocks);
+    uint8_t **blocks = calloc(n_blocks, sizeof *blocks);
     pare_kv_layer *layers = calloc(n_layers, sizeof *layers);
     float x[1024];
     for (size_t d = 0; d < 1024; d++) x[d] = pare_rng_normal(1, 1, d);
-    for (size_t r = 0; r < 2 * n_layers * positions * s->n_kv_heads; r++)
-        f->store(block + r * row, x + r % 512, s->head_dim);
+    for (size_t r = 0; r < 2 * keys / row * n_layers * n_blocks; r++)
+        f->store(rows + r * row, x + r % 512, s->head_dim);
+    for (size_t i = 0; i < n_blocks; i++) blocks[i] = rows + i * 2 * keys * n_layers;
     for (size_t i = 0; i < n_layers; i++)
         layers[i] = (pare_kv_layer){.codec = codec,
-                                    .k = block + 2 * i * one,
-                                    .v = block + (2 * i + 1) * one,
+                                    .blocks = blocks,
+                                    .k_at = 2 * i * keys,
+                                    .v_at = (2 * i + 1) * keys,
                                     .n_kv_heads = s->n_kv_heads,
                                     .head_dim = s->head_dim,
-                                    .capacity = positions,
-                                    .head_stride = positions * row,
+                                    .head_stride = PARE_ATTN_KEYS * row,
                                     .row_stride = row};
     return layers;
+}
+
+static void free_layers(pare_kv_layer *layers, size_t n_layers, size_t positions) {
+    size_t n_blocks = (positions + PARE_ATTN_KEYS - 1) / PARE_ATTN_KEYS;
+    size_t keys = layers[0].head_stride * layers[0].n_kv_heads;
+    pare_big_free(layers[0].blocks[0], 2 * keys * n_layers * n_blocks);
+    free((void *)(uintptr_t)layers[0].blocks);
+    free(layers);
 }
 
 static job make_job(pare_runtime *rt, const shape *s, size_t n, size_t pos0) {
@@ -96,8 +109,7 @@ static job make_job(pare_runtime *rt, const shape *s, size_t n, size_t pos0) {
 }
 
 static void finish(job *j) {
-    free(j->layers[0].k);
-    free(j->layers);
+    free_layers(j->layers, j->n_layers, j->pos0 + j->n);
     free(j->q);
     free(j->out);
     free(j->scratch);
@@ -111,8 +123,8 @@ static void decode(pare_runtime *rt, const shape *s, const char *codec, size_t d
     j.n_layers = MEMORY / bytes ? MEMORY / bytes : 1;
     j.steps = j.n_layers < 512 ? j.n_layers : 512;
     j.layers = make_layers(s, codec, depth, j.n_layers);
-    j.scratch = aligned_alloc(
-        64, pare_attention_scratch_bytes(j.layers, &j.a, n, pare_runtime_threads(rt)));
+    j.scratch = aligned_alloc(64, pare_attention_scratch_bytes(s->head_dim, s->n_kv_heads, &j.a, n,
+                                                               pare_runtime_threads(rt)));
     double t = measure(rt, &j), rate = (double)bytes / t;
     printf("decode   %-11s %-5s n %zu  depth %6zu  %9.1f us  %6.2f GB/s  %3.0f %% of reading\n",
            s->name, codec, n, depth, t * 1e6, rate / 1e9, 100 * rate / limit);
@@ -125,8 +137,8 @@ static void prefill(pare_runtime *rt, const shape *s, const char *codec, size_t 
     j.n_layers = 1;
     j.steps = 1;
     j.layers = make_layers(s, codec, n + pos0, 1);
-    j.scratch = aligned_alloc(
-        64, pare_attention_scratch_bytes(j.layers, &j.a, n, pare_runtime_threads(rt)));
+    j.scratch = aligned_alloc(64, pare_attention_scratch_bytes(s->head_dim, s->n_kv_heads, &j.a, n,
+                                                               pare_runtime_threads(rt)));
     double keys = (double)n * (double)pos0 + (double)n * ((double)n + 1) / 2;
     double t = measure(rt, &j), rate = 4 * keys * (double)(s->n_heads * s->head_dim) / t;
     printf(

@@ -19,7 +19,7 @@ static const cli_option table[] = {
     CLI_OPTION(bench_options, 0, "depth", CLI_COUNTS, depth, "N,..", 0, 1 << 24,
                "tokens that are in the context already"),
     CLI_OPTION(bench_options, 0, "batch", CLI_COUNTS, batch, "N,..", 1, 4096,
-               "decode: tokens a step, of one sequence as when drafts are checked"),
+               "decode: sequences that get a token each in a step"),
     CLI_OPTION(bench_options, 0, "reps", CLI_INT, reps, "N", 1, 1000,
                "timed repetitions, after one that is not counted"),
     CLI_OPTION(

@@ -49,8 +49,8 @@ pare_bench_options pare_bench_options_default(void);
 
 /* Means over the repetitions; stddev is that of the repetitions (n - 1), 0 for a single one. */
 typedef struct pare_bench_row {
-    const char *what; /* "prefill" or "decode"; static */
-    size_t n, batch, depth, reps;
+    const char *what;             /* "prefill" or "decode"; static */
+    size_t n, batch, depth, reps; /* batch: tokens at once */
     double tokens_per_s, stddev;
     double
         bytes_per_token; /* decode: weights / batch + keys and values; prefill: weights / batch */
@@ -64,8 +64,8 @@ pare_status pare_bench_prefill(pare_bench_row *out, pare_runtime *rt, pare_model
                                const pare_bench_options *options, size_t n, size_t batch,
                                pare_error *err);
 
-/* n steps of `batch` tokens each (>= 1). More than one a step are tokens of the same sequence, as
- * when drafted tokens are checked: the weights are read once for all of them. */
+/* n steps of `batch` sequences (1 to 4096), each of which gets a token a step: the weights are read
+ * once for all of them. The sequences share the `depth` tokens before. */
 pare_status pare_bench_decode(pare_bench_row *out, pare_runtime *rt, pare_model *m,
                               const pare_bench_options *options, size_t n, size_t batch,
                               pare_error *err);

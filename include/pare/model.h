@@ -75,7 +75,7 @@ uint64_t pare_model_weight_bytes(const pare_model *m);
 
 typedef struct pare_session_options {
     size_t n_ctx;   /* positions the KV cache holds; 0 = the model's maximum, at most 4096 */
-    size_t n_batch; /* tokens computed at once; 0 = 512 */
+    size_t n_batch; /* tokens computed at once, of all sequences; 0 = 512, at most n_ctx */
     const char *kv; /* "f16", "bf16", "f32", "q8_0", "q4_0"; NULL = f16 in fast mode, else f32 */
     pare_compute compute; /* default fast */
 } pare_session_options;
@@ -83,14 +83,29 @@ pare_session_options pare_session_options_default(void);
 
 /* A sequence being computed: KV cache and scratch. The model must outlive it. */
 typedef struct pare_session pare_session;
+
+/* Sessions that were forked from each other share memory: one thread at a time. */
 pare_status pare_session_create(pare_session **out, pare_model *m,
                                 const pare_session_options *options, pare_error *err);
 void pare_session_free(pare_session *s);
+/* *out = another sequence with the same tokens, of which nothing is computed or copied: keys and
+ * values are shared until one of them goes on (copy-on-write). Sessions may be freed in any order.
+ * Errors: PARE_ERR_NOMEM. */
+pare_status pare_session_fork(pare_session **out, const pare_session *s, pare_error *err);
 
 /* Appends n tokens (ids checked) and computes them. logits [vocab_size] f32 of the last one, or
  * NULL. Errors: PARE_ERR_ARG (id out of range, more than n_ctx positions), PARE_ERR_INTERRUPTED. */
 pare_status pare_session_eval(pare_session *s, const int32_t *ids, size_t n, float *logits,
                               pare_error *err);
+
+/* Several sequences at once, so that the weights are read once for all: appends n[i] tokens ids[i]
+ * to sessions[i], and gives the logits [n_sessions][vocab_size] of each one's last, or NULL. What a
+ * sequence gets does not depend on the others. The sessions are different ones and were forked from
+ * each other. Errors: as for pare_session_eval; after one that is not PARE_ERR_ARG some tokens may
+ * have been appended. */
+pare_status pare_session_eval_many(pare_session *const *sessions, size_t n_sessions,
+                                   const int32_t *const *ids, const size_t *n, float *logits,
+                                   pare_error *err);
 
 /* Appends n tokens and gives the logits of positions [from, n) piece by piece to `sink`, in order,
  * from the calling thread. logits [n_rows][vocab_size], valid during the call. A sink that returns

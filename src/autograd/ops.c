@@ -45,8 +45,8 @@ void pare_op_embed(pare_fwd *f, float *y, const pare_tensor *table, const int32_
     wait_for(f, y);
 }
 
-void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table, size_t pos0, size_t n,
-                           size_t dim) {
+void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table,
+                           const pare_attn_span *spans, size_t offset, size_t n, size_t dim) {
     pare_fwd_marks mark = pare_fwd_mark(f);
     float *row = NULL, *rows = NULL;
     if (pare_fwd_owns(f, n)) /* shared memory would need a barrier before it is given back */
@@ -58,7 +58,9 @@ void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table, size
         size_t begin, end;
         my_part(f, x, n, 1, &begin, &end);
         for (size_t i = begin; i < end; i++) {
-            table->enc->decode(row, &table->view, pos0 + i, 0, dim);
+            size_t at = i;
+            const pare_attn_span *span = pare_attn_span_of(spans, &at);
+            table->enc->decode(row, &table->view, span->pos0 + at + offset, 0, dim);
             f->k->act->add(x + i * dim, x + i * dim, row, dim);
         }
         wait_for(f, x);
@@ -174,13 +176,16 @@ void pare_op_softcap(pare_fwd *f, float *y, const float *x, float c, size_t n, s
 
 /* ---- attention ---- */
 
-void pare_op_rope_angles(pare_fwd *f, float *angles, const pare_rope *rope, size_t pos0, size_t n) {
+void pare_op_rope_angles(pare_fwd *f, float *angles, const pare_rope *rope,
+                         const pare_attn_span *spans, size_t n) {
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
     my_part(f, angles, n, 1, &begin, &end);
     for (size_t i = begin; i < end; i++) {
         float *c = angles + i * 2 * rope->half;
-        pare_rope_angles(c, c + rope->half, rope, pos0 + i);
+        size_t at = i;
+        const pare_attn_span *span = pare_attn_span_of(spans, &at);
+        pare_rope_angles(c, c + rope->half, rope, span->pos0 + at);
     }
     wait_for(f, angles);
 }
@@ -198,40 +203,42 @@ void pare_op_rope(pare_fwd *f, float *x, size_t ldx, size_t n, size_t n_heads,
     wait_for(f, x);
 }
 
-void pare_op_kv_store(pare_fwd *f, const pare_kv_layer *kv, const float *k, size_t ldk,
-                      const float *v, size_t ldv, size_t n, size_t pos0) {
+void pare_op_kv_store(pare_fwd *f, const pare_attn_span *spans, size_t layer, const float *k,
+                      size_t ldk, const float *v, size_t ldv, size_t n) {
     if (pare_fwd_planning(f)) return;
-    const pare_kv_functions *codec = pare_kv_codec_functions(kv->codec, f->isa);
-    size_t begin, end;
-    pare_share(f->w, n * kv->n_kv_heads, 1, &begin, &end);
+    const pare_kv_layer *any = &spans->layers[layer];
+    const pare_kv_functions *codec = pare_kv_codec_functions(any->codec, f->isa);
+    size_t begin, end, dim = any->head_dim;
+    pare_share(f->w, n * any->n_kv_heads, 1, &begin, &end);
     for (size_t j = begin; j < end; j++) {
         /* heads outside, so that a thread writes consecutive rows */
-        size_t g = j / n, i = j % n;
-        size_t at = g * kv->head_stride + (pos0 + i) % kv->capacity * kv->row_stride;
-        codec->store(kv->k + at, k + i * ldk + g * kv->head_dim, kv->head_dim);
-        codec->store(kv->v + at, v + i * ldv + g * kv->head_dim, kv->head_dim);
+        size_t g = j / n, i = j % n, at = i;
+        const pare_attn_span *span = pare_attn_span_of(spans, &at);
+        const pare_kv_layer *kv = &span->layers[layer];
+        codec->store(pare_kv_row(kv, false, g, span->pos0 + at), k + i * ldk + g * dim, dim);
+        codec->store(pare_kv_row(kv, true, g, span->pos0 + at), v + i * ldv + g * dim, dim);
     }
     pare_barrier(f->w);
 }
 
 void pare_op_attention(pare_fwd *f, float *out, size_t ldo, const float *q, size_t ldq,
-                       const pare_kv_layer *kv, const pare_attn *a, size_t n, size_t pos0) {
+                       const pare_attn_span *spans, size_t n_spans, size_t layer,
+                       const pare_attn *a, size_t n_kv_heads, size_t head_dim, size_t n) {
     pare_fwd_marks mark = pare_fwd_mark(f);
-    size_t bytes = pare_attention_scratch_bytes(kv, a, n, f->w->n);
+    size_t bytes = pare_attention_scratch_bytes(head_dim, n_kv_heads, a, n, f->w->n);
     void *scratch = pare_fwd_alloc(f, bytes, 1);
     if (!pare_fwd_planning(f))
-        pare_attention(f->w, f->isa, scratch, out, ldo, q, ldq, kv, a, n, pos0);
+        pare_attention(f->w, f->isa, scratch, out, ldo, q, ldq, spans, n_spans, layer, a);
     pare_fwd_release(f, mark);
 }
 
-pare_kv_layer pare_kv_layer_of(const float *k, const float *v, size_t ld, size_t n,
-                               size_t n_kv_heads, size_t head_dim) {
+pare_kv_layer pare_kv_layer_of(const float *k, const float *v, size_t ld, size_t n_kv_heads,
+                               size_t head_dim) {
     return (pare_kv_layer){.codec = pare_kv_codec_find("f32"),
                            .k = (uint8_t *)(uintptr_t)k,
                            .v = (uint8_t *)(uintptr_t)v,
                            .n_kv_heads = n_kv_heads,
                            .head_dim = head_dim,
-                           .capacity = n,
                            .head_stride = head_dim * sizeof(float),
                            .row_stride = ld * sizeof(float)};
 }

@@ -93,9 +93,9 @@ static inline void pare_fwd_release(pare_fwd *f, pare_fwd_marks mark) {
 void pare_op_embed(pare_fwd *f, float *y, const pare_tensor *table, const int32_t *ids, size_t n,
                    size_t dim, float scale);
 
-/* x[n][dim] += table[pos0 + i]: learned positions (OPT: pos0 is 2 more). */
-void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table, size_t pos0, size_t n,
-                           size_t dim);
+/* x[n][dim] += table[position + offset]: learned positions (OPT: offset 2) of the spans' tokens. */
+void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table,
+                           const pare_attn_span *spans, size_t offset, size_t n, size_t dim);
 
 /* ---- linear layers ---- */
 
@@ -150,28 +150,30 @@ void pare_op_softcap(pare_fwd *f, float *y, const float *x, float c, size_t n, s
 static inline size_t pare_op_angles_len(const pare_rope *rope, size_t n) {
     return n * 2 * rope->half;
 }
-/* angles [n][2][half]: cosines, then sines, of positions pos0 + i. Once per pass and kind of layer.
- */
-void pare_op_rope_angles(pare_fwd *f, float *angles, const pare_rope *rope, size_t pos0, size_t n);
+/* angles [n][2][half]: cosines, then sines, of the positions of the spans' n tokens. Once per pass
+ * and kind of layer. */
+void pare_op_rope_angles(pare_fwd *f, float *angles, const pare_rope *rope,
+                         const pare_attn_span *spans, size_t n);
 
 /* Rotates n_heads heads of x[n][ldx] in place (head_dim = 2 * half). half 0: nothing. */
 void pare_op_rope(pare_fwd *f, float *x, size_t ldx, size_t n, size_t n_heads,
                   const pare_rope *rope, const float *angles);
 
-/* Stores k[n][ldk] and v[n][ldv] (n_kv_heads heads side by side) at positions pos0 + i of a layer.
- */
-void pare_op_kv_store(pare_fwd *f, const pare_kv_layer *kv, const float *k, size_t ldk,
-                      const float *v, size_t ldv, size_t n, size_t pos0);
+/* Stores k[n][ldk] and v[n][ldv] (n_kv_heads heads side by side) of the spans' n tokens in their
+ * caches' layer. */
+void pare_op_kv_store(pare_fwd *f, const pare_attn_span *spans, size_t layer, const float *k,
+                      size_t ldk, const float *v, size_t ldv, size_t n);
 
-/* out[n][ldo] = attention of q[n][ldq] over the layer's positions up to each query's own (already
- * stored). The same as kernels/attention.h, with scratch from the arena. */
+/* out[n][ldo] = attention of q[n][ldq] over the positions of each token's sequence up to its own
+ * (already stored). The same as kernels/attention.h, with scratch from the arena. */
 void pare_op_attention(pare_fwd *f, float *out, size_t ldo, const float *q, size_t ldq,
-                       const pare_kv_layer *kv, const pare_attn *a, size_t n, size_t pos0);
+                       const pare_attn_span *spans, size_t n_spans, size_t layer,
+                       const pare_attn *a, size_t n_kv_heads, size_t head_dim, size_t n);
 
-/* A layer view of plain activations k[n][ld], v[n][ld] at positions 0..n-1: attention without a
+/* A layer view of plain activations k[..][ld], v[..][ld] from position 0 on: attention without a
  * cache (training). The view is only read. */
-pare_kv_layer pare_kv_layer_of(const float *k, const float *v, size_t ld, size_t n,
-                               size_t n_kv_heads, size_t head_dim);
+pare_kv_layer pare_kv_layer_of(const float *k, const float *v, size_t ld, size_t n_kv_heads,
+                               size_t head_dim);
 
 /* ---- output ---- */
 

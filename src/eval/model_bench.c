@@ -10,23 +10,29 @@
 #include <math.h>
 #include <string.h>
 
-enum { IDS_STREAM = 0x62656E63, MAX_REPS = 1000 };
+enum { IDS_STREAM = 0x62656E63, MAX_REPS = 1000, MAX_SEQUENCES = 4096 };
 
 pare_bench_options pare_bench_options_default(void) {
     return (pare_bench_options){.reps = 3, .compute = PARE_COMPUTE_FAST};
 }
 
-/* One measurement: a session with `depth` tokens in it. */
+/* One measurement: sequences with `depth` tokens in them, the first one's forks. */
 typedef struct bench {
-    pare_session *session;
-    int32_t *ids;              /* [depth + total] */
-    float *logits;             /* [vocab_size] */
+    pare_session **sessions; /* [n_sequences] */
+    int32_t *ids;            /* [depth + total] of every sequence */
+    const int32_t **next;    /* [n_sequences] what a step appends to each, and how much */
+    size_t *count;
+    float *logits;             /* [n_sequences][vocab_size] */
     double *rate;              /* [reps] tokens a second */
-    size_t depth, total, step; /* total tokens a repetition, step of them at once */
+    size_t depth, total, step; /* total tokens of a sequence and repetition, step of them at once */
+    size_t n_sequences;
 } bench;
 
 static void bench_end(bench *b) {
-    pare_session_free(b->session);
+    for (size_t i = 0; b->sessions && i < b->n_sequences; i++) pare_session_free(b->sessions[i]);
+    pare_free(b->sessions);
+    pare_free(b->next);
+    pare_free(b->count);
     pare_free(b->ids);
     pare_free(b->logits);
     pare_free(b->rate);
@@ -35,12 +41,12 @@ static void bench_end(bench *b) {
 static pare_status bench_begin(bench *b, pare_runtime *rt, pare_model *m,
                                const pare_bench_options *o, pare_error *err) {
     size_t positions, ctx_max = pare_model_ctx_max(m), vocab_size = pare_model_vocab_size(m);
-    if (b->total == 0 || b->step == 0 || o->reps == 0 || o->reps > MAX_REPS)
-        return pare_fail(
-            err, PARE_ERR_ARG,
-            "bench: found %zu tokens, %zu a step, %zu repetitions, expected at least 1 "
-            "of each and at most %d repetitions",
-            b->total, b->step, o->reps, MAX_REPS);
+    if (b->total == 0 || b->step == 0 || b->n_sequences == 0 || b->n_sequences > MAX_SEQUENCES ||
+        o->reps == 0 || o->reps > MAX_REPS)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "bench: found %zu tokens, %zu a step, %zu sequences, %zu repetitions, "
+                         "expected at least 1 of each, at most %d sequences, %d repetitions",
+                         b->total, b->step, b->n_sequences, o->reps, MAX_SEQUENCES, MAX_REPS);
     if (!pare_add_size(&positions, b->depth, b->total) || (ctx_max && positions > ctx_max))
         return pare_fail(err, PARE_ERR_ARG,
                          "bench: found %zu tokens after %zu others, expected at most %zu together "
@@ -49,31 +55,41 @@ static pare_status bench_begin(bench *b, pare_runtime *rt, pare_model *m,
     pare_session_options so = pare_session_options_default();
     so.n_ctx = positions;
     so.n_batch = b->step < 512 ? 512 : b->step;
+    if (so.n_batch < b->n_sequences) so.n_batch = b->n_sequences;
     so.compute = o->compute;
     so.kv = o->kv;
-    PARE_TRY(pare_session_create(&b->session, m, &so, err));
+    b->sessions = pare_calloc(b->n_sequences, sizeof *b->sessions);
+    b->next = pare_calloc(b->n_sequences, sizeof *b->next);
+    b->count = pare_calloc(b->n_sequences, sizeof *b->count);
     b->ids = pare_malloc(positions, sizeof *b->ids);
-    b->logits = pare_malloc(vocab_size, sizeof *b->logits);
+    b->logits = pare_malloc(b->n_sequences * vocab_size, sizeof *b->logits);
     b->rate = pare_malloc(o->reps, sizeof *b->rate);
-    if (!b->ids || !b->logits || !b->rate)
+    if (!b->sessions || !b->next || !b->count || !b->ids || !b->logits || !b->rate)
         return pare_fail(err, PARE_ERR_NOMEM, "bench: out of memory");
+    PARE_TRY(pare_session_create(&b->sessions[0], m, &so, err));
     for (size_t i = 0; i < positions; i++) {
         float u = pare_rng_uniform(pare_runtime_seed(rt), IDS_STREAM, i);
         b->ids[i] = (int32_t)(u * (float)vocab_size);
         if ((size_t)b->ids[i] >= vocab_size) b->ids[i] = 0;
     }
-    if (b->depth) PARE_TRY(pare_session_eval(b->session, b->ids, b->depth, NULL, err));
+    if (b->depth) PARE_TRY(pare_session_eval(b->sessions[0], b->ids, b->depth, NULL, err));
+    for (size_t i = 1; i < b->n_sequences; i++)
+        PARE_TRY(pare_session_fork(&b->sessions[i], b->sessions[0], err));
     return PARE_OK;
 }
 
 static pare_status repetition(double *rate, bench *b, pare_error *err) {
-    pare_session_truncate(b->session, b->depth);
+    for (size_t s = 0; s < b->n_sequences; s++) pare_session_truncate(b->sessions[s], b->depth);
     double start = pare_now_s();
     for (size_t i = 0; i < b->total; i += b->step) {
-        size_t n = b->total - i < b->step ? b->total - i : b->step;
-        PARE_TRY(pare_session_eval(b->session, b->ids + b->depth + i, n, b->logits, err));
+        for (size_t s = 0; s < b->n_sequences; s++) {
+            b->next[s] = b->ids + b->depth + i;
+            b->count[s] = b->total - i < b->step ? b->total - i : b->step;
+        }
+        PARE_TRY(
+            pare_session_eval_many(b->sessions, b->n_sequences, b->next, b->count, b->logits, err));
     }
-    *rate = (double)b->total / (pare_now_s() - start);
+    *rate = (double)(b->total * b->n_sequences) / (pare_now_s() - start);
     return PARE_OK;
 }
 
@@ -103,19 +119,21 @@ static pare_status run_bench(pare_bench_row *out, bench *b, pare_runtime *rt, pa
     return PARE_OK;
 }
 
-/* Bytes of keys and values that a step reads: the cache up to the middle of the repetition. */
+/* Bytes of a sequence's keys and values that a step reads: the cache up to the middle of the
+ * repetition. */
 static double kv_bytes_per_step(const bench *b) {
     double positions = (double)(b->depth + b->total), middle = (double)b->depth + b->total / 2.0;
-    return (double)pare_session_kv_bytes(b->session) * middle / positions;
+    return (double)pare_session_kv_bytes(b->sessions[0]) * middle / positions;
 }
 
 /* Logits are wanted of a step's last token only: the head's work is shared by the whole step. */
 static void finish_row(pare_bench_row *out, const bench *b, const pare_model *m) {
     const pare_view *w = &m->head->w.view;
     double head = 2.0 * (double)w->rows * (double)w->cols, step = (double)b->step;
-    double all = (double)pare_model_flops_per_token(m);
+    double all = (double)pare_model_flops_per_token(m), n = (double)b->n_sequences;
     out->flop_per_s = out->tokens_per_s * (all - head + head / step);
-    out->bytes_per_token = ((double)pare_model_bytes_per_token(m) + kv_bytes_per_step(b)) / step;
+    out->bytes_per_token =
+        ((double)pare_model_bytes_per_token(m) / n + kv_bytes_per_step(b)) / step;
 }
 
 pare_status pare_bench_prefill(pare_bench_row *out, pare_runtime *rt, pare_model *m,
@@ -124,7 +142,7 @@ pare_status pare_bench_prefill(pare_bench_row *out, pare_runtime *rt, pare_model
     pare_bench_options o = options ? *options : pare_bench_options_default();
     if (batch == 0) batch = 512;
     if (batch > n && n) batch = n;
-    bench b = {.depth = o.depth, .total = n, .step = batch};
+    bench b = {.depth = o.depth, .total = n, .step = batch, .n_sequences = 1};
     *out = (pare_bench_row){.what = "prefill", .n = n, .batch = batch};
     pare_status st = run_bench(out, &b, rt, m, &o, err);
     if (st == PARE_OK) finish_row(out, &b, m);
@@ -136,11 +154,8 @@ pare_status pare_bench_decode(pare_bench_row *out, pare_runtime *rt, pare_model 
                               const pare_bench_options *options, size_t n, size_t batch,
                               pare_error *err) {
     pare_bench_options o = options ? *options : pare_bench_options_default();
-    bench b = {.depth = o.depth, .step = batch};
+    bench b = {.depth = o.depth, .total = n, .step = 1, .n_sequences = batch};
     *out = (pare_bench_row){.what = "decode", .n = n, .batch = batch};
-    if (!pare_mul_size(&b.total, n, batch))
-        return pare_fail(err, PARE_ERR_ARG, "bench: found %zu steps of %zu tokens, expected fewer",
-                         n, batch);
     pare_status st = run_bench(out, &b, rt, m, &o, err);
     if (st == PARE_OK) finish_row(out, &b, m);
     bench_end(&b);

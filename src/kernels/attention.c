@@ -68,14 +68,27 @@ static attn_space space_at(float *p, size_t head_dim) {
 /* Floats of one partial result: o[dim_up], then max and sum (padded to a cache line). */
 static size_t partial_floats(size_t head_dim) { return round_up(head_dim, NR) + NR; }
 
-size_t pare_attention_scratch_bytes(const pare_kv_layer *kv, const pare_attn *a, size_t n,
-                                    int n_threads) {
+/* Most rows of a part of a span of few tokens. */
+static size_t own_rows(size_t group, size_t head_dim) {
+    size_t most = tile_rows(head_dim);
+    return group < most / PARE_ATTN_FEW ? group * PARE_ATTN_FEW : most;
+}
+
+/* Floats of the partial results of `rows` rows. */
+static bool partials_floats(size_t *floats, size_t rows, size_t head_dim) {
+    return pare_mul_size(floats, rows, MAX_RANGES * partial_floats(head_dim));
+}
+
+size_t pare_attention_scratch_bytes(size_t head_dim, size_t n_kv_heads, const pare_attn *a,
+                                    size_t n, int n_threads) {
     /* head_dim is bounded by the callers (a cache row exists); heads and threads come from files
      * and users. */
-    size_t few = n < PARE_ATTN_FEW ? n : PARE_ATTN_FEW, rows, partials, spaces, total;
-    if (!pare_mul_size(&rows, few * MAX_RANGES, a->n_heads) ||
-        !pare_mul_size(&partials, rows, partial_floats(kv->head_dim)) ||
-        !pare_mul_size(&spaces, (size_t)n_threads, space_floats(kv->head_dim)) ||
+    size_t few = n < PARE_ATTN_FEW ? n : PARE_ATTN_FEW, threads = (size_t)n_threads;
+    size_t rows, own, partials, spaces, total;
+    if (!pare_mul_size(&rows, few, a->n_heads) ||
+        !pare_mul_size(&own, own_rows(a->n_heads / n_kv_heads, head_dim), threads) ||
+        !partials_floats(&partials, rows > own ? rows : own, head_dim) ||
+        !pare_mul_size(&spaces, threads, space_floats(head_dim)) ||
         !pare_add_size(&total, partials, spaces) || !pare_mul_size(&total, total, sizeof(float)))
         return 0;
     return total;
@@ -87,18 +100,13 @@ static size_t first_key(const attn_job *job, size_t pos) {
     return w && pos + 1 > w ? pos + 1 - w : 0;
 }
 
-/* The row of position pos; base: the layer's k or v. */
-static const uint8_t *row_at(const pare_kv_layer *kv, const uint8_t *base, size_t g, size_t pos) {
-    return base + g * kv->head_stride + pos % kv->capacity * kv->row_stride;
-}
-
 /* Decodes keys (or values) [lo, hi) of the block at `block` into tile[KEYS][dim_up]. Other rows
  * become zero, so that a masked weight of 0 meets a finite number; columns past head_dim are zero
  * from the start. */
-static void load_block(const attn_job *job, const uint8_t *base, size_t g, size_t block, size_t lo,
+static void load_block(const attn_job *job, bool value, size_t g, size_t block, size_t lo,
                        size_t hi, float *tile) {
     const pare_kv_layer *kv = job->kv;
-    const uint8_t *rows = row_at(kv, base, g, lo);
+    const uint8_t *rows = pare_kv_row(kv, value, g, lo);
     size_t skip = lo - block, n = hi - lo, up = job->dim_up;
     if (skip) memset(tile, 0, skip * up * sizeof *tile);
     job->codec->load(tile + skip * up, up, rows, kv->row_stride, n, kv->head_dim);
@@ -166,11 +174,11 @@ static void run_tile(const attn_job *job, attn_space *s, size_t g, size_t q0, si
         size_t begin, end;
         rows_that_see(job, q0, n_q, n_h, lo, hi, &begin, &end);
         float *q = s->q + begin * dim, *scores = s->s + begin * KEYS, *o = s->o + begin * up;
-        load_block(job, kv->k, g, block, lo, hi, s->tile);
+        load_block(job, false, g, block, lo, hi, s->tile);
         job->k->pack_k(s->k, s->tile, up, dim);
         job->k->gemm(scores, KEYS, q, dim, end - begin, &keys, dim, false);
         step_rows(job, s, q0, n_h, begin, end, block, lo, hi);
-        load_block(job, kv->v, g, block, lo, hi, s->tile);
+        load_block(job, true, g, block, lo, hi, s->tile);
         job->k->pack_v(s->v, s->tile, up, up / NR);
         job->k->gemm(o, up, scores, KEYS, end - begin, &values, KEYS, true);
     }
@@ -213,11 +221,12 @@ static attn_cut cut_positions(const attn_job *job) {
     return c;
 }
 
-/* Range `range` of kv head g: partials[range][token * n_heads + head]. */
+/* Range `range` of heads [h0, h0 + n_h) of kv head g: into partials[range][token * n_h + head], or
+ * where there is only one, to its place. */
 static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, size_t range,
                       size_t g, size_t h0, size_t n_h, float *partials) {
     const pare_kv_layer *kv = job->kv;
-    size_t dim = kv->head_dim, up = job->dim_up, m = job->n * n_h, n_heads = job->a->n_heads;
+    size_t dim = kv->head_dim, up = job->dim_up, m = job->n * n_h;
     gather_queries(job, s, 0, job->n, h0, n_h);
     const pare_attn_panels values = {s->tile, up / NR, up, NR};
     /* with many rows a tile pays: a value is converted once for all of them */
@@ -231,18 +240,19 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
         float *q = s->q + first * dim, *scores = s->s + first * KEYS, *o = s->o + first * up;
         size_t rows = last - first, n_keys = round_up(hi - block, 8);
         if (in_place) {
-            const uint8_t *k = row_at(kv, kv->k, g, lo), *v = row_at(kv, kv->v, g, lo);
-            const uint8_t *next_k = row_at(kv, kv->k, g, block + KEYS);
+            const uint8_t *k = pare_kv_row(kv, false, g, lo), *v = pare_kv_row(kv, true, g, lo);
+            size_t next = block + KEYS < cut->end ? block + KEYS : lo;
+            const uint8_t *next_k = pare_kv_row(kv, false, g, next);
             size_t count = hi - lo, step = kv->row_stride;
             scores += lo - block;
             job->codec->dots(scores, KEYS, q, dim, rows, k, v, step, count, dim);
             step_rows(job, s, 0, n_h, first, last, block, lo, hi);
             job->codec->weighted(o, up, scores, KEYS, rows, v, next_k, step, count, dim);
         } else {
-            load_block(job, kv->k, g, block, lo, hi, s->tile);
+            load_block(job, false, g, block, lo, hi, s->tile);
             job->k->dots(scores, KEYS, q, dim, rows, s->tile, up, n_keys, dim);
             step_rows(job, s, 0, n_h, first, last, block, lo, hi);
-            load_block(job, kv->v, g, block, lo, hi, s->tile);
+            load_block(job, true, g, block, lo, hi, s->tile);
             job->k->gemm(o, up, scores, KEYS, rows, &values, hi - block, true);
         }
     }
@@ -250,19 +260,18 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
         write_row(job, job->out + r / n_h * job->ldo + (h0 + r % n_h) * dim, s->o + r * up,
                   s->sum[r]);
     for (size_t r = 0; r < m && cut->n > 1; r++) {
-        size_t row = r / n_h * n_heads + h0 + r % n_h;
-        float *p = partials + (range * job->n * n_heads + row) * (up + NR);
+        float *p = partials + (range * m + r) * (up + NR);
         memcpy(p, s->o + r * up, up * sizeof *p);
         p[up] = s->max[r];
         p[up + 1] = s->sum[r];
     }
 }
 
-/* out row = the ranges' partial results, in order. */
+/* Row r of heads [h0, h0 + n_h) = the ranges' partial results, in order. */
 static void merge_row(const attn_job *job, float *o, const float *partials, size_t n_ranges,
-                      size_t row) {
-    size_t up = job->dim_up, n_heads = job->a->n_heads, step = job->n * n_heads * (up + NR);
-    const float *p = partials + row * (up + NR);
+                      size_t h0, size_t n_h, size_t r) {
+    size_t up = job->dim_up, step = job->n * n_h * (up + NR), dim = job->kv->head_dim;
+    const float *p = partials + r * (up + NR);
     float max = -INFINITY, sum = 0.0f;
     for (size_t i = 0; i < n_ranges; i++)
         if (!(p[i * step + up] <= max)) max = p[i * step + up];
@@ -274,49 +283,124 @@ static void merge_row(const attn_job *job, float *o, const float *partials, size
         sum += factor * part[up + 1];
         for (size_t d = 0; d < up; d++) o[d] += factor * part[d];
     }
-    write_row(job, job->out + row / n_heads * job->ldo + row % n_heads * job->kv->head_dim, o, sum);
+    write_row(job, job->out + r / n_h * job->ldo + (h0 + r % n_h) * dim, o, sum);
 }
 
+/* Heads that one task takes: a part of the group of a kv head. */
+typedef struct head_part {
+    size_t g, h0, n_h;
+} head_part;
+
+static size_t part_heads(const attn_job *job) {
+    size_t most = job->tile_rows / (job->n ? job->n : 1);
+    return job->group < most ? job->group : most;
+}
+static size_t parts_of_group(const attn_job *job) { return divide_up(job->group, part_heads(job)); }
+static head_part part_at(const attn_job *job, size_t i) {
+    size_t n_h = part_heads(job), n_sub = divide_up(job->group, n_h), h0 = i % n_sub * n_h;
+    size_t left = job->group - h0;
+    return (head_part){i / n_sub, i / n_sub * job->group + h0, left < n_h ? left : n_h};
+}
+
+/* Partial results of a part, after those of the heads before it. */
+static float *partials_of(const attn_job *job, const attn_cut *cut, const head_part *part,
+                          float *partials) {
+    return partials + part->h0 * job->n * cut->n * (job->dim_up + NR);
+}
+
+/* One span: all threads share its ranges. */
 static void run_few(pare_worker *w, const attn_job *job, attn_space *s, float *partials) {
-    size_t n_kv = job->kv->n_kv_heads, most = job->tile_rows / (job->n ? job->n : 1);
-    size_t n_h = job->group < most ? job->group : most, n_sub = divide_up(job->group, n_h);
+    size_t n_parts = job->kv->n_kv_heads * parts_of_group(job);
     attn_cut cut = cut_positions(job);
-    size_t n_tasks = cut.n * n_kv * n_sub;
-    for (size_t t; (t = pare_take(w, 1)) < n_tasks;) {
-        size_t g = t % n_kv, sub = t / n_kv % n_sub, range = t / n_kv / n_sub, h0 = sub * n_h;
-        size_t h_count = job->group - h0 < n_h ? job->group - h0 : n_h;
-        run_range(job, s, &cut, range, g, g * job->group + h0, h_count, partials);
+    for (size_t t; (t = pare_take(w, 1)) < cut.n * n_parts;) {
+        head_part p = part_at(job, t % n_parts);
+        run_range(job, s, &cut, t / n_parts, p.g, p.h0, p.n_h,
+                  partials_of(job, &cut, &p, partials));
     }
     pare_barrier(w);
     if (cut.n == 1) return;
     size_t begin, end;
     pare_share(w, job->n * job->a->n_heads, 1, &begin, &end);
-    for (size_t row = begin; row < end; row++) merge_row(job, s->o, partials, cut.n, row);
+    for (size_t row = begin; row < end; row++) {
+        size_t token = row / job->a->n_heads, head = row % job->a->n_heads, in = head % job->group;
+        head_part p = part_at(job, head / job->group * parts_of_group(job) + in / part_heads(job));
+        merge_row(job, s->o, partials_of(job, &cut, &p, partials), cut.n, p.h0, p.n_h,
+                  token * p.n_h + head - p.h0);
+    }
+    pare_barrier(w);
+}
+
+/* Part i of one span among several, by one thread; partials are its own. */
+static void run_alone(const attn_job *job, attn_space *s, size_t i, float *partials) {
+    head_part p = part_at(job, i);
+    attn_cut cut = cut_positions(job);
+    for (size_t range = 0; range < cut.n; range++)
+        run_range(job, s, &cut, range, p.g, p.h0, p.n_h, partials);
+    for (size_t r = 0; r < job->n * p.n_h && cut.n > 1; r++)
+        merge_row(job, s->o, partials, cut.n, p.h0, p.n_h, r);
+}
+
+/* The call's constants for one span, whose rows begin at row `first`. */
+static attn_job job_of(const attn_job *all, const pare_attn_span *span, size_t layer,
+                       size_t first) {
+    attn_job job = *all;
+    job.kv = &span->layers[layer];
+    job.q += first * job.ldq;
+    job.out += first * job.ldo;
+    job.n = span->n;
+    job.pos0 = span->pos0;
+    return job;
+}
+
+/* Several spans of few tokens: threads take parts of spans. */
+static void run_spans(pare_worker *w, const attn_job *all, attn_space *s,
+                      const pare_attn_span *spans, size_t n_spans, size_t layer, float *partials) {
+    size_t i = 0, first = 0, begin = 0; /* of the span: number, row, task */
+    for (size_t t = pare_take(w, 1); i < n_spans;) {
+        attn_job job = job_of(all, &spans[i], layer, first);
+        size_t n_tasks = job.kv->n_kv_heads * parts_of_group(&job);
+        if (spans[i].n == 0 || spans[i].n > PARE_ATTN_FEW) n_tasks = 0;
+        if (t - begin < n_tasks) {
+            run_alone(&job, s, t - begin, partials);
+            t = pare_take(w, 1);
+            continue;
+        }
+        begin += n_tasks;
+        first += spans[i++].n;
+    }
     pare_barrier(w);
 }
 
 void pare_attention(pare_worker *w, pare_isa isa, void *scratch, float *out, size_t ldo,
-                    const float *q, size_t ldq, const pare_kv_layer *kv, const pare_attn *a,
-                    size_t n, size_t pos0) {
-    attn_job job = {.k = pare_op_kernels_get(isa)->attn,
+                    const float *q, size_t ldq, const pare_attn_span *spans, size_t n_spans,
+                    size_t layer, const pare_attn *a) {
+    const pare_kv_layer *kv = &spans->layers[layer]; /* all alike but for their rows' places */
+    size_t dim = kv->head_dim;
+    attn_job all = {.k = pare_op_kernels_get(isa)->attn,
                     .codec = pare_kv_codec_functions(kv->codec, isa),
-                    .kv = kv,
                     .a = a,
                     .q = q,
                     .out = out,
                     .ldq = ldq,
                     .ldo = ldo,
-                    .n = n,
-                    .pos0 = pos0,
                     .group = a->n_heads / kv->n_kv_heads,
-                    .dim_up = round_up(kv->head_dim, NR),
-                    .tile_rows = tile_rows(kv->head_dim)};
+                    .dim_up = round_up(dim, NR),
+                    .tile_rows = tile_rows(dim)};
     float *base = scratch;
-    attn_space space = space_at(base + (size_t)w->id * space_floats(kv->head_dim), kv->head_dim);
-    float *partials = base + (size_t)w->n * space_floats(kv->head_dim);
-    if (job.dim_up != kv->head_dim) memset(space.tile, 0, KEYS * job.dim_up * sizeof(float));
-    if (n > PARE_ATTN_FEW)
-        run_many(w, &job, &space);
-    else
-        run_few(w, &job, &space, partials);
+    attn_space space = space_at(base + (size_t)w->id * space_floats(dim), dim);
+    float *partials = base + (size_t)w->n * space_floats(dim);
+    if (all.dim_up != dim) memset(space.tile, 0, KEYS * all.dim_up * sizeof(float));
+    size_t n_few = 0;
+    for (size_t i = 0, first = 0; i < n_spans; first += spans[i++].n) {
+        attn_job job = job_of(&all, &spans[i], layer, first);
+        if (job.n > PARE_ATTN_FEW)
+            run_many(w, &job, &space);
+        else if (n_spans == 1)
+            run_few(w, &job, &space, partials);
+        else
+            n_few++;
+    }
+    if (n_few == 0) return;
+    size_t own = own_rows(all.group, dim) * MAX_RANGES * partial_floats(dim);
+    run_spans(w, &all, &space, spans, n_spans, layer, partials + (size_t)w->id * own);
 }

@@ -10,7 +10,9 @@
  * has no influence, whatever it holds; a masked value must be finite where another query of the
  * call sees it, because its weight is an exact 0.
  *
- * Keys are taken in blocks of PARE_ATTN_KEYS positions aligned to multiples of it. Two paths:
+ * A call computes several sequences, each with keys and values of its own: spans of rows. A row's
+ * result depends on its own sequence only. Keys are taken in blocks of PARE_ATTN_KEYS positions
+ * aligned to multiples of it. Two paths for a span:
  *
  * Many tokens (n > PARE_ATTN_FEW): tasks are (kv head, tile of queries x heads of its group). A
  * block of K and V is decoded and packed once and multiplied with all rows of the tile. A row's
@@ -18,8 +20,9 @@
  * same bits.
  *
  * Few tokens: bound by reading the cache. Tasks are (kv head, range of positions), partial results
- * are merged in order; the ranges depend on pos0 and n only. Where the codec can, the cache's rows
- * are used in place, else through a decoded tile. */
+ * are merged in order; the ranges depend on pos0 and n only. With several such spans a task takes
+ * all ranges of its kv head. Where the codec can, the cache's rows are used in place, else through
+ * a decoded tile. */
 #ifndef PARE_SRC_KERNELS_ATTENTION_H
 #define PARE_SRC_KERNELS_ATTENTION_H
 
@@ -32,16 +35,37 @@ enum {
     PARE_ATTN_NR = 16    /* columns of a packed panel */
 };
 
-/* One layer's keys and values as the kernels see them: the row of head g at position p starts at
- * k + g * head_stride + (p % capacity) * row_stride. A cache's layer, or (codec f32) plain
- * activations. */
+/* One layer's keys and values as the kernels see them. A cache's layer lies in blocks of
+ * PARE_ATTN_KEYS positions, which may be anywhere; plain activations (codec f32) in one piece. */
 typedef struct pare_kv_layer {
     const pare_kv_codec *codec;
-    uint8_t *k, *v;
+    uint8_t *const *blocks; /* [position / PARE_ATTN_KEYS], NULL where nothing is held; or NULL: */
+    uint8_t *k, *v;         /* the one piece */
+    size_t k_at, v_at;      /* where a block's keys and values begin */
     size_t n_kv_heads, head_dim;
-    size_t capacity; /* positions kept; a multiple of PARE_ATTN_KEYS where positions wrap */
     size_t head_stride, row_stride; /* bytes */
 } pare_kv_layer;
+
+/* The key row of head g at position pos, or the value row. The rows of a block follow each other
+ * row_stride apart. */
+static inline uint8_t *pare_kv_row(const pare_kv_layer *kv, bool value, size_t g, size_t pos) {
+    if (!kv->blocks) return (value ? kv->v : kv->k) + g * kv->head_stride + pos * kv->row_stride;
+    return kv->blocks[pos / PARE_ATTN_KEYS] + (value ? kv->v_at : kv->k_at) + g * kv->head_stride +
+           pos % PARE_ATTN_KEYS * kv->row_stride;
+}
+
+/* The tokens of one sequence in a call: n rows, which follow those of the span before, at positions
+ * pos0 and on. */
+typedef struct pare_attn_span {
+    const pare_kv_layer *layers; /* of its cache */
+    size_t n, pos0;
+} pare_attn_span;
+
+/* The span of row *row of all; *row becomes its number in the span. */
+static inline const pare_attn_span *pare_attn_span_of(const pare_attn_span *spans, size_t *row) {
+    while (*row >= spans->n) *row -= (spans++)->n;
+    return spans;
+}
 
 typedef struct pare_attn {
     size_t n_heads; /* a multiple of n_kv_heads */
@@ -80,14 +104,14 @@ typedef struct pare_attn_kernels {
 extern const pare_attn_kernels pare_attn_ref, pare_attn_avx2, pare_attn_avx512;
 
 /* Bytes of scratch for calls of up to n tokens, shared by n_threads threads; 0 on overflow. */
-size_t pare_attention_scratch_bytes(const pare_kv_layer *kv, const pare_attn *a, size_t n,
-                                    int n_threads);
+size_t pare_attention_scratch_bytes(size_t head_dim, size_t n_kv_heads, const pare_attn *a,
+                                    size_t n, int n_threads);
 
-/* out[n][ldo] = attention of q[n][ldq] (heads side by side), whose keys and values are already in
- * the layer. Every thread calls with the same arguments; ends with a barrier. scratch: 64-byte
- * aligned, shared. */
+/* out[..][ldo] = attention of q[..][ldq] (heads side by side), whose keys and values are already in
+ * layer `layer` of each span. Every thread calls with the same arguments; ends with a barrier.
+ * scratch: 64-byte aligned, shared. */
 void pare_attention(pare_worker *w, pare_isa isa, void *scratch, float *out, size_t ldo,
-                    const float *q, size_t ldq, const pare_kv_layer *kv, const pare_attn *a,
-                    size_t n, size_t pos0);
+                    const float *q, size_t ldq, const pare_attn_span *spans, size_t n_spans,
+                    size_t layer, const pare_attn *a);
 
 #endif

@@ -38,7 +38,7 @@ static pare_status read_hf(pare_model_config *c, const pare_json *j, pare_error 
 /* h = wte[ids] + wpe[pos] */
 static void embed(pare_fwd *f, const pare_model *m, const pare_pass *p, float *h) {
     pare_op_embed(f, h, &m->weights.token_embd.w, p->ids, p->n, m->config.dim, 1);
-    pare_op_add_positions(f, h, &m->weights.position_embd.w, p->pos0, p->n, m->config.dim);
+    pare_op_add_positions(f, h, &m->weights.position_embd.w, p->spans, 0, p->n, m->config.dim);
 }
 
 /* h += proj(attention(ln_1 h));  h += proj(gelu(fc(ln_2 h))) */

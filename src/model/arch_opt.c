@@ -67,7 +67,7 @@ static void embed(pare_fwd *f, const pare_model *m, const pare_pass *p, float *h
     } else {
         pare_op_embed(f, h, &w->token_embd.w, p->ids, p->n, c->dim, 1);
     }
-    pare_op_add_positions(f, h, &w->position_embd.w, p->pos0 + c->pos_offset, p->n, c->dim);
+    pare_op_add_positions(f, h, &w->position_embd.w, p->spans, c->pos_offset, p->n, c->dim);
 }
 
 /* Norm before:  h += out(attention(norm h));  h += fc2(relu(fc1(norm h)))

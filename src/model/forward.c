@@ -6,11 +6,11 @@ void pare_pass_begin(pare_fwd *f, const pare_model *m, pare_pass *p) {
     p->angles = p->angles_local = NULL;
     if (!m->rope.half) return;
     p->angles = pare_fwd_alloc_rows(f, p->n, pare_op_angles_len(&m->rope, 1), sizeof(float));
-    pare_op_rope_angles(f, p->angles, &m->rope, p->pos0, p->n);
+    pare_op_rope_angles(f, p->angles, &m->rope, p->spans, p->n);
     if (!m->config.window) return;
     p->angles_local =
         pare_fwd_alloc_rows(f, p->n, pare_op_angles_len(&m->rope_local, 1), sizeof(float));
-    pare_op_rope_angles(f, p->angles_local, &m->rope_local, p->pos0, p->n);
+    pare_op_rope_angles(f, p->angles_local, &m->rope_local, p->spans, p->n);
 }
 
 void pare_pass_embed(pare_fwd *f, const pare_model *m, const pare_pass *p, float *h) {
@@ -125,16 +125,21 @@ void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, 
     pare_op_rope(f, q, ld, n, c->n_heads + c->n_kv_heads, local ? &m->rope_local : &m->rope,
                  local ? p->angles_local : p->angles);
 
-    pare_kv_layer kv;
-    if (p->kv) {
-        kv = p->kv->layers[layer];
-        pare_op_kv_store(f, &kv, k, ld, v, ld, n, p->pos0);
+    const pare_attn_span *spans = p->spans;
+    pare_kv_layer plain;
+    pare_attn_span alone = {&plain, n, 0};
+    size_t at = layer;
+    if (!spans || !spans->layers) {
+        plain = pare_kv_layer_of(k, v, ld, c->n_kv_heads, c->head_dim);
+        spans = &alone;
+        at = 0;
     } else {
-        kv = pare_kv_layer_of(k, v, ld, n, c->n_kv_heads, c->head_dim);
+        pare_op_kv_store(f, spans, at, k, ld, v, ld, n);
     }
     pare_attn attn = {c->n_heads, local ? c->window : 0, c->attn_scale, c->attn_softcap};
     float *o = pare_fwd_alloc(f, n * q_dim, sizeof *o);
-    pare_op_attention(f, o, q_dim, q, ld, &kv, &attn, n, p->pos0);
+    pare_op_attention(f, o, q_dim, q, ld, spans, p->n_spans, at, &attn, c->n_kv_heads, c->head_dim,
+                      n);
 
     pare_op_out output = out_of(&l->attn_output, out, c->dim);
     pare_op_linear(f, o, q_dim, n, q_dim, &output, 1);

@@ -62,9 +62,12 @@ void pare_model_drop_layer(pare_model *m, size_t layer);
 
 /* A batch of tokens on its way through the model. */
 typedef struct pare_pass {
-    const int32_t *ids;           /* [n], checked; NULL in a plan */
-    size_t n, pos0;               /* tokens ids[i] at positions pos0 + i */
-    const pare_kv_cache *kv;      /* NULL: attention over the pass's own tokens, pos0 is 0 */
+    const int32_t *ids;          /* [n], checked; NULL in a plan */
+    size_t n;                    /* tokens of all spans */
+    const pare_attn_span *spans; /* [n_spans] sequences, at least one; may be NULL in a plan. A
+                                    single one with layers NULL and pos0 0: attention over the
+                                    pass's own tokens */
+    size_t n_spans;
     float *angles, *angles_local; /* of RoPE; made by pare_pass_begin */
 } pare_pass;
 

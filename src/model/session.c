@@ -1,5 +1,5 @@
-/* A sequence being computed: the KV cache, scratch that is planned before, and the loop over
- * batches. A batch is one parallel region; nothing is allocated in it. */
+/* Sequences being computed: each one's KV cache, scratch that is planned before and that forks
+ * share, and the loop over batches. A batch is one parallel region; nothing is allocated in it. */
 #include "model/model.h"
 
 #include "base/runtime.h"
@@ -12,16 +12,22 @@ enum {
     LOGITS_ROWS = 32 /* rows of logits that exist at a time */
 };
 
-struct pare_session {
+/* What sequences that were forked from each other share. */
+typedef struct engine {
+    size_t refs;   /* sessions */
     pare_model *m; /* borrowed */
     pare_compute compute;
     size_t n_batch;
-    pare_kv_cache kv;
     uint8_t *arena; /* scratch of a pass; that of the linear layers; each thread's own */
     size_t arena_bytes, linear_bytes, own_bytes, scratch_bytes;
     float *hidden; /* [n_batch][embed_dim]: what the head multiplies */
     float *logits; /* [LOGITS_ROWS][vocab_size] */
     size_t hidden_bytes, logits_bytes;
+} engine;
+
+struct pare_session {
+    engine *e;
+    pare_kv_cache kv;
 };
 
 pare_session_options pare_session_options_default(void) {
@@ -32,9 +38,12 @@ pare_session_options pare_session_options_default(void) {
 
 /* What one region does: a pass over tokens, and the head over some rows of its result. */
 typedef struct region {
-    pare_session *s;
+    engine *e;
     const int32_t *ids; /* NULL: no pass, the head only */
-    size_t n, pos0;
+    size_t n;           /* tokens of all spans */
+    const pare_attn_span *spans;
+    size_t n_spans;
+    bool last_rows; /* the pass leaves only the last row of each span, one after the other */
     size_t head_first,
         head_n;     /* rows of hidden; any number when they are scored, else LOGITS_ROWS */
     float *logits;  /* [head_n][vocab_size] */
@@ -44,77 +53,89 @@ typedef struct region {
 } region;
 
 static void run_head(pare_fwd *f, const region *r) {
-    const pare_model_config *c = &r->s->m->config;
-    const float *y = r->s->hidden ? r->s->hidden + r->head_first * c->embed_dim : NULL;
+    const engine *e = r->e;
+    const pare_model_config *c = &e->m->config;
+    const float *y = e->hidden ? e->hidden + r->head_first * c->embed_dim : NULL;
     if (!r->score) {
-        pare_pass_logits(f, r->s->m, r->logits, y, r->head_n);
+        pare_pass_logits(f, e->m, r->logits, y, r->head_n);
         return;
     }
-    pare_pass_logprobs(f, r->s->m, r->logprob, y, r->head_n, r->targets, r->s->logits,
+    pare_pass_logprobs(f, e->m, r->logprob, y, r->head_n, r->targets, e->logits,
                        LOGITS_ROWS * c->vocab_size);
+}
+
+static void gather_last_rows(pare_fwd *f, const region *r) {
+    size_t width = r->e->m->config.embed_dim;
+    if (f->w->id == 0)
+        for (size_t i = 0, end = 0; i < r->n_spans; i++) {
+            end += r->spans[i].n;
+            memmove(r->e->hidden + i * width, r->e->hidden + (end - 1) * width,
+                    width * sizeof *r->e->hidden);
+        }
+    pare_barrier(f->w);
 }
 
 static void run_region(pare_fwd *f, const region *r) {
     if (r->ids || pare_fwd_planning(f)) {
-        pare_pass pass = {.ids = r->ids, .n = r->n, .pos0 = r->pos0, .kv = &r->s->kv};
-        pare_pass_run(f, r->s->m, &pass, r->s->hidden);
+        pare_pass pass = {.ids = r->ids, .n = r->n, .spans = r->spans, .n_spans = r->n_spans};
+        pare_pass_run(f, r->e->m, &pass, r->e->hidden);
+        if (r->last_rows && r->n > r->n_spans) gather_last_rows(f, r);
     }
     if (r->head_n) run_head(f, r);
 }
 
 static void region_thread(pare_worker *w, void *arg) {
     const region *r = arg;
-    const pare_session *s = r->s;
+    const engine *e = r->e;
     pare_fwd f = {
         .w = w,
-        .isa = pare_runtime_isa(s->m->rt),
-        .compute = s->compute,
-        .k = pare_op_kernels_get(pare_runtime_isa(s->m->rt)),
-        .arena = {.base = s->arena, .capacity = s->arena_bytes},
-        .own = {.base = s->arena + s->arena_bytes + s->linear_bytes + (size_t)w->id * s->own_bytes,
-                .capacity = s->own_bytes},
-        .linear_scratch = s->arena + s->arena_bytes,
-        .linear_bytes = s->linear_bytes};
+        .isa = pare_runtime_isa(e->m->rt),
+        .compute = e->compute,
+        .k = pare_op_kernels_get(pare_runtime_isa(e->m->rt)),
+        .arena = {.base = e->arena, .capacity = e->arena_bytes},
+        .own = {.base = e->arena + e->arena_bytes + e->linear_bytes + (size_t)w->id * e->own_bytes,
+                .capacity = e->own_bytes},
+        .linear_scratch = e->arena + e->arena_bytes,
+        .linear_bytes = e->linear_bytes};
     run_region(&f, r);
 }
 
 /* ---- creation ---- */
 
 /* Takes the sizes of scratch from a pass that computes nothing. */
-static pare_status plan(pare_session *s, pare_error *err) {
-    pare_runtime *rt = s->m->rt;
+static pare_status plan(engine *e, pare_error *err) {
+    pare_runtime *rt = e->m->rt;
     pare_worker worker;
-    pare_fwd f = pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), s->compute);
+    pare_fwd f = pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), e->compute);
     /* decoding and long batches take different paths; both must fit */
-    size_t lengths[] = {1, s->n_batch < 8 ? s->n_batch : 8, s->n_batch};
+    size_t lengths[] = {1, e->n_batch < 8 ? e->n_batch : 8, e->n_batch};
     for (size_t i = 0; i < 3; i++) {
-        run_region(&f, &(region){.s = s, .n = lengths[i], .head_n = i ? LOGITS_ROWS : 1});
-        run_region(&f, &(region){.s = s, .n = 1, .head_n = lengths[i], .score = true});
+        run_region(&f, &(region){.e = e, .n = lengths[i], .head_n = i ? LOGITS_ROWS : 1});
+        run_region(&f, &(region){.e = e, .n = 1, .head_n = lengths[i], .score = true});
     }
     size_t own;
-    if (!pare_align_size(&s->arena_bytes, f.arena.peak + 64, 64) ||
-        !pare_align_size(&s->linear_bytes, f.linear_bytes, 64) ||
-        !pare_align_size(&s->own_bytes, f.own.peak + 64, 64) ||
-        !pare_mul_size(&own, s->own_bytes, (size_t)pare_runtime_threads(rt)) ||
-        !pare_add_size(&s->scratch_bytes, s->arena_bytes, s->linear_bytes) ||
-        !pare_add_size(&s->scratch_bytes, s->scratch_bytes, own))
-        return pare_fail(err, PARE_ERR_NOMEM, "scratch for batches of %zu tokens", s->n_batch);
+    if (!pare_align_size(&e->arena_bytes, f.arena.peak + 64, 64) ||
+        !pare_align_size(&e->linear_bytes, f.linear_bytes, 64) ||
+        !pare_align_size(&e->own_bytes, f.own.peak + 64, 64) ||
+        !pare_mul_size(&own, e->own_bytes, (size_t)pare_runtime_threads(rt)) ||
+        !pare_add_size(&e->scratch_bytes, e->arena_bytes, e->linear_bytes) ||
+        !pare_add_size(&e->scratch_bytes, e->scratch_bytes, own))
+        return pare_fail(err, PARE_ERR_NOMEM, "scratch for batches of %zu tokens", e->n_batch);
     return PARE_OK;
 }
 
-static pare_status check_options(pare_session *s, const pare_session_options *o, size_t *n_ctx,
+static pare_status check_options(engine *e, const pare_session_options *o, size_t *n_ctx,
                                  pare_error *err) {
-    const pare_model_config *c = &s->m->config;
+    const pare_model_config *c = &e->m->config;
     *n_ctx = o->n_ctx ? o->n_ctx : c->ctx_max < N_CTX ? c->ctx_max : N_CTX;
-    s->compute = o->compute;
-    s->n_batch = o->n_batch ? o->n_batch : N_BATCH;
-    if (s->n_batch > *n_ctx) s->n_batch = *n_ctx;
-    if (s->m->weights.position_embd.w.enc && *n_ctx > c->ctx_max)
+    e->compute = o->compute;
+    e->n_batch = o->n_batch ? o->n_batch : *n_ctx < N_BATCH ? *n_ctx : N_BATCH;
+    if (e->m->weights.position_embd.w.enc && *n_ctx > c->ctx_max)
         return pare_fail(err, PARE_ERR_ARG,
                          "n_ctx: found %zu, expected at most %zu as the model has positions",
                          *n_ctx, c->ctx_max);
-    if (s->n_batch > (size_t)1 << 20)
-        return pare_fail(err, PARE_ERR_ARG, "n_batch: found %zu, expected at most %d", s->n_batch,
+    if (e->n_batch > (size_t)1 << 20)
+        return pare_fail(err, PARE_ERR_ARG, "n_batch: found %zu, expected at most %d", e->n_batch,
                          1 << 20);
     return PARE_OK;
 }
@@ -123,7 +144,7 @@ static pare_status create_cache(pare_session *s, const pare_session_options *o, 
                                 pare_error *err) {
     const char *kv = o->kv ? o->kv : o->compute == PARE_COMPUTE_EXACT ? "f32" : "f16";
     pare_kv_spec spec;
-    PARE_TRY(pare_kv_spec_make(&spec, &s->m->config, kv, n_ctx, s->n_batch, err));
+    PARE_TRY(pare_kv_spec_make(&spec, &s->e->m->config, kv, n_ctx, s->e->n_batch, err));
     size_t bytes, available = pare_available_bytes();
     PARE_TRY(pare_kv_cache_bytes(&bytes, &spec, err));
     if (available && bytes > available)
@@ -133,18 +154,18 @@ static pare_status create_cache(pare_session *s, const pare_session_options *o, 
     return pare_kv_cache_init(&s->kv, &spec, err);
 }
 
-static pare_status create_scratch(pare_session *s, pare_error *err) {
-    const pare_model_config *c = &s->m->config;
-    PARE_TRY(plan(s, err));
-    if (!pare_mul_size(&s->hidden_bytes, s->n_batch * sizeof(float), c->embed_dim) ||
-        !pare_mul_size(&s->logits_bytes, LOGITS_ROWS * sizeof(float), c->vocab_size))
-        return pare_fail(err, PARE_ERR_NOMEM, "logits of %zu rows", s->n_batch);
-    s->arena = pare_big_alloc(s->scratch_bytes);
-    s->hidden = pare_big_alloc(s->hidden_bytes);
-    s->logits = pare_big_alloc(s->logits_bytes);
-    if (!s->arena || !s->hidden || !s->logits)
+static pare_status create_scratch(engine *e, pare_error *err) {
+    const pare_model_config *c = &e->m->config;
+    PARE_TRY(plan(e, err));
+    if (!pare_mul_size(&e->hidden_bytes, e->n_batch * sizeof(float), c->embed_dim) ||
+        !pare_mul_size(&e->logits_bytes, LOGITS_ROWS * sizeof(float), c->vocab_size))
+        return pare_fail(err, PARE_ERR_NOMEM, "logits of %zu rows", e->n_batch);
+    e->arena = pare_big_alloc(e->scratch_bytes);
+    e->hidden = pare_big_alloc(e->hidden_bytes);
+    e->logits = pare_big_alloc(e->logits_bytes);
+    if (!e->arena || !e->hidden || !e->logits)
         return pare_fail(err, PARE_ERR_NOMEM, "scratch of %zu bytes for batches of %zu tokens",
-                         s->scratch_bytes, s->n_batch);
+                         e->scratch_bytes, e->n_batch);
     return PARE_OK;
 }
 
@@ -153,12 +174,18 @@ pare_status pare_session_create(pare_session **out, pare_model *m,
     pare_session_options o = options ? *options : pare_session_options_default();
     *out = NULL;
     pare_session *s = pare_calloc(1, sizeof *s);
-    if (!s) return pare_fail(err, PARE_ERR_NOMEM, "a session");
-    s->m = m;
+    engine *e = pare_calloc(1, sizeof *e);
+    if (!s || !e) {
+        pare_free(s);
+        pare_free(e);
+        return pare_fail(err, PARE_ERR_NOMEM, "a session");
+    }
+    *e = (engine){.refs = 1, .m = m};
+    s->e = e;
     size_t n_ctx;
-    pare_status st = check_options(s, &o, &n_ctx, err);
+    pare_status st = check_options(e, &o, &n_ctx, err);
     if (st == PARE_OK) st = create_cache(s, &o, n_ctx, err);
-    if (st == PARE_OK) st = create_scratch(s, err);
+    if (st == PARE_OK) st = create_scratch(e, err);
     if (st != PARE_OK) {
         pare_session_free(s);
         return st;
@@ -167,20 +194,38 @@ pare_status pare_session_create(pare_session **out, pare_model *m,
     return PARE_OK;
 }
 
+pare_status pare_session_fork(pare_session **out, const pare_session *s, pare_error *err) {
+    *out = NULL;
+    pare_session *fork = pare_calloc(1, sizeof *fork);
+    if (!fork) return pare_fail(err, PARE_ERR_NOMEM, "a session");
+    fork->e = s->e;
+    fork->e->refs++;
+    pare_status st = pare_kv_cache_fork(&fork->kv, &s->kv, err);
+    if (st != PARE_OK) {
+        pare_session_free(fork);
+        return st;
+    }
+    *out = fork;
+    return PARE_OK;
+}
+
 void pare_session_free(pare_session *s) {
     if (!s) return;
+    engine *e = s->e;
     pare_kv_cache_free(&s->kv);
-    pare_big_free(s->arena, s->scratch_bytes);
-    pare_big_free(s->hidden, s->hidden_bytes);
-    pare_big_free(s->logits, s->logits_bytes);
     pare_free(s);
+    if (--e->refs) return;
+    pare_big_free(e->arena, e->scratch_bytes);
+    pare_big_free(e->hidden, e->hidden_bytes);
+    pare_big_free(e->logits, e->logits_bytes);
+    pare_free(e);
 }
 
 /* ---- evaluation ---- */
 
 static pare_status check_tokens(const pare_session *s, const int32_t *ids, size_t n,
                                 pare_error *err) {
-    size_t vocab = s->m->config.vocab_size;
+    size_t vocab = s->e->m->config.vocab_size;
     if (n > s->kv.n_ctx - s->kv.n_pos)
         return pare_fail(err, PARE_ERR_ARG,
                          "context: found %zu tokens after %zu, expected at most %zu together", n,
@@ -192,15 +237,16 @@ static pare_status check_tokens(const pare_session *s, const int32_t *ids, size_
     return PARE_OK;
 }
 
-static void run(pare_session *s, region *r) { pare_team_run(s->m->rt, region_thread, r); }
+static void run(region *r) { pare_team_run(r->e->m->rt, region_thread, r); }
 
-/* The next batch of ids[n] from `done` on: n tokens at the cache's position. */
+/* The next batch of ids[n] from `done` on: tokens at the cache's position. */
 static pare_status next_batch(pare_session *s, const int32_t *ids, size_t n, size_t done, region *r,
-                              pare_error *err) {
-    PARE_TRY(pare_check_cancel(s->m->rt, err));
-    *r = (region){.s = s, .ids = ids + done, .pos0 = s->kv.n_pos};
-    r->n = n - done < s->n_batch ? n - done : s->n_batch;
-    return pare_kv_cache_reserve(&s->kv, r->n, err);
+                              pare_attn_span *span, pare_error *err) {
+    PARE_TRY(pare_check_cancel(s->e->m->rt, err));
+    size_t count = n - done < s->e->n_batch ? n - done : s->e->n_batch;
+    *span = (pare_attn_span){s->kv.layers, count, s->kv.n_pos};
+    *r = (region){.e = s->e, .ids = ids + done, .n = count, .spans = span, .n_spans = 1};
+    return pare_kv_cache_reserve(&s->kv, count, err);
 }
 
 pare_status pare_session_eval(pare_session *s, const int32_t *ids, size_t n, float *logits,
@@ -209,14 +255,15 @@ pare_status pare_session_eval(pare_session *s, const int32_t *ids, size_t n, flo
     if (n == 0 && logits) return pare_fail(err, PARE_ERR_ARG, "tokens: found 0, expected some");
     for (size_t done = 0; done < n;) {
         region r;
-        PARE_TRY(next_batch(s, ids, n, done, &r, err));
+        pare_attn_span span;
+        PARE_TRY(next_batch(s, ids, n, done, &r, &span, err));
         done += r.n;
         if (logits && done == n) {
             r.head_first = r.n - 1;
             r.head_n = 1;
             r.logits = logits;
         }
-        run(s, &r);
+        run(&r);
         pare_kv_cache_advance(&s->kv, r.n);
     }
     return PARE_OK;
@@ -227,14 +274,15 @@ pare_status pare_session_eval_all(pare_session *s, const int32_t *ids, size_t n,
     PARE_TRY(check_tokens(s, ids, n, err));
     for (size_t done = 0; done < n;) {
         region r;
-        PARE_TRY(next_batch(s, ids, n, done, &r, err));
-        run(s, &r);
+        pare_attn_span span;
+        PARE_TRY(next_batch(s, ids, n, done, &r, &span, err));
+        run(&r);
         pare_kv_cache_advance(&s->kv, r.n);
         /* one region per piece of logits: the sink may run the team itself */
         for (size_t i = from > done ? from - done : 0; i < r.n; i += LOGITS_ROWS) {
             size_t rows = r.n - i < LOGITS_ROWS ? r.n - i : LOGITS_ROWS;
-            run(s, &(region){.s = s, .head_first = i, .head_n = rows, .logits = s->logits});
-            if (sink(arg, done + i, rows, s->logits) != 0)
+            run(&(region){.e = s->e, .head_first = i, .head_n = rows, .logits = s->e->logits});
+            if (sink(arg, done + i, rows, s->e->logits) != 0)
                 return pare_fail(err, PARE_ERR_INTERRUPTED, "stopped by the receiver of logits");
         }
         done += r.n;
@@ -247,7 +295,8 @@ pare_status pare_session_logprobs(pare_session *s, const int32_t *ids, size_t n,
     PARE_TRY(check_tokens(s, ids, n, err));
     for (size_t done = 0; done < n;) {
         region r;
-        PARE_TRY(next_batch(s, ids, n, done, &r, err));
+        pare_attn_span span;
+        PARE_TRY(next_batch(s, ids, n, done, &r, &span, err));
         size_t first = from > done ? from - done : 0;
         size_t last = done + r.n < n ? r.n : r.n - 1; /* the last token has no target */
         if (first < last) {
@@ -257,11 +306,100 @@ pare_status pare_session_logprobs(pare_session *s, const int32_t *ids, size_t n,
             r.logprob = logprob + (done + first - from);
             r.targets = ids + done + first + 1;
         }
-        run(s, &r);
+        run(&r);
         pare_kv_cache_advance(&s->kv, r.n);
         done += r.n;
     }
     return PARE_OK;
+}
+
+/* ---- several sequences ---- */
+
+/* A pass over the next tokens of those sequences that have some left. */
+typedef struct many_pass {
+    pare_attn_span *spans; /* [n_sessions] */
+    size_t *owner, *done;  /* [n_sessions] session of a span; tokens of a session computed */
+    int32_t *ids;          /* [n_batch] */
+} many_pass;
+
+static pare_status next_pass(const many_pass *p, pare_session *const *sessions, size_t n_sessions,
+                             const int32_t *const *ids, const size_t *n, region *r,
+                             pare_error *err) {
+    engine *e = sessions[0]->e;
+    PARE_TRY(pare_check_cancel(e->m->rt, err));
+    *r = (region){.e = e, .ids = p->ids, .spans = p->spans, .last_rows = true};
+    for (size_t i = 0; i < n_sessions && r->n < e->n_batch; i++) {
+        pare_session *s = sessions[i];
+        size_t left = n[i] - p->done[i], room = e->n_batch - r->n;
+        size_t count = left < room ? left : room;
+        if (count == 0) continue;
+        PARE_TRY(pare_kv_cache_reserve(&s->kv, count, err));
+        memcpy(p->ids + r->n, ids[i] + p->done[i], count * sizeof *p->ids);
+        p->owner[r->n_spans] = i;
+        p->spans[r->n_spans++] = (pare_attn_span){s->kv.layers, count, s->kv.n_pos};
+        r->n += count;
+    }
+    return PARE_OK;
+}
+
+/* Logits of those sequences that the pass completed: neighbours together. */
+static void complete(const many_pass *p, const region *pass, const size_t *n, float *logits) {
+    size_t vocab = pass->e->m->config.vocab_size;
+    for (size_t i = 0; i < pass->n_spans;) {
+        size_t first = p->owner[i], rows = 0;
+        while (i + rows < pass->n_spans && rows < LOGITS_ROWS &&
+               p->owner[i + rows] == first + rows && p->done[first + rows] == n[first + rows])
+            rows++;
+        if (rows)
+            run(&(region){
+                .e = pass->e, .head_first = i, .head_n = rows, .logits = logits + first * vocab});
+        i += rows ? rows : 1;
+    }
+}
+
+static pare_status eval_many(const many_pass *p, pare_session *const *sessions, size_t n_sessions,
+                             const int32_t *const *ids, const size_t *n, float *logits,
+                             pare_error *err) {
+    for (;;) {
+        region r;
+        PARE_TRY(next_pass(p, sessions, n_sessions, ids, n, &r, err));
+        if (r.n == 0) return PARE_OK;
+        run(&r);
+        for (size_t i = 0; i < r.n_spans; i++) {
+            pare_kv_cache_advance(&sessions[p->owner[i]]->kv, p->spans[i].n);
+            p->done[p->owner[i]] += p->spans[i].n;
+        }
+        if (logits) complete(p, &r, n, logits);
+    }
+}
+
+pare_status pare_session_eval_many(pare_session *const *sessions, size_t n_sessions,
+                                   const int32_t *const *ids, const size_t *n, float *logits,
+                                   pare_error *err) {
+    for (size_t i = 0; i < n_sessions; i++) {
+        PARE_TRY(check_tokens(sessions[i], ids[i], n[i], err));
+        if (n[i] == 0 && logits)
+            return pare_fail(err, PARE_ERR_ARG, "sequence %zu: found 0 tokens, expected some", i);
+        for (size_t j = 0; j < i; j++)
+            if (sessions[i] == sessions[j] || sessions[i]->e != sessions[j]->e)
+                return pare_fail(err, PARE_ERR_ARG,
+                                 "sequences %zu and %zu: expected two forks of one session", j, i);
+    }
+    if (n_sessions == 0) return PARE_OK;
+    many_pass p = {pare_calloc(n_sessions, sizeof *p.spans),
+                   pare_calloc(n_sessions, sizeof *p.owner),
+                   pare_calloc(n_sessions, sizeof *p.done),
+                   pare_calloc(sessions[0]->e->n_batch, sizeof *p.ids)};
+    pare_status st = PARE_OK;
+    if (p.spans && p.owner && p.done && p.ids)
+        st = eval_many(&p, sessions, n_sessions, ids, n, logits, err);
+    else
+        st = pare_fail(err, PARE_ERR_NOMEM, "a pass of %zu sequences", n_sessions);
+    pare_free(p.spans);
+    pare_free(p.owner);
+    pare_free(p.done);
+    pare_free(p.ids);
+    return st;
 }
 
 void pare_session_truncate(pare_session *s, size_t n_keep) {
@@ -270,5 +408,5 @@ void pare_session_truncate(pare_session *s, size_t n_keep) {
 
 size_t pare_session_position(const pare_session *s) { return s->kv.n_pos; }
 size_t pare_session_n_ctx(const pare_session *s) { return s->kv.n_ctx; }
-const pare_model *pare_session_model(const pare_session *s) { return s->m; }
-uint64_t pare_session_kv_bytes(const pare_session *s) { return s->kv.storage_bytes; }
+const pare_model *pare_session_model(const pare_session *s) { return s->e->m; }
+uint64_t pare_session_kv_bytes(const pare_session *s) { return s->kv.full_bytes; }

@@ -22,7 +22,7 @@ typedef struct shape {
     size_t n_heads, n_kv_heads, head_dim, n, pos0, window;
     float softcap;
     const char *codec;
-    bool ring; /* capacity just large enough for window + n */
+    bool ring; /* only blocks that the window still sees are there */
 } shape;
 
 /* A problem: queries and all keys and values of positions 0 .. pos0 + n - 1. */
@@ -31,7 +31,7 @@ typedef struct problem {
     size_t q_dim, kv_dim, n_pos;
     float *q, *k, *v, *out; /* q, out [n][q_dim]; k, v [n_pos][kv_dim] */
     pare_kv_layer layer;
-    uint8_t *cache;
+    uint8_t *cache, **blocks; /* blocks of the cache in an order that is not the positions' */
     pare_attn attn;
 } problem;
 
@@ -39,6 +39,10 @@ static float *random_floats(size_t n, uint64_t stream, float scale) {
     float *x = malloc((n ? n : 1) * sizeof *x);
     for (size_t i = 0; i < n; i++) x[i] = scale * pare_rng_normal(11, stream, i);
     return x;
+}
+
+static size_t blocks_of(const problem *p) {
+    return (p->n_pos + PARE_ATTN_KEYS - 1) / PARE_ATTN_KEYS;
 }
 
 static problem make_problem(shape s) {
@@ -53,19 +57,23 @@ static problem make_problem(shape s) {
     p.attn = (pare_attn){s.n_heads, s.window, 1.0f / sqrtf((float)s.head_dim), s.softcap};
     const pare_kv_codec *codec = pare_kv_codec_find(s.codec);
     size_t row = pare_kv_row_bytes(codec, s.head_dim);
-    size_t capacity = s.ring ? s.window + s.n : p.n_pos;
-    capacity = (capacity + PARE_ATTN_KEYS - 1) / PARE_ATTN_KEYS * PARE_ATTN_KEYS;
-    p.cache = malloc(2 * s.n_kv_heads * capacity * row);
-    memset(p.cache, 0xFF, 2 * s.n_kv_heads * capacity * row); /* NaN wherever nothing is stored */
+    size_t keys = s.n_kv_heads * PARE_ATTN_KEYS * row;
+    size_t n_blocks = blocks_of(&p);
+    p.cache = malloc(2 * keys * n_blocks);
+    memset(p.cache, 0xFF, 2 * keys * n_blocks); /* NaN wherever nothing is stored */
+    p.blocks = malloc((n_blocks + 1) * sizeof *p.blocks);
     p.layer = (pare_kv_layer){.codec = codec,
-                              .k = p.cache,
-                              .v = p.cache + s.n_kv_heads * capacity * row,
+                              .blocks = p.blocks,
+                              .v_at = keys,
                               .n_kv_heads = s.n_kv_heads,
                               .head_dim = s.head_dim,
-                              .capacity = capacity,
-                              .head_stride = capacity * row,
+                              .head_stride = PARE_ATTN_KEYS * row,
                               .row_stride = row};
     return p;
+}
+
+static pare_attn_span span_of(const problem *p, size_t n, size_t pos0) {
+    return (pare_attn_span){&p->layer, n, pos0};
 }
 
 static void free_problem(problem *p) {
@@ -74,6 +82,7 @@ static void free_problem(problem *p) {
     free(p->v);
     free(p->out);
     free(p->cache);
+    free(p->blocks);
 }
 
 typedef struct job {
@@ -83,31 +92,40 @@ typedef struct job {
     size_t piece; /* tokens a call; 0 = all */
 } job;
 
+static void attend(pare_fwd *f, const problem *p, float *out, const float *q,
+                   const pare_attn_span *spans, size_t n_spans, size_t n) {
+    pare_op_attention(f, out, p->q_dim, q, p->q_dim, spans, n_spans, 0, &p->attn, p->s.n_kv_heads,
+                      p->s.head_dim, n);
+}
+
 static void store_and_attend(pare_worker *w, void *arg) {
     const job *j = arg;
     problem *p = j->p;
     shape s = p->s;
     pare_fwd f = {.w = w, .isa = j->isa, .k = pare_op_kernels_get(j->isa), .arena = j->arena};
-    size_t batch = s.ring ? s.n : 512; /* of earlier positions */
-    for (size_t at = 0; at < s.pos0; at += batch) {
-        size_t n = s.pos0 - at < batch ? s.pos0 - at : batch;
-        pare_op_kv_store(&f, &p->layer, p->k + at * p->kv_dim, p->kv_dim, p->v + at * p->kv_dim,
-                         p->kv_dim, n, at);
-    }
+    pare_attn_span span = span_of(p, s.pos0, 0);
+    if (s.pos0) pare_op_kv_store(&f, &span, 0, p->k, p->kv_dim, p->v, p->kv_dim, s.pos0);
+    if (s.ring && w->id == 0)
+        for (size_t b = 0; (b + 1) * PARE_ATTN_KEYS + s.window <= s.pos0 + 1; b++)
+            p->blocks[b] = NULL;
+    pare_barrier(w);
     size_t piece = j->piece ? j->piece : s.n;
     for (size_t i = 0; i < s.n; i += piece) {
         size_t n = s.n - i < piece ? s.n - i : piece, pos = s.pos0 + i;
-        pare_op_kv_store(&f, &p->layer, p->k + pos * p->kv_dim, p->kv_dim, p->v + pos * p->kv_dim,
-                         p->kv_dim, n, pos);
-        pare_op_attention(&f, p->out + i * p->q_dim, p->q_dim, p->q + i * p->q_dim, p->q_dim,
-                          &p->layer, &p->attn, n, pos);
+        span = span_of(p, n, pos);
+        if (n)
+            pare_op_kv_store(&f, &span, 0, p->k + pos * p->kv_dim, p->kv_dim,
+                             p->v + pos * p->kv_dim, p->kv_dim, n);
+        attend(&f, p, p->out + i * p->q_dim, p->q + i * p->q_dim, &span, 1, n);
     }
 }
 
 static void run(problem *p, pare_isa isa, int n_threads, size_t piece) {
+    size_t n_blocks = blocks_of(p), bytes = 2 * p->layer.v_at;
+    for (size_t b = 0; b < n_blocks; b++) p->blocks[b] = p->cache + (n_blocks - 1 - b) * bytes;
     pare_worker worker;
     pare_fwd plan = pare_fwd_plan(&worker, n_threads, isa, PARE_COMPUTE_EXACT);
-    pare_op_attention(&plan, NULL, 0, NULL, 0, &p->layer, &p->attn, p->s.n, p->s.pos0);
+    attend(&plan, p, NULL, NULL, NULL, 1, p->s.n);
     void *memory = aligned_alloc(64, plan.arena.peak);
     job j = {p, isa, {.base = memory, .capacity = plan.arena.peak}, piece};
     pare_runtime *rt = test_runtime(n_threads, isa);
@@ -350,14 +368,15 @@ static void without_a_cache(void **state) {
     run(&p, TOP_LEVEL, 2, 0);
     pare_worker worker;
     pare_fwd plan = pare_fwd_plan(&worker, 1, TOP_LEVEL, PARE_COMPUTE_EXACT);
-    pare_op_attention(&plan, NULL, 0, NULL, 0, &plain.layer, &plain.attn, s.n, 0);
+    attend(&plan, &plain, NULL, NULL, NULL, 1, s.n);
     void *memory = aligned_alloc(64, plan.arena.peak);
-    plain.layer = pare_kv_layer_of(plain.k, plain.v, plain.kv_dim, s.n, 2, 64);
+    plain.layer = pare_kv_layer_of(plain.k, plain.v, plain.kv_dim, 2, 64);
+    pare_attn_span span = span_of(&plain, s.n, 0);
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
     pare_team *team = pare_team_create(1);
     pare_worker alone = {team, 0, 1, 0};
-    pare_attention(&alone, TOP_LEVEL, memory, plain.out, plain.q_dim, plain.q, plain.q_dim,
-                   &plain.layer, &plain.attn, s.n, 0);
+    pare_attention(&alone, TOP_LEVEL, memory, plain.out, plain.q_dim, plain.q, plain.q_dim, &span,
+                   1, 0, &plain.attn);
     assert_memory_equal(p.out, plain.out, s.n * p.q_dim * sizeof(float));
     pare_team_free(team);
     pare_runtime_free(rt);
@@ -366,12 +385,69 @@ static void without_a_cache(void **state) {
     free_problem(&plain);
 }
 
+/* Sequences of all kinds in one call get the bits that each gets alone. */
+typedef struct several {
+    problem *p;
+    pare_attn_span *spans;
+    size_t n_spans, n;
+    float *q, *out;
+    pare_arena arena;
+} several;
+
+static void attend_several(pare_worker *w, void *arg) {
+    const several *t = arg;
+    pare_fwd f = {.w = w, .isa = TOP_LEVEL, .k = pare_op_kernels_get(TOP_LEVEL), .arena = t->arena};
+    attend(&f, t->p, t->out, t->q, t->spans, t->n_spans, t->n);
+}
+
+static void sequences_are_independent(void **state) {
+    (void)state;
+    static const struct {
+        size_t n, pos0;
+    } all[] = {{1, 0}, {3, 700}, {40, 5}, {1, 3000}, {8, 250}, {9, 64}, {0, 10}, {2, 63}};
+    enum { N = sizeof all / sizeof *all };
+    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+        problem p[N];
+        pare_attn_span spans[N];
+        several t = {.p = &p[0], .spans = spans, .n_spans = N};
+        for (size_t i = 0; i < N; i++) {
+            shape s = {6, 2, 64, all[i].n, all[i].pos0, n_threads == 3 ? 100 : 0, 0, "f16", false};
+            p[i] = make_problem(s);
+            for (size_t j = 0; j < p[i].n_pos * p[i].kv_dim; j++) p[i].k[j] *= 1 + 0.1f * (float)i;
+            run(&p[i], TOP_LEVEL, n_threads, 0);
+            spans[i] = span_of(&p[i], s.n, s.pos0);
+            t.n += s.n;
+        }
+        size_t width = p[0].q_dim, first = 0;
+        t.q = malloc(t.n * width * sizeof *t.q);
+        t.out = malloc(t.n * width * sizeof *t.out);
+        for (size_t i = 0; i < N; first += all[i++].n)
+            memcpy(t.q + first * width, p[i].q, all[i].n * width * sizeof *t.q);
+        pare_worker worker;
+        pare_fwd plan = pare_fwd_plan(&worker, n_threads, TOP_LEVEL, PARE_COMPUTE_EXACT);
+        attend(&plan, &p[0], NULL, NULL, NULL, N, t.n);
+        t.arena =
+            (pare_arena){.base = aligned_alloc(64, plan.arena.peak), .capacity = plan.arena.peak};
+        pare_runtime *rt = test_runtime(n_threads, TOP_LEVEL);
+        pare_team_run(rt, attend_several, &t);
+        pare_runtime_free(rt);
+        first = 0;
+        for (size_t i = 0; i < N; first += all[i++].n) {
+            assert_memory_equal(t.out + first * width, p[i].out, all[i].n * width * sizeof(float));
+            free_problem(&p[i]);
+        }
+        free(t.arena.base);
+        free(t.q);
+        free(t.out);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matches_naive),          cmocka_unit_test(threads_give_same_bits),
         cmocka_unit_test(pieces_equal_the_whole), cmocka_unit_test(windows),
         cmocka_unit_test(grouped_heads),          cmocka_unit_test(odd_numbers),
-        cmocka_unit_test(without_a_cache),
+        cmocka_unit_test(without_a_cache),        cmocka_unit_test(sequences_are_independent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -388,14 +388,14 @@ static void all_operators(pare_worker *w, void *arg) {
     pare_tensor table = {.enc = &plain, .view = {.rows = 4, .cols = DIM, .part = {b[0]}}};
     static const int32_t ids[ROWS] = {3, 0, 2, 2, 1}, targets[ROWS] = {0, 300, 17, 5, 5};
     pare_op_embed(&f, b[1], &table, ids, ROWS, DIM, 9.5f);
-    pare_op_add_positions(&f, b[1], &table, 0, ROWS, DIM);
+    pare_op_add_positions(&f, b[1], &table, &(pare_attn_span){.n = ROWS}, 0, ROWS, DIM);
     pare_op_rmsnorm(&f, b[2], b[1], b[0], ROWS, DIM, 1e-6f);
     pare_op_add_rmsnorm(&f, b[3], b[1], b[2], b[0], ROWS, DIM, 1e-6f);
     pare_op_layernorm(&f, b[4], b[3], b[0], b[0] + DIM, ROWS, DIM, 1e-5f);
     pare_op_head_rmsnorm(&f, b[5], DIM, b[4], DIM, b[0], ROWS, HEADS, DIM / HEADS, 1e-6f);
     pare_rope rope = {.half = DIM / HEADS / 2, .scale = 1};
     for (size_t i = 0; i < rope.half; i++) rope.inv_freq[i] = 1.0 / (double)(i + 1);
-    pare_op_rope_angles(&f, p->angles, &rope, 1000, ROWS);
+    pare_op_rope_angles(&f, p->angles, &rope, &(pare_attn_span){.n = ROWS, .pos0 = 1000}, ROWS);
     pare_op_rope(&f, b[5], DIM, ROWS, HEADS, &rope, p->angles);
     pare_op_silu_mul(&f, b[6], b[5], b[4], ROWS, DIM);
     pare_op_gelu_mul(&f, b[6], b[6], b[4], ROWS, DIM);
@@ -576,21 +576,20 @@ static void planning(void **state) {
     pare_op_rmsnorm(&f, NULL, NULL, NULL, 9, 64, 0);
     pare_op_silu_mul(&f, NULL, NULL, NULL, 9, 64);
     pare_op_embed(&f, NULL, NULL, NULL, 9, 64, 1);
-    pare_op_rope_angles(&f, NULL, NULL, 3, 9);
+    pare_op_rope_angles(&f, NULL, NULL, NULL, 9);
     assert_int_equal(f.arena.peak, 448);
-    pare_op_add_positions(&f, NULL, NULL, 0, 9, 64);
+    pare_op_add_positions(&f, NULL, NULL, NULL, 0, 9, 64);
     assert_int_equal(f.arena.peak, 448 + 7 * 64 * 4);
     assert_int_equal(pare_fwd_mark(&f).shared, mark);
-    pare_kv_layer kv = {.n_kv_heads = 2, .head_dim = 64};
     pare_attn a = {.n_heads = 4};
     size_t last = 0;
     for (size_t n = 1; n < 600; n = n * 3) { /* a plan for n covers all smaller n */
-        size_t bytes = pare_attention_scratch_bytes(&kv, &a, n, 7);
+        size_t bytes = pare_attention_scratch_bytes(64, 2, &a, n, 7);
         assert_true(bytes > 0 && bytes >= last);
         last = bytes;
     }
     a.n_heads = SIZE_MAX / 8;
-    assert_int_equal(pare_attention_scratch_bytes(&kv, &a, 8, 7), 0); /* overflow is seen */
+    assert_int_equal(pare_attention_scratch_bytes(64, 2, &a, 8, 7), 0); /* overflow is seen */
 }
 
 int main(void) {

@@ -216,7 +216,7 @@ static void logprobs_and_truncation(void **state) {
             pare_session_truncate(s, 0);
             assert_int_equal(pare_session_position(s), 0);
         }
-        /* go back a few tokens (fewer than a ring holds more than its window) and on again */
+        /* go back a few tokens (a window that has passed is kept a little longer) and on again */
         size_t vocab = x.vocab;
         float *first = pare_malloc(vocab, sizeof(float)),
               *again = pare_malloc(vocab, sizeof(float));
@@ -235,6 +235,55 @@ static void logprobs_and_truncation(void **state) {
     pare_runtime_free(rt);
 }
 
+/* Sequences that go their own ways together, forked from each other at several places: each one's
+ * logits are transformers'. Passes of 20 tokens: prompts are cut, and mixed with single tokens. */
+static void sequences_together(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, pare_isa_best());
+    for (size_t f = 0; f < sizeof fixtures / sizeof fixtures[0]; f++) {
+        fixture x;
+        pare_model *m;
+        open_fixture(&x, fixtures[f]);
+        assert_ok(pare_model_load(&m, rt, x.folder, err));
+        pare_session_options o = {.n_ctx = N, .n_batch = 20, .compute = PARE_COMPUTE_EXACT};
+        enum { SEQUENCES = 4 };
+        pare_session *s[SEQUENCES];
+        assert_ok(pare_session_create(&s[0], m, &o, err));
+        assert_ok(pare_session_fork(&s[1], s[0], err)); /* of nothing */
+        assert_ok(pare_session_eval(s[1], x.ids, 6, NULL, err));
+        assert_ok(pare_session_fork(&s[2], s[1], err));
+        assert_ok(pare_session_eval(s[2], x.ids + 6, 1, NULL, err));
+        assert_ok(pare_session_fork(&s[3], s[2], err));
+        static const size_t steps[][SEQUENCES] = {
+            {1, 1, 1, 1}, {23, 1, 1, 2}, {1, 9, 1, 1}, {2, 1, 12, 11}, {1, 1, 1, 1}};
+        float *got = pare_malloc(SEQUENCES * x.vocab, sizeof(float));
+        for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+            const int32_t *ids[SEQUENCES];
+            for (size_t j = 0; j < SEQUENCES; j++) ids[j] = x.ids + pare_session_position(s[j]);
+            assert_ok(pare_session_eval_many(s, SEQUENCES, ids, steps[i], got, err));
+            for (size_t j = 0; j < SEQUENCES; j++) {
+                const float *want = x.logits + (pare_session_position(s[j]) - 1) * x.vocab;
+                assert_true(largest_difference(got + j * x.vocab, want, x.vocab) <=
+                            1e-4 * (double)x.range);
+            }
+        }
+        pare_error e = {0};
+        const size_t one[2] = {1, 1}, none[2] = {1, 0};
+        const int32_t *ids[2] = {x.ids, x.ids};
+        pare_session *twice[2] = {s[1], s[1]}, *strangers[2] = {s[1], NULL};
+        assert_int_equal(pare_session_eval_many(twice, 2, ids, one, got, &e), PARE_ERR_ARG);
+        assert_int_equal(pare_session_eval_many(s, 2, ids, none, got, &e), PARE_ERR_ARG);
+        assert_ok(pare_session_create(&strangers[1], m, &o, err));
+        assert_int_equal(pare_session_eval_many(strangers, 2, ids, one, got, &e), PARE_ERR_ARG);
+        pare_session_free(strangers[1]);
+        for (size_t j = 0; j < SEQUENCES; j++) pare_session_free(s[j]);
+        pare_free(got);
+        pare_model_free(m);
+        close_fixture(&x);
+    }
+    pare_runtime_free(rt);
+}
+
 /* Layers loaded one at a time, without a cache, as a compression run does it. */
 typedef struct streamed {
     pare_model *m;
@@ -246,7 +295,8 @@ typedef struct streamed {
 } streamed;
 
 static void streamed_step(pare_fwd *f, const streamed *t) {
-    pare_pass p = {.ids = t->ids, .n = N};
+    pare_attn_span span = {.n = N};
+    pare_pass p = {.ids = t->ids, .n = N, .spans = &span, .n_spans = 1};
     pare_pass_begin(f, t->m, &p);
     if (t->layer == SIZE_MAX) {
         pare_pass_embed(f, t->m, &p, t->h);
@@ -363,6 +413,7 @@ int main(void) {
         cmocka_unit_test(each_agrees_with_transformers),
         cmocka_unit_test(threads_do_not_matter),
         cmocka_unit_test(codecs_stay_close),
+        cmocka_unit_test(sequences_together),
         cmocka_unit_test(logprobs_and_truncation),
         cmocka_unit_test(layers_one_at_a_time),
         cmocka_unit_test(wrong_calls_are_refused),

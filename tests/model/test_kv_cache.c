@@ -151,25 +151,86 @@ static void bytes_and_layout(void **state) {
     pare_kv_spec spec = small_spec(NULL);
     size_t bytes;
     assert_ok(pare_kv_cache_bytes(&bytes, &spec, err));
-    assert_int_equal(bytes, 3 * 2 * 2 * 1024 * 64); /* positions in whole blocks of 64 */
+    assert_int_equal(bytes, 16 * (64 + 3 * 2 * 2 * 64 * 64)); /* whole blocks of 64 positions */
     spec = small_spec(local);
     assert_ok(pare_kv_cache_bytes(&bytes, &spec, err));
-    assert_int_equal(bytes, 2 * 2 * (1024 + 2 * 192) * 64); /* rings: 150 positions up to 192 */
+    /* local layers: 100 + 128 + 50 positions in 6 blocks wherever they begin */
+    assert_int_equal(bytes, 16 * (64 + 2 * 2 * 64 * 64) + 6 * (64 + 2 * 2 * 2 * 64 * 64));
     pare_kv_cache c;
     assert_ok(pare_kv_cache_init(&c, &spec, err));
-    assert_int_equal(c.storage_bytes, bytes);
-    assert_int_equal(c.layers[0].capacity, 192);
-    assert_int_equal(c.layers[1].capacity, 1024);
-    assert_int_equal(c.layers[1].head_stride, 1024 * 64);
-    uint8_t *end = c.layers[2].v + 2 * c.layers[2].head_stride;
-    assert_ptr_equal(end, (uint8_t *)c.storage + bytes);
-    assert_ptr_equal(c.layers[1].k, c.layers[0].v + 2 * c.layers[0].head_stride);
+    assert_int_equal(c.full_bytes, bytes);
+    assert_ptr_equal(c.layers[0].blocks, c.layers[2].blocks);
+    assert_ptr_not_equal(c.layers[0].blocks, c.layers[1].blocks);
+    assert_int_equal(c.layers[1].k_at, 0);
+    assert_int_equal(c.layers[2].v_at, 3 * 2 * 64 * 64);
+    assert_int_equal(c.layers[1].head_stride, 64 * 64);
+    assert_null(c.blocks[0][0]); /* nothing is taken before it is needed */
     pare_kv_cache_free(&c);
     pare_kv_cache_free(&c); /* a zeroed one is fine */
-    spec.window = 990;      /* window + batch beyond the context: no ring */
-    assert_ok(pare_kv_cache_init(&c, &spec, err));
-    assert_int_equal(c.layers[0].capacity, 1024);
-    assert_int_equal(c.window, 0);
+    spec.window = 990;      /* window + batch beyond the context */
+    assert_ok(pare_kv_cache_bytes(&bytes, &spec, err));
+    assert_int_equal(bytes, 16 * (64 + 2 * 2 * 64 * 64) + 16 * (64 + 2 * 2 * 2 * 64 * 64));
+}
+
+/* Marks the row of head 1 at position pos in layer l. */
+static uint8_t *row_of(const pare_kv_cache *c, size_t l, size_t pos) {
+    return pare_kv_row(&c->layers[l], true, 1, pos);
+}
+
+static void put(pare_kv_cache *c, size_t n, uint8_t mark) {
+    assert_ok(pare_kv_cache_reserve(c, n, err));
+    for (size_t i = 0; i < n; i++)
+        for (size_t l = 0; l < 3; l++) memset(row_of(c, l, c->n_pos + i), mark, 64);
+    pare_kv_cache_advance(c, n);
+}
+
+static void forks(void **state) {
+    (void)state;
+    static const uint8_t local[3] = {1, 0, 1};
+    pare_kv_spec spec = small_spec(local);
+    pare_kv_cache a, b, c;
+    assert_ok(pare_kv_cache_init(&a, &spec, err));
+    put(&a, 50, 1);
+    put(&a, 20, 2); /* 70: a full block, and 6 positions of the next */
+    assert_ok(pare_kv_cache_fork(&b, &a, err));
+    assert_int_equal(b.n_pos, 70);
+    for (size_t l = 0; l < 3; l++) assert_ptr_equal(row_of(&a, l, 69), row_of(&b, l, 69));
+    put(&b, 2, 3);
+    put(&a, 1, 4);
+    assert_ok(pare_kv_cache_fork(&c, &b, err));
+    for (size_t l = 0; l < 3; l++) {
+        assert_ptr_equal(row_of(&a, l, 63), row_of(&b, l, 63)); /* nobody writes there */
+        assert_ptr_not_equal(row_of(&a, l, 64), row_of(&b, l, 64));
+        assert_int_equal(*row_of(&a, l, 69), 2);
+        assert_int_equal(*row_of(&b, l, 69), 2); /* copied with the block */
+        assert_int_equal(*row_of(&a, l, 70), 4);
+        assert_int_equal(*row_of(&b, l, 70), 3);
+        assert_ptr_equal(row_of(&c, l, 71), row_of(&b, l, 71));
+    }
+    assert_int_equal(pare_kv_cache_truncate(&c, 10), 10);
+    put(&c, 3, 5); /* block 0 has three holders */
+    assert_int_equal(*row_of(&a, 1, 10), 1);
+    assert_int_equal(*row_of(&c, 1, 10), 5);
+    uint8_t *kept = row_of(&b, 1, 64);
+    pare_kv_cache_free(&a);
+    assert_int_equal(*row_of(&b, 2, 5), 1);
+    put(&b, 1, 6); /* the only holder: in place */
+    assert_ptr_equal(row_of(&b, 1, 64), kept);
+    /* forks may need more than the first allocation holds, and give back what they drop */
+    pare_kv_cache more[4];
+    for (int i = 0; i < 4; i++) {
+        assert_ok(pare_kv_cache_fork(&more[i], &b, err));
+        while (more[i].n_pos + 50 <= 1000) put(&more[i], 50, (uint8_t)(10 + i));
+    }
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(*row_of(&more[i], 1, 500), 10 + i);
+        assert_int_equal(*row_of(&more[i], 1, 10), 1);
+        assert_null(more[i].blocks[1][0]); /* long out of the window */
+        assert_int_equal(*row_of(&more[i], 2, more[i].n_pos - 227), 10 + i);
+    }
+    for (int i = 0; i < 4; i++) pare_kv_cache_free(&more[i]);
+    assert_int_equal(*row_of(&b, 2, 5), 1);
+    pare_kv_cache_free(&b);
     pare_kv_cache_free(&c);
 }
 
@@ -228,26 +289,31 @@ static void truncation(void **state) {
     assert_int_equal(pare_kv_cache_reserve(&c, 1, &err), PARE_ERR_ARG); /* full */
     assert_ok(pare_kv_cache_reserve(&c, 0, err));
     assert_int_equal(pare_kv_cache_truncate(&c, 2000), 1000);
-    assert_int_equal(pare_kv_cache_truncate(&c, 10), 10); /* no rings: any length */
+    assert_int_equal(pare_kv_cache_truncate(&c, 10), 10); /* no local layers: any length */
     pare_kv_cache_free(&c);
 
-    /* rings of 192 positions, window 100 */
+    /* a window of 100; 128 positions more are kept, from the beginning of a block on */
     spec = small_spec(local);
     assert_ok(pare_kv_cache_init(&c, &spec, err));
     for (int i = 0; i < 3; i++) step(&c, 50);
-    assert_int_equal(pare_kv_cache_truncate(&c, 7), 7); /* not yet wrapped */
-    for (int i = 0; i < 6; i++) step(&c, 50);           /* 307: positions from 115 on are held */
-    assert_int_equal(c.ring_first, 115);
+    assert_int_equal(pare_kv_cache_truncate(&c, 7), 7); /* all is there */
+    for (int i = 0; i < 7; i++) step(&c, 50);           /* 357: the last step dropped at 307 */
+    assert_int_equal(c.first, 64);                      /* 307 + 1 - 100 - 128 = 80 */
+    assert_null(c.blocks[1][0]);
+    assert_non_null(c.blocks[1][1]);
+    assert_non_null(c.blocks[0][0]);
     assert_int_equal(pare_kv_cache_truncate(&c, 300), 300);
-    assert_int_equal(pare_kv_cache_truncate(&c, 214), 214); /* needs 115 .. 213 */
+    assert_int_equal(pare_kv_cache_truncate(&c, 163), 163); /* needs 64 .. 162 */
+    assert_null(c.blocks[0][3]);
     step(&c, 1);
-    assert_int_equal(pare_kv_cache_truncate(&c, 214), 214); /* what is gone stays gone */
+    assert_int_equal(pare_kv_cache_truncate(&c, 163), 163); /* what is gone stays gone */
     assert_ok(pare_kv_cache_reserve(&c, 50, err));          /* a pass that fails half-way */
-    assert_int_equal(c.n_pos, 214);
+    assert_int_equal(c.n_pos, 163);
     step(&c, 10);
-    assert_int_equal(pare_kv_cache_truncate(&c, 213), 0); /* would need 114 */
+    assert_int_equal(pare_kv_cache_truncate(&c, 162), 0); /* would need 63 */
     assert_int_equal(c.n_pos, 0);
-    assert_int_equal(c.ring_first, 0);
+    assert_int_equal(c.first, 0);
+    assert_null(c.blocks[0][0]);
     pare_kv_cache_free(&c);
 }
 
@@ -374,7 +440,7 @@ int main(void) {
         cmocka_unit_test(odd_values),       cmocka_unit_test(bytes_and_layout),
         cmocka_unit_test(truncation),       cmocka_unit_test(bad_sizes_are_refused),
         cmocka_unit_test(rope_scalings),    cmocka_unit_test(bad_rope_is_refused),
-        cmocka_unit_test(far_positions),
+        cmocka_unit_test(far_positions),    cmocka_unit_test(forks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

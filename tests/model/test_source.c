@@ -495,9 +495,9 @@ static void descriptions(void **state) {
     assert_int_equal(info->n_tensors, 2 * 11 + 3);
     assert_true(info->file_bytes > info->tensor_bytes);
     uint64_t bytes;
-    /* keys and values, 2 layers, 2 heads of 32, 128 positions of 2 bytes */
+    /* keys and values, 2 layers, 2 heads of 32, 128 positions of 2 bytes; 64 bytes a block of 64 */
     assert_ok(pare_description_kv_bytes(d, 128, "f16", &bytes, err));
-    assert_int_equal(bytes, 2 * 2 * 2 * 32 * 128 * 2);
+    assert_int_equal(bytes, 2 * 2 * 2 * 32 * 128 * 2 + 2 * 64);
     pare_error e = {0};
     assert_int_equal(pare_description_kv_bytes(d, 128, "f13", &bytes, &e), PARE_ERR_ARG);
     assert_int_equal(pare_description_kv_bytes(d, SIZE_MAX / 4, "f16", &bytes, &e), PARE_ERR_ARG);
