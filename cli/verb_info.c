@@ -317,7 +317,8 @@ const cli_verb cli_verb_info = {
     .name = "info",
     .arguments = "MODEL | --cpu",
     .summary = "what a model file holds, or the machine",
-    .notes = "Of a model only headers are read, unless --verify asks for every byte.",
+    .notes =
+        "Of a model only headers and the tokenizer are read, unless --verify asks for every byte.",
     .options = table,
     .defaults = &defaults,
     .options_size = sizeof defaults,

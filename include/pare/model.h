@@ -28,7 +28,7 @@ typedef struct pare_tensor_info {
     uint64_t n_bytes, n_params;
 } pare_tensor_info;
 
-/* What a model file or folder holds; only headers are read. */
+/* What a model file or folder holds; only headers and the tokenizer are read. */
 typedef struct pare_model_info {
     const char *format;    /* "gguf" or "hf" */
     const char *arch;      /* "llama", "gemma3", ... */
@@ -46,8 +46,8 @@ typedef struct pare_model_info {
 
 typedef struct pare_description pare_description;
 
-/* Reads the headers of a GGUF file (or the first part of a split one) or of a Hugging Face folder.
- */
+/* Reads the headers of a GGUF file (or the first part of a split one) or of a Hugging Face folder,
+ * and its tokenizer, which may be missing. */
 pare_status pare_describe(pare_description **out, const char *path, pare_error *err);
 const pare_model_info *pare_description_info(const pare_description *d);
 /* Bytes of the KV cache for n_ctx positions with a codec ("f16", "bf16", "f32", "q8_0", "q4_0"). */

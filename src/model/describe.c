@@ -6,6 +6,7 @@
 #include "io/json.h"
 #include "model/kv_cache.h"
 #include "model/source.h"
+#include "text/vocab.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -39,24 +40,28 @@ static pare_status describe_gguf(pare_description *d, const pare_gguf *g, pare_e
     PARE_TRY(pare_gguf_str(g, "general.name", PARE_OPTIONAL, &info->name, err));
     PARE_TRY(pare_gguf_u32(g, "general.file_type", PARE_OPTIONAL, 0, UINT32_MAX, &type, err));
     if (type != UINT32_MAX) info->file_type = file_type_name(type);
-    const char *model = NULL, *pre = NULL;
-    PARE_TRY(pare_gguf_str(g, "tokenizer.ggml.model", PARE_OPTIONAL, &model, err));
-    PARE_TRY(pare_gguf_str(g, "tokenizer.ggml.pre", PARE_OPTIONAL, &pre, err));
-    pare_gguf_kv tokens;
-    if (model && pare_gguf_kv_find(g, "tokenizer.ggml.tokens", &tokens))
-        snprintf(d->tokenizer, sizeof d->tokenizer, "%.40s%s%.40s, %zu tokens", model,
-                 pre ? " " : "", pre ? pre : "", tokens.count);
     return PARE_OK;
 }
 
 static pare_status describe_hf(pare_description *d, pare_error *err) {
-    const char *folder = pare_source_path(d->source);
-    PARE_TRY(pare_json_str(pare_source_config_json(d->source), "_name_or_path", PARE_OPTIONAL,
-                           &d->info.name, err));
-    char *path = pare_path_join(folder, "tokenizer.json");
-    if (!path) return pare_fail(err, PARE_ERR_NOMEM, "%s: a path", folder);
-    if (pare_path_exists(path)) snprintf(d->tokenizer, sizeof d->tokenizer, "tokenizer.json");
-    pare_free(path);
+    return pare_json_str(pare_source_config_json(d->source), "_name_or_path", PARE_OPTIONAL,
+                         &d->info.name, err);
+}
+
+/* A tokenizer that is broken is an error, one of a kind that pare does not know is told. */
+static pare_status describe_tokenizer(pare_description *d, pare_error *err) {
+    pare_tokenizer *tok;
+    pare_error own = {0};
+    pare_status st = pare_tokenizer_of_model(&tok, pare_source_gguf(d->source),
+                                             pare_source_path(d->source), &own);
+    if (st == PARE_ERR_UNSUPPORTED)
+        snprintf(d->tokenizer, sizeof d->tokenizer, "unknown: %.*s",
+                 pare_clip(own.message, strlen(own.message), 140), own.message);
+    else if (st != PARE_OK)
+        return pare_fail(err, st, "%s", own.message);
+    else if (tok)
+        snprintf(d->tokenizer, sizeof d->tokenizer, "%s", pare_tokenizer_describe(tok));
+    pare_tokenizer_free(tok);
     return PARE_OK;
 }
 
@@ -103,7 +108,8 @@ static pare_status describe(pare_description *d, pare_error *err) {
     if (info->n_params)
         info->bits_per_weight = 8.0 * (double)info->tensor_bytes / (double)info->n_params;
     const pare_gguf *g = pare_source_gguf(s);
-    return g ? describe_gguf(d, g, err) : describe_hf(d, err);
+    PARE_TRY(g ? describe_gguf(d, g, err) : describe_hf(d, err));
+    return describe_tokenizer(d, err);
 }
 
 pare_status pare_describe(pare_description **out, const char *path, pare_error *err) {

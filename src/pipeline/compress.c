@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/os.h"
 #include "pipeline/model_output.h"
+#include "text/vocab.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -489,6 +490,20 @@ static pare_status do_tensor(compress_run *c, size_t i, pare_error *err) {
 
 /* --- the run --- */
 
+/* A tokenizer that is copied is opened all the same: the output must be a model that runs. One of a
+ * kind that pare does not know may still be right for others. */
+static pare_status check_tokenizer(compress_run *c, pare_error *err) {
+    pare_tokenizer *tok;
+    pare_error own = {0};
+    pare_status st = pare_tokenizer_of_model(&tok, pare_source_gguf(c->source),
+                                             pare_source_path(c->source), &own);
+    pare_tokenizer_free(tok);
+    if (st == PARE_OK) return PARE_OK;
+    if (st != PARE_ERR_UNSUPPORTED || !c->same_format) return pare_fail(err, st, "%s", own.message);
+    pare_warn(c->rt, "%s; the tokenizer is copied as it is", own.message);
+    return PARE_OK;
+}
+
 static pare_status write_all(compress_run *c, pare_error *err) {
     PARE_TRY(pare_output_open(&c->output, c->rt, c->source, c->format, c->o->out, c->o->split_bytes,
                               err));
@@ -535,6 +550,8 @@ static pare_status run(compress_run *c, pare_error *err) {
         return pare_fail(err, PARE_ERR_ARG, "output: found none, expected a file or folder name");
     if (c->o->out) PARE_TRY(pare_output_check(c->source, c->format, c->o->out, err));
     c->same_format = strcmp(c->format, pare_source_format(c->source)) == 0;
+    /* else it is opened when it is translated */
+    if (c->same_format || c->o->dry_run) PARE_TRY(check_tokenizer(c, err));
     c->tied = !pare_source_find(c->source, "output.weight");
     for (size_t i = 0; i < c->recipe->n_steps; i++)
         if (c->recipe->steps[i].mix && !c->recipe->steps[i].target)

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "io/json.h"
 #include "text/tokenizer_export.h"
+#include "text/vocab.h"
 
 #include <string.h>
 
@@ -28,16 +29,14 @@ static pare_status write_generation_config(const pare_tokenizer *tok, const char
     return st;
 }
 
-pare_status pare_export_tokenizer_hf(pare_runtime *rt, const char *model, const pare_gguf *header,
-                                     const char *folder, pare_error *err) {
-    const char *kind = NULL;
-    PARE_TRY(pare_gguf_str(header, "tokenizer.ggml.model", PARE_OPTIONAL, &kind, err));
-    if (!kind || strcmp(kind, "no_vocab") == 0) {
-        pare_warn(rt, "%s: holds no tokenizer; the output folder has none", model);
+pare_status pare_export_tokenizer_hf(pare_runtime *rt, const pare_gguf *header, const char *folder,
+                                     pare_error *err) {
+    pare_tokenizer *tok;
+    PARE_TRY(pare_tokenizer_of_model(&tok, header, NULL, err));
+    if (!tok) {
+        pare_warn(rt, "%s: holds no tokenizer; the output folder has none", pare_gguf_path(header));
         return PARE_OK;
     }
-    pare_tokenizer *tok;
-    PARE_TRY(pare_tokenizer_load(&tok, model, err));
     pare_status st = pare_tokenizer_write_json(tok, folder, err);
     if (st == PARE_OK) st = write_generation_config(tok, folder, err);
     pare_tokenizer_free(tok);
@@ -46,16 +45,12 @@ pare_status pare_export_tokenizer_hf(pare_runtime *rt, const char *model, const 
 
 pare_status pare_export_tokenizer_gguf(pare_runtime *rt, pare_gguf_writer *w, const char *model,
                                        size_t vocab_size, pare_error *err) {
-    char *file = pare_path_join(model, "tokenizer.json");
-    if (!file) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", model);
-    bool there = pare_path_exists(file);
-    pare_free(file);
-    if (!there) {
+    pare_tokenizer *tok;
+    PARE_TRY(pare_tokenizer_of_model(&tok, NULL, model, err));
+    if (!tok) {
         pare_warn(rt, "%s: holds no tokenizer.json; the output has no vocabulary", model);
         return pare_gguf_set_str(w, "tokenizer.ggml.model", "no_vocab", err);
     }
-    pare_tokenizer *tok;
-    PARE_TRY(pare_tokenizer_load(&tok, model, err));
     pare_gguf_vocab vocab = {0};
     pare_status st = pare_tokenizer_to_gguf(&vocab, tok, vocab_size, err);
     if (st == PARE_OK && !vocab.exact)

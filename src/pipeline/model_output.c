@@ -295,8 +295,7 @@ static pare_status begin_hf(pare_output *o, const char *recipe, pare_error *err)
     if (o->same_format)
         PARE_TRY(copy_companions(o, err));
     else
-        PARE_TRY(pare_export_tokenizer_hf(o->rt, pare_source_path(o->source),
-                                          pare_source_gguf(o->source), o->folder, err));
+        PARE_TRY(pare_export_tokenizer_hf(o->rt, pare_source_gguf(o->source), o->folder, err));
     PARE_TRY(pare_st_set_metadata(o->st_writer, "format", "pt", err));
     if (recipe) PARE_TRY(pare_st_set_metadata(o->st_writer, "pare.recipe", recipe, err));
     for (size_t i = 0; i < o->n_items; i++) {

@@ -3,6 +3,7 @@
 
 #include "base/hash.h"
 #include "base/os.h"
+#include "io/gguf.h"
 
 /* From here on remembering pairs pays. */
 #define LONG_TEXT 4096 /* bytes */
@@ -315,6 +316,34 @@ pare_status pare_tokenizer_load_as(pare_tokenizer **out, const char *path, const
 
 pare_status pare_tokenizer_load(pare_tokenizer **out, const char *path, pare_error *err) {
     return pare_tokenizer_load_as(out, path, NULL, err);
+}
+
+/* Whether the folder has tokenizer.json, or vocab.json and merges.txt. */
+static pare_status folder_has_tokenizer(bool *there, const char *folder, pare_error *err) {
+    static const char *const names[] = {"tokenizer.json", "vocab.json", "merges.txt"};
+    bool found[3];
+    for (size_t i = 0; i < 3; i++) {
+        char *path = pare_path_join(folder, names[i]);
+        if (!path) return pare_fail(err, PARE_ERR_NOMEM, "%s: tokenizer: out of memory", folder);
+        found[i] = pare_path_exists(path);
+        pare_free(path);
+    }
+    *there = found[0] || (found[1] && found[2]);
+    return PARE_OK;
+}
+
+pare_status pare_tokenizer_of_model(pare_tokenizer **out, const pare_gguf *g, const char *path,
+                                    pare_error *err) {
+    *out = NULL;
+    if (g) {
+        const char *kind = NULL;
+        PARE_TRY(pare_gguf_str(g, "tokenizer.ggml.model", PARE_OPTIONAL, &kind, err));
+        return !kind || strcmp(kind, "no_vocab") == 0 ? PARE_OK
+                                                      : pare_tokenizer_from_gguf(out, g, NULL, err);
+    }
+    bool there = false;
+    PARE_TRY(folder_has_tokenizer(&there, path, err));
+    return there ? pare_tokenizer_load_json(out, path, err) : PARE_OK;
 }
 
 void pare_ids_free(pare_ids *ids) {

@@ -181,4 +181,10 @@ pare_status pare_tokenizer_load_gguf(pare_tokenizer **out, const char *path, con
 pare_status pare_tokenizer_from_gguf(pare_tokenizer **out, const struct pare_gguf *g,
                                      const char *pre, pare_error *err);
 
+/* The tokenizer of an open model: of its GGUF header, or (g NULL) of the folder at `path`. *out =
+ * NULL where the model has none: a folder without tokenizer.json and without the older pair, a
+ * header without a vocabulary. */
+pare_status pare_tokenizer_of_model(pare_tokenizer **out, const struct pare_gguf *g,
+                                    const char *path, pare_error *err);
+
 #endif

@@ -86,6 +86,81 @@ static void info(void **state) {
     program_free(&r);
 }
 
+static bool exists(const char *name) { return access(test_path(name), F_OK) == 0; }
+
+static void write_text(const char *name, const char *text) { test_write(name, text, strlen(text)); }
+
+/* A tokenizer that is only looked at or copied is opened all the same. */
+static void broken_tokenizers(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *told;
+    } cases[] = {
+        {"{\"model\": ", "broken/tokenizer.json: line 1, column 10"},
+        {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"a b\"]}}",
+         "broken/tokenizer.json: model.merges.0: found"},
+        {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": -1}, \"merges\": []}}",
+         "broken/tokenizer.json: token \"a\": found id -1"},
+    };
+    static const char *const commands[] = {"pare info broken",
+                                           "pare convert broken made",
+                                           "pare convert broken made.gguf",
+                                           "pare compress broken -o made -r q8_0",
+                                           "pare compress broken -o made -r q8_0 --dry-run",
+                                           "pare compress broken -o made.gguf -r q8_0 --dry-run"};
+    tiny_model("broken", NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_text("broken/tokenizer.json", cases[i].text);
+        for (size_t k = 0; k < sizeof commands / sizeof *commands; k++)
+            program_refuses(commands[k], cases[i].told);
+        assert_false(exists("made") || exists("made.gguf"));
+    }
+
+    /* a kind that pare does not know may be right for others: told, and copied as it is */
+    write_text("broken/tokenizer.json",
+               "{\"model\": {\"type\": \"WordPiece\", \"vocab\": {\"a\": 0}}}");
+    json_t *o = program_json(NULL, "pare info broken");
+    assert_non_null(strstr(string(o, "tokenizer"), "unknown: "));
+    assert_non_null(strstr(string(o, "tokenizer"), "WordPiece"));
+    json_decref(o);
+    program_result r = program_run(NULL, "pare convert broken made");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.err, "WordPiece"));
+    assert_non_null(strstr(r.err, "copied as it is"));
+    program_free(&r);
+    r = program_run(NULL, "cmp broken/tokenizer.json made/tokenizer.json");
+    assert_int_equal(r.code, 0);
+    program_free(&r);
+    program_refuses("pare convert broken made.gguf", "WordPiece");
+    program_refuses("pare compress broken -o made.gguf -r q8_0 --dry-run", "WordPiece");
+
+    /* no tokenizer at all */
+    assert_int_equal(remove(test_path("broken/tokenizer.json")), 0);
+    o = program_json(NULL, "pare info broken");
+    assert_string_equal(string(o, "tokenizer"), "");
+    json_decref(o);
+    r = program_run(NULL, "pare convert broken bare");
+    assert_int_equal(r.code, 0);
+    program_free(&r);
+}
+
+/* The same for the vocabulary of a GGUF file: the type of its first token is bent. */
+static void broken_vocabulary(void **state) {
+    (void)state;
+    static const char key[] = "tokenizer.ggml.token_type";
+    program_result r = program_run(NULL, "cat model.gguf");
+    char *at = memmem(r.out, r.out_len, key, sizeof key - 1);
+    assert_non_null(at);
+    at[sizeof key - 1 + 16] = 7; /* behind the types of the value and of its items, and the count */
+    test_write("bent.gguf", r.out, r.out_len);
+    program_free(&r);
+    static const char *const commands[] = {"pare info bent.gguf", "pare convert bent.gguf x.gguf",
+                                           "pare convert bent.gguf x"};
+    for (size_t k = 0; k < sizeof commands / sizeof *commands; k++)
+        program_refuses(commands[k], "bent.gguf: tokenizer.ggml.token_type: token 0: found type 7");
+    assert_false(exists("x") || exists("x.gguf"));
+}
+
 static void tokenize(void **state) {
     (void)state;
     json_t *o = program_json("a\xC3\xA9\xFF<|im_end|>", "pare tokenize model.gguf");
@@ -373,13 +448,14 @@ static void threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(examples),        cmocka_unit_test(info),
-        cmocka_unit_test(tokenize),        cmocka_unit_test(run_once),
-        cmocka_unit_test(run_limits),      cmocka_unit_test(run_errors),
-        cmocka_unit_test(conversation),    cmocka_unit_test(eval),
-        cmocka_unit_test(eval_against),    cmocka_unit_test(eval_errors),
-        cmocka_unit_test(compress_errors), cmocka_unit_test(bench),
-        cmocka_unit_test(interrupted),     cmocka_unit_test(closed_pipe),
+        cmocka_unit_test(examples),          cmocka_unit_test(info),
+        cmocka_unit_test(broken_tokenizers), cmocka_unit_test(broken_vocabulary),
+        cmocka_unit_test(tokenize),          cmocka_unit_test(run_once),
+        cmocka_unit_test(run_limits),        cmocka_unit_test(run_errors),
+        cmocka_unit_test(conversation),      cmocka_unit_test(eval),
+        cmocka_unit_test(eval_against),      cmocka_unit_test(eval_errors),
+        cmocka_unit_test(compress_errors),   cmocka_unit_test(bench),
+        cmocka_unit_test(interrupted),       cmocka_unit_test(closed_pipe),
         cmocka_unit_test(threads),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);
