@@ -6,7 +6,8 @@
  * Two sets of matrices for each format: one of 256 MiB, larger than the caches, whose bytes a
  * second are compared with a plain read loop over the same memory, matrix by matrix ("share"); and
  * one in the second-level cache, which shows the arithmetic ("cached", and "slack" = how many times
- * faster it is). Times are lower quartiles, since other programs only ever add to them. */
+ * faster it is). Sparse formats are half zeros, at random places. Times are lower quartiles, since
+ * other programs only ever add to them. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #include "base/team.h"
 #include "kernels/blocks.h"
 #include "kernels/dot.h"
+#include "tensor/encoding.h"
 
 enum { SET_BYTES = 256 << 20 };
 
@@ -24,12 +26,15 @@ typedef struct format {
     size_t len, bytes;       /* of a block */
     int n_halves, halves[2]; /* where f16 scales lie */
     int dot, dotf;
+    int pattern; /* sparse: half of each so many columns are zero */
 } format;
 
 #define BLOCK(n, length, count, ...)                                                               \
-    { #n, length, sizeof(pare_##n), count, {__VA_ARGS__ }, PARE_DOT_##n, 0 }
+    { #n, length, sizeof(pare_##n), count, {__VA_ARGS__ }, PARE_DOT_##n, 0, 0 }
 #define PLAIN(n, size)                                                                             \
-    { #n, 1, size, 0, {0 }, 0, PARE_DOTF_##n }
+    { #n, 1, size, 0, {0 }, 0, PARE_DOTF_##n, 0 }
+#define SPARSE(n, m)                                                                               \
+    { #n, .pattern = m }
 static const format formats[] = {
     BLOCK(q4_0, 32, 1, 0),
     BLOCK(q4_1, 32, 2, 0, 2),
@@ -46,6 +51,14 @@ static const format formats[] = {
     BLOCK(q5_1, 32, 2, 0, 2),
     PLAIN(f16, 2),
     PLAIN(f32, 4),
+    SPARSE(bitmap_bf16, 64),
+    SPARSE(nm24_bf16, 4),
+    SPARSE(bitmap_q8, 64),
+    SPARSE(nm24_q8, 4),
+    SPARSE(nm48_q8, 8),
+    SPARSE(bitmap_q4, 64),
+    SPARSE(nm24_q4, 4),
+    SPARSE(nm48_q4, 8),
 };
 
 enum { MAX_SAMPLES = 1 << 14 };
@@ -53,7 +66,9 @@ enum { MAX_SAMPLES = 1 << 14 };
 typedef struct job {
     const pare_dot_kernels *kernels;
     const format *f;
-    pare_view w; /* the first matrix of the set */
+    int dot, dotf;
+    pare_view w;         /* the first matrix of the set */
+    size_t matrix_bytes; /* from one matrix to the next */
     size_t n_matrices, repeat;
     bool read_too; /* after each matrix, read as many bytes with a plain loop */
     const uint8_t *data;
@@ -94,22 +109,24 @@ static void read_share(const uint8_t *p, size_t n) {
  * hold of it is long replaced. */
 static void run_matrices(pare_worker *worker, void *arg) {
     job *j = arg;
-    size_t begin, end, matrix = j->w.rows * j->w.row_bytes;
+    size_t begin, end, matrix = j->matrix_bytes;
+    size_t row_bytes = matrix / j->w.rows;
     pare_share(worker, j->w.rows, 16, &begin, &end);
     pare_barrier(worker);
     for (size_t k = 0; k < j->n_matrices * j->repeat; k++) {
         double start = now_s();
         pare_view w = j->w;
-        w.part[0] = (const uint8_t *)w.part[0] + k % j->n_matrices * matrix;
-        if (j->f->dot)
-            j->kernels->dot[j->f->dot](j->y, w.rows, &w, begin, end, &j->act);
+        for (int p = 0; p < PARE_MAX_PARTS && w.part[p]; p++)
+            w.part[p] = (const uint8_t *)w.part[p] + k % j->n_matrices * matrix;
+        if (j->dot)
+            j->kernels->dot[j->dot](j->y, w.rows, &w, begin, end, &j->act);
         else
-            j->kernels->dotf[j->f->dotf](j->y, w.rows, &w, begin, end, j->x, w.cols, j->n);
+            j->kernels->dotf[j->dotf](j->y, w.rows, &w, begin, end, j->x, w.cols, j->n);
         pare_barrier(worker);
         double middle = now_s();
         if (j->read_too) {
             const uint8_t *other = j->data + (k + j->n_matrices / 2) % j->n_matrices * matrix;
-            read_share(other + begin * w.row_bytes, (end - begin) * w.row_bytes);
+            read_share(other + begin * row_bytes, (end - begin) * row_bytes);
             pare_barrier(worker);
         }
         if (worker->id == 0 && j->n_samples < MAX_SAMPLES) {
@@ -147,6 +164,52 @@ static void fill(uint8_t *data, size_t bytes, const format *f) {
     }
 }
 
+/* A format whose rows are blocks of one size. */
+static void place_blocks(job *j, uint8_t *data) {
+    const format *f = j->f;
+    size_t row_bytes = j->w.cols / f->len * f->bytes;
+    j->w.row_bytes = row_bytes;
+    j->w.part[0] = data;
+    j->dot = f->dot;
+    j->dotf = f->dotf;
+    j->matrix_bytes = j->w.rows * row_bytes;
+    fill(data, SET_BYTES, f);
+}
+
+static size_t round_up_64(size_t n) { return (n + 63) / 64 * 64; }
+
+/* A sparse one, encoded once and copied through the set. */
+static bool place_sparse(pare_runtime *rt, job *j, uint8_t *data) {
+    size_t rows = j->w.rows, cols = j->w.cols, m = (size_t)j->f->pattern, at = 0;
+    float *w = pare_big_alloc(rows * cols * sizeof *w);
+    if (!w) return false;
+    uint64_t s = 88172645463325252u;
+    for (size_t g = 0; g < rows * cols; g += m)
+        for (size_t kept = 0; kept < m / 2;) {
+            s ^= s << 13, s ^= s >> 7, s ^= s << 17;
+            float *v = w + g + (s >> 20) % m;
+            if (*v != 0.0f) continue;
+            *v = (float)((s >> 40) % 1000 + 1) * 1e-5f;
+            kept++;
+        }
+    pare_tensor t;
+    const pare_encoding *e = pare_encoding_find(j->f->name);
+    if (pare_tensor_encode(rt, &t, e, w, rows, cols, NULL, NULL) != PARE_OK) return false;
+    pare_big_free(w, rows * cols * sizeof *w);
+    j->w = t.view;
+    j->dot = (int)e->dot;
+    j->dotf = (int)e->dotf;
+    for (uint32_t p = 0; p < e->n_parts; p++) {
+        memcpy(data + at, t.view.part[p], t.part_bytes[p]);
+        j->w.part[p] = data + at;
+        at += round_up_64(t.part_bytes[p]);
+    }
+    j->matrix_bytes = at;
+    for (size_t k = 1; k < SET_BYTES / at; k++) memcpy(data + k * at, data, at);
+    pare_tensor_free(&t);
+    return true;
+}
+
 typedef struct options {
     size_t rows, cols, n, cached; /* cached: bytes a thread */
     int threads, rounds;
@@ -154,7 +217,7 @@ typedef struct options {
 } options;
 
 static void measure(pare_runtime *rt, const options *o, job *j) {
-    size_t matrix = j->w.rows * j->w.row_bytes;
+    size_t matrix = j->matrix_bytes, row_bytes = matrix / j->w.rows;
     j->n_matrices = SET_BYTES / matrix;
     j->repeat = 1;
     j->read_too = true;
@@ -163,7 +226,7 @@ static void measure(pare_runtime *rt, const options *o, job *j) {
     double us = quartile(j->dot_s, j->n_samples) * 1e6,
            read_us = quartile(j->read_s, j->n_samples) * 1e6;
 
-    size_t rows = j->w.rows, few = o->cached / j->w.row_bytes * (size_t)o->threads;
+    size_t rows = j->w.rows, few = o->cached / row_bytes * (size_t)o->threads;
     if (few < rows) j->w.rows = few;
     j->n_matrices = 1;
     j->repeat = 200;
@@ -171,9 +234,9 @@ static void measure(pare_runtime *rt, const options *o, job *j) {
     j->n_samples = 0;
     for (int round = 0; round < o->rounds; round++) pare_team_run(rt, run_matrices, j);
     double cached_us = quartile(j->dot_s, j->n_samples) * 1e6,
-           cached = (double)(j->w.rows * j->w.row_bytes) / cached_us;
+           cached = (double)(j->w.rows * row_bytes) / cached_us;
     j->w.rows = rows;
-    printf("%-8s %9.1f %8.2f %8.2f %7.1f%% %10.2f %9.2f\n", j->f->name, us,
+    printf("%-11s %9.1f %8.2f %8.2f %7.1f%% %10.2f %9.2f\n", j->f->name, us,
            (double)matrix / us * 1e-3, (double)matrix / read_us * 1e-3, 100 * read_us / us,
            cached * 1e-3, us / (cached_us * (double)rows / (double)(few < rows ? few : rows)));
     fflush(stdout);
@@ -240,16 +303,19 @@ int main(int argc, char **argv) {
         if (!(act[k] = pare_big_alloc(pare_act_place(&j.act, NULL, k, o.n, o.cols)))) return 1;
     printf("%s, %s, %d threads, W %zu x %zu, n = %zu\n", pare_cpu_name(),
            pare_isa_name(pare_runtime_isa(rt)), o.threads, o.rows, o.cols, o.n);
-    printf("%-8s %9s %8s %8s %8s %10s %9s\n", "", "us", "GB/s", "read", "share", "cached", "slack");
+    printf("%-11s %9s %8s %8s %8s %10s %9s\n", "", "us", "GB/s", "read", "share", "cached",
+           "slack");
     for (size_t k = 0; k < sizeof formats / sizeof *formats; k++) {
         j.f = formats + k;
         bool wanted = first == argc;
         for (int i = first; i < argc; i++) wanted |= strcmp(argv[i], j.f->name) == 0;
         if (!wanted) continue;
-        size_t row_bytes = o.cols / j.f->len * j.f->bytes;
-        j.w = (pare_view){.rows = o.rows, .cols = o.cols, .row_bytes = row_bytes, .part = {data}};
-        fill(data, SET_BYTES, j.f);
-        pare_act_kind kind = j.kernels->act[j.f->dot];
+        j.w = (pare_view){.rows = o.rows, .cols = o.cols};
+        if (!j.f->pattern)
+            place_blocks(&j, data);
+        else if (!place_sparse(rt, &j, data))
+            return 1;
+        pare_act_kind kind = j.kernels->act[j.dot];
         (void)pare_act_place(&j.act, act[kind], kind, o.n, o.cols);
         j.kernels->quantize[kind](&j.act, j.x, o.cols, o.n, o.cols);
         measure(rt, &o, &j);

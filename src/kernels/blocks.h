@@ -216,19 +216,35 @@ PARE_BLOCK_SIZE(pare_q6_k_piece, 52);
 
 /* ---- sparse forms: parts of a matrix w[rows][cols], in view.part[] ----
  *
- * bitmap_bf16, bitmap_q8: any pattern of zeros, any cols
- *   part 0  u64 [rows][ceil(cols / 64)]     bit c % 64 of word c / 64 = value c is stored; bits
- * past cols are 0; view.row_bytes = 8 * ceil(cols / 64) part 1  u64 [rows + 1] index in part 2 of
- * each row's first value; [0] = 0, [r + 1] - [r] = number of bits set in row r part 2  bf16 or int8
- * the stored values in row order part 3  bf16 [rows][ceil(cols / 32)]    bitmap_q8 only: value =
- * scale of its 32 columns * code
+ * bitmap_bf16, bitmap_q8, bitmap_q4: any pattern of zeros, any cols
+ *
+ *   part 0  u64 [rows][ceil(cols / 64)]   bit c % 64 of word c / 64 = value c is stored; bits past
+ *                                         cols are 0; view.row_bytes = 8 * ceil(cols / 64)
+ *   part 1  u64 [rows + 1]                number of each row's first value in part 2; [0] = 0,
+ *                                         [r + 1] - [r] = number of bits set in row r, q4: rounded
+ *                                         up to an even number
+ *   part 2  bf16, int8 or nibbles         the stored values in row order; nibble k: bits 4 * (k %
+ * 2) of byte k / 2 part 3  bf16                          q8, q4: scales
  *
  * nm24_*, nm48_*: at most 2 of 4 (4 of 8) neighbours are not zero; cols is a multiple of 8
- *   part 0  u8 [rows][cols / 8]             bit c % 8 of byte c / 8 = value c is stored; exactly 2
- * of each 4 bits (4 of each 8); view.row_bytes = cols / 8 part 1  bf16 or int8 [rows][cols / 2]
- * byte b's four values are 4b .. 4b + 3, in column order part 2  bf16 [rows][ceil(cols / 32)]
- * nm*_q8 only: scales as above So both are the same to a kernel: a byte of mask and four values for
- * eight columns (nm_bf16, nm_q8). */
+ *
+ *   part 0  u8 [rows][cols / 8]           bit c % 8 of byte c / 8 = value c is stored; exactly 2 of
+ *                                         each 4 bits (4 of each 8); view.row_bytes = cols / 8
+ *   part 1  bf16 or int8 [rows][cols / 2] byte b's four values are 4b .. 4b + 3, in column order
+ *           u8 [rows][8 * ceil(cols / 32)]  q4: 8 bytes for the 16 values of 32 columns: value
+ *                                         k < 8 in the low nibble of byte k, k >= 8 in the high
+ *                                         nibble of byte k - 8
+ *   part 2  bf16                          q8, q4: scales
+ *
+ * So both patterns have a byte of mask and four values for eight columns. Values:
+ *
+ *   q8  scale of its 32 columns * code                          scales [rows][ceil(cols / 32)]
+ *   q4  scale of its 64 columns * pare_sparse_levels[nibble]    scales [rows][ceil(cols / 64)]
+ *
+ * The levels have a gap round zero, where a pruned matrix has no values: of 16 even steps three
+ * would go unused. */
+static const int8_t pare_sparse_levels[16] = {0,  2,  3,  4,  5,  6,  7,  9,
+                                              -2, -3, -4, -5, -6, -7, -9, -11};
 
 /* ---- half and brain floats ---- */
 

@@ -1,4 +1,4 @@
-/* The dot kernels of plain and sparse floats, and of sparse int8 codes, in plain C. */
+/* The dot kernels of plain and sparse floats, and of sparse integers, in plain C. */
 #include "kernels/dot_impl.h"
 
 /* The parts of a matrix may stand at any address. */
@@ -43,16 +43,30 @@ static float dot_sparse_bf16(const uint8_t *bits, const uint8_t *v, const float 
     return sum;
 }
 
-/* The same for int8 codes, with a weight scale per 32 columns. */
-static float dot_sparse_q8(const uint8_t *bits, const int8_t *v, const uint8_t *scale,
-                           const pare_act *x, size_t i, size_t cols) {
+/* Where the integers of a row lie, and their scales. */
+typedef struct codes {
+    const uint8_t *values, *scales;
+    bool four, units; /* 4 bits; N:M: in units of 16 */
+} codes;
+
+static int code_at(codes w, size_t k) {
+    if (!w.four) return (int8_t)w.values[k];
+    uint8_t both = w.units ? w.values[k / 16 * 8 + k % 8] : w.values[k / 2];
+    bool high = w.units ? k % 16 >= 8 : k % 2;
+    return pare_sparse_levels[high ? both >> 4 : both & 15];
+}
+
+/* The same for integers; x has a scale per 32 columns, the weights per 32 or (4 bits) 64. */
+static float dot_sparse_int(const uint8_t *bits, codes w, const pare_act *x, size_t i,
+                            size_t cols) {
     const int8_t *q = x->q + i * x->q_stride;
     float y = 0.0f;
-    for (size_t begin = 0; begin < cols; begin += 32) {
+    for (size_t begin = 0, k = 0; begin < cols; begin += 32) {
         int32_t sum = 0;
         for (size_t c = begin; c < begin + 32 && c < cols; c++)
-            if (bits[c / 8] >> c % 8 & 1) sum += *v++ * q[c];
-        y += x->d[i * x->d_stride + begin / 32] * load_bf16(scale + begin / 16) * (float)sum;
+            if (bits[c / 8] >> c % 8 & 1) sum += code_at(w, k++) * q[c];
+        float scale = load_bf16(w.scales + 2 * (begin / (w.four ? 64 : 32)));
+        y += x->d[i * x->d_stride + begin / 32] * scale * (float)sum;
     }
     return y;
 }
@@ -81,20 +95,34 @@ void pare_dotf_nm_bf16_ref(float *y, size_t ldy, const pare_view *w, size_t row_
                 pare_row(w, r), (const uint8_t *)w->part[1] + r * w->cols, x + i * ldx, w->cols);
 }
 
-void pare_dot_bitmap_q8_ref(float *y, size_t ldy, const pare_view *w, size_t row_begin,
-                            size_t row_end, const pare_act *x) {
-    for (size_t r = row_begin; r < row_end; r++)
-        for (size_t i = 0; i < x->n; i++)
-            y[i * ldy + r] = dot_sparse_q8(
-                pare_row(w, r), (const int8_t *)w->part[2] + bitmap_first(w, r),
-                (const uint8_t *)w->part[3] + 2 * r * ((w->cols + 31) / 32), x, i, w->cols);
+/* bits: of a value */
+static codes bitmap_codes(const pare_view *w, size_t r, size_t bits) {
+    size_t span = bits == 4 ? 64 : 32, scales = (w->cols + span - 1) / span;
+    return (codes){.values = (const uint8_t *)w->part[2] + bitmap_first(w, r) * bits / 8,
+                   .scales = (const uint8_t *)w->part[3] + 2 * r * scales,
+                   .four = bits == 4};
 }
 
-void pare_dot_nm_q8_ref(float *y, size_t ldy, const pare_view *w, size_t row_begin, size_t row_end,
-                        const pare_act *x) {
-    for (size_t r = row_begin; r < row_end; r++)
-        for (size_t i = 0; i < x->n; i++)
-            y[i * ldy + r] = dot_sparse_q8(
-                pare_row(w, r), (const int8_t *)w->part[1] + r * (w->cols / 2),
-                (const uint8_t *)w->part[2] + 2 * r * ((w->cols + 31) / 32), x, i, w->cols);
+static codes nm_codes(const pare_view *w, size_t r, size_t bits) {
+    size_t span = bits == 4 ? 64 : 32, scales = (w->cols + span - 1) / span;
+    size_t row_bytes = bits == 4 ? (w->cols + 31) / 32 * 8 : w->cols / 2;
+    return (codes){.values = (const uint8_t *)w->part[1] + r * row_bytes,
+                   .scales = (const uint8_t *)w->part[2] + 2 * r * scales,
+                   .four = bits == 4,
+                   .units = true};
 }
+
+#define DOT_REF(name, kind, bits)                                                                  \
+    void pare_dot_##name##_ref(float *y, size_t ldy, const pare_view *w, size_t row_begin,         \
+                               size_t row_end, const pare_act *x) {                                \
+        for (size_t r = row_begin; r < row_end; r++)                                               \
+            for (size_t i = 0; i < x->n; i++)                                                      \
+                y[i * ldy + r] =                                                                   \
+                    dot_sparse_int(pare_row(w, r), kind##_codes(w, r, bits), x, i, w->cols);       \
+    }
+DOT_REF(bitmap_q8, bitmap, 8)
+DOT_REF(bitmap_q4, bitmap, 4)
+DOT_REF(nm24_q8, nm, 8)
+DOT_REF(nm24_q4, nm, 4)
+DOT_REF(nm48_q8, nm, 8)
+DOT_REF(nm48_q4, nm, 4)

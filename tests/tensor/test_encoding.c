@@ -247,7 +247,7 @@ static void test_registry(void **state) {
         assert_true(is_sparse(e) ? pare_encoding_bits_per_weight(e) == 0.0
                                  : pare_encoding_bits_per_weight(e) > 1.0);
     }
-    assert_int_equal(n, 30);
+    assert_int_equal(n, 33);
     assert_null(pare_encoding_find("q9_k"));
     assert_null(pare_encoding_from_ggml(-1));
     assert_null(pare_encoding_from_ggml(16));
@@ -275,7 +275,8 @@ static const struct {
     {"q4_1", 0.082},      {"q4_0", 0.091},      {"iq4_xs", 0.081},      {"iq4_nl", 0.079},
     {"mxfp4", 0.125},     {"q3_k", 0.16},       {"q2_k", 0.31},         {"tq2_0", 0.95},
     {"tq1_0", 0.95},      {"q1_0", 0.61},       {"bitmap_bf16", 0.002}, {"bitmap_q8", 0.007},
-    {"nm24_bf16", 0.002}, {"nm24_q8", 0.006},   {"nm48_bf16", 0.002},   {"nm48_q8", 0.006}};
+    {"nm24_bf16", 0.002}, {"nm24_q8", 0.006},   {"nm48_bf16", 0.002},   {"nm48_q8", 0.006},
+    {"bitmap_q4", 0.11},  {"nm24_q4", 0.10},    {"nm48_q4", 0.10}};
 
 static void test_round_trip(void **state) {
     (void)state;

@@ -11,8 +11,10 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const bitmaps[] = {"bitmap_bf16", "bitmap_q8"};
-static const char *const patterns[] = {"nm24_bf16", "nm24_q8", "nm48_bf16", "nm48_q8"};
+static const char *const bitmaps[] = {"bitmap_bf16", "bitmap_q8", "bitmap_q4"};
+static const char *const patterns[] = {"nm24_bf16", "nm24_q8", "nm24_q4",
+                                       "nm48_bf16", "nm48_q8", "nm48_q4"};
+enum { N_BITMAPS = 3, N_PATTERNS = 6 };
 
 static pare_runtime *rt; /* one for all */
 
@@ -28,6 +30,7 @@ static int tear_down(void **state) {
 }
 
 static bool is_q8(const pare_encoding *e) { return strstr(e->name, "q8") != NULL; }
+static bool is_q4(const pare_encoding *e) { return strstr(e->name, "q4") != NULL; }
 static int group_of(const pare_encoding *e) { return strstr(e->name, "48") ? 8 : 4; }
 
 /* Encodes, checks, decodes as a whole and in pieces; zeros must come back as zeros, the others
@@ -41,10 +44,13 @@ static void round_trip(const pare_encoding *e, const float *x, size_t rows, size
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < cols; c++) {
             float v = x[r * cols + c], got = y[r * cols + c], max = 0.0f;
-            size_t first = c / 32 * 32, last = first + 32 < cols ? first + 32 : cols;
+            size_t span = is_q4(e) ? 64 : 32;
+            size_t first = c / span * span, last = first + span < cols ? first + span : cols;
             for (size_t i = first; i < last; i++) max = fmaxf(max, fabsf(x[r * cols + i]));
             /* bf16: 2^-9 of the value; q8: half a step, the scale at most 2^-7 too large */
             float bound = is_q8(e) ? max / 127.0f * 0.5f * (1.0f + 0x1p-7f) : fabsf(v) * 0x1p-8f;
+            /* q4: the largest may be 12.5 scales and is cut to 9; the bf16 scale is 2^-8 off */
+            if (is_q4(e)) bound = max * (3.5f / 12.5f + 0x1p-7f);
             if (v == 0.0f ? got != 0.0f : !(fabsf(got - v) <= bound * 1.0001f))
                 fail_msg("%s %zu x %zu: [%zu][%zu] %g became %g", e->name, rows, cols, r, c,
                          (double)v, (double)got);
@@ -65,7 +71,7 @@ static void test_bitmap(void **state) {
     (void)state;
     static const size_t widths[] = {1, 2, 31, 32, 33, 63, 64, 65, 100, 576};
     static const double shares[] = {0.0, 0.03, 0.5, 0.9, 1.0}; /* of zeros */
-    for (size_t k = 0; k < 2; k++)
+    for (size_t k = 0; k < N_BITMAPS; k++)
         for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
             for (size_t s = 0; s < sizeof shares / sizeof *shares; s++)
                 for (size_t rows = 1; rows <= 21; rows += 20) {
@@ -84,7 +90,7 @@ static void test_bitmap_places(void **state) {
     (void)state;
     enum { ROWS = 3, COLS = 97 };
     float x[ROWS * COLS];
-    for (size_t k = 0; k < 2; k++) {
+    for (size_t k = 0; k < N_BITMAPS; k++) {
         for (size_t j = 0; j < ROWS * COLS; j += 5) {
             memset(x, 0, sizeof x);
             x[j] = -1.5f;
@@ -119,11 +125,39 @@ static void test_bitmap_size(void **state) {
     pare_tensor_free(&t);
 }
 
+/* The bytes of the 4-bit forms, by hand: values that are levels come back exactly. */
+static void test_nibbles(void **state) {
+    (void)state;
+    float x[128] = {0}, y[128];
+    static const float kept[] = {9, -11, 2, -2, 3, 7, -9};
+    for (size_t i = 0; i < 7; i++) x[i < 4 ? 9 * i : 64 + i] = 0.5f * kept[i];
+    pare_tensor t;
+    assert_ok(pare_tensor_encode(rt, &t, pare_encoding_find("bitmap_q4"), x, 1, 128, NULL, err));
+    uint64_t offsets[2];
+    memcpy(offsets, t.view.part[1], sizeof offsets);
+    assert_int_equal(offsets[1], 8); /* seven, and one that completes the byte */
+    assert_int_equal(t.part_bytes[2], 4);
+    assert_memory_equal(t.view.part[2], "\xf7\x81\x62\x0e", 4);
+    assert_memory_equal(t.view.part[3], "\x00\x3f\x00\x3f", 4); /* 0.5 twice */
+    pare_tensor_decode(rt, y, &t);
+    assert_memory_equal(y, x, sizeof y);
+    pare_tensor_free(&t);
+    /* 2:4: columns 0 and 1 of each four; value 8 is the first in the high nibbles */
+    for (size_t i = 0; i < 128; i++) x[i] = i % 4 < 2 ? (i / 4 % 2 ? -5.5f : 4.5f) : 0.0f;
+    assert_ok(pare_tensor_encode(rt, &t, pare_encoding_find("nm24_q4"), x, 1, 128, NULL, err));
+    assert_int_equal(t.part_bytes[1], 32);
+    assert_memory_equal(t.view.part[1], "\x77\x77\xff\xff\x77\x77\xff\xff\x77", 9);
+    assert_memory_equal(t.view.part[2], "\x00\x3f\x00\x3f", 4);
+    pare_tensor_decode(rt, y, &t);
+    assert_memory_equal(y, x, sizeof y);
+    pare_tensor_free(&t);
+}
+
 /* Random patterns with up to m/2 of m values, from none to all of them. */
 static void test_patterns(void **state) {
     (void)state;
     static const size_t widths[] = {8, 16, 32, 40, 64, 104, 576};
-    for (size_t k = 0; k < 4; k++)
+    for (size_t k = 0; k < N_PATTERNS; k++)
         for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
             for (int fill = 0; fill < 3; fill++) { /* empty, full, at random */
                 const pare_encoding *e = pare_encoding_find(patterns[k]);
@@ -146,7 +180,7 @@ static void test_pattern_violated(void **state) {
     enum { ROWS = 40, COLS = 64 };
     pare_runtime *two = test_runtime(2, pare_isa_best()); /* the first bad row whoever finds it */
     float x[ROWS * COLS];
-    for (size_t k = 0; k < 4; k++) {
+    for (size_t k = 0; k < N_PATTERNS; k++) {
         const pare_encoding *e = pare_encoding_find(patterns[k]);
         size_t m = (size_t)group_of(e);
         pare_tensor t;
@@ -203,11 +237,12 @@ static void add64(uint8_t *p, size_t i, uint64_t v) {
 
 static void test_damaged_bitmap(void **state) {
     (void)state;
-    for (size_t k = 0; k < 2; k++) {
+    for (size_t k = 0; k < N_BITMAPS; k++) {
         damaged d = damaged_make(bitmaps[k]);
         assert_ok(pare_tensor_validate(&d.t, err));
         d.part[0][0] ^= 1; /* one bit more than values */
-        refused(&d, "row 0: found end offset 36, expected 37");
+        refused(&d, is_q4(d.t.enc) ? "row 0: found end offset 36, expected 38"
+                                   : "row 0: found end offset 36, expected 37");
         d.part[0][0] ^= 1;
         d.part[0][8 * (2 * 2 + 1) + 1] ^= 1; /* column 72 of row 2 */
         refused(&d, "row 2: found ");
@@ -232,7 +267,7 @@ static void test_damaged_bitmap(void **state) {
         refused(&d, "part '.offsets': found 32 bytes, expected 40");
         d.t.part_bytes[1] += 8;
         const uint16_t nan = 0x7FC0;
-        memcpy(d.part[k == 0 ? 2 : 3] + 2 * 11, &nan, 2);
+        memcpy(d.part[k == 0 ? 2 : 3] + 2 * (k == 2 ? 7 : 11), &nan, 2);
         refused(&d, k == 0 ? "value 11: found NaN" : "row 3, columns from 64: found a scale");
         pare_tensor_free(&d.t);
     }
@@ -240,7 +275,7 @@ static void test_damaged_bitmap(void **state) {
 
 static void test_damaged_pattern(void **state) {
     (void)state;
-    for (size_t k = 0; k < 4; k++) {
+    for (size_t k = 0; k < N_PATTERNS; k++) {
         damaged d = damaged_make(patterns[k]);
         bool quarter = group_of(d.t.enc) == 4;
         assert_ok(pare_tensor_validate(&d.t, err));
@@ -260,9 +295,10 @@ static void test_damaged_pattern(void **state) {
         refused(&d, "part '.values'");
         d.t.part_bytes[1] += 4;
         const uint16_t infinity = 0xFF80;
-        memcpy(d.part[is_q8(d.t.enc) ? 2 : 1] + 2 * 11, &infinity, 2);
-        refused(&d, is_q8(d.t.enc) ? "row 3, columns from 64: found a scale"
-                                   : "row 0, columns from 16: found NaN");
+        bool scaled = is_q8(d.t.enc) || is_q4(d.t.enc);
+        memcpy(d.part[scaled ? 2 : 1] + 2 * (is_q4(d.t.enc) ? 7 : 11), &infinity, 2);
+        refused(&d, scaled ? "row 3, columns from 64: found a scale"
+                           : "row 0, columns from 16: found NaN");
         pare_tensor_free(&d.t);
     }
 }
@@ -272,7 +308,7 @@ int main(void) {
         cmocka_unit_test(test_bitmap),           cmocka_unit_test(test_bitmap_places),
         cmocka_unit_test(test_bitmap_size),      cmocka_unit_test(test_patterns),
         cmocka_unit_test(test_pattern_violated), cmocka_unit_test(test_damaged_bitmap),
-        cmocka_unit_test(test_damaged_pattern),
+        cmocka_unit_test(test_damaged_pattern),  cmocka_unit_test(test_nibbles),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,18 +1,23 @@
-/* bitmap_bf16, bitmap_q8: one bit per weight says which are stored, the others are zero. Any
- * pattern, any width. Parts as drawn in kernels/blocks.h:
+/* bitmap_bf16, bitmap_q8, bitmap_q4: one bit per weight says which are stored, the others are zero.
+ * Any pattern, any width. Parts as drawn in kernels/blocks.h:
  *
  *   .bitmap   U64  [rows][ceil(cols / 64)]   least significant bit first, bits past cols are 0
  *   .offsets  U64  [rows + 1]                where each row's values begin
- *   .values   BF16 or I8                     in row order
- *   .scales   BF16 [rows][ceil(cols / 32)]   q8 only: value = scale of its 32 columns * code
+ *   .values   BF16, I8 or U8 (two a byte)    in row order
+ *   .scales   BF16 [rows][ceil(cols / 32)]   q8: of 32 columns; q4: of 64, [rows][ceil(cols / 64)]
  *
- * Bits per weight at a share k of stored weights: 1 + 16k, and 1.5 + 8k (+ 64 / cols each). */
+ * Bits per weight at a share k of stored weights: 1 + 16k, 1.5 + 8k, 1.25 + 4k (+ 64 / cols each).
+ * At one half a scale of q4 serves 32 stored values, as many as in q4_0. */
 #include "tensor/encodings/encode_common.h"
 
 enum { BITMAP, OFFSETS, VALUES, SCALES };
 
 static size_t words_of(size_t cols) { return cols / 64 + (cols % 64 != 0); }
 static size_t groups_of(size_t cols) { return cols / 32 + (cols % 32 != 0); }
+/* Scales of a row; bits of a value. */
+static size_t scales_of(size_t cols, int bits) {
+    return bits == 8 ? groups_of(cols) : bits == 4 ? words_of(cols) : 0;
+}
 
 /* The parts may stand at any address. */
 static uint64_t load64(const void *base, size_t i) {
@@ -46,14 +51,20 @@ static size_t value_index(const pare_view *w, size_t row, size_t col) {
     return at;
 }
 
-static bool sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols) {
+static bool sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols, int bits) {
     size_t offsets;
     bytes[VALUES] = SIZE_MAX;
     return pare_mul_size(&bytes[BITMAP], rows, words_of(cols)) &&
            pare_mul_size(&bytes[BITMAP], bytes[BITMAP], 8) && pare_add_size(&offsets, rows, 1) &&
            pare_mul_size(&bytes[OFFSETS], offsets, 8) &&
-           pare_mul_size(&bytes[SCALES], rows, groups_of(cols)) &&
+           pare_mul_size(&bytes[SCALES], rows, scales_of(cols, bits)) &&
            pare_mul_size(&bytes[SCALES], bytes[SCALES], 2);
+}
+static bool q8_sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols) {
+    return sizes(bytes, rows, cols, 8); /* bf16 has no fourth part */
+}
+static bool q4_sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols) {
+    return sizes(bytes, rows, cols, 4);
 }
 
 /* ---- decoding ---- */
@@ -81,17 +92,23 @@ static void q8_codes(int8_t *q, float *scale, float *offset, const pare_view *w,
     }
 }
 
-static void q8_decode(float *y, const pare_view *w, size_t row, size_t col, size_t n) {
-    const uint8_t *words = row_words(w, row);
-    const int8_t *values = (const int8_t *)w->part[VALUES] + value_index(w, row, col);
-    size_t first = row * groups_of(w->cols) + col / 32;
-    memset(y, 0, n * sizeof *y);
+PARE_SPARSE_DECODE(q8)
+
+static void q4_codes(int8_t *q, float *scale, float *offset, const pare_view *w, size_t row,
+                     size_t col, size_t n) {
+    const uint8_t *words = row_words(w, row), *values = w->part[VALUES];
+    size_t at = value_index(w, row, col), first = row * words_of(w->cols);
+    (void)offset;
+    memset(q, 0, n);
     for (size_t c = 0; c < n; c += 32) {
-        float scale = pare_bf16_to_f32(load16(w->part[SCALES], first + c / 32));
-        for (uint32_t m = group_mask(words, (col + c) / 32); m; m &= m - 1)
-            y[c + (size_t)__builtin_ctz(m)] = scale * (float)*values++;
+        scale[c / 32] = pare_bf16_to_f32(load16(w->part[SCALES], first + (col + c) / 64));
+        for (uint32_t m = group_mask(words, (col + c) / 32); m; m &= m - 1, at++)
+            q[c + (size_t)__builtin_ctz(m)] =
+                pare_sparse_levels[values[at / 2] >> 4 * (at % 2) & 15];
     }
 }
+
+PARE_SPARSE_DECODE(q4)
 
 /* ---- encoding ---- */
 
@@ -101,7 +118,7 @@ typedef struct encode_job {
     const float *w;
     size_t cols;
     void *bitmap, *offsets, *values, *scales;
-    bool is_q8;
+    int bits;
 } encode_job;
 
 static void write_bits(void *arg, size_t begin, size_t end) {
@@ -116,34 +133,63 @@ static void write_bits(void *arg, size_t begin, size_t end) {
             store64(job->bitmap, r * words_of(job->cols) + i, word);
             count += (uint64_t)__builtin_popcountll(word);
         }
+        if (job->bits == 4) count += count % 2;
         store64(job->offsets, r + 1, count); /* summed up later */
+    }
+}
+
+/* The stored ones of the columns from `col` on, as many as `mask` has; returns their number. */
+static size_t gather(float *kept, const float *x, uint64_t mask) {
+    size_t n = 0;
+    for (; mask; mask &= mask - 1) kept[n++] = x[__builtin_ctzll(mask)];
+    return n;
+}
+
+static void write_row_bf16(const encode_job *job, size_t r, const uint8_t *words, size_t at) {
+    float kept[64];
+    for (size_t i = 0; i < words_of(job->cols); i++) {
+        size_t n = gather(kept, job->w + r * job->cols + 64 * i, load64(words, i));
+        for (size_t k = 0; k < n; k++) store16(job->values, at++, pare_f32_to_bf16(kept[k]));
+    }
+}
+
+static void write_row_q8(const encode_job *job, size_t r, const uint8_t *words, size_t at) {
+    float kept[32];
+    for (size_t g = 0; g < groups_of(job->cols); g++) {
+        size_t n = gather(kept, job->w + r * job->cols + 32 * g, group_mask(words, g));
+        uint16_t scale = pare_sparse_codes(job->k, (int8_t *)job->values + at, kept, n);
+        store16(job->scales, r * groups_of(job->cols) + g, scale);
+        at += n;
+    }
+}
+
+static void write_row_q4(const encode_job *job, size_t r, const uint8_t *words, size_t at) {
+    float kept[64];
+    uint8_t q[64], *values = job->values;
+    for (size_t i = 0; i < words_of(job->cols); i++) {
+        size_t n = gather(kept, job->w + r * job->cols + 64 * i, load64(words, i));
+        store16(job->scales, r * words_of(job->cols) + i, pare_sparse_nibbles(q, kept, n));
+        for (size_t k = 0; k < n; k++, at++)
+            values[at / 2] = (uint8_t)(values[at / 2] | q[k] << 4 * (at % 2)); /* zero before */
     }
 }
 
 static void write_values(void *arg, size_t begin, size_t end) {
     const encode_job *job = arg;
     for (size_t r = begin; r < end; r++) {
-        const float *x = job->w + r * job->cols;
+        const uint8_t *words = (uint8_t *)job->bitmap + r * words_of(job->cols) * 8;
         size_t at = (size_t)load64(job->offsets, r);
-        for (size_t g = 0; g < groups_of(job->cols); g++, x += 32) {
-            const uint8_t *words = (uint8_t *)job->bitmap + r * words_of(job->cols) * 8;
-            float kept[32];
-            size_t n = 0;
-            for (uint32_t m = group_mask(words, g); m; m &= m - 1) kept[n++] = x[__builtin_ctz(m)];
-            if (job->is_q8) {
-                uint16_t scale = pare_sparse_codes(job->k, (int8_t *)job->values + at, kept, n);
-                store16(job->scales, r * groups_of(job->cols) + g, scale);
-            } else {
-                for (size_t i = 0; i < n; i++)
-                    store16(job->values, at + i, pare_f32_to_bf16(kept[i]));
-            }
-            at += n;
-        }
+        if (job->bits == 16)
+            write_row_bf16(job, r, words, at);
+        else if (job->bits == 8)
+            write_row_q8(job, r, words, at);
+        else
+            write_row_q4(job, r, words, at);
     }
 }
 
 /* The pattern is written into a tensor without values first: it tells how many there are. */
-static pare_status encode(pare_runtime *rt, pare_tensor *out, const pare_encoding *enc, bool is_q8,
+static pare_status encode(pare_runtime *rt, pare_tensor *out, const pare_encoding *enc, int bits,
                           const float *w, size_t rows, size_t cols, pare_error *err) {
     size_t bytes[PARE_MAX_PARTS] = {0};
     pare_tensor pattern;
@@ -156,11 +202,11 @@ static pare_status encode(pare_runtime *rt, pare_tensor *out, const pare_encodin
                       .cols = cols,
                       .bitmap = (void *)pattern.view.part[BITMAP],
                       .offsets = (void *)pattern.view.part[OFFSETS],
-                      .is_q8 = is_q8};
+                      .bits = bits};
     pare_parallel_for(rt, rows, 16, write_bits, &job);
     for (size_t r = 0; r < rows; r++)
         store64(job.offsets, r + 1, load64(job.offsets, r) + load64(job.offsets, r + 1));
-    bytes[VALUES] = (size_t)load64(job.offsets, rows) * enc->parts[VALUES].item_bytes;
+    bytes[VALUES] = (size_t)load64(job.offsets, rows) * (size_t)bits / 8;
     pare_status st = pare_tensor_alloc(out, enc, rows, cols, bytes, err);
     if (st == PARE_OK) {
         memcpy((void *)out->view.part[BITMAP], job.bitmap, bytes[BITMAP]);
@@ -178,18 +224,24 @@ static pare_status encode(pare_runtime *rt, pare_tensor *out, const pare_encodin
 static pare_status bf16_encode(pare_runtime *rt, pare_tensor *out, const float *w, size_t rows,
                                size_t cols, const float *importance, pare_error *err) {
     (void)importance;
-    return encode(rt, out, &pare_enc_bitmap_bf16, false, w, rows, cols, err);
+    return encode(rt, out, &pare_enc_bitmap_bf16, 16, w, rows, cols, err);
 }
 
 static pare_status q8_encode(pare_runtime *rt, pare_tensor *out, const float *w, size_t rows,
                              size_t cols, const float *importance, pare_error *err) {
     (void)importance;
-    return encode(rt, out, &pare_enc_bitmap_q8, true, w, rows, cols, err);
+    return encode(rt, out, &pare_enc_bitmap_q8, 8, w, rows, cols, err);
+}
+
+static pare_status q4_encode(pare_runtime *rt, pare_tensor *out, const float *w, size_t rows,
+                             size_t cols, const float *importance, pare_error *err) {
+    (void)importance;
+    return encode(rt, out, &pare_enc_bitmap_q4, 4, w, rows, cols, err);
 }
 
 /* ---- checking ---- */
 
-static pare_status validate_pattern(const pare_tensor *t, size_t item_bytes, pare_error *err) {
+static pare_status validate_pattern(const pare_tensor *t, size_t bits, pare_error *err) {
     const pare_view *w = &t->view;
     const void *offsets = w->part[OFFSETS];
     uint64_t count = 0;
@@ -200,6 +252,7 @@ static pare_status validate_pattern(const pare_tensor *t, size_t item_bytes, par
         const uint8_t *words = row_words(w, r);
         size_t n = words_of(w->cols);
         for (size_t i = 0; i < n; i++) count += (uint64_t)__builtin_popcountll(load64(words, i));
+        if (bits == 4) count += count % 2;
         if (load64(offsets, r + 1) != count)
             return pare_fail(err, PARE_ERR_INPUT,
                              "row %zu: found end offset %llu, expected %llu by the bitmap", r,
@@ -209,15 +262,16 @@ static pare_status validate_pattern(const pare_tensor *t, size_t item_bytes, par
                              "row %zu: found bits set past the last column, expected %zu columns",
                              r, w->cols);
     }
-    if (t->part_bytes[VALUES] / item_bytes != count || t->part_bytes[VALUES] % item_bytes)
+    size_t expected = (size_t)count * bits / 8; /* at most 2 a column: the bitmap is in memory */
+    if (t->part_bytes[VALUES] != expected)
         return pare_fail(err, PARE_ERR_INPUT,
-                         "values: found %zu bytes, expected %llu values of %zu bytes",
-                         t->part_bytes[VALUES], (unsigned long long)count, item_bytes);
+                         "values: found %zu bytes, expected %zu: %llu values of %zu bits",
+                         t->part_bytes[VALUES], expected, (unsigned long long)count, bits);
     return PARE_OK;
 }
 
 static pare_status bf16_validate(const pare_tensor *t, pare_error *err) {
-    PARE_TRY(validate_pattern(t, 2, err));
+    PARE_TRY(validate_pattern(t, 16, err));
     for (size_t i = 0; i < t->part_bytes[VALUES] / 2; i++)
         if (!pare_bf16_finite(load16(t->view.part[VALUES], i)))
             return pare_fail(err, PARE_ERR_INPUT,
@@ -225,16 +279,22 @@ static pare_status bf16_validate(const pare_tensor *t, pare_error *err) {
     return PARE_OK;
 }
 
-static pare_status q8_validate(const pare_tensor *t, pare_error *err) {
-    size_t groups = groups_of(t->view.cols);
-    PARE_TRY(validate_pattern(t, 1, err));
+static pare_status int_validate(const pare_tensor *t, int bits, pare_error *err) {
+    size_t groups = scales_of(t->view.cols, bits), span = bits == 8 ? 32 : 64;
+    PARE_TRY(validate_pattern(t, (size_t)bits, err));
     for (size_t i = 0; i < t->view.rows * groups; i++)
         if (!pare_scale_fits(load16(t->view.part[SCALES], i)))
             return pare_fail(err, PARE_ERR_INPUT,
                              "row %zu, columns from %zu: found a scale that is not finite or "
                              "overflows, expected a finite number",
-                             i / groups, i % groups * 32);
+                             i / groups, i % groups * span);
     return PARE_OK;
+}
+static pare_status q8_validate(const pare_tensor *t, pare_error *err) {
+    return int_validate(t, 8, err);
+}
+static pare_status q4_validate(const pare_tensor *t, pare_error *err) {
+    return int_validate(t, 4, err);
 }
 
 const pare_encoding pare_enc_bitmap_bf16 = {
@@ -247,7 +307,7 @@ const pare_encoding pare_enc_bitmap_bf16 = {
     .parts = {{".bitmap", "U64", 8, true},
               {".offsets", "U64", 8, false},
               {".values", "BF16", 2, false}},
-    .part_sizes = sizes,
+    .part_sizes = q8_sizes,
     .decode = bf16_decode,
     .encode_matrix = bf16_encode,
     .dotf = PARE_DOTF_bitmap_bf16,
@@ -265,7 +325,7 @@ const pare_encoding pare_enc_bitmap_q8 = {
               {".offsets", "U64", 8, false},
               {".values", "I8", 1, false},
               {".scales", "BF16", 2, true}},
-    .part_sizes = sizes,
+    .part_sizes = q8_sizes,
     .decode = q8_decode,
     .encode_matrix = q8_encode,
     .codes = q8_codes,
@@ -274,4 +334,26 @@ const pare_encoding pare_enc_bitmap_q8 = {
     .code_max = 127,
     .dot = PARE_DOT_bitmap_q8,
     .validate = q8_validate,
+};
+
+const pare_encoding pare_enc_bitmap_q4 = {
+    .name = "bitmap_q4",
+    .summary = "sparse, any pattern: bitmap and 4-bit values, scale per 64 columns",
+    .ggml_type = -1,
+    .block_len = 1,
+    .max_abs = 0x1p123f,
+    .n_parts = 4,
+    .parts = {{".bitmap", "U64", 8, true},
+              {".offsets", "U64", 8, false},
+              {".values", "U8", 1, false},
+              {".scales", "BF16", 2, true}},
+    .part_sizes = q4_sizes,
+    .decode = q4_decode,
+    .encode_matrix = q4_encode,
+    .codes = q4_codes,
+    .code_group = 32,
+    .code_min = -11,
+    .code_max = 9,
+    .dot = PARE_DOT_bitmap_q4,
+    .validate = q4_validate,
 };

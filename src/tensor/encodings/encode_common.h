@@ -30,6 +30,15 @@ typedef void (*pare_codes_fn)(int8_t *q, float *scale, float *offset, const pare
 void pare_decode_by_codes(float *y, const pare_view *w, size_t row, size_t col, size_t n,
                           pare_codes_fn codes, size_t group, bool has_offset);
 
+/* The same for sparse forms, whose rows may end at any width. */
+#define PARE_SPARSE_DECODE(name)                                                                   \
+    static void name##_decode(float *y, const pare_view *w, size_t row, size_t col, size_t n) {    \
+        pare_sparse_decode(y, w, row, col, n, name##_codes);                                       \
+    }
+
+void pare_sparse_decode(float *y, const pare_view *w, size_t row, size_t col, size_t n,
+                        pare_codes_fn codes);
+
 /* Whole-number codes (0..nmax) of n <= 16 scales or minima x >= 0 and their common scale, by the
  * least squared error under weights w. */
 float pare_fit_scales(uint8_t *q, const float *x, const float *w, size_t n, int nmax);
@@ -38,12 +47,16 @@ float pare_fit_scales(uint8_t *q, const float *x, const float *w, size_t n, int 
  * up so that no value is cut. */
 uint16_t pare_sparse_codes(const pare_encode_kernels *k, int8_t *q, const float *values, size_t n);
 
+/* The same for 64 columns, n <= 64, in nibbles that index pare_sparse_levels, by the least squared
+ * error of a search over scales of both signs. */
+uint16_t pare_sparse_nibbles(uint8_t *q, const float *values, size_t n);
+
 /* Gives *out zeroed storage for parts of these sizes and sets enc and view (row_bytes: of part 0).
  * In encoding.c. */
 pare_status pare_tensor_alloc(pare_tensor *out, const pare_encoding *enc, size_t rows, size_t cols,
                               const size_t bytes[PARE_MAX_PARTS], pare_error *err);
 
-/* A bf16 scale of 8-bit codes: finite, and so is 128 times it. */
+/* A bf16 scale of codes of up to 8 bits: finite, and so is 128 times it. */
 static inline bool pare_scale_fits(uint16_t b) { return (b & 0x7FFF) <= 0x7BFF; }
 
 static inline bool pare_bf16_finite(uint16_t b) { return (b & 0x7F80) != 0x7F80; }

@@ -4,11 +4,12 @@
  *   .mask     U8   [rows][cols / 8]          bit c % 8 of byte c / 8 = column c is stored; exactly
  *                                            half of each group's bits are set
  *   .values   BF16 or I8 [rows][cols / 2]    in column order: byte b's values are 4b .. 4b + 3
- *   .scales   BF16 [rows][ceil(cols / 32)]   q8 only: value = scale of its 32 columns * code
+ *             U8 [rows][8 * ceil(cols / 32)]   q4: nibbles, 8 bytes for 32 columns
+ *   .scales   BF16 [rows][ceil(cols / 32)]   q8: of 32 columns; q4: of 64, [rows][ceil(cols / 64)]
  *
- * Both patterns store four values for a byte of mask, so the kernels treat them alike: 9 and 5.5
- * bits per weight. Two 2-bit indices for four columns would take the same space as the mask and be
- * no faster to unpack; for 4:8 they would take more. cols is a multiple of 8. */
+ * Both patterns store four values for a byte of mask: 9, 5.5 and 3.25 bits per weight. Two 2-bit
+ * indices for four columns would take the same space as the mask and be no faster to unpack; for
+ * 4:8 they would take more. cols is a multiple of 8. */
 #include "tensor/encodings/encode_common.h"
 
 #include <stdatomic.h>
@@ -16,6 +17,10 @@
 enum { MASK, VALUES, SCALES };
 
 static size_t groups_of(size_t cols) { return cols / 32 + (cols % 32 != 0); }
+/* Scales of a row; bits of a value. */
+static size_t scales_of(size_t cols, int bits) {
+    return bits == 8 ? groups_of(cols) : bits == 4 ? cols / 64 + (cols % 64 != 0) : 0;
+}
 
 static uint16_t load16(const void *base, size_t i) {
     uint16_t v;
@@ -24,17 +29,24 @@ static uint16_t load16(const void *base, size_t i) {
 }
 static void store16(void *base, size_t i, uint16_t v) { memcpy((uint8_t *)base + 2 * i, &v, 2); }
 
-static bool sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols, size_t item_bytes) {
+static bool sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols, int bits) {
     return pare_mul_size(&bytes[MASK], rows, cols / 8) &&
-           pare_mul_size(&bytes[VALUES], bytes[MASK], 4 * item_bytes) &&
-           pare_mul_size(&bytes[SCALES], rows, groups_of(cols)) &&
+           pare_mul_size(&bytes[VALUES], rows, bits == 4 ? groups_of(cols) : cols / 8) &&
+           pare_mul_size(&bytes[VALUES], bytes[VALUES],
+                         bits == 16  ? 8
+                         : bits == 8 ? 4
+                                     : 8) &&
+           pare_mul_size(&bytes[SCALES], rows, scales_of(cols, bits)) &&
            pare_mul_size(&bytes[SCALES], bytes[SCALES], 2);
 }
 static bool bf16_sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols) {
-    return sizes(bytes, rows, cols, 2);
+    return sizes(bytes, rows, cols, 16);
 }
 static bool q8_sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols) {
-    return sizes(bytes, rows, cols, 1);
+    return sizes(bytes, rows, cols, 8);
+}
+static bool q4_sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols) {
+    return sizes(bytes, rows, cols, 4);
 }
 
 /* ---- decoding ---- */
@@ -61,15 +73,25 @@ static void q8_codes(int8_t *q, float *scale, float *offset, const pare_view *w,
         for (unsigned m = mask[i]; m; m &= m - 1) q[8 * i + (size_t)__builtin_ctz(m)] = *values++;
 }
 
-static void q8_decode(float *y, const pare_view *w, size_t row, size_t col, size_t n) {
-    for (size_t at = 0; at < n; at += 256) {
-        size_t len = n - at < 256 ? n - at : 256;
-        int8_t q[256];
-        float scale[8] = {0};
-        q8_codes(q, scale, NULL, w, row, col + at, len);
-        for (size_t i = 0; i < len; i++) y[at + i] = scale[i / 32] * (float)q[i];
+static void q4_codes(int8_t *q, float *scale, float *offset, const pare_view *w, size_t row,
+                     size_t col, size_t n) {
+    const uint8_t *mask = (const uint8_t *)w->part[MASK] + row * (w->cols / 8) + col / 8;
+    const uint8_t *unit =
+        (const uint8_t *)w->part[VALUES] + 8 * (row * groups_of(w->cols) + col / 32);
+    size_t first = row * scales_of(w->cols, 4);
+    (void)offset;
+    memset(q, 0, n);
+    for (size_t c = 0; c < n; c += 32, unit += 8) {
+        scale[c / 32] = pare_bf16_to_f32(load16(w->part[SCALES], first + (col + c) / 64));
+        for (size_t i = c, k = 0; i < c + 32 && i < n; i += 8)
+            for (unsigned m = mask[i / 8]; m; m &= m - 1, k++)
+                q[i + (size_t)__builtin_ctz(m)] =
+                    pare_sparse_levels[unit[k % 8] >> 4 * (k / 8) & 15];
     }
 }
+
+PARE_SPARSE_DECODE(q8)
+PARE_SPARSE_DECODE(q4)
 
 /* ---- encoding ---- */
 
@@ -79,7 +101,7 @@ typedef struct encode_job {
     size_t cols;
     int m; /* group of the pattern: 4 or 8, half of it kept */
     void *mask, *values, *scales;
-    bool is_q8;
+    int bits;
     _Atomic size_t bad_row; /* the lowest row that violates the pattern */
 } encode_job;
 
@@ -111,30 +133,48 @@ static void note_bad_row(encode_job *job, size_t row) {
     while (row < seen && !atomic_compare_exchange_weak(&job->bad_row, &seen, row)) continue;
 }
 
+/* The stored values of columns [col, end); returns their number. */
+static size_t gather(float *kept, const float *x, const uint8_t *mask, size_t col, size_t end) {
+    size_t n = 0;
+    for (size_t i = col; i < end; i++)
+        if (mask[i / 8] >> i % 8 & 1) kept[n++] = x[i];
+    return n;
+}
+
+static void write_values(const encode_job *job, size_t r, const float *x, const uint8_t *mask) {
+    size_t cols = job->cols, span = job->bits == 4 ? 64 : 32, at = r * (cols / 2);
+    size_t scale = r * scales_of(cols, job->bits);
+    uint8_t *unit = (uint8_t *)job->values + 8 * r * groups_of(cols);
+    for (size_t c = 0; c < cols; c += span, scale++) {
+        float kept[32];
+        uint8_t q[32];
+        size_t n = gather(kept, x, mask, c, cols - c < span ? cols : c + span);
+        if (job->bits == 16) {
+            for (size_t i = 0; i < n; i++) store16(job->values, at + i, pare_f32_to_bf16(kept[i]));
+        } else if (job->bits == 8) {
+            store16(job->scales, scale,
+                    pare_sparse_codes(job->k, (int8_t *)job->values + at, kept, n));
+        } else {
+            store16(job->scales, scale, pare_sparse_nibbles(q, kept, n));
+            for (size_t i = 0; i < n; i++) { /* zero before */
+                uint8_t *byte = unit + c / 4 + i / 16 * 8 + i % 8;
+                *byte = (uint8_t)(*byte | q[i] << 4 * (i / 8 % 2));
+            }
+        }
+        at += n;
+    }
+}
+
 static void encode_rows(void *arg, size_t begin, size_t end) {
     encode_job *job = arg;
     for (size_t r = begin; r < end; r++) {
         const float *x = job->w + r * job->cols;
         uint8_t *mask = (uint8_t *)job->mask + r * (job->cols / 8);
-        size_t at = r * (job->cols / 2), group = r * groups_of(job->cols);
         if (!row_mask(mask, x, job->cols, job->m)) {
             note_bad_row(job, r);
             return;
         }
-        for (size_t c = 0; c < job->cols; c += 32, group++) {
-            float kept[16];
-            size_t n = 0, last = job->cols - c < 32 ? job->cols : c + 32;
-            for (size_t i = c; i < last; i++)
-                if (mask[i / 8] >> i % 8 & 1) kept[n++] = x[i];
-            if (job->is_q8) {
-                uint16_t scale = pare_sparse_codes(job->k, (int8_t *)job->values + at, kept, n);
-                store16(job->scales, group, scale);
-            } else {
-                for (size_t i = 0; i < n; i++)
-                    store16(job->values, at + i, pare_f32_to_bf16(kept[i]));
-            }
-            at += n;
-        }
+        write_values(job, r, x, mask);
     }
 }
 
@@ -154,7 +194,7 @@ static pare_status fail_pattern(const encode_job *job, const char *name, pare_er
 }
 
 static pare_status encode(pare_runtime *rt, pare_tensor *out, const pare_encoding *enc, int m,
-                          bool is_q8, const float *w, size_t rows, size_t cols, pare_error *err) {
+                          int bits, const float *w, size_t rows, size_t cols, pare_error *err) {
     size_t bytes[PARE_MAX_PARTS] = {0};
     if (!enc->part_sizes(bytes, rows, cols))
         return pare_fail(err, PARE_ERR_NOMEM, "%s: a matrix of %zu x %zu", enc->name, rows, cols);
@@ -166,7 +206,7 @@ static pare_status encode(pare_runtime *rt, pare_tensor *out, const pare_encodin
                       .mask = (void *)out->view.part[MASK],
                       .values = (void *)out->view.part[VALUES],
                       .scales = (void *)out->view.part[SCALES],
-                      .is_q8 = is_q8,
+                      .bits = bits,
                       .bad_row = SIZE_MAX};
     pare_parallel_for(rt, rows, 16, encode_rows, &job);
     if (job.bad_row == SIZE_MAX) return PARE_OK;
@@ -176,10 +216,10 @@ static pare_status encode(pare_runtime *rt, pare_tensor *out, const pare_encodin
 
 /* ---- checking ---- */
 
-static pare_status validate(const pare_tensor *t, int m, bool is_q8, pare_error *err) {
+static pare_status validate(const pare_tensor *t, int m, int bits, pare_error *err) {
     const pare_view *w = &t->view;
     const uint8_t *mask = w->part[MASK];
-    size_t bytes = w->cols / 8, groups = groups_of(w->cols);
+    size_t bytes = w->cols / 8, groups = scales_of(w->cols, bits);
     for (size_t i = 0; i < w->rows * bytes; i++) {
         int low = __builtin_popcount(mask[i] & 15), high = __builtin_popcount(mask[i] >> 4);
         if (m == 4 ? low != 2 || high != 2 : low + high != 4)
@@ -188,13 +228,13 @@ static pare_status validate(const pare_tensor *t, int m, bool is_q8, pare_error 
                              "each %d set",
                              i / bytes, i % bytes * 8, mask[i], m / 2, m);
     }
-    for (size_t i = 0; is_q8 && i < w->rows * groups; i++)
+    for (size_t i = 0; i < w->rows * groups; i++)
         if (!pare_scale_fits(load16(w->part[SCALES], i)))
             return pare_fail(err, PARE_ERR_INPUT,
                              "row %zu, columns from %zu: found a scale that is not finite or "
                              "overflows, expected a finite number",
-                             i / groups, i % groups * 32);
-    for (size_t i = 0; !is_q8 && i < w->rows * bytes * 4; i++)
+                             i / groups, i % groups * (bits == 8 ? 32 : 64));
+    for (size_t i = 0; bits == 16 && i < w->rows * bytes * 4; i++)
         if (!pare_bf16_finite(load16(w->part[VALUES], i)))
             return pare_fail(err, PARE_ERR_INPUT,
                              "row %zu, columns from %zu: found NaN or infinity, expected a finite "
@@ -203,21 +243,21 @@ static pare_status validate(const pare_tensor *t, int m, bool is_q8, pare_error 
     return PARE_OK;
 }
 
-/* ---- the four forms ---- */
+/* ---- the six forms ---- */
 
-#define NM_FUNCTIONS(name, m, is_q8)                                                               \
+#define NM_FUNCTIONS(name, m, bits)                                                                \
     static pare_status name##_encode(pare_runtime *rt, pare_tensor *out, const float *w,           \
                                      size_t rows, size_t cols, const float *importance,            \
                                      pare_error *err) {                                            \
         (void)importance;                                                                          \
-        return encode(rt, out, &pare_enc_##name, m, is_q8, w, rows, cols, err);                    \
+        return encode(rt, out, &pare_enc_##name, m, bits, w, rows, cols, err);                     \
     }                                                                                              \
     static pare_status name##_validate(const pare_tensor *t, pare_error *err) {                    \
-        return validate(t, m, is_q8, err);                                                         \
+        return validate(t, m, bits, err);                                                          \
     }
 
 #define NM_BF16(name_, m, text)                                                                    \
-    NM_FUNCTIONS(name_, m, false)                                                                  \
+    NM_FUNCTIONS(name_, m, 16)                                                                     \
     const pare_encoding pare_enc_##name_ = {                                                       \
         .name = #name_,                                                                            \
         .summary = text,                                                                           \
@@ -233,30 +273,35 @@ static pare_status validate(const pare_tensor *t, int m, bool is_q8, pare_error 
         .validate = name_##_validate,                                                              \
     };
 
-#define NM_Q8(name_, m, text)                                                                      \
-    NM_FUNCTIONS(name_, m, true)                                                                   \
+#define NM_INT(name_, m, bits_, dtype, min, max, limit, text)                                      \
+    NM_FUNCTIONS(name_, m, bits_)                                                                  \
     const pare_encoding pare_enc_##name_ = {                                                       \
         .name = #name_,                                                                            \
         .summary = text,                                                                           \
         .ggml_type = -1,                                                                           \
         .block_len = 8,                                                                            \
-        .max_abs = 0x1p127f,                                                                       \
+        .max_abs = limit,                                                                          \
         .n_parts = 3,                                                                              \
         .parts = {{".mask", "U8", 1, true},                                                        \
-                  {".values", "I8", 1, true},                                                      \
+                  {".values", dtype, 1, true},                                                     \
                   {".scales", "BF16", 2, true}},                                                   \
-        .part_sizes = q8_sizes,                                                                    \
-        .decode = q8_decode,                                                                       \
+        .part_sizes = q##bits_##_sizes,                                                            \
+        .decode = q##bits_##_decode,                                                               \
         .encode_matrix = name_##_encode,                                                           \
-        .codes = q8_codes,                                                                         \
+        .codes = q##bits_##_codes,                                                                 \
         .code_group = 32,                                                                          \
-        .code_min = -128, /* a file may hold it */                                                 \
-        .code_max = 127,                                                                           \
-        .dot = PARE_DOT_nm_q8,                                                                     \
+        .code_min = min,                                                                           \
+        .code_max = max,                                                                           \
+        .dot = PARE_DOT_##name_,                                                                   \
         .validate = name_##_validate,                                                              \
     };
+/* -128: a file may hold it */
+#define NM_Q8(name, m, text) NM_INT(name, m, 8, "I8", -128, 127, 0x1p127f, text)
+#define NM_Q4(name, m, text) NM_INT(name, m, 4, "U8", -11, 9, 0x1p123f, text)
 
 NM_BF16(nm24_bf16, 4, "sparse 2:4: mask and bf16 values")
 NM_Q8(nm24_q8, 4, "sparse 2:4: mask and 8-bit values, scale per 32 columns")
+NM_Q4(nm24_q4, 4, "sparse 2:4: mask and 4-bit values, scale per 64 columns")
 NM_BF16(nm48_bf16, 8, "sparse 4:8: mask and bf16 values")
 NM_Q8(nm48_q8, 8, "sparse 4:8: mask and 8-bit values, scale per 32 columns")
+NM_Q4(nm48_q4, 8, "sparse 4:8: mask and 4-bit values, scale per 64 columns")
