@@ -23,8 +23,18 @@
     X(q5_1)                                                                                        \
     X(q8_0)                                                                                        \
     X(iq4_nl)                                                                                      \
-    X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_xs) X(bitmap_q8) X(bitmap_q4) X(nm24_q8)         \
-        X(nm24_q4) X(nm48_q8) X(nm48_q4)
+    X(q2_k)                                                                                        \
+    X(q3_k)                                                                                        \
+    X(q4_k)                                                                                        \
+    X(q5_k)                                                                                        \
+    X(q6_k)                                                                                        \
+    X(iq4_xs)                                                                                      \
+    X(bitmap_q8)                                                                                   \
+    X(bitmap_q4)                                                                                   \
+    X(nm24_q8)                                                                                     \
+    X(nm24_q4)                                                                                     \
+    X(nm48_q8)                                                                                     \
+    X(nm48_q4)
 #define PARE_DOT_F32_LIST(X) X(f32) X(f16) X(bf16) X(bitmap_bf16) X(nm_bf16)
 
 typedef enum pare_dot_id {
