@@ -8,12 +8,12 @@ static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 size_t pare_act_place(pare_act *a, void *base, pare_act_kind kind, size_t n, size_t cols) {
     cols = round_up(cols, pare_act_group(kind));
-    size_t pairs_at = cols >= 256 ? round_up(cols, 64) : 0;
+    size_t pairs_at = round_up(cols, 256);
     /* rows begin on a cache line, and an odd number of lines apart: 8 rows of a power of two would
      * share one set of the first-level cache */
-    size_t q_stride = ((pairs_at + round_up(cols, 64)) / 64 | 1) * 64;
-    size_t d_stride = round_up(cols / pare_act_group(kind), 16),
-           sum_stride = round_up(cols / 16, 32);
+    size_t q_stride = (2 * pairs_at / 64 | 1) * 64;
+    size_t d_stride = round_up(pairs_at / pare_act_group(kind), 16),
+           sum_stride = round_up(pairs_at / 16, 32);
     *a = (pare_act){.n = n,
                     .cols = cols,
                     .q_stride = q_stride,
@@ -58,6 +58,13 @@ void pare_act_quantize_tail(pare_act *a, const float *x, size_t row, size_t cols
             x + begin, cols - begin, group);
 }
 
+void pare_act_zero_rest(pare_act *a, size_t row, size_t group) {
+    size_t end = round_up(a->cols, 256), n = end - a->cols;
+    memset(a->q + row * a->q_stride + a->cols, 0, n);
+    memset(a->d + row * a->d_stride + a->cols / group, 0, n / group * sizeof *a->d);
+    memset(a->sum16 + row * a->sum_stride + a->cols / 16, 0, n / 16 * sizeof *a->sum16);
+}
+
 static void write_pairs(int8_t *pairs, const int8_t *q) {
     for (int p = 0; p < 4; p++)
         for (int half = 0; half < 2; half++) {
@@ -74,9 +81,9 @@ static void quantize(pare_act *a, const float *x, size_t ldx, size_t n, size_t c
             a->d[i * a->d_stride + c / group] = quantize_group(
                 q + c, a->sum16 + i * a->sum_stride + c / 16, x + i * ldx + c, group, group);
         pare_act_quantize_tail(a, x + i * ldx, i, cols, group);
+        pare_act_zero_rest(a, i, group);
         if (a->pairs_at)
-            for (size_t c = 0; c + 256 <= a->cols; c += 256)
-                write_pairs(q + a->pairs_at + c, q + c);
+            for (size_t c = 0; c < a->cols; c += 256) write_pairs(q + a->pairs_at + c, q + c);
     }
 }
 

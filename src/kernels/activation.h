@@ -24,11 +24,11 @@ typedef struct pare_act {
     int8_t *q;      /* [n][q_stride] */
     float *d;       /* [n][d_stride]: cols / 32 or cols / 256 used */
     int16_t *sum16; /* [n][sum_stride]: cols / 16 used */
+    /* Rows have room for cols rounded up to a multiple of 256, and are zero there. */
     size_t q_stride, d_stride, sum_stride;
-    /* Where in each row of q a second copy of its whole 256s begins, with the blocks of 32 in pairs
-     * as vector kernels multiply them: for p = 0..3 the first 16 of block p and of block p + 4,
-     * then the last 16 of both. 0 = there is none (the plain kernels do not need it). Q8_32 only.
-     */
+    /* Where in each row of q a second copy begins, with the blocks of 32 of every 256 in pairs as
+     * vector kernels multiply them: for p = 0..3 the first 16 of block p and of block p + 4, then
+     * the last 16 of both. 0 = there is none (the plain kernels do not need it). */
     size_t pairs_at;
 } pare_act;
 

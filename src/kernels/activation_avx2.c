@@ -76,9 +76,9 @@ static inline void quantize(pare_act *a, const float *x, size_t ldx, size_t n, s
             a->d[i * a->d_stride + c / group] = quantize_group(
                 q + c, a->sum16 + i * a->sum_stride + c / 16, x + i * ldx + c, group);
         pare_act_quantize_tail(a, x + i * ldx, i, cols, group);
+        pare_act_zero_rest(a, i, group);
         if (a->pairs_at)
-            for (size_t c = 0; c + 256 <= a->cols; c += 256)
-                write_pairs(q + a->pairs_at + c, q + c);
+            for (size_t c = 0; c < a->cols; c += 256) write_pairs(q + a->pairs_at + c, q + c);
     }
 }
 

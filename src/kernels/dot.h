@@ -1,5 +1,5 @@
 /* Few rows (decode): y[i][r] = sum_c w[r][c] * x[i][c] for weight rows r in [row_begin, row_end)
- * and i < n <= 8, bound by reading W: a block is read once and multiplied with all n rows.
+ * and i < n <= 16, bound by reading W: a block is read once and multiplied with all n rows.
  *
  * One kernel per storage format and instruction set. Weights of 16 and 32 bits take x in f32; all
  * others take x in int8 (activation.h). Integer sums are exact; the float additions per row run in
@@ -12,7 +12,7 @@
 #include "kernels/view.h"
 #include "pare/base.h"
 
-#define PARE_DOT_MAX_N 8
+#define PARE_DOT_MAX_N 16
 
 /* The formats that have a kernel. Encodings name theirs; PARE_DOT_NONE = decode to f32, then a dot
  * in f32. */

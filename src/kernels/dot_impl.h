@@ -41,5 +41,7 @@ void pare_act_quantize_q8_256_avx2(pare_act *a, const float *x, size_t ldx, size
 
 /* The incomplete last group of row `row` of a, where cols is not a multiple of the group. */
 void pare_act_quantize_tail(pare_act *a, const float *x, size_t row, size_t cols, size_t group);
+/* Zeros behind row `row`, up to a multiple of 256 values. */
+void pare_act_zero_rest(pare_act *a, size_t row, size_t group);
 
 #endif

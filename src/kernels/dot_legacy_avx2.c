@@ -159,44 +159,41 @@ INLINE __m256 add_blocks(__m256 acc, const __m256i v[4], __m256 d, __m256 m, con
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(d, xd), acc);
 }
 
-INLINE void load_scales(__m256 *d, __m256 *m, const uint8_t *row, format f) {
+/* Which of 8 blocks count: all, or at the end of a row only those that are left. Of the others any
+ * bytes may be read, since x is zero there and so are their scales. */
+typedef struct some_blocks {
+    bool all;
+    __m256 keep;
+} some_blocks;
+
+INLINE some_blocks first_blocks(size_t n) {
+    __m256i k = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (some_blocks){n >= 8,
+                         _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), k))};
+}
+
+/* The last blocks of row r, so that 8 can be read: in place where a row follows, else a copy. */
+INLINE const uint8_t *last_blocks(uint8_t *copy, const uint8_t *row, size_t n, size_t size,
+                                  const pare_view *w, size_t r) {
+    if (r + 1 < w->rows && w->row_bytes >= 8 * size) return row;
+    memset(copy, 0, 8 * size);
+    return memcpy(copy, row, n * size);
+}
+enum { MAX_BLOCK_BYTES = 34 };
+
+INLINE void load_scales(__m256 *d, __m256 *m, const uint8_t *row, some_blocks some, format f) {
     if (f.has_m)
         load_d_m(d, m, row, f.size);
     else
         *d = load_d(row, f.size), *m = _mm256_setzero_ps();
-}
-
-/* The blocks behind the last whole 8. */
-INLINE float last_blocks(const uint8_t *row, const pare_act *x, size_t i, size_t block,
-                         size_t n_blocks, format f) {
-    float y = 0.0f;
-    for (; block < n_blocks; block++, row += f.size) {
-        __m256i lo, hi, zero = _mm256_setzero_si256();
-        __m256i qh = _mm256_setzero_si256();
-        if (f.qh) {
-            uint64_t bits = load_u32(row + f.qh);
-            qh = _mm256_set_epi64x((long long)(bits << 4), (long long)bits, (long long)(bits << 4),
-                                   (long long)bits);
-        }
-        codes_2(&lo, &hi, row, row, qh, f);
-        __m256i q = load_256(x->q + i * x->q_stride + 32 * block);
-        __m256i v = dot_pair(_mm256_permute2x128_si256(lo, hi, 0x20), zero, q, zero, f);
-        if (!f.table) v = _mm256_madd_epi16(v, ones_16());
-        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-        int dot = _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
-        const int16_t *sum16 = x->sum16 + i * x->sum_stride + 2 * block;
-        int x_sum = sum16[0] + sum16[1];
-        float xd = x->d[i * x->d_stride + block], d = pare_f16_to_f32(load_u16(row));
-        if (!f.has_m && !f.table) dot -= (f.qh ? 16 : 8) * x_sum;
-        y += (float)dot * (d * xd);
-        if (f.has_m) y += pare_f16_to_f32(load_u16(row + 2)) * ((float)x_sum * xd);
-    }
-    return y;
+    if (some.all) return;
+    *d = _mm256_and_ps(*d, some.keep);
+    *m = _mm256_and_ps(*m, some.keep);
 }
 
 /* 8 blocks times one row of x: each pair at once, which takes few registers */
-INLINE __m256 add_one(__m256 acc, const uint8_t *row, const pare_act *x, size_t block, format f) {
+INLINE __m256 add_one(__m256 acc, const uint8_t *row, const pare_act *x, size_t block,
+                      some_blocks some, format f) {
     const int8_t *pairs = x->q + x->pairs_at + 32 * block;
     fifths fifth = load_fifths(row, f);
     __m256i v[4], lo, hi;
@@ -209,13 +206,13 @@ INLINE __m256 add_one(__m256 acc, const uint8_t *row, const pare_act *x, size_t 
     PAIR(3);
 #undef PAIR
     __m256 d, m;
-    load_scales(&d, &m, row, f);
+    load_scales(&d, &m, row, some, f);
     return add_blocks(acc, v, d, m, x, 0, block, f);
 }
 
 /* 8 blocks times n rows of x, which share the codes */
-INLINE void add_many(__m256 *acc, const uint8_t *row, const pare_act *x, size_t block, size_t n,
-                     format f) {
+INLINE void add_many(__m256 *acc, const uint8_t *row, const pare_act *x, size_t block,
+                     some_blocks some, size_t n, format f) {
     fifths fifth = load_fifths(row, f);
     __m256i v[4], lo[4], hi[4];
     CODES_PAIR(&lo[0], &hi[0], row, 0, fifth, f);
@@ -223,7 +220,7 @@ INLINE void add_many(__m256 *acc, const uint8_t *row, const pare_act *x, size_t 
     CODES_PAIR(&lo[2], &hi[2], row, 2, fifth, f);
     CODES_PAIR(&lo[3], &hi[3], row, 3, fifth, f);
     __m256 d, m;
-    load_scales(&d, &m, row, f);
+    load_scales(&d, &m, row, some, f);
     for (size_t i = 0; i < n; i++) {
         const int8_t *pairs = x->q + i * x->q_stride + x->pairs_at + 32 * block;
         UNROLL for (size_t p = 0; p < 4; p++) v[p] =
@@ -241,12 +238,21 @@ INLINE void row_nibbles(float *y, size_t ldy, const pare_view *w, size_t r, cons
     for (; block + 8 <= n_blocks; block += 8, row += 8 * f.size) {
         prefetch(row, 8 * f.size);
         if (n == 1)
-            *acc = add_one(*acc, row, x, block, f);
+            *acc = add_one(*acc, row, x, block, first_blocks(8), f);
         else
-            add_many(acc, row, x, block, n, f);
+            add_many(acc, row, x, block, first_blocks(8), n, f);
     }
-    for (size_t i = 0; i < n; i++)
-        y[i * ldy + r] = sum_8(acc[i]) + last_blocks(row, x, i, block, n_blocks, f);
+    if (block < n_blocks) {
+        uint8_t copy[8 * MAX_BLOCK_BYTES];
+        some_blocks some = first_blocks(n_blocks - block);
+        prefetch(row, (n_blocks - block) * f.size);
+        row = last_blocks(copy, row, n_blocks - block, f.size, w, r);
+        if (n == 1)
+            *acc = add_one(*acc, row, x, block, some, f);
+        else
+            add_many(acc, row, x, block, some, n, f);
+    }
+    for (size_t i = 0; i < n; i++) y[i * ldy + r] = sum_8(acc[i]);
 }
 
 #define NIBBLES(name, ...)                                                                         \
@@ -283,22 +289,28 @@ INLINE void spread_scales(__m256 s[2], __m256 d, const pare_act *x, size_t i, si
     s[1] = _mm256_permute2f128_ps(d, d, 0x11);
 }
 
-INLINE float last_blocks_q8(const uint8_t *row, const pare_act *x, size_t i, size_t block,
-                            size_t n_blocks) {
-    __m256 acc = _mm256_setzero_ps();
-    for (; block < n_blocks; block++, row += sizeof(pare_q8_0)) {
-        __m256i dot = dot_q8(load_256(row + 2), load_256(x->q + i * x->q_stride + 32 * block));
-        float d = pare_f16_to_f32(load_u16(row)) * x->d[i * x->d_stride + block];
-        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(d), acc);
-    }
-    return sum_8(acc);
-}
-
 /* One of 8 blocks; k is a literal. */
 #define Q8_ADD(acc, v, q, s, k)                                                                    \
     acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot_q8(v, q)),                                        \
                           _mm256_permute_ps((s)[(k) / 4], (k) % 4 * 0x55), acc)
 #define Q8_ALL(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
+
+/* `count` blocks, at most 8, times n rows of x; the scales of 8 can be read. */
+INLINE void add_q8(__m256 *acc, const uint8_t *row, const pare_act *x, size_t block, size_t count,
+                   size_t n) {
+    const size_t size = sizeof(pare_q8_0);
+    __m256 d = load_d_q8(row);
+    for (size_t i = 0; i < n; i++) {
+        const int8_t *q = x->q + i * x->q_stride + 32 * block;
+        __m256 s[2], sum = acc[i];
+        spread_scales(s, d, x, i, block);
+#define BLOCK(k)                                                                                   \
+    if ((k) < count) Q8_ADD(sum, load_256(row + (k)*size + 2), load_256(q + 32 * (k)), s, k);
+        Q8_ALL(BLOCK)
+#undef BLOCK
+        acc[i] = sum;
+    }
+}
 
 INLINE void row_q8_0(float *y, size_t ldy, const pare_view *w, size_t r, const pare_act *x,
                      size_t n) {
@@ -309,18 +321,14 @@ INLINE void row_q8_0(float *y, size_t ldy, const pare_view *w, size_t r, const p
     size_t block = 0, n_blocks = w->cols / 32;
     for (; block + 8 <= n_blocks; block += 8, row += 8 * size) {
         prefetch(row, 8 * size);
-        __m256 d = load_d_q8(row);
-        for (size_t i = 0; i < n; i++) {
-            const int8_t *q = x->q + i * x->q_stride + 32 * block;
-            __m256 s[2], sum = acc[i];
-            spread_scales(s, d, x, i, block);
-#define BLOCK(k) Q8_ADD(sum, load_256(row + (k)*size + 2), load_256(q + 32 * (k)), s, k);
-            Q8_ALL(BLOCK)
-#undef BLOCK
-            acc[i] = sum;
-        }
+        add_q8(acc, row, x, block, 8, n);
     }
-    for (size_t i = 0; i < n; i++)
-        y[i * ldy + r] = sum_8(acc[i]) + last_blocks_q8(row, x, i, block, n_blocks);
+    if (block < n_blocks) {
+        uint8_t copy[8 * MAX_BLOCK_BYTES];
+        size_t count = n_blocks - block;
+        prefetch(row, count * size);
+        add_q8(acc, last_blocks(copy, row, count, size, w, r), x, block, count, n);
+    }
+    for (size_t i = 0; i < n; i++) y[i * ldy + r] = sum_8(acc[i]);
 }
 DOT_AVX2(q8_0)

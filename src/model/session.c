@@ -108,7 +108,8 @@ static pare_status plan(engine *e, pare_error *err) {
     pare_worker worker;
     pare_fwd f = pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), e->compute);
     /* decoding and long batches take different paths; both must fit */
-    size_t lengths[] = {1, e->n_batch < 8 ? e->n_batch : 8, e->n_batch};
+    size_t few = e->n_batch < PARE_DOT_MAX_N ? e->n_batch : PARE_DOT_MAX_N;
+    size_t lengths[] = {1, few, e->n_batch};
     for (size_t i = 0; i < 3; i++) {
         run_region(&f, &(region){.e = e, .n = lengths[i], .head_n = i ? LOGITS_ROWS : 1});
         run_region(&f, &(region){.e = e, .n = 1, .head_n = lengths[i], .score = true});

@@ -149,7 +149,7 @@ static size_t few_limit(const pare_linear_job *job) {
         size_t most = PARE_DOT_MAX_N;
         if (!takes_int8(job, &job->outs[o])) {
             bool plain = dotf == PARE_DOTF_f32 || dotf == PARE_DOTF_f16 || dotf == PARE_DOTF_bf16;
-            most = dotf == PARE_DOTF_NONE ? 0 : plain ? 4 : PARE_DOT_MAX_N;
+            most = dotf == PARE_DOTF_NONE ? 0 : plain ? 4 : 8;
         }
         if (most < limit) limit = most;
     }

@@ -1,8 +1,8 @@
 /* The one entry point of every linear layer: y[n][out] = x[n][in] W^T (+ bias), any encoding, any
  * n, both modes.
  *
- *   few rows    n <= PARE_DOT_MAX_N or less, and the encoding has a dot kernel: weights are read
- * once many rows   otherwise: panels of PARE_TILE_NR weight rows, unpacked once per 512 rows of x
+ * Few rows: n <= PARE_DOT_MAX_N or less, and the encoding has a dot kernel: weights are read once.
+ * Many rows: panels of PARE_TILE_NR weight rows, unpacked once per 512 rows of x.
  *
  * `exact` sums products of f32; `fast` has x in int8 (8 bits per 32 inputs, or per 256) wherever
  * the encoding holds integer codes, and bf16 on AMX. Few and many rows differ in the order of their
