@@ -8,13 +8,15 @@
 #include <unistd.h>
 
 typedef struct run_options {
-    const char *prompt, *file, *system, *kv;
+    const char *prompt, *file, *system, *kv, *draft;
     bool interactive, chat, ignore_eos;
-    int64_t n, ctx, top_k, repeat_last_n;
+    int64_t n, ctx, top_k, repeat_last_n, draft_max;
     double temp, top_p, min_p, repeat_penalty;
     cli_texts stop;
-    int compute;
+    int compute, speculate;
 } run_options;
+
+enum { SPECULATE_OFF, SPECULATE_NGRAM };
 
 static const cli_option table[] = {
     CLI_OPTION(run_options, 'p', "prompt", CLI_TEXT, prompt, "TEXT", 0, 0,
@@ -52,6 +54,13 @@ static const cli_option table[] = {
     CLI_OPTION(
         run_options, 0, "kv", CLI_TEXT, kv, "CODEC", 0, 0,
         "how keys and values are kept: f32, f16, bf16, q8_0 or q4_0 (default f16, with exact f32)"),
+    CLI_OPTION(run_options, 0, "speculate", CLI_CHOICE, speculate, "off|ngram", 0, 0,
+               "guess tokens from earlier places of the text and compute them together: the same "
+               "text, faster where it repeats itself"),
+    CLI_OPTION(run_options, 0, "draft", CLI_TEXT, draft, "MODEL", 0, 0,
+               "let a smaller model with the same vocabulary guess"),
+    CLI_OPTION(run_options, 0, "draft-max", CLI_INT, draft_max, "N", 1, PARE_DRAFT_MAX,
+               "guesses at a time, at most; fewer where they are often wrong"),
     {0},
 };
 static const run_options defaults = {.n = -1,
@@ -61,6 +70,7 @@ static const run_options defaults = {.n = -1,
                                      .top_p = 0.95,
                                      .min_p = 0.05,
                                      .repeat_penalty = 1,
+                                     .draft_max = PARE_DRAFT_MAX,
                                      .compute = PARE_COMPUTE_FAST};
 
 typedef struct runner {
@@ -69,6 +79,8 @@ typedef struct runner {
     pare_tokenizer *tok;
     pare_model *model;
     pare_session *session;
+    pare_model *draft_model; /* NULL without --draft, as is draft */
+    pare_session *draft;
     pare_chat *chat;
     pare_ids ids;     /* of the prompt or of the conversation so far */
     pare_ids history; /* what the session holds */
@@ -78,9 +90,47 @@ static void runner_free(runner *r) {
     pare_ids_free(&r->ids);
     free(r->history.data); /* grown here, not by the library */
     pare_chat_free(r->chat);
+    pare_session_free(r->draft);
+    pare_model_free(r->draft_model);
     pare_session_free(r->session);
     pare_model_free(r->model);
     pare_tokenizer_free(r->tok);
+}
+
+static const char *token_text(const pare_tokenizer *tok, size_t id) {
+    const char *text = pare_tokenizer_token(tok, (int32_t)id);
+    return text ? text : "none";
+}
+
+/* A draft guesses tokens by number: they must be the same. */
+static pare_status check_draft(runner *r, const char *path) {
+    cli *c = r->c;
+    pare_tokenizer *tok = NULL;
+    size_t at;
+    pare_status st = pare_tokenizer_load(&tok, r->o->draft, &c->err);
+    if (st == PARE_OK && !pare_tokenizer_same_tokens(r->tok, tok, &at))
+        st = cli_fail(c, PARE_ERR_ARG,
+                      "%s: token %zu: found \"%.60s\", expected \"%.60s\" as in %s: a draft needs "
+                      "the same vocabulary",
+                      r->o->draft, at, token_text(tok, at), token_text(r->tok, at), path);
+    pare_tokenizer_free(tok);
+    return st;
+}
+
+static pare_status load_draft(runner *r, pare_session_options so, const char *path) {
+    cli *c = r->c;
+    pare_status st = check_draft(r, path);
+    if (st == PARE_OK) st = pare_model_load(&r->draft_model, c->rt, r->o->draft, &c->err);
+    if (st != PARE_OK) return st;
+    size_t vocab = pare_model_vocab_size(r->draft_model), most = pare_model_ctx_max(r->draft_model);
+    if (vocab != pare_model_vocab_size(r->model))
+        return cli_fail(c, PARE_ERR_ARG,
+                        "%s: found %zu rows of the vocabulary, expected %zu as in %s", r->o->draft,
+                        vocab, pare_model_vocab_size(r->model), path);
+    /* beyond its positions it guesses no more */
+    so.n_ctx = pare_session_n_ctx(r->session);
+    if (so.n_ctx > most) so.n_ctx = most;
+    return pare_session_create(&r->draft, r->draft_model, &so, &c->err);
 }
 
 static pare_status runner_load(runner *r, const char *path) {
@@ -101,6 +151,7 @@ static pare_status runner_load(runner *r, const char *path) {
         cli_warn(c,
                  "--ctx %zu: the model was trained for %zu positions; beyond them expect nonsense",
                  pare_session_n_ctx(r->session), pare_model_ctx_max(r->model));
+    if (st == PARE_OK && r->o->draft) st = load_draft(r, so, path);
     return st;
 }
 
@@ -125,6 +176,11 @@ static pare_generate_options generate_options(const runner *r) {
     g.stop = o->stop.item;
     g.n_stop = o->stop.n;
     g.ignore_eos = o->ignore_eos;
+    g.speculate = (pare_speculate_options){.lookup = o->speculate == SPECULATE_NGRAM,
+                                           .draft = r->draft,
+                                           .max = (size_t)o->draft_max,
+                                           .before = r->history.data,
+                                           .n_before = r->history.n};
     if (!r->c->common.json) {
         g.on_text = on_text;
         g.arg = r->c;
@@ -145,6 +201,8 @@ static pare_status print_json(cli *c, const runner *r, const pare_generation *g,
                         cli_json_real(rate((double)g->prompt_tokens, g->prefill_s)));
     json_object_set_new(out, "decode_tokens_per_s",
                         cli_json_real(rate((double)g->decoded, g->decode_s)));
+    json_object_set_new(out, "drafted_tokens", json_integer((json_int_t)g->drafted));
+    json_object_set_new(out, "accepted_tokens", json_integer((json_int_t)g->accepted));
     json_object_set_new(out, "first_token_s", cli_json_real(g->first_token_s));
     json_object_set_new(out, "peak_rss_bytes", json_integer((json_int_t)cli_peak_rss()));
     json_object_set_new(out, "stop_reason", json_string(pare_stop_reason_name(g->reason)));
@@ -156,11 +214,14 @@ static pare_status print_json(cli *c, const runner *r, const pare_generation *g,
 }
 
 static void print_speed(cli *c, const pare_generation *g) {
+    char guesses[64] = "";
+    if (g->drafted)
+        snprintf(guesses, sizeof guesses, ", %zu of %zu guesses right", g->accepted, g->drafted);
     cli_note(c,
-             "prompt %zu tokens, %.1f tokens/s; generated %zu tokens, %.1f tokens/s; first token "
+             "prompt %zu tokens, %.1f tokens/s; generated %zu tokens, %.1f tokens/s%s; first token "
              "after %.2f s; %s",
              g->prompt_tokens, rate((double)g->prompt_tokens, g->prefill_s), g->ids.n,
-             rate((double)g->decoded, g->decode_s), g->first_token_s,
+             rate((double)g->decoded, g->decode_s), guesses, g->first_token_s,
              cli_bytes((double)cli_peak_rss()));
 }
 
@@ -204,10 +265,10 @@ static pare_status run_once(runner *r, const char *path) {
     char *text = NULL;
     size_t n = 0;
     pare_generation g = {0};
-    pare_generate_options go = generate_options(r);
     pare_status st = read_prompt(r, &text, &n);
     if (st == PARE_OK) st = runner_load(r, path);
     if (st == PARE_OK) st = encode_prompt(r, text, n);
+    pare_generate_options go = generate_options(r);
     if (st == PARE_OK)
         st = pare_generate(&g, r->session, r->tok, r->ids.data, r->ids.n, &go, &c->err);
     if (st == PARE_OK && !c->common.json && g.text_len && g.text[g.text_len - 1] != '\n')
@@ -273,13 +334,15 @@ static pare_status remember(cli *c, pare_ids *history, const int32_t *ids, size_
 static pare_status answer(runner *r, talk *t) {
     cli *c = r->c;
     pare_generation g = {0};
-    pare_generate_options go = generate_options(r);
     r->ids.n = 0;
     pare_status st = pare_chat_encode(&r->ids, r->chat, t->messages, t->n, &c->err);
     if (st != PARE_OK) return st;
     size_t kept = common_prefix(&r->history, &r->ids);
     pare_session_truncate(r->session, kept);
+    kept = pare_session_position(r->session); /* sliding windows may have to begin again */
+    if (r->draft) pare_session_truncate(r->draft, kept);
     r->history.n = kept;
+    pare_generate_options go = generate_options(r);
     st = pare_generate(&g, r->session, r->tok, r->ids.data + kept, r->ids.n - kept, &go, &c->err);
     if (st == PARE_OK || st == PARE_ERR_INTERRUPTED) {
         /* the session holds a part of this: what it lacks is the end */
@@ -351,6 +414,9 @@ static pare_status run(cli *c, const void *options, char **args, size_t n_args) 
     runner r = {.c = c, .o = options};
     if (r.o->system && !r.o->chat && !r.o->interactive)
         return cli_fail(c, PARE_ERR_ARG, "run: --system needs --chat or -i");
+    if (r.o->draft && r.o->speculate == SPECULATE_NGRAM)
+        return cli_fail(c, PARE_ERR_ARG,
+                        "run: found both --draft and --speculate ngram, expected one of them");
     pare_status st = r.o->interactive ? run_talk(&r, args[0]) : run_once(&r, args[0]);
     runner_free(&r);
     return st;
@@ -362,7 +428,9 @@ const cli_verb cli_verb_run = {
     .summary = "generates text",
     .notes =
         "The next token is chosen in this order: repeat penalty, temperature, top-k, top-p, min-p, "
-        "one draw. The same --seed gives the same text. Text goes to standard output as it comes, "
+        "one draw. The same --seed gives the same text, with --speculate too; with --draft and a "
+        "temperature another one, of the same distribution. Text goes to standard output as it "
+        "comes, "
         "speed to standard error. With -i and --json there is one object per answer.",
     .options = table,
     .defaults = &defaults,

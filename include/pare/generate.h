@@ -71,12 +71,35 @@ typedef enum pare_stop_reason {
 /* "end", "length", "stop", "context", "caller". */
 const char *pare_stop_reason_name(pare_stop_reason reason);
 
+/* Guessing ahead: the next tokens are guessed cheaply and computed together, as many as are right
+ * come out at once. What comes out has the distribution that it has without. With temperature 0 and
+ * with lookup it is the same text: no more tokens are computed together than give the same bits as
+ * one by one (three guesses where weights are f32, f16 or bf16). */
+enum { PARE_DRAFT_MAX = 7 };
+typedef struct pare_speculate_options {
+    bool lookup; /* what came after an earlier place that ends as the text ends now */
+    pare_session
+        *draft; /* instead: a session of a smaller model with the same vocabulary, borrowed.
+                   It holds nothing, or a beginning of what the session holds; that stays so */
+    size_t max; /* guesses at a time, 1 to PARE_DRAFT_MAX (default); how many of these are
+                   made depends on how often they were right */
+    /* What the session holds, where that is not empty: needed with draft, used by lookup. Borrowed.
+     */
+    const int32_t *before; /* [n_before] */
+    size_t n_before;
+} pare_speculate_options;
+
+/* Whether two tokenizers have the same tokens; else *first is the lowest id where they differ, or
+ * the smaller number of tokens. */
+bool pare_tokenizer_same_tokens(const pare_tokenizer *a, const pare_tokenizer *b, size_t *first);
+
 typedef struct pare_generate_options {
     pare_sampler_options sampler;
     size_t max_tokens;       /* 0 = only the prompt is computed; SIZE_MAX = no limit (default) */
     const char *const *stop; /* [n_stop] texts, borrowed; found across the borders of tokens too */
     size_t n_stop;
-    bool ignore_eos; /* end tokens are never chosen */
+    bool ignore_eos;                  /* end tokens are never chosen */
+    pare_speculate_options speculate; /* default: off */
     /* Text as it becomes certain: whole UTF-8 characters, nothing that may still turn out to be a
      * stop string. Non-zero ends the generation. May be NULL. */
     int (*on_text)(void *arg, const char *text, size_t len);
@@ -87,9 +110,10 @@ pare_generate_options pare_generate_options_default(void);
 typedef struct pare_generation {
     char *text; /* NUL-terminated; special tokens left out */
     size_t text_len;
-    pare_ids ids;         /* generated, without the end token */
-    size_t prompt_tokens; /* that were computed in this call */
-    size_t decoded;       /* tokens computed one by one after the prompt */
+    pare_ids ids;             /* generated, without the end token */
+    size_t prompt_tokens;     /* that were computed in this call */
+    size_t decoded;           /* tokens computed after the prompt */
+    size_t drafted, accepted; /* guesses, and how many of them came out */
     double prefill_s, decode_s, first_token_s;
     pare_stop_reason reason;
 } pare_generation;

@@ -1,7 +1,8 @@
-/* Generation: prompt, then one token at a time. The text runs through two gates before it is shown:
- * the detokenizer keeps back incomplete UTF-8, and the end of the text is kept back while it may
- * still grow into a stop string. */
-#include "pare/generate.h"
+/* Generation: prompt, then passes over the newest token and guesses of what follows it (none,
+ * unless asked for). The text runs through two gates before it is shown: the detokenizer keeps back
+ * incomplete UTF-8, and the end of the text is kept back while it may still grow into a stop
+ * string. */
+#include "generate/speculate.h"
 
 #include "base/memory.h"
 #include "base/os.h"
@@ -15,7 +16,17 @@ const char *pare_stop_reason_name(pare_stop_reason reason) {
 
 pare_generate_options pare_generate_options_default(void) {
     return (pare_generate_options){.sampler = pare_sampler_options_default(),
-                                   .max_tokens = SIZE_MAX};
+                                   .max_tokens = SIZE_MAX,
+                                   .speculate = {.max = PARE_DRAFT_MAX}};
+}
+
+bool pare_tokenizer_same_tokens(const pare_tokenizer *a, const pare_tokenizer *b, size_t *first) {
+    size_t n = pare_tokenizer_vocab_size(a), m = pare_tokenizer_vocab_size(b);
+    for (*first = 0; *first < n && *first < m; ++*first)
+        if (strcmp(pare_tokenizer_token(a, (int32_t)*first),
+                   pare_tokenizer_token(b, (int32_t)*first)) != 0)
+            return false;
+    return n == m;
 }
 
 void pare_generation_free(pare_generation *g) {
@@ -32,8 +43,11 @@ typedef struct generator {
     const pare_tokenizer *tok;
     pare_sampler *sampler;
     pare_detokenizer *detok;
-    float *logits; /* [vocab_size] */
-    size_t shown;  /* bytes of out->text given to on_text */
+    pare_speculator *spec; /* NULL: no guesses */
+    float *logits;         /* [vocab_size] */
+    double start;
+    size_t position; /* of the tokens that the session is to keep */
+    size_t shown;    /* bytes of out->text given to on_text */
     size_t text_capacity;
     bool stopped; /* out->reason is set */
 } generator;
@@ -127,18 +141,17 @@ static void ban_end_tokens(generator *g) {
         if (pare_tokenizer_is_end(g->tok, (int32_t)i)) pare_sampler_ban(g->sampler, (int32_t)i);
 }
 
-/* One token: chosen, added to the answer, computed. */
-static pare_status step(generator *g, double start, pare_error *err) {
+/* A chosen token joins the answer. */
+static pare_status take_token(generator *g, int32_t id, pare_error *err) {
     pare_generation *out = g->out;
-    int32_t id;
-    PARE_TRY(pare_sampler_pick(&id, g->sampler, g->logits, err));
-    if (out->first_token_s == 0) out->first_token_s = pare_now_s() - start;
+    if (out->first_token_s == 0) out->first_token_s = pare_now_s() - g->start;
     if (pare_tokenizer_is_end(g->tok, id)) {
         stop(g, PARE_STOP_END);
         return PARE_OK;
     }
     pare_sampler_accept(g->sampler, id);
     PARE_TRY(append_id(&out->ids, id, err));
+    if (g->spec) PARE_TRY(pare_speculator_accept(g->spec, id, err));
     const char *text;
     size_t len;
     /* a vocabulary may be padded: such ids have no text */
@@ -147,26 +160,106 @@ static pare_status step(generator *g, double start, pare_error *err) {
         PARE_TRY(take_text(g, text, len, false, err));
     }
     if (out->ids.n >= g->options->max_tokens) stop(g, PARE_STOP_LENGTH);
-    if (pare_session_position(g->session) >= pare_session_n_ctx(g->session))
-        stop(g, PARE_STOP_CONTEXT);
-    if (g->stopped) return PARE_OK;
-    double begin = pare_now_s();
-    PARE_TRY(pare_session_eval(g->session, &id, 1, g->logits, err));
-    out->decode_s += pare_now_s() - begin;
-    out->decoded++;
+    if (g->position >= pare_session_n_ctx(g->session)) stop(g, PARE_STOP_CONTEXT);
     return PARE_OK;
+}
+
+/* One pass: the newest token and guesses. */
+typedef struct guessing {
+    generator *g;
+    const int32_t *guesses; /* [n] */
+    size_t n, right;
+    bool over; /* nothing more is taken from this pass */
+    double taking_s;
+    pare_status st;
+    pare_error *err;
+} guessing;
+
+/* Row i of the logits stands after the newest token and i guesses. */
+static pare_status take_row(guessing *p, size_t i, const float *logits) {
+    generator *g = p->g;
+    int32_t id;
+    g->position++; /* the token before this row was right */
+    g->out->decoded++;
+    PARE_TRY(pare_speculator_choose(&id, g->spec, g->sampler, logits, i, p->err));
+    bool right = i < p->n && id == p->guesses[i];
+    PARE_TRY(take_token(g, id, p->err));
+    p->right += right;
+    p->over = !right || g->stopped;
+    return PARE_OK;
+}
+
+static int take_rows(void *arg, size_t first, size_t n_rows, const float *logits) {
+    guessing *p = arg;
+    double begin = pare_now_s();
+    size_t vocab_size = pare_model_vocab_size(pare_session_model(p->g->session));
+    for (size_t i = 0; i < n_rows && !p->over && p->st == PARE_OK; i++)
+        p->st = take_row(p, first + i, logits + i * vocab_size);
+    p->taking_s += pare_now_s() - begin;
+    return 0;
+}
+
+/* Room for guesses: each right one is a token more, and one more token follows the last. */
+static size_t guesses_wanted(const generator *g) {
+    size_t room = pare_session_n_ctx(g->session) - g->position - 1;
+    size_t tokens = g->options->max_tokens - g->out->ids.n - 1;
+    return room < tokens ? room : tokens;
+}
+
+static pare_status guess_and_compute(generator *g, int32_t newest, pare_error *err) {
+    guessing p = {.g = g, .st = PARE_OK, .err = err};
+    double begin = pare_now_s();
+    PARE_TRY(pare_speculator_guess(g->spec, g->sampler, guesses_wanted(g), &p.guesses, &p.n, err));
+    int32_t ids[1 + PARE_DRAFT_MAX] = {newest};
+    if (p.n) memcpy(ids + 1, p.guesses, p.n * sizeof *ids);
+    if (p.n) {
+        PARE_TRY(pare_session_eval_all(g->session, ids, p.n + 1, 0, take_rows, &p, err));
+    } else { /* one parallel region less */
+        PARE_TRY(pare_session_eval(g->session, ids, 1, g->logits, err));
+        take_rows(&p, 0, 1, g->logits);
+    }
+    pare_session_truncate(g->session, g->position);
+    g->out->drafted += p.n;
+    g->out->accepted += p.right;
+    g->out->decode_s += pare_now_s() - begin - p.taking_s;
+    pare_speculator_learn(g->spec, p.right);
+    return p.st;
+}
+
+static pare_status compute(generator *g, int32_t newest, pare_error *err) {
+    double begin = pare_now_s();
+    PARE_TRY(pare_session_eval(g->session, &newest, 1, g->logits, err));
+    g->out->decode_s += pare_now_s() - begin;
+    g->out->decoded++;
+    g->position++;
+    return PARE_OK;
+}
+
+static pare_status pick(generator *g, pare_error *err) {
+    int32_t id;
+    PARE_TRY(pare_sampler_pick(&id, g->sampler, g->logits, err));
+    return take_token(g, id, err);
+}
+
+/* From the newest token of the answer to the next ones. */
+static pare_status step(generator *g, pare_error *err) {
+    int32_t newest = g->out->ids.data[g->out->ids.n - 1];
+    if (g->spec) return guess_and_compute(g, newest, err);
+    PARE_TRY(compute(g, newest, err));
+    return pick(g, err);
 }
 
 /* The prompt, then steps until something ends it. */
 static pare_status run(generator *g, const int32_t *prompt, size_t n, pare_error *err) {
     pare_generation *out = g->out;
-    double start = pare_now_s();
+    g->start = pare_now_s();
     PARE_TRY(pare_session_eval(g->session, prompt, n, g->logits, err));
-    out->prefill_s = pare_now_s() - start;
+    out->prefill_s = pare_now_s() - g->start;
     out->prompt_tokens = n;
+    g->position = pare_session_position(g->session);
     if (g->options->max_tokens == 0) stop(g, PARE_STOP_LENGTH);
-    pare_status st = PARE_OK;
-    while (!g->stopped && st == PARE_OK) st = step(g, start, err);
+    pare_status st = g->stopped ? PARE_OK : pick(g, err);
+    while (!g->stopped && st == PARE_OK) st = step(g, err);
     if (g->stopped && (out->reason == PARE_STOP_STRING || out->reason == PARE_STOP_CALLER))
         return st;
     /* an end of the text that was kept back belongs to it, after a failure too */
@@ -209,8 +302,11 @@ pare_status pare_generate(pare_generation *out, pare_session *session, const par
         for (size_t i = 0; i < n; i++)
             if (prompt[i] >= 0 && (size_t)prompt[i] < vocab_size)
                 pare_sampler_accept(g.sampler, prompt[i]);
-        st = run(&g, prompt, n, err);
+        if (o.speculate.lookup || o.speculate.draft)
+            st = pare_speculator_create(&g.spec, &o.speculate, session, g.sampler, prompt, n, err);
     }
+    if (st == PARE_OK) st = run(&g, prompt, n, err);
+    pare_speculator_free(g.spec);
     pare_free(g.logits);
     pare_detokenizer_free(g.detok);
     pare_sampler_free(g.sampler);

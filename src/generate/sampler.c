@@ -1,6 +1,6 @@
 /* Sampling: the order of steps stands in pare/generate.h. Candidates are ordered by (logit, id), a
  * total order since NaN is refused first: qsort with an inconsistent comparison is undefined. */
-#include "pare/generate.h"
+#include "generate/sampler.h"
 
 #include "base/memory.h"
 #include "base/rng.h"
@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SAMPLER_STREAM = 0x73616D70 }; /* keeps the draws apart from other uses of the same seed */
+/* Keep the draws apart from other uses of the same seed, and from those of a draft. */
+enum { SAMPLER_STREAM = 0x73616D70, DRAFT_STREAM = 0x64726674 };
 
 struct pare_sampler {
     pare_sampler_options options;
@@ -18,7 +19,7 @@ struct pare_sampler {
     uint8_t *banned;            /* [vocab_size] */
     int32_t *recent;            /* [repeat_last_n], a ring */
     size_t n_recent;            /* tokens ever accepted */
-    uint64_t n_drawn;
+    uint64_t stream, n_drawn;
 };
 
 pare_sampler_options pare_sampler_options_default(void) {
@@ -56,6 +57,7 @@ pare_status pare_sampler_create(pare_sampler **out, size_t vocab_size,
     if (s) {
         s->options = o;
         s->vocab_size = vocab_size;
+        s->stream = SAMPLER_STREAM;
         s->candidates = pare_malloc(vocab_size, sizeof *s->candidates);
         s->banned = pare_calloc(vocab_size, 1);
         s->recent = pare_malloc(o.repeat_last_n, sizeof *s->recent);
@@ -66,6 +68,19 @@ pare_status pare_sampler_create(pare_sampler **out, size_t vocab_size,
     }
     *out = s;
     return PARE_OK;
+}
+
+pare_status pare_sampler_fork(pare_sampler **out, const pare_sampler *s, pare_error *err) {
+    PARE_TRY(pare_sampler_create(out, s->vocab_size, &s->options, err));
+    memcpy((*out)->banned, s->banned, s->vocab_size);
+    (*out)->stream = DRAFT_STREAM;
+    return PARE_OK;
+}
+
+void pare_sampler_follow(pare_sampler *s, const pare_sampler *from) {
+    size_t last = from->options.repeat_last_n, n = from->n_recent < last ? from->n_recent : last;
+    if (n) memcpy(s->recent, from->recent, n * sizeof *s->recent);
+    s->n_recent = from->n_recent;
 }
 
 void pare_sampler_free(pare_sampler *s) {
@@ -175,7 +190,7 @@ static void weigh(pare_sampler *s) {
         s->candidates[i].p = exp(((double)s->candidates[i].logit - max) / s->options.temperature);
 }
 
-static double mass(const pare_sampler *s) {
+double pare_sampler_mass(const pare_sampler *s) {
     double sum = 0;
     for (size_t i = 0; i < s->n_candidates; i++) sum += s->candidates[i].p;
     return sum;
@@ -183,7 +198,7 @@ static double mass(const pare_sampler *s) {
 
 static void keep_top_p(pare_sampler *s) {
     if (s->options.top_p >= 1) return;
-    double target = s->options.top_p * mass(s), sum = 0;
+    double target = s->options.top_p * pare_sampler_mass(s), sum = 0;
     size_t n = 0;
     while (n < s->n_candidates && (n == 0 || sum < target)) sum += s->candidates[n++].p;
     s->n_candidates = n;
@@ -196,15 +211,16 @@ static void keep_min_p(pare_sampler *s) {
     s->n_candidates = n;
 }
 
-/* 53 random bits in [0, 1). */
-static double draw(pare_sampler *s) {
+/* 53 random bits. */
+double pare_sampler_uniform(pare_sampler *s) {
     uint32_t r[4];
-    pare_philox(r, s->options.seed, SAMPLER_STREAM, s->n_drawn++);
+    pare_philox(r, s->options.seed, s->stream, s->n_drawn++);
     return (double)(((uint64_t)r[0] << 32 | r[1]) >> 11) * 0x1p-53;
 }
 
-static int32_t draw_candidate(pare_sampler *s) {
-    double left = draw(s) * mass(s);
+int32_t pare_sampler_draw(pare_sampler *s) {
+    if (s->options.temperature == 0) return s->candidates[0].id;
+    double left = pare_sampler_uniform(s) * pare_sampler_mass(s);
     int32_t id = s->candidates[0].id;
     for (size_t i = 0; i < s->n_candidates; i++) {
         if (s->candidates[i].p <= 0) continue;
@@ -215,8 +231,7 @@ static int32_t draw_candidate(pare_sampler *s) {
     return id;
 }
 
-pare_status pare_sampler_pick(int32_t *id, pare_sampler *s, const float *logits, pare_error *err) {
-    *id = -1;
+pare_status pare_sampler_weigh(pare_sampler *s, const float *logits, pare_error *err) {
     PARE_TRY(check_logits(s, logits, err));
     fill(s, logits);
     if (largest_logit(s) == -INFINITY)
@@ -226,7 +241,6 @@ pare_status pare_sampler_pick(int32_t *id, pare_sampler *s, const float *logits,
     keep_top_k(s, greedy ? 1 : s->options.top_k);
     if (greedy) {
         s->candidates[0].p = 1;
-        *id = s->candidates[0].id;
         return PARE_OK;
     }
     /* only top-p needs an order; without it a draw by falling probability is as good as by id */
@@ -235,6 +249,12 @@ pare_status pare_sampler_pick(int32_t *id, pare_sampler *s, const float *logits,
     weigh(s);
     keep_top_p(s);
     keep_min_p(s);
-    *id = draw_candidate(s);
+    return PARE_OK;
+}
+
+pare_status pare_sampler_pick(int32_t *id, pare_sampler *s, const float *logits, pare_error *err) {
+    *id = -1;
+    PARE_TRY(pare_sampler_weigh(s, logits, err));
+    *id = pare_sampler_draw(s);
     return PARE_OK;
 }

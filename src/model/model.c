@@ -2,6 +2,7 @@
 
 #include "base/runtime.h"
 #include "model/names.h"
+#include "tensor/linear.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -258,6 +259,16 @@ static bool is_multiplied(const pare_model *m, const pare_source_tensor *t) {
     if (!t->canonical || t->n_dims != 2) return false;
     if (strcmp(t->canonical, "token_embd.weight") == 0) return m->config.tied;
     return strcmp(t->canonical, "position_embd.weight") != 0;
+}
+
+size_t pare_model_alike_rows(const pare_model *m) {
+    size_t rows = PARE_ATTN_FEW;
+    for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
+        const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
+        size_t n = is_multiplied(m, t) ? pare_linear_alike_rows(t->enc) : SIZE_MAX;
+        if (n < rows) rows = n;
+    }
+    return rows;
 }
 
 uint64_t pare_model_bytes_per_token(const pare_model *m) {

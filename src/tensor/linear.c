@@ -141,16 +141,26 @@ void pare_linear_few(pare_worker *w, const pare_linear_job *job) {
 
 /* Largest n for which reading each weight with a dot kernel is the faster way, measured on Zen 3.
  * Without a kernel of its own a matrix is better off as panels even for one row. */
+static size_t few_rows(const pare_encoding *enc, bool int8) {
+    if (int8) return PARE_DOT_MAX_N;
+    if (enc->dotf == PARE_DOTF_NONE) return 0;
+    bool plain =
+        enc->dotf == PARE_DOTF_f32 || enc->dotf == PARE_DOTF_f16 || enc->dotf == PARE_DOTF_bf16;
+    return plain ? 4 : 8;
+}
+
+size_t pare_linear_alike_rows(const pare_encoding *enc) {
+    size_t exact = few_rows(enc, false), fast = few_rows(enc, enc->dot != PARE_DOT_NONE);
+    if (exact == 0) exact = PARE_DOT_MAX_N; /* panels for any n */
+    if (fast == 0) fast = PARE_DOT_MAX_N;
+    return exact < fast ? exact : fast;
+}
+
 static size_t few_limit(const pare_linear_job *job) {
     size_t limit = PARE_DOT_MAX_N;
     for (size_t o = 0; o < job->n_outs; o++) {
         if (job->outs[o].rows) return 0; /* the kernels write whole rows of y */
-        pare_dotf_id dotf = job->outs[o].w->enc->dotf;
-        size_t most = PARE_DOT_MAX_N;
-        if (!takes_int8(job, &job->outs[o])) {
-            bool plain = dotf == PARE_DOTF_f32 || dotf == PARE_DOTF_f16 || dotf == PARE_DOTF_bf16;
-            most = dotf == PARE_DOTF_NONE ? 0 : plain ? 4 : 8;
-        }
+        size_t most = few_rows(job->outs[o].w->enc, takes_int8(job, &job->outs[o]));
         if (most < limit) limit = most;
     }
     return limit;

@@ -35,4 +35,7 @@ void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, voi
                          const float *x, size_t ldx, size_t n, const pare_linear_out *outs,
                          size_t n_outs);
 
+/* Up to so many rows together each get the bits that they get alone, exact and fast. */
+size_t pare_linear_alike_rows(const pare_encoding *enc);
+
 #endif

@@ -256,9 +256,53 @@ static void run_errors(void **state) {
         {"pare run model.gguf -p a --compute slow", "expected exact|fast"},
         {"pare run wiki.test.raw -p a", "wiki.test.raw"},
         {"pare run model.gguf -f no/such/file", "no/such/file"},
+        {"pare run model.gguf -p a --speculate maybe", "expected off|ngram"},
+        {"pare run model.gguf -p a --speculate ngram --draft other",
+         "both --draft and --speculate"},
+        {"pare run model.gguf -p a --draft-max 8", "--draft-max: found '8'"},
+        {"pare run model.gguf -p a --draft-max 0", "--draft-max: found '0'"},
+        {"pare run model.gguf -p a --draft no/such", "no/such"},
+        {"pare run model.gguf -p a --draft foreign",
+         "foreign: token 257: found \"<|im_begin|>\", expected \"<|im_start|>\" as in model.gguf"},
+        {"pare run model.gguf -p a --draft nan", "nan"},
     };
+    tiny_model("foreign", NULL);
+    program_result r = program_run(NULL, "sed -i s/im_start/im_begin/g foreign/tokenizer.json");
+    assert_int_equal(r.code, 0);
+    program_free(&r);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         program_refuses(cases[i].command, cases[i].told);
+}
+
+/* Guesses change nothing but the speed, in one shot and in a conversation. */
+static void guesses(void **state) {
+    (void)state;
+    static const char *const with[] = {"--speculate ngram", "--draft model.gguf", "--draft other"};
+    static const char once[] = "pare run model.gguf -p abcabcabcabc -n 40 --ignore-eos --temp 0";
+    static const char talk[] = "pare run model.gguf -i -n 20 --ignore-eos --temp 0 -q";
+    json_t *a = program_json(NULL, once);
+    assert_int_equal(integer(a, "drafted_tokens"), 0);
+    assert_int_equal(integer(a, "accepted_tokens"), 0);
+    program_result answers = program_run("hello\nhello again\nbye\n", talk);
+    size_t drafted = 0;
+    for (size_t i = 0; i < 3; i++) {
+        char command[256];
+        snprintf(command, sizeof command, "%s %s --draft-max 5", once, with[i]);
+        json_t *b = program_json(NULL, command);
+        assert_string_equal(string(b, "text"), string(a, "text"));
+        assert_true(json_equal(json_object_get(b, "token_ids"), json_object_get(a, "token_ids")));
+        assert_true(integer(b, "accepted_tokens") <= integer(b, "drafted_tokens"));
+        drafted += (size_t)integer(b, "drafted_tokens");
+        json_decref(b);
+        program_result r = program_runf("hello\nhello again\nbye\n", "%s %s", talk, with[i]);
+        assert_int_equal(r.code, 0);
+        assert_int_equal(r.out_len, answers.out_len);
+        assert_memory_equal(r.out, answers.out, r.out_len);
+        program_free(&r);
+    }
+    assert_true(drafted > 0);
+    program_free(&answers);
+    json_decref(a);
 }
 
 /* A conversation: one object a line, and the second answer has the first question before it. */
@@ -448,14 +492,23 @@ static void threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(examples),          cmocka_unit_test(info),
-        cmocka_unit_test(broken_tokenizers), cmocka_unit_test(broken_vocabulary),
-        cmocka_unit_test(tokenize),          cmocka_unit_test(run_once),
-        cmocka_unit_test(run_limits),        cmocka_unit_test(run_errors),
-        cmocka_unit_test(conversation),      cmocka_unit_test(eval),
-        cmocka_unit_test(eval_against),      cmocka_unit_test(eval_errors),
-        cmocka_unit_test(compress_errors),   cmocka_unit_test(bench),
-        cmocka_unit_test(interrupted),       cmocka_unit_test(closed_pipe),
+        cmocka_unit_test(examples),
+        cmocka_unit_test(info),
+        cmocka_unit_test(broken_tokenizers),
+        cmocka_unit_test(broken_vocabulary),
+        cmocka_unit_test(tokenize),
+        cmocka_unit_test(run_once),
+        cmocka_unit_test(run_limits),
+        cmocka_unit_test(run_errors),
+        cmocka_unit_test(guesses),
+        cmocka_unit_test(conversation),
+        cmocka_unit_test(eval),
+        cmocka_unit_test(eval_against),
+        cmocka_unit_test(eval_errors),
+        cmocka_unit_test(compress_errors),
+        cmocka_unit_test(bench),
+        cmocka_unit_test(interrupted),
+        cmocka_unit_test(closed_pipe),
         cmocka_unit_test(threads),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);
