@@ -3,7 +3,7 @@
 
     bench-peers.py BUILD PEER_BIN            prints Markdown tables
 
-Environment: SECTIONS (speed perplexity load compress), MODELS (smollm2 gemma3 random), ENCODINGS, THREADS, REPS, WINDOWS."""
+Environment: SECTIONS (speed batch perplexity load compress), MODELS (smollm2 gemma3 random), ENCODINGS, THREADS, REPS, WINDOWS."""
 import json
 import os
 import re
@@ -21,11 +21,12 @@ def words(name, default):
     return os.environ.get(name, default).split()
 
 
-SECTIONS = words("SECTIONS", "speed perplexity load compress")
+SECTIONS = words("SECTIONS", "speed batch perplexity load compress")
 MODELS = words("MODELS", "smollm2 gemma3 random")
 ENCODINGS = words("ENCODINGS", "q4_0 q4_1 q5_0 q8_0 q4_k_m q6_k bf16")
 THREADS = words("THREADS", "1 2")
 REPS = os.environ.get("REPS", "3")
+BATCHES = "1 2 4 8 16 32 64".split()
 WINDOWS = os.environ.get("WINDOWS", "16")
 
 
@@ -76,6 +77,19 @@ def speed(name, encoding, file):
         row(name, encoding, threads, *cells)
 
 
+def batch(name, encoding, file):
+    """Sequences that decode together, 64 tokens each."""
+    for threads in THREADS:
+        ours = json.loads(out(PARE, "bench", file, "--threads", threads, "--pp", "0", "--tg", "64", "--batch",
+                              ",".join(BATCHES), "--reps", REPS, "--quiet", "--json").stdout)["rows"]
+        log = out(PEER + "/llama-batched-bench", "-m", file, "-t", threads, "-c", "8192", "-npp", "1", "-ntg", "64",
+                  "-npl", ",".join(BATCHES), "--output-format", "jsonl").stdout
+        peer = {r["pl"]: r["speed_tg"] for r in map(json.loads, re.findall(r"^\{.*\}$", log, re.M))}
+        for r in ours:
+            rate = r["tokens_per_s"]
+            row(name, encoding, threads, r["batch"], f"{rate:.0f}", f"{peer[r['batch']]:.0f}", f"{rate / peer[r['batch']]:.2f}")
+
+
 def stamp(log, what):
     """Seconds at which llama.cpp logged a line: MINUTES.SECONDS.MILLISECONDS.MICROSECONDS in front of it."""
     minutes, seconds, ms = re.search(r"(\d+)\.(\d\d)\.(\d{3})\.\d{3} I (?:perplexity: )?" + what, log).groups()
@@ -117,18 +131,26 @@ def compress(name, file, work):
         f"{ours[2]:.0f}", f"{peer[2]:.0f}", f"{peer[0] / ours[0]:.2f}")
 
 
+def encoded(work, measure):
+    """Every model in every encoding, one file at a time."""
+    for name in MODELS:
+        for encoding in ENCODINGS:
+            file = f"{work}/{name}-{encoding}.gguf"
+            out(PARE, "compress", model(name), "-o", file, "-r", encoding, "--quiet")
+            measure(name, encoding, file)
+            os.remove(file)
+
+
 def main():
     data = os.environ.get("PARE_DATA", "../shared/data") + "/wikitext-2-raw/wiki.test.raw"
     with tempfile.TemporaryDirectory(prefix="pare-peers-") as work:
         if "speed" in SECTIONS:
             table("model", "encoding", "threads", "prefill 512: pare", "of peak", "llama.cpp", "ratio",
                   "decode 128: pare", "of bandwidth", "llama.cpp", "ratio")
-            for name in MODELS:
-                for encoding in ENCODINGS:
-                    file = f"{work}/{name}-{encoding}.gguf"
-                    out(PARE, "compress", model(name), "-o", file, "-r", encoding, "--quiet")
-                    speed(name, encoding, file)
-                    os.remove(file)
+            encoded(work, speed)
+        if "batch" in SECTIONS:
+            table("model", "encoding", "threads", "sequences", "decode: pare", "llama.cpp", "ratio")
+            encoded(work, batch)
         if "perplexity" in SECTIONS and os.path.exists(data):
             table("model", "windows of 512", "perplexity: pare", "llama.cpp", "tokens/s: pare", "llama.cpp", "ratio")
             for name in MODELS:

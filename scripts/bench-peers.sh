@@ -10,7 +10,7 @@ cache="${PARE_CACHE:-$HOME/.cache/pare}"
 version=0.3.36
 bin="$cache/peers/llama.cpp-$version/bin"
 
-if [ ! -x "$bin/llama-quantize" ]; then
+if [ ! -x "$bin/llama-batched-bench" ]; then
   command -v g++ >/dev/null || { echo "bench-peers: g++ is not there (apt-get install g++)" >&2; exit 1; }
   work="$cache/peers/source-$version"
   mkdir -p "$work"
@@ -19,7 +19,7 @@ if [ ! -x "$bin/llama-quantize" ]; then
   cmake -S "$work"/llama_cpp_python-*/vendor/llama.cpp -B "$(dirname "$bin")" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF \
     -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF >/dev/null
-  ninja -C "$(dirname "$bin")" llama-bench llama-perplexity llama-quantize >/dev/null
+  ninja -C "$(dirname "$bin")" llama-bench llama-batched-bench llama-perplexity llama-quantize >/dev/null
 fi
 
 exec python3 scripts/bench-peers.py "$build" "$bin"
