@@ -58,7 +58,7 @@ static pare_status bench_begin(bench *b, pare_runtime *rt, pare_model *m,
     if (so.n_batch < b->n_sequences) so.n_batch = b->n_sequences;
     so.compute = o->compute;
     so.kv = o->kv;
-    b->sessions = pare_calloc(b->n_sequences, sizeof *b->sessions);
+    b->sessions = pare_calloc(b->n_sequences, sizeof(pare_session *));
     b->next = pare_calloc(b->n_sequences, sizeof *b->next);
     b->count = pare_calloc(b->n_sequences, sizeof *b->count);
     b->ids = pare_malloc(positions, sizeof *b->ids);

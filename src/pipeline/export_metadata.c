@@ -46,7 +46,7 @@ static json_t *number_json(uint32_t type, const uint8_t *p) {
     }
     bool is_signed = type == PARE_GGUF_I8 || type == PARE_GGUF_I16 || type == PARE_GGUF_I32 ||
                      type == PARE_GGUF_I64;
-    if (is_signed && n < 8 && bits >> (8 * n - 1)) bits |= UINT64_MAX << 8 * n;
+    if (is_signed && n > 0 && n < 8 && bits >> (8 * n - 1)) bits |= UINT64_MAX << 8 * n;
     /* what our reader of JSON takes for an integer */
     if (is_signed ? (int64_t)bits == INT64_MIN : bits > INT64_MAX) return NULL;
     return json_integer((json_int_t)bits);
