@@ -78,10 +78,11 @@ typedef struct distribution {
 } distribution;
 
 struct pare_speculator {
-    pare_session *draft;   /* borrowed; NULL = look up */
-    pare_sampler *sampler; /* of the draft */
-    float *logits;         /* [vocab_size] of the draft */
-    double *q;             /* [vocab_size], 0 but during one choice */
+    const pare_session *session; /* borrowed */
+    pare_session *draft;         /* borrowed; NULL = look up */
+    pare_sampler *sampler;       /* of the draft */
+    float *logits;               /* [vocab_size] of the draft */
+    double *q;                   /* [vocab_size], 0 but during one choice */
     pare_guess_gauge gauge;
     size_t max, kind;
     pare_ids ids; /* all tokens: before, prompt, answer */
@@ -141,9 +142,9 @@ pare_status pare_speculator_create(pare_speculator **out, const pare_speculate_o
                          pare_session_position(o->draft), held);
     pare_speculator *s = pare_calloc(1, sizeof *s);
     if (!s) return no_memory(err);
+    s->session = session;
     s->draft = o->draft;
-    size_t alike = pare_model_alike_rows(pare_session_model(session));
-    s->max = o->max < alike ? o->max : alike - 1; /* a guess more would change the bits */
+    s->max = o->max;
     pare_guess_gauge_init(&s->gauge, ROW_COST);
     pare_status st = add_ids(s, o->before, o->n_before, err);
     if (st == PARE_OK) st = add_ids(s, prompt, n, err);
@@ -221,7 +222,10 @@ static pare_status draw_guesses(pare_speculator *s, const pare_sampler *sampler,
 
 pare_status pare_speculator_guess(pare_speculator *s, const pare_sampler *sampler, size_t max,
                                   const int32_t **guesses, size_t *n, pare_error *err) {
+    size_t position = pare_session_position(s->session);
+    size_t alike = pare_model_alike_rows(pare_session_model(s->session), position);
     if (max > s->max) max = s->max;
+    if (max > alike - 1) max = alike - 1; /* a guess more would change the bits */
     s->n_guesses = 0;
     if (s->draft)
         PARE_TRY(draw_guesses(s, sampler, max, err));

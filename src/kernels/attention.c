@@ -207,16 +207,30 @@ static void run_many(pare_worker *w, const attn_job *job, attn_space *s) {
 
 /* ---- few tokens: ranges of positions ---- */
 
-/* The cut of positions [first, end): ranges of `len` positions from a multiple of KEYS on. */
+/* The cut of positions [first, end): ranges of `len` positions from a multiple of it on. */
 typedef struct attn_cut {
     size_t first, end, begin, len, n;
 } attn_cut;
 
+/* Positions of a range of a query at position pos. Ranges begin at multiples of it, so that a row's
+ * result does not depend on the tokens beside it; up to PARE_ATTN_FEW of them need no more than
+ * MAX_RANGES. */
+static size_t range_len(size_t pos, size_t window) {
+    size_t seen = window && window <= pos ? window : pos + 1, len = RANGE_MIN;
+    while (divide_up(seen + PARE_ATTN_FEW, len) >= MAX_RANGES) len *= 2;
+    return len;
+}
+
+size_t pare_attention_alike(size_t pos, size_t window) {
+    size_t n = PARE_ATTN_FEW;
+    while (range_len(pos + n - 1, window) != range_len(pos, window)) n--;
+    return n;
+}
+
 static attn_cut cut_positions(const attn_job *job) {
     attn_cut c = {.first = first_key(job, job->pos0), .end = job->pos0 + job->n};
-    c.begin = c.first / KEYS * KEYS;
-    c.len = round_up(divide_up(c.end - c.begin, MAX_RANGES), KEYS);
-    if (c.len < RANGE_MIN) c.len = RANGE_MIN;
+    c.len = range_len(c.end - 1, job->a->window);
+    c.begin = c.first / c.len * c.len;
     c.n = divide_up(c.end - c.begin, c.len);
     return c;
 }
@@ -232,7 +246,9 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
     /* with many rows a tile pays: a value is converted once for all of them */
     bool in_place = job->codec->dots && dim % PARE_KV_CHUNK == 0 && m <= IN_PLACE_ROWS;
     size_t begin = cut->begin + range * cut->len, end = begin + cut->len;
-    for (size_t block = begin; block < end && block < cut->end; block += KEYS) {
+    size_t held = cut->first / KEYS * KEYS; /* no block before it need be there */
+    for (size_t block = begin > held ? begin : held; block < end && block < cut->end;
+         block += KEYS) {
         size_t lo = block > cut->first ? block : cut->first;
         size_t hi = block + KEYS < cut->end ? block + KEYS : cut->end;
         size_t first, last;

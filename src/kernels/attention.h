@@ -20,9 +20,9 @@
  * same bits.
  *
  * Few tokens: bound by reading the cache. Tasks are (kv head, range of positions), partial results
- * are merged in order; the ranges depend on pos0 and n only. With several such spans a task takes
- * all ranges of its kv head. Where the codec can, the cache's rows are used in place, else through
- * a decoded tile. */
+ * are merged in order; the ranges' length depends on pos0 + n and the window only. With several
+ * such spans a task takes all ranges of its kv head. Where the codec can, the cache's rows are used
+ * in place, else through a decoded tile: the same bits. */
 #ifndef PARE_SRC_KERNELS_ATTENTION_H
 #define PARE_SRC_KERNELS_ATTENTION_H
 
@@ -106,6 +106,10 @@ extern const pare_attn_kernels pare_attn_ref, pare_attn_avx2, pare_attn_avx512;
 /* Bytes of scratch for calls of up to n tokens, shared by n_threads threads; 0 on overflow. */
 size_t pare_attention_scratch_bytes(size_t head_dim, size_t n_kv_heads, const pare_attn *a,
                                     size_t n, int n_threads);
+
+/* Up to so many tokens (1 to PARE_ATTN_FEW) from position pos on get in one span the bits that each
+ * gets in one of its own. Fewer than PARE_ATTN_FEW only just before the ranges get longer. */
+size_t pare_attention_alike(size_t pos, size_t window);
 
 /* out[..][ldo] = attention of q[..][ldq] (heads side by side), whose keys and values are already in
  * layer `layer` of each span. Every thread calls with the same arguments; ends with a barrier.

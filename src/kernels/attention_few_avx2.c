@@ -138,13 +138,11 @@ INLINE void weighted_tile(const enum codec codec, float *o, size_t ldo, const fl
         fetch(codec, ahead + j * row_stride, d);
         __m256 weight[4], scale = scale_at(codec, row, d);
         PARE_UNROLL
-        for (int i = 0; i < m; i++) {
-            weight[i] = _mm256_broadcast_ss(p + (size_t)i * ldp + j);
-            if (SCALED(codec)) weight[i] = _mm256_mul_ps(weight[i], scale);
-        }
+        for (int i = 0; i < m; i++) weight[i] = _mm256_broadcast_ss(p + (size_t)i * ldp + j);
         PARE_UNROLL
         for (int u = 0; u < steps; u++) {
             __m256 v = load8(codec, row, d + (size_t)u * 8);
+            if (SCALED(codec)) v = _mm256_mul_ps(scale, v); /* as in a decoded tile */
             PARE_UNROLL
             for (int i = 0; i < m; i++)
                 acc[i * steps + u] = _mm256_fmadd_ps(weight[i], v, acc[i * steps + u]);

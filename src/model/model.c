@@ -261,8 +261,9 @@ static bool is_multiplied(const pare_model *m, const pare_source_tensor *t) {
     return strcmp(t->canonical, "position_embd.weight") != 0;
 }
 
-size_t pare_model_alike_rows(const pare_model *m) {
-    size_t rows = PARE_ATTN_FEW;
+size_t pare_model_alike_rows(const pare_model *m, size_t pos) {
+    size_t rows = pare_attention_alike(pos, 0), local = pare_attention_alike(pos, m->config.window);
+    if (local < rows) rows = local;
     for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
         const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
         size_t n = is_multiplied(m, t) ? pare_linear_alike_rows(t->enc) : SIZE_MAX;

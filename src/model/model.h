@@ -149,7 +149,8 @@ void pare_finish_rmsnorm(pare_fwd *f, const pare_model *m, float *y, const float
         .offset = offsetof(pare_weights, field), __VA_ARGS__                                       \
     }
 
-/* Up to so many tokens of a sequence in one pass give the bits that they give one by one. */
-size_t pare_model_alike_rows(const pare_model *m);
+/* Up to so many tokens of a sequence from position pos on, at least one, give in one pass the bits
+ * that they give one by one. */
+size_t pare_model_alike_rows(const pare_model *m, size_t pos);
 
 #endif

@@ -118,7 +118,7 @@ static void compare_rows(const char *folder, pare_compute compute) {
     so.compute = compute;
     pare_session_free(s.session);
     assert_ok(pare_session_create(&s.session, s.model, &so, err));
-    size_t most = pare_model_alike_rows(s.model);
+    size_t most = pare_model_alike_rows(s.model, 0);
     assert_in_range(most, 2, 1 + PARE_DRAFT_MAX);
     for (size_t n = 1; n <= most; n++) {
         pare_session_truncate(s.session, 0);

@@ -282,6 +282,33 @@ static void pieces_equal_the_whole(void **state) {
     }
 }
 
+/* Up to pare_attention_alike tokens together get the bits that each gets alone, for every codec, in
+ * windows that are cut into ranges, and where the ranges get longer. */
+static void few_tokens_get_the_bits_of_one(void **state) {
+    (void)state;
+    static const struct {
+        size_t pos0, window, alike;
+    } at[] = {{250, 0, 8},   {700, 512, 8},  {573, 512, 8},   {7920, 0, 8},
+              {7924, 0, 4},  {7927, 0, 1},   {7928, 0, 8},    {8189, 0, 8},
+              {15860, 0, 4}, {8000, 100, 8}, {7924, 8000, 4}, {9000, 7000, 8}};
+    static const char *const codecs[] = {"f32", "f16", "bf16", "q8_0", "q4_0"};
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+        for (size_t c = 0; c < sizeof codecs / sizeof *codecs; c++) {
+            size_t n = pare_attention_alike(at[i].pos0, at[i].window);
+            assert_int_equal(n, at[i].alike);
+            shape s = {6, 2, 32, n, at[i].pos0, at[i].window, 0, codecs[c], at[i].window != 0};
+            problem p = make_problem(s);
+            size_t bytes = n * p.q_dim * sizeof(float);
+            run(&p, TOP_LEVEL, 2, 0);
+            float *together = malloc(bytes);
+            memcpy(together, p.out, bytes);
+            run(&p, TOP_LEVEL, 2, 1);
+            assert_memory_equal(together, p.out, bytes);
+            free(together);
+            free_problem(&p);
+        }
+}
+
 /* T <= w: local equals global, bit for bit. w = 1: the output is v_i. */
 static void windows(void **state) {
     (void)state;
@@ -444,10 +471,15 @@ static void sequences_are_independent(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(matches_naive),          cmocka_unit_test(threads_give_same_bits),
-        cmocka_unit_test(pieces_equal_the_whole), cmocka_unit_test(windows),
-        cmocka_unit_test(grouped_heads),          cmocka_unit_test(odd_numbers),
-        cmocka_unit_test(without_a_cache),        cmocka_unit_test(sequences_are_independent),
+        cmocka_unit_test(matches_naive),
+        cmocka_unit_test(threads_give_same_bits),
+        cmocka_unit_test(pieces_equal_the_whole),
+        cmocka_unit_test(few_tokens_get_the_bits_of_one),
+        cmocka_unit_test(windows),
+        cmocka_unit_test(grouped_heads),
+        cmocka_unit_test(odd_numbers),
+        cmocka_unit_test(without_a_cache),
+        cmocka_unit_test(sequences_are_independent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
