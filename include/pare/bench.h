@@ -18,9 +18,11 @@ extern "C" {
 #endif
 
 /* What all threads of a runtime reach together, in loops that do nothing else. A multiply and an
- * add count as two operations. bf16 is the rate of f32 where the level has no bf16 products. */
+ * add count as two operations. bf16 is the rate of f32 where the level has no bf16 products. int4
+ * is the rate of int8 with codes of at most 4 bits: higher with AVX2, where their sums fit 16 bits
+ * for a while, else the same. */
 typedef struct pare_limits {
-    double dram_read_bytes_per_s, f32_flop_per_s, bf16_flop_per_s, int8_op_per_s;
+    double dram_read_bytes_per_s, f32_flop_per_s, bf16_flop_per_s, int8_op_per_s, int4_op_per_s;
 } pare_limits;
 
 /* Takes about two seconds. Errors: PARE_ERR_NOMEM, PARE_ERR_INTERRUPTED. */

@@ -141,9 +141,11 @@ pare_status pare_limits_measure(pare_limits *out, pare_runtime *rt, pare_error *
     pare_peak_loops loops = choose_loops(pare_runtime_isa(rt));
     PARE_TRY(measure_loop(&out->f32_flop_per_s, rt, &loops.f32, err));
     PARE_TRY(measure_loop(&out->int8_op_per_s, rt, &loops.int8, err));
-    if (loops.bf16.run == loops.f32.run) {
-        out->bf16_flop_per_s = out->f32_flop_per_s;
-        return PARE_OK;
-    }
-    return measure_loop(&out->bf16_flop_per_s, rt, &loops.bf16, err);
+    out->bf16_flop_per_s = out->f32_flop_per_s;
+    out->int4_op_per_s = out->int8_op_per_s;
+    if (loops.bf16.run != loops.f32.run)
+        PARE_TRY(measure_loop(&out->bf16_flop_per_s, rt, &loops.bf16, err));
+    if (loops.int4.run != loops.int8.run)
+        PARE_TRY(measure_loop(&out->int4_op_per_s, rt, &loops.int4, err));
+    return PARE_OK;
 }

@@ -11,6 +11,7 @@ typedef struct pare_peak_loop {
 
 typedef struct pare_peak_loops {
     pare_peak_loop f32, bf16, int8;
+    pare_peak_loop int4; /* int8 with codes of 4 bits; that of int8 where it is no faster */
 } pare_peak_loops;
 
 /* Each level overrides what it does faster. */

@@ -62,6 +62,6 @@ static float run_bf16(size_t rounds) {
 }
 
 void pare_peak_loops_amx(pare_peak_loops *loops) {
-    loops->int8 = (pare_peak_loop){run_int8, 4 * 2.0 * 16 * 16 * 64};
+    loops->int8 = loops->int4 = (pare_peak_loop){run_int8, 4 * 2.0 * 16 * 16 * 64};
     loops->bf16 = (pare_peak_loop){run_bf16, 4 * 2.0 * 16 * 16 * 32};
 }

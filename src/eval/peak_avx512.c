@@ -31,5 +31,5 @@ static float run_int8(size_t rounds) {
 
 void pare_peak_loops_avx512(pare_peak_loops *loops) {
     loops->f32 = loops->bf16 = (pare_peak_loop){run_f32, 2.0 * 16 * CHAINS};
-    loops->int8 = (pare_peak_loop){run_int8, 2.0 * 64 * CHAINS};
+    loops->int8 = loops->int4 = (pare_peak_loop){run_int8, 2.0 * 64 * CHAINS};
 }

@@ -192,7 +192,7 @@ static void method_in_full(void **state) {
 static void machine(void **state) {
     (void)state;
     json_t *o = program_json(NULL, "pare info --cpu --threads 1");
-    program_has(o, "isa,kernels,dram_read_bytes_per_s,bf16_flop_per_s,int8_op_per_s");
+    program_has(o, "isa,kernels,dram_read_bytes_per_s,bf16_flop_per_s,int8_op_per_s,int4_op_per_s");
     assert_int_equal(json_integer_value(json_object_get(json_object_get(o, "machine"), "threads")),
                      1);
     json_decref(o);

@@ -17,6 +17,7 @@ static void measured(void **state) {
         assert_in_range((uint64_t)(l.f32_flop_per_s / 1e6), 20, 10000000);
         assert_in_range((uint64_t)(l.bf16_flop_per_s / 1e6), 20, 100000000);
         assert_in_range((uint64_t)(l.int8_op_per_s / 1e6), 20, 100000000);
+        assert_in_range((uint64_t)(l.int4_op_per_s / 1e6), 20, 100000000);
         pare_runtime_free(rt);
     }
 }
