@@ -15,28 +15,24 @@ enum { SAMPLES = 5 };
 typedef struct job {
     const pare_peak_loop *loop; /* NULL = read */
     size_t rounds;              /* of the loop */
-    const uint8_t *data;        /* of a read: [n_bytes] */
+    float (*read)(const uint8_t *data, size_t n);
+    const uint8_t *data; /* of a read: [n_bytes] */
     size_t n_bytes;
     double *rate; /* [threads] operations or bytes per second */
     float *sink;  /* [threads] keeps the compiler from dropping the work */
 } job;
 
-enum { LINE = 256, PIECE = 1 << 20 };
+enum { LINE = PARE_PEAK_LINE, PIECE = 1 << 20 };
 
-/* Sums n / LINE pieces of a line; four sums in flight keep the loads independent. */
-typedef uint64_t lane4 __attribute__((vector_size(32)));
-
-static float read_bytes(const uint8_t *data, size_t n) {
-    const lane4 *p = (const lane4 *)(const void *)data;
-    lane4 sum[4] = {{0}};
-    for (size_t i = 0; i < n / LINE; i++, p += 8) {
-        sum[0] += p[0] ^ p[1];
-        sum[1] += p[2] ^ p[3];
-        sum[2] += p[4] ^ p[5];
-        sum[3] += p[6] ^ p[7];
+/* Reads PIECE bytes from *at on, round and round in [begin, end). */
+static float read_piece(const job *j, size_t begin, size_t end, size_t *at) {
+    float sum = 0;
+    for (size_t left = PIECE, n; left; left -= n) {
+        n = end - *at < left ? end - *at : left;
+        sum += j->read(j->data + *at, n);
+        *at = *at + n < end ? *at + n : begin;
     }
-    sum[0] += sum[1] + sum[2] + sum[3];
-    return (float)(sum[0][0] + sum[0][1] + sum[0][2] + sum[0][3]);
+    return sum;
 }
 
 /* Every thread counts what it does in its own time: one that starts late or is held up for a while
@@ -52,10 +48,8 @@ static void sample(pare_worker *w, void *arg) {
             j->sink[w->id] += j->loop->run(j->rounds);
             done += (double)j->rounds * j->loop->ops_per_round;
         } else {
-            size_t n = end - at < PIECE ? end - at : PIECE;
-            j->sink[w->id] += read_bytes(j->data + at, n);
-            done += (double)n;
-            at = at + n < end ? at + n : begin;
+            j->sink[w->id] += read_piece(j, begin, end, &at);
+            done += PIECE;
         }
         elapsed = pare_now_s() - start;
     } while (elapsed < SAMPLE_S);
@@ -125,7 +119,7 @@ pare_status pare_limits_read_rate(double *bytes_per_s, pare_runtime *rt, size_t 
                          "measuring reads: found no memory for a buffer of %zu bytes", bytes);
     /* untouched pages may all be the one zero page, which the caches hold */
     for (size_t i = 0; i < bytes; i += 512) data[i] = (uint8_t)(i >> 9);
-    job j = {.data = data, .n_bytes = bytes};
+    job j = {.read = choose_loops(pare_runtime_isa(rt)).read, .data = data, .n_bytes = bytes};
     pare_status st = best_rate(bytes_per_s, rt, &j, err);
     pare_big_free(data, bytes);
     return st;

@@ -9,7 +9,11 @@ typedef struct pare_peak_loop {
     double ops_per_round;        /* a multiply and an add are two */
 } pare_peak_loop;
 
+enum { PARE_PEAK_LINE = 256 };
+
 typedef struct pare_peak_loops {
+    /* reads n bytes, a multiple of PARE_PEAK_LINE, aligned to 32 */
+    float (*read)(const uint8_t *data, size_t n);
     pare_peak_loop f32, bf16, int8;
     pare_peak_loop int4; /* int8 with codes of 4 bits; that of int8 where it is no faster */
 } pare_peak_loops;

@@ -1,7 +1,7 @@
 /* AVX2: 12 chains of FMA hide its latency of 4 or 5 cycles at two a cycle. int8 products go by
  * maddubs, madd, add: three instructions for 32 products. With codes of 4 bits sums of eight fit 16
  * bits (8 * 2 * 127 * 15 < 2^15), so that widening them is rare. */
-#include "eval/peak.h"
+#include "eval/peak_read.h"
 
 #include <immintrin.h>
 
@@ -54,7 +54,10 @@ static float run_int4(size_t rounds) {
     return (float)_mm256_extract_epi32(sum[0], 0);
 }
 
+static float read_lines(const uint8_t *data, size_t n) { return pare_peak_read(data, n); }
+
 void pare_peak_loops_avx2(pare_peak_loops *loops) {
+    loops->read = read_lines;
     loops->f32 = loops->bf16 = (pare_peak_loop){run_f32, 2.0 * 8 * CHAINS};
     loops->int8 = (pare_peak_loop){run_int8, 2.0 * 32 * CHAINS};
     loops->int4 = (pare_peak_loop){run_int4, 2.0 * 32 * CHAINS * SUMS_16};
