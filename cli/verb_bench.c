@@ -1,6 +1,6 @@
-/* pare bench: how fast a model runs, and how near that is to the machine's limits. */
-#include "cli.h"
-#include "pare/bench.h"
+/* pare bench: how fast a model or single kernels run, and how near that is to the machine's limits.
+ */
+#include "bench.h"
 
 #include <string.h>
 
@@ -9,6 +9,8 @@ typedef struct bench_options {
     int64_t reps;
     const char *kv;
     int compute;
+    bool kernels;
+    bench_kernels_options kernel;
 } bench_options;
 
 static const cli_option table[] = {
@@ -27,6 +29,23 @@ static const cli_option table[] = {
         "how keys and values are kept: f32, f16, bf16, q8_0 or q4_0 (default f16, with exact f32)"),
     CLI_OPTION(bench_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32 results, or 8-bit activations where the weights allow"),
+    CLI_SWITCH(bench_options, 0, "kernels", kernels, "single kernels instead of a model:"),
+    CLI_OPTION(
+        bench_options, 0, "only", CLI_TEXT, kernel.only, "NAME,..", 0, 0,
+        "kernels to measure: linear_exact, linear_fast, encode, decode, attention, kv_store, "
+        "kv_load, rmsnorm, add_rmsnorm, layernorm, rope, softmax, logsumexp, argmax, "
+        "silu_mul, gelu_mul, softcap, quantize (default all)"),
+    CLI_OPTION(bench_options, 0, "encodings", CLI_TEXT, kernel.encodings, "NAME,..", 0, 0,
+               "encodings of weights (default all that can be written)"),
+    CLI_OPTION(bench_options, 0, "shape", CLI_TEXT, kernel.shape, "OUTxIN", 0, 0,
+               "of the weights; operators treat rows of IN values (default 2048x5632)"),
+    CLI_OPTION(bench_options, 0, "rows", CLI_COUNTS, kernel.rows, "N,..", 1, 65536, "rows at once"),
+    CLI_OPTION(bench_options, 0, "heads", CLI_TEXT, kernel.heads, "N/KV/DIM", 0, 0,
+               "of attention: heads, key-value heads, their width (default 32/8/128)"),
+    CLI_OPTION(bench_options, 0, "ctx", CLI_INT, kernel.ctx, "N", 1, 1 << 24,
+               "positions that attention reads"),
+    CLI_SWITCH(bench_options, 0, "cached", kernel.cached,
+               "weights, keys and values may stay in the caches from call to call"),
     {0},
 };
 static const bench_options defaults = {.pp = {{512}, 1},
@@ -34,7 +53,11 @@ static const bench_options defaults = {.pp = {{512}, 1},
                                        .depth = {{0}, 1},
                                        .batch = {{1}, 1},
                                        .reps = 3,
-                                       .compute = PARE_COMPUTE_FAST};
+                                       .compute = PARE_COMPUTE_FAST,
+                                       .kernel = {.shape = "2048x5632",
+                                                  .heads = "32/8/128",
+                                                  .rows = {{1, 4, 8, 16, 64, 512}, 6},
+                                                  .ctx = 4096}};
 
 enum { MAX_ROWS = 1024 };
 
@@ -53,16 +76,15 @@ static double peak(const results *r, pare_compute compute) {
     return l->f32_flop_per_s;
 }
 
-/* A share of a limit that was measured on a busy machine may come out above 1. */
-static double share(double value, double limit) {
+double bench_share(double value, double limit) {
     double s = limit > 0 ? value / limit : 0;
     return s < 1 ? s : 1;
 }
 static double bandwidth_share(const results *r, const pare_bench_row *row) {
-    return share(row->tokens_per_s * row->bytes_per_token, r->read_rate);
+    return bench_share(row->tokens_per_s * row->bytes_per_token, r->read_rate);
 }
 static double peak_share(const results *r, const pare_bench_row *row) {
-    return share(row->flop_per_s, peak(r, row->compute));
+    return bench_share(row->flop_per_s, peak(r, row->compute));
 }
 
 /* --- work --- */
@@ -96,6 +118,16 @@ static pare_status measure_limits(cli *c, results *r, const pare_model *m) {
 
 /* --- output --- */
 
+json_t *bench_limits_json(const pare_limits *l) {
+    json_t *out = json_object();
+    json_object_set_new(out, "dram_read_bytes_per_s", cli_json_real(l->dram_read_bytes_per_s));
+    json_object_set_new(out, "f32_flop_per_s", cli_json_real(l->f32_flop_per_s));
+    json_object_set_new(out, "bf16_flop_per_s", cli_json_real(l->bf16_flop_per_s));
+    json_object_set_new(out, "int8_op_per_s", cli_json_real(l->int8_op_per_s));
+    json_object_set_new(out, "int4_op_per_s", cli_json_real(l->int4_op_per_s));
+    return out;
+}
+
 static json_t *row_json(const results *r, const pare_bench_row *row) {
     json_t *out = json_object();
     json_object_set_new(out, "what", json_string(row->what));
@@ -113,13 +145,9 @@ static json_t *row_json(const results *r, const pare_bench_row *row) {
 }
 
 static pare_status print_json(cli *c, const results *r, const bench_options *o) {
-    json_t *out = cli_json_begin(c), *rows = json_array(), *limits = json_object();
+    json_t *out = cli_json_begin(c), *rows = json_array();
+    json_t *limits = bench_limits_json(&r->limits);
     json_object_set_new(limits, "read_bytes_per_s", cli_json_real(r->read_rate));
-    json_object_set_new(limits, "dram_read_bytes_per_s",
-                        cli_json_real(r->limits.dram_read_bytes_per_s));
-    json_object_set_new(limits, "f32_flop_per_s", cli_json_real(r->limits.f32_flop_per_s));
-    json_object_set_new(limits, "bf16_flop_per_s", cli_json_real(r->limits.bf16_flop_per_s));
-    json_object_set_new(limits, "int8_op_per_s", cli_json_real(r->limits.int8_op_per_s));
     json_object_set_new(out, "compute", json_string(o->compute ? "fast" : "exact"));
     json_object_set_new(out, "limits", limits);
     for (size_t i = 0; i < r->n; i++) json_array_append_new(rows, row_json(r, &r->rows[i]));
@@ -154,13 +182,11 @@ static pare_status print_table(cli *c, const results *r, const bench_options *o)
                       peak(r, (pare_compute)o->compute) / 1e9);
 }
 
-static pare_status run(cli *c, const void *options, char **args, size_t n_args) {
-    const bench_options *o = options;
-    (void)n_args;
+static pare_status run_model(cli *c, const bench_options *o, const char *path) {
     static results r; /* large, and one process runs one verb */
     pare_model *m = NULL;
     pare_status st = cli_runtime(c);
-    if (st == PARE_OK) st = pare_model_load(&m, c->rt, args[0], &c->err);
+    if (st == PARE_OK) st = pare_model_load(&m, c->rt, path, &c->err);
     if (st == PARE_OK) st = measure_limits(c, &r, m);
     if (st == PARE_OK) st = measure_all(c, &r, m, o);
     cli_progress_end(c);
@@ -169,21 +195,68 @@ static pare_status run(cli *c, const void *options, char **args, size_t n_args) 
     return st;
 }
 
+/* Refuses options of the other kind of benchmark, which would have no effect. */
+static pare_status check_options(cli *c, const bench_options *o) {
+    static const bench_options *const d = &defaults;
+    const bench_kernels_options *k = &o->kernel, *dk = &d->kernel;
+    const struct {
+        const char *name;
+        bool of_kernels, given;
+    } given[] = {
+        {"pp", false, memcmp(&o->pp, &d->pp, sizeof o->pp) != 0},
+        {"tg", false, memcmp(&o->tg, &d->tg, sizeof o->tg) != 0},
+        {"depth", false, memcmp(&o->depth, &d->depth, sizeof o->depth) != 0},
+        {"batch", false, memcmp(&o->batch, &d->batch, sizeof o->batch) != 0},
+        {"kv", false, o->kv != d->kv},
+        {"compute", false, o->compute != d->compute},
+        {"only", true, k->only != dk->only},
+        {"encodings", true, k->encodings != dk->encodings},
+        {"shape", true, k->shape != dk->shape},
+        {"rows", true, memcmp(&k->rows, &dk->rows, sizeof k->rows) != 0},
+        {"heads", true, k->heads != dk->heads},
+        {"ctx", true, k->ctx != dk->ctx},
+        {"cached", true, k->cached},
+    };
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        if (given[i].given && given[i].of_kernels != o->kernels)
+            return cli_fail(c, PARE_ERR_ARG, "bench: --%s: found it with %s, expected %s",
+                            given[i].name, o->kernels ? "--kernels" : "a model",
+                            o->kernels ? "a model" : "--kernels");
+    return PARE_OK;
+}
+
+static pare_status run(cli *c, const void *options, char **args, size_t n_args) {
+    const bench_options *o = options;
+    if (o->kernels == (n_args > 0))
+        return cli_fail(
+            c, PARE_ERR_ARG,
+            "bench: found %s, expected either MODEL or --kernels; see 'pare help bench'",
+            n_args ? "both" : "neither a model nor --kernels");
+    pare_status st = check_options(c, o);
+    if (st != PARE_OK) return st;
+    return o->kernels ? bench_kernels(c, &o->kernel, (size_t)o->reps) : run_model(c, o, args[0]);
+}
+
 const cli_verb cli_verb_bench = {
     .name = "bench",
-    .arguments = "MODEL",
-    .summary = "speed of a model against the machine's limits",
+    .arguments = "MODEL|--kernels",
+    .summary = "speed of a model, or of single kernels, against the machine's limits",
     .notes =
         "Every combination of --pp or --tg with --depth and --batch is a row. Decoding is bound by "
         "reading the weights, prefill by arithmetic: the shares tell how near each comes to what "
-        "this machine reached in the same run.",
+        "this machine reached in the same run.\n\n"
+        "With --kernels every kernel is a row, with the share of the limit that binds it (memory, "
+        "or products of a kind), and linear layers with their error: RMS of the difference to f64 "
+        "over the RMS of the result. Exit 3 when it is above 1e-6 for linear_exact.",
     .options = table,
     .defaults = &defaults,
     .options_size = sizeof defaults,
-    .min_args = 1,
+    .min_args = 0,
     .max_args = 1,
     .examples = {"pare bench model.gguf --pp 64 --tg 16 --reps 2",
                  "pare bench model.gguf --pp 0 --tg 16 --batch 1,4,16 --reps 2 --json",
-                 "pare bench model.gguf --pp 64 --tg 8 --depth 0,128 --compute exact --reps 1"},
+                 "pare bench model.gguf --pp 64 --tg 8 --depth 0,128 --compute exact --reps 1",
+                 "pare bench --kernels --only linear_exact,linear_fast --encodings q4_k,q8_0 "
+                 "--shape 512x512 --rows 1,64 --reps 1"},
     .run = run,
 };

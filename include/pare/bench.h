@@ -72,6 +72,62 @@ pare_status pare_bench_decode(pare_bench_row *out, pare_runtime *rt, pare_model 
                               const pare_bench_options *options, size_t n, size_t batch,
                               pare_error *err);
 
+/* --- single kernels --- */
+
+/* One kernel on one encoding and number of rows. What a call has to do at least is given beside the
+ * limits of this run, so that a share is (bytes / seconds) / read_limit or (ops / seconds) /
+ * op_limit; the larger of the two tells what binds the kernel. */
+typedef struct pare_kernel_row {
+    const char *kernel;   /* as pare_bench_kernel_name gives it; static */
+    const char *encoding; /* of the weights, of keys and values, of activations; static */
+    size_t rows;          /* that a call treats at once */
+    double seconds;       /* of one call of all threads, the best of the samples */
+    double bytes;         /* that it reads of W or of the cache; operators: reads and writes */
+    double ops;           /* a multiply and an add are two, those with zeros of a sparse W left out;
+                             0 = not counted */
+    double read_limit;    /* bytes a second, of memory or of the caches where the data lie */
+    double op_limit;      /* operations a second */
+    const char *products; /* of op_limit: "f32", "bf16", "bf16 x 6" (exact in three parts), "int8",
+                             "int4"; NULL where ops is 0; static */
+    double rms_error; /* linear layers: RMS of the difference to f64 over the RMS of the result, for
+                         64 outputs of up to 16 rows; else NaN */
+} pare_kernel_row;
+
+/* Lists are borrowed for the call. */
+typedef struct pare_kernel_bench_options {
+    size_t out_dim, in_dim; /* of W; operators treat rows of in_dim; default 2048 x 5632, at most
+                               2^20 */
+    const size_t *rows;     /* [n_rows] 1 to 65536; n_rows 0: 1, 4, 8, 16, 64, 512 */
+    size_t n_rows;
+    const char *const *encodings; /* [n_encodings]; 0: all that can be written and fit in_dim */
+    size_t n_encodings;
+    const char *const *kernels; /* [n_kernels]; 0: all */
+    size_t n_kernels;
+    /* Of attention; default 32, 8, 128. head_dim is even, at most 1024; a codec or number of rows
+     * that does not fit is left out. */
+    size_t n_heads, n_kv_heads, head_dim;
+    size_t ctx;  /* positions that the last row sees; default 4096 */
+    size_t reps; /* samples of 20 ms or one call; default 3 */
+    bool cached; /* one W, one layer of keys and values, which may stay in the caches; else as many
+                    as fill memory beyond them, in turn, as in a model */
+    void (*on_row)(void *arg, const pare_kernel_row *row); /* each as it is measured */
+    void *arg;
+} pare_kernel_bench_options;
+pare_kernel_bench_options pare_kernel_bench_options_default(void);
+
+/* The kernels that are measured: i from 0; NULL past the last. "linear_exact", "linear_fast": a
+ * whole linear layer; "encode", "decode": W to and from its encoding; "attention": `rows` tokens of
+ * one sequence, the last at ctx (1: decoding); "kv_store", "kv_load": keys and values of ctx
+ * positions into a codec and back to f32; "quantize": activations to int8; the others as in a
+ * forward pass or a sampler. */
+const char *pare_bench_kernel_name(size_t i);
+
+/* Measures the limits, then the kernels. Errors: PARE_ERR_ARG (a size out of its range, a name that
+ * is not known, an encoding named that does not fit in_dim), PARE_ERR_UNSUPPORTED (one named that
+ * can only be read), PARE_ERR_NOMEM, PARE_ERR_INTERRUPTED. */
+pare_status pare_bench_kernels(pare_limits *limits, pare_runtime *rt,
+                               const pare_kernel_bench_options *options, pare_error *err);
+
 #ifdef __cplusplus
 }
 #endif

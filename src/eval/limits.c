@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "base/os.h"
 #include "base/team.h"
+#include "eval/kernel_bench.h"
 #include "eval/peak.h"
 
 /* Long against starting the threads (some 10 us), short for the user. */
@@ -125,12 +126,14 @@ pare_status pare_limits_read_rate(double *bytes_per_s, pare_runtime *rt, size_t 
     return st;
 }
 
+size_t pare_beyond_caches(void) {
+    size_t bytes = (size_t)512 << 20, available = pare_available_bytes();
+    return available && bytes > available / 4 ? available / 4 : bytes;
+}
+
 pare_status pare_limits_measure(pare_limits *out, pare_runtime *rt, pare_error *err) {
     *out = (pare_limits){0};
-    /* larger than any cache, and no burden on a small machine */
-    size_t bytes = (size_t)512 << 20, available = pare_available_bytes();
-    if (available && bytes > available / 4) bytes = available / 4;
-    PARE_TRY(pare_limits_read_rate(&out->dram_read_bytes_per_s, rt, bytes, err));
+    PARE_TRY(pare_limits_read_rate(&out->dram_read_bytes_per_s, rt, pare_beyond_caches(), err));
 
     pare_peak_loops loops = choose_loops(pare_runtime_isa(rt));
     PARE_TRY(measure_loop(&out->f32_flop_per_s, rt, &loops.f32, err));

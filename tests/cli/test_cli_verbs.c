@@ -444,6 +444,75 @@ static void bench(void **state) {
     program_free(&r);
 }
 
+/* Every kernel is there, with what the limits are and how far from them it is. */
+static void bench_kernels(void **state) {
+    (void)state;
+    static const char *const kernels[] = {
+        "linear_exact", "linear_fast", "encode",  "decode",   "attention", "kv_store",
+        "kv_load",      "rmsnorm",     "rope",    "softmax",  "logsumexp", "argmax",
+        "silu_mul",     "gelu_mul",    "softcap", "quantize", "layernorm", "add_rmsnorm"};
+    json_t *o = program_json(NULL, "pare bench --kernels --shape 64x256 --rows 1,20 --encodings "
+                                   "q4_k,nm24_q8 --heads 4/2/32 --ctx 96 --cached --reps 1");
+    program_has(o, "limits.dram_read_bytes_per_s,limits.f32_flop_per_s,limits.int4_op_per_s");
+    json_t *rows = json_object_get(o, "rows"), *row;
+    size_t i;
+    /* 2 encodings, 5 codecs, 11 operators, one of them in two kinds */
+    assert_int_equal(json_array_size(rows), 2 * (2 * 2 + 2) + 5 * (2 + 2) + 12 * 2);
+    for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+        bool found = false;
+        json_array_foreach(rows, i, row) found |= strcmp(string(row, "kernel"), kernels[k]) == 0;
+        if (!found) fail_msg("no row for %s", kernels[k]);
+    }
+    json_array_foreach(rows, i, row) {
+        program_has(row, "kernel,encoding,rows,time_s,bytes_per_s,share_of_bandwidth,op_per_s,"
+                         "share_of_peak,limit,share_of_limit,rms_error");
+        assert_true(number(row, "time_s") > 0 && number(row, "bytes_per_s") > 0);
+        assert_true(number(row, "share_of_limit") > 0 && number(row, "share_of_limit") <= 1);
+        bool linear = strncmp(string(row, "kernel"), "linear", 6) == 0;
+        assert_int_equal(json_is_number(json_object_get(row, "rms_error")), linear);
+        if (strcmp(string(row, "kernel"), "linear_exact") == 0)
+            assert_true(number(row, "rms_error") <= 1e-6);
+    }
+    json_decref(o);
+
+    program_result r = program_run(NULL, "pare bench --kernels --only rope --rows 3 --reps 1");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.out, "rope    f32          3"));
+    assert_non_null(strstr(r.out, "limits in this run: memory"));
+    program_free(&r);
+}
+
+static void bench_errors(void **state) {
+    (void)state;
+    static const struct {
+        const char *command, *told;
+    } cases[] = {
+        {"pare bench", "found neither a model nor --kernels"},
+        {"pare bench model.gguf --kernels", "found both, expected either"},
+        {"pare bench model.gguf --shape 64x64", "--shape: found it with a model"},
+        {"pare bench --kernels --tg 4", "--tg: found it with --kernels, expected a model"},
+        {"pare bench --kernels --shape 64", "--shape: found '64', expected OUTxIN"},
+        {"pare bench --kernels --shape -1x64", "found '-1x64'"},
+        {"pare bench --kernels --shape 64x64x64", "found '64x64x64'"},
+        {"pare bench --kernels --shape 0x64", "outputs: found 0, expected 1 to"},
+        {"pare bench --kernels --shape 64x99999999999999999999", "expected OUTxIN"},
+        {"pare bench --kernels --shape 64x9999999", "inputs: found 9999999"},
+        {"pare bench --kernels --heads 32/8", "--heads: found '32/8', expected N/KV/DIM"},
+        {"pare bench --kernels --heads 5/2/64", "expected a multiple"},
+        {"pare bench --kernels --heads 4/2/63", "an even width"},
+        {"pare bench --kernels --heads 4/8/64", "key-value heads: found 8, expected 1 to 4"},
+        {"pare bench --kernels --rows 0", "--rows: found '0'"},
+        {"pare bench --kernels --encodings q4k", "found 'q4k', expected names with commas; did you "
+                                                 "mean 'q4_k'?"},
+        {"pare bench --kernels --encodings q4_k,", "--encodings: found ''"},
+        {"pare bench --kernels --only ropes", "did you mean 'rope'?"},
+        {"pare bench --kernels --encodings q4_k --shape 8x100", "expected a multiple of 256"},
+        {"pare bench --kernels --encodings nvfp4 --shape 8x64", "nvfp4 can only be read"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        program_refuses(cases[i].command, cases[i].told);
+}
+
 /* SIGINT and SIGTERM stop long work within 5 s with their exit codes; a second one does too. */
 static void interrupted(void **state) {
     (void)state;
@@ -507,6 +576,8 @@ int main(void) {
         cmocka_unit_test(eval_errors),
         cmocka_unit_test(compress_errors),
         cmocka_unit_test(bench),
+        cmocka_unit_test(bench_kernels),
+        cmocka_unit_test(bench_errors),
         cmocka_unit_test(interrupted),
         cmocka_unit_test(closed_pipe),
         cmocka_unit_test(threads),
