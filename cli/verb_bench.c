@@ -59,7 +59,8 @@ static const bench_options defaults = {.pp = {{512}, 1},
                                                   .rows = {{1, 4, 8, 16, 64, 512}, 6},
                                                   .ctx = 4096}};
 
-enum { MAX_ROWS = 1024 };
+/* Every combination: depths with prefills, depths with decodes and batches. */
+enum { MAX_ROWS = CLI_MAX_ITEMS * CLI_MAX_ITEMS * (1 + CLI_MAX_ITEMS) };
 
 typedef struct results {
     pare_limits limits;
@@ -96,11 +97,11 @@ static pare_status measure_all(cli *c, results *r, pare_model *m, const bench_op
     for (size_t d = 0; d < o->depth.n; d++) {
         bo.depth = o->depth.item[d];
         for (size_t i = 0; i < o->pp.n && st == PARE_OK; i++)
-            if (o->pp.item[i] && r->n < MAX_ROWS)
+            if (o->pp.item[i])
                 st = pare_bench_prefill(&r->rows[r->n++], c->rt, m, &bo, o->pp.item[i], 0, &c->err);
         for (size_t i = 0; i < o->tg.n; i++)
             for (size_t b = 0; b < o->batch.n && st == PARE_OK; b++)
-                if (o->tg.item[i] && r->n < MAX_ROWS)
+                if (o->tg.item[i])
                     st = pare_bench_decode(&r->rows[r->n++], c->rt, m, &bo, o->tg.item[i],
                                            o->batch.item[b], &c->err);
     }

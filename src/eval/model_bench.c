@@ -16,9 +16,10 @@ pare_bench_options pare_bench_options_default(void) {
     return (pare_bench_options){.reps = 3, .compute = PARE_COMPUTE_FAST};
 }
 
-/* One measurement: sequences with `depth` tokens in them, the first one's forks. */
+/* One measurement: sequences that go on from `depth` tokens. */
 typedef struct bench {
-    pare_session **sessions; /* [n_sequences] */
+    pare_session *base;      /* holds these tokens */
+    pare_session **sessions; /* [n_sequences] its forks, new ones for each repetition */
     int32_t *ids;            /* [depth + total] of every sequence */
     const int32_t **next;    /* [n_sequences] what a step appends to each, and how much */
     size_t *count;
@@ -28,14 +29,35 @@ typedef struct bench {
     size_t n_sequences;
 } bench;
 
+static void free_forks(bench *b) {
+    for (size_t i = 0; b->sessions && i < b->n_sequences; i++) {
+        pare_session_free(b->sessions[i]);
+        b->sessions[i] = NULL;
+    }
+}
+
 static void bench_end(bench *b) {
-    for (size_t i = 0; b->sessions && i < b->n_sequences; i++) pare_session_free(b->sessions[i]);
+    free_forks(b);
+    pare_session_free(b->base);
     pare_free(b->sessions);
     pare_free(b->next);
     pare_free(b->count);
     pare_free(b->ids);
     pare_free(b->logits);
     pare_free(b->rate);
+}
+
+/* The sequences' logits and the blocks that each gets of its own, before any is taken. */
+static pare_status check_memory(const bench *b, size_t vocab_size, pare_error *err) {
+    enum { KEYS = PARE_ATTN_KEYS };
+    size_t blocks = (b->depth + b->total + KEYS - 1) / KEYS, own = blocks - b->depth / KEYS;
+    double kv = (double)pare_session_kv_bytes(b->base) * (double)own / (double)blocks;
+    double bytes = (double)b->n_sequences * (kv + (double)vocab_size * sizeof(float));
+    size_t available = pare_available_bytes();
+    if (available == 0 || bytes <= (double)available) return PARE_OK;
+    return pare_fail(err, PARE_ERR_NOMEM,
+                     "bench: %zu sequences of %zu tokens: found %zu bytes of memory, expected %.0f",
+                     b->n_sequences, b->total, available, bytes);
 }
 
 static pare_status bench_begin(bench *b, pare_runtime *rt, pare_model *m,
@@ -62,24 +84,25 @@ static pare_status bench_begin(bench *b, pare_runtime *rt, pare_model *m,
     b->next = pare_calloc(b->n_sequences, sizeof *b->next);
     b->count = pare_calloc(b->n_sequences, sizeof *b->count);
     b->ids = pare_malloc(positions, sizeof *b->ids);
-    b->logits = pare_malloc(b->n_sequences * vocab_size, sizeof *b->logits);
     b->rate = pare_malloc(o->reps, sizeof *b->rate);
+    PARE_TRY(pare_session_create(&b->base, m, &so, err));
+    PARE_TRY(check_memory(b, vocab_size, err));
+    b->logits = pare_malloc(b->n_sequences * vocab_size, sizeof *b->logits);
     if (!b->sessions || !b->next || !b->count || !b->ids || !b->logits || !b->rate)
         return pare_fail(err, PARE_ERR_NOMEM, "bench: out of memory");
-    PARE_TRY(pare_session_create(&b->sessions[0], m, &so, err));
     for (size_t i = 0; i < positions; i++) {
         float u = pare_rng_uniform(pare_runtime_seed(rt), IDS_STREAM, i);
         b->ids[i] = (int32_t)(u * (float)vocab_size);
         if ((size_t)b->ids[i] >= vocab_size) b->ids[i] = 0;
     }
-    if (b->depth) PARE_TRY(pare_session_eval(b->sessions[0], b->ids, b->depth, NULL, err));
-    for (size_t i = 1; i < b->n_sequences; i++)
-        PARE_TRY(pare_session_fork(&b->sessions[i], b->sessions[0], err));
-    return PARE_OK;
+    return pare_session_eval(b->base, b->ids, b->depth, NULL, err);
 }
 
+/* Forks, as a sliding window may not reach back to `depth` when a repetition is over. */
 static pare_status repetition(double *rate, bench *b, pare_error *err) {
-    for (size_t s = 0; s < b->n_sequences; s++) pare_session_truncate(b->sessions[s], b->depth);
+    free_forks(b);
+    for (size_t s = 0; s < b->n_sequences; s++)
+        PARE_TRY(pare_session_fork(&b->sessions[s], b->base, err));
     double start = pare_now_s();
     for (size_t i = 0; i < b->total; i += b->step) {
         for (size_t s = 0; s < b->n_sequences; s++) {
@@ -90,6 +113,9 @@ static pare_status repetition(double *rate, bench *b, pare_error *err) {
             pare_session_eval_many(b->sessions, b->n_sequences, b->next, b->count, b->logits, err));
     }
     *rate = (double)(b->total * b->n_sequences) / (pare_now_s() - start);
+    if (pare_session_position(b->sessions[0]) != b->depth + b->total)
+        return pare_fail(err, PARE_ERR_INTERNAL, "bench: %zu tokens computed, expected %zu",
+                         pare_session_position(b->sessions[0]), b->depth + b->total);
     return PARE_OK;
 }
 
@@ -123,7 +149,7 @@ static pare_status run_bench(pare_bench_row *out, bench *b, pare_runtime *rt, pa
  * repetition. */
 static double kv_bytes_per_step(const bench *b) {
     double positions = (double)(b->depth + b->total), middle = (double)b->depth + b->total / 2.0;
-    return (double)pare_session_kv_bytes(b->sessions[0]) * middle / positions;
+    return (double)pare_session_kv_bytes(b->base) * middle / positions;
 }
 
 /* Logits are wanted of a step's last token only: the head's work is shared by the whole step. */

@@ -1,4 +1,5 @@
 /* The machine's limits: plausible at the lowest and the highest level. */
+#include "support/model_files.h"
 #include "support/test.h"
 
 #include "pare/bench.h"
@@ -52,8 +53,32 @@ static void kernel_list(void **state) {
     }
 }
 
+/* Every repetition goes on from `depth`, where a sliding window (7) has left it behind, too: a row
+ * that computed other tokens is an error. */
+static void repetitions_begin_at_the_depth(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    pare_model *m;
+    pare_bench_row row;
+    pare_bench_options o = pare_bench_options_default();
+    o.depth = 60;
+    o.reps = 2;
+    assert_ok(pare_model_load(&m, rt, fixture_path("gemma3"), err));
+    assert_ok(pare_bench_decode(&row, rt, m, &o, 190, 2, err));
+    assert_true(row.depth == 60 && row.batch == 2 && row.tokens_per_s > 0);
+    assert_ok(pare_bench_prefill(&row, rt, m, &o, 190, 0, err));
+    assert_true(row.depth == 60 && row.batch == 190 && row.tokens_per_s > 0);
+    pare_error err = {0};
+    assert_int_equal(pare_bench_decode(&row, rt, m, &o, 197, 1, &err), PARE_ERR_ARG);
+    assert_non_null(strstr(err.message, "found 197 tokens after 60 others, expected at most 256"));
+    assert_int_equal(pare_bench_decode(&row, rt, m, &o, 1, 4097, &err), PARE_ERR_ARG);
+    pare_model_free(m);
+    pare_runtime_free(rt);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(measured), cmocka_unit_test(cancelled),
-                                       cmocka_unit_test(kernel_list)};
+                                       cmocka_unit_test(kernel_list),
+                                       cmocka_unit_test(repetitions_begin_at_the_depth)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
