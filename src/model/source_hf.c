@@ -24,9 +24,10 @@ static pare_status read_quantization(pare_json *tensors, const pare_source *s, p
     return pare_json_part(tensors, j, "quantization_config.tensors", PARE_REQUIRED, err);
 }
 
-/* One stored part: its tensor, whose dtype must be the part's. */
+/* One stored part: its tensor, whose dtype must be the part's and whose shape must fit; how long
+ * the rows are tells the number of bytes. */
 static pare_status find_part(const pare_source *s, const char *base, const pare_part_spec *part,
-                             const pare_st_tensor **out, pare_error *err) {
+                             size_t rows, const pare_st_tensor **out, pare_error *err) {
     char name[PARE_ST_MAX_NAME + 64];
     snprintf(name, sizeof name, "%s%s", base, part->suffix);
     *out = pare_st_find(s->st, name);
@@ -37,6 +38,14 @@ static pare_status find_part(const pare_source *s, const char *base, const pare_
         return pare_fail(err, PARE_ERR_INPUT, "%s: %s: found dtype %s, expected %s",
                          pare_st_file(s->st, (*out)->file)->path, name, (*out)->dtype->name,
                          part->dtype);
+    size_t n_dims = (*out)->n_dims, first = n_dims ? (*out)->dims[0] : 0;
+    if (part->per_row && (n_dims != 2 || first != rows))
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: %s: found %zu dimensions, the first %zu, expected 2, the first %zu",
+                         pare_st_file(s->st, (*out)->file)->path, name, n_dims, first, rows);
+    if (!part->per_row && n_dims != 1)
+        return pare_fail(err, PARE_ERR_INPUT, "%s: %s: found %zu dimensions, expected 1",
+                         pare_st_file(s->st, (*out)->file)->path, name, n_dims);
     return PARE_OK;
 }
 
@@ -56,7 +65,7 @@ static pare_status add_encoded(pare_source *s, const char *base, const pare_enco
     t.n_params = (uint64_t)t.dims[0] * t.dims[1];
     for (size_t i = 0; i < enc->n_parts; i++) {
         const pare_st_tensor *part;
-        PARE_TRY(find_part(s, base, &enc->parts[i], &part, err));
+        PARE_TRY(find_part(s, base, &enc->parts[i], t.dims[0], &part, err));
         if (pare_table_add(parts, part->name, strlen(part->name), 0) < 0)
             return pare_fail(err, PARE_ERR_NOMEM, "%s: names of tensors", s->path);
         if (i == 0) t.name = base;

@@ -187,9 +187,10 @@ typedef struct encoded_copy {
     const char *encoding; /* in the file */
     const char *claimed;  /* in config.json */
     const char *drop;     /* suffix of a part that is left out */
-    size_t cut;           /* bytes that part 0 is shorter */
+    size_t cut;           /* bytes that each row of part 0 is shorter */
     int version;
     const char *method;
+    int part; /* written with another shape: 1 + its number */
 } encoded_copy;
 
 static const char coded[] = "model.layers.1.mlp.up_proj.weight";
@@ -245,9 +246,14 @@ static const char *write_encoded(const encoded_copy *e, pare_runtime *rt) {
             if (e->drop && strcmp(e->drop, t.enc->parts[i].suffix) == 0) continue;
             bytes[i] = t.part_bytes[i];
             if (i == 0 && e->cut) {
-                bytes[i] -= e->cut;
-                shape[0] = bytes[i] / t.enc->parts[i].item_bytes;
-                n_dims = 1;
+                bytes[i] -= e->cut * shape[0];
+                shape[1] -= e->cut / t.enc->parts[i].item_bytes;
+            }
+            if (e->part == (int)i + 1) {
+                if (n_dims == 1) shape[1] = 1;
+                size_t other[2] = {shape[1], shape[0]};
+                memcpy(shape, other, sizeof shape);
+                n_dims = 2;
             }
             if (pass == 0) {
                 snprintf(path, sizeof path, "%s%s", coded, t.enc->parts[i].suffix);
@@ -283,7 +289,7 @@ static void own_encodings_are_read(void **state) {
         double most;
     } encodings[] = {{"bitmap_bf16", 1e-5}, {"q8_0", 0.3}, {"q4_1", 2.0}};
     for (size_t k = 0; k < 3; k++) {
-        encoded_copy e = {encodings[k].name, encodings[k].name, NULL, 0, 1, "pare"};
+        encoded_copy e = {encodings[k].name, encodings[k].name, NULL, 0, 1, "pare", 0};
         eval_logits(got, rt, write_encoded(&e, rt), ids, N);
         double most = 0;
         for (size_t i = 0; i < 256; i++) most = fmax(most, fabs((double)got[i] - (double)dense[i]));
@@ -309,25 +315,31 @@ static void bad_encodings_are_refused(void **state) {
     (void)state;
     pare_runtime *rt = test_runtime(1, pare_isa_best());
     const pare_status in = PARE_ERR_INPUT, no = PARE_ERR_UNSUPPORTED;
-    encoded_copy e = {"q8_0", "q9_9", NULL, 0, 1, "pare"};
+    encoded_copy e = {"q8_0", "q9_9", NULL, 0, 1, "pare", 0};
     open_fails(write_encoded(&e, rt), no, "q9_9");
-    e = (encoded_copy){"q8_0", "q4_0", NULL, 0, 1, "pare"}; /* other row length */
+    e = (encoded_copy){"q8_0", "q4_0", NULL, 0, 1, "pare", 0}; /* other row length */
     open_fails(write_encoded(&e, rt), in, "q4_0");
-    e = (encoded_copy){"q8_0", "bf16", NULL, 0, 1, "pare"};
+    e = (encoded_copy){"q8_0", "bf16", NULL, 0, 1, "pare", 0};
     open_fails(write_encoded(&e, rt), in, "dtype U8");
-    e = (encoded_copy){"q8_0", "q8_0", NULL, 34, 1, "pare"};
+    e = (encoded_copy){"q8_0", "q8_0", NULL, 34, 1, "pare", 0};
     open_fails(write_encoded(&e, rt), in, "bytes");
-    e = (encoded_copy){"bitmap_bf16", "bitmap_bf16", ".offsets", 0, 1, "pare"};
+    e = (encoded_copy){"bitmap_bf16", "bitmap_bf16", ".offsets", 0, 1, "pare", 0};
     open_fails(write_encoded(&e, rt), in, ".offsets");
-    e = (encoded_copy){"q8_0", "q8_0", NULL, 0, 2, "pare"};
+    for (int part = 1; part <= 4; part++) { /* as many bytes, another shape */
+        e = (encoded_copy){"bitmap_q8", "bitmap_q8", NULL, 0, 1, "pare", part};
+        open_fails(write_encoded(&e, rt), in, "dimensions");
+    }
+    e = (encoded_copy){"q8_0", "q8_0", NULL, 0, 1, "pare", 1};
+    open_fails(write_encoded(&e, rt), in, "dimensions");
+    e = (encoded_copy){"q8_0", "q8_0", NULL, 0, 2, "pare", 0};
     open_fails(write_encoded(&e, rt), in, "version");
-    e = (encoded_copy){"q8_0", "q8_0", NULL, 0, 1, "gptq"};
+    e = (encoded_copy){"q8_0", "q8_0", NULL, 0, 1, "gptq", 0};
     open_fails(write_encoded(&e, rt), no, "gptq");
-    e = (encoded_copy){"q8_0", "q8_0", NULL, 0, 1, "awq"};
+    e = (encoded_copy){"q8_0", "q8_0", NULL, 0, 1, "awq", 0};
     open_fails(write_encoded(&e, rt), no, "awq");
 
     /* a part of a sparse form that is too short shows when it is read */
-    e = (encoded_copy){"bitmap_bf16", "bitmap_bf16", NULL, 8, 1, "pare"};
+    e = (encoded_copy){"bitmap_bf16", "bitmap_bf16", NULL, 8, 1, "pare", 0};
     const char *folder = write_encoded(&e, rt);
     pare_model *m;
     pare_error err = {0};
