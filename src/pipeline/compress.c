@@ -543,6 +543,7 @@ static pare_status run(compress_run *c, pare_error *err) {
         pare_name_regex_compile(&c->keep, c->o->keep, strlen(c->o->keep), err) != PARE_OK)
         return pare_fail_prefix(err, "keep");
     PARE_TRY(pare_source_open(&c->source, c->o->model, err));
+    PARE_TRY(pare_source_check_complete(c->source, err));
     c->format = format_of(c->o, c->source);
     if (strcmp(c->format, "hf") != 0 && strcmp(c->format, "gguf") != 0)
         return pare_fail(err, PARE_ERR_ARG, "format: found '%s', expected hf or gguf", c->format);

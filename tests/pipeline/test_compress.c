@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static const char *fixture(const char *name) {
     static char ring[4][1024];
@@ -382,6 +383,31 @@ static void values_too_small_for_their_scales_are_told(void **state) {
     pare_runtime_free(rt);
 }
 
+/* --- a model that lacks a weight --- */
+
+static void drop_up(copied_tensor *t, void *arg) {
+    (void)arg;
+    if (strcmp(t->name, "model.layers.1.mlp.up_proj.weight") == 0) t->name = NULL;
+}
+
+/* Refused before anything is written: the copy would lack it too, and nobody could run it. */
+static void a_missing_weight_is_refused(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    char in[1024], out[1024];
+    snprintf(in, sizeof in, "%s", copy_fixture("llama", "lacks", &(copy_edit){.tensor = drop_up}));
+    snprintf(out, sizeof out, "%s", test_path("lacks-out"));
+    static const char *const recipes[] = {"", "q8_0"};
+    for (size_t i = 0; i < 2; i++) {
+        pare_compress_options o = {.model = in, .out = out, .recipe = recipes[i]};
+        pare_compress_report *r;
+        assert_fails(pare_compress(&r, rt, &o, err), PARE_ERR_INPUT,
+                     "model.layers.1.mlp.up_proj.weight: found no such tensor");
+        assert_int_equal(access(out, F_OK), -1);
+    }
+    pare_runtime_free(rt);
+}
+
 /* --- metadata of a GGUF file in a folder --- */
 
 #define ENTRY(key, type, value) "\"" key "\": {\"type\": \"" type "\", \"value\": " value "}"
@@ -603,6 +629,7 @@ int main(void) {
         cmocka_unit_test(an_interrupt_leaves_nothing),
         cmocka_unit_test(a_dry_run_plans_and_writes_nothing),
         cmocka_unit_test(values_too_small_for_their_scales_are_told),
+        cmocka_unit_test(a_missing_weight_is_refused),
         cmocka_unit_test(a_folder_carries_the_metadata_of_a_gguf_file),
         cmocka_unit_test(values_that_json_cannot_hold_are_left_out),
         cmocka_unit_test(metadata_that_cannot_be_carried_is_refused),
