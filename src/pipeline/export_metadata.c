@@ -3,7 +3,10 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_BYTES = 1 << 16 }; /* of one value */
+enum {
+    MAX_BYTES = 1 << 16,                /* of one value */
+    MAX_TEXT = PARE_JSON_CONFIG_MAX / 4 /* of all entries as JSON: config.json stays readable */
+};
 
 static bool begins_with(const char *s, const char *start) {
     return strncmp(s, start, strlen(start)) == 0;
@@ -82,6 +85,7 @@ static json_t *value_json(const pare_gguf_kv *kv) {
 pare_status pare_metadata_to_json(json_t **out, pare_runtime *rt, const pare_gguf *from,
                                   const char *arch, pare_error *err) {
     json_t *all = *out = json_object();
+    size_t text = 0;
     if (!all) return pare_fail(err, PARE_ERR_NOMEM, "config.json: out of memory");
     for (size_t i = 0; i < pare_gguf_n_kv(from); i++) {
         pare_gguf_kv kv = pare_gguf_kv_at(from, i);
@@ -96,6 +100,14 @@ pare_status pare_metadata_to_json(json_t **out, pare_runtime *rt, const pare_ggu
         bool ok =
             json_object_set_new(entry, "type", json_string(pare_gguf_type_name(kv.item))) == 0;
         ok = json_object_set_new(entry, "value", value) == 0 && ok;
+        size_t bytes = strlen(kv.key) + json_dumpb(entry, NULL, 0, JSON_INDENT(2));
+        if (ok && bytes > MAX_TEXT - text) {
+            pare_warn(rt, "%s: key %s: config.json has no room for its value; it is left out",
+                      pare_gguf_path(from), kv.key);
+            json_decref(entry);
+            continue;
+        }
+        text += bytes;
         if (json_object_set_new(all, kv.key, entry) != 0 || !ok) {
             json_decref(all);
             *out = NULL;

@@ -15,8 +15,8 @@
 #include "io/json.h"
 
 /* The object behind "gguf"; NULL when there is nothing to carry. arch: the file's, "llama". What
- * JSON cannot hold (text that is not UTF-8, NaN) or is longer than 64 KiB is left out with a
- * warning. Errors: PARE_ERR_NOMEM. */
+ * JSON cannot hold (text that is not UTF-8, NaN), is longer than 64 KiB or has no room in 4 MiB of
+ * JSON is left out with a warning. Errors: PARE_ERR_NOMEM. */
 pare_status pare_metadata_to_json(json_t **out, pare_runtime *rt, const pare_gguf *from,
                                   const char *arch, pare_error *err);
 

@@ -574,6 +574,33 @@ static void values_that_json_cannot_hold_are_left_out(void **state) {
     free(text);
 }
 
+/* More than config.json may be long: what it has room for is kept, and the folder can be read. */
+static void too_much_metadata_is_left_out(void **state) {
+    (void)state;
+    enum { N = 320, LONG = 1 << 16 };
+    uint8_t *text = malloc(LONG);
+    memset(text, 'a', LONG);
+    static char names[N][8];
+    pare_gguf_kv keys[N];
+    for (size_t i = 0; i < N; i++) {
+        snprintf(names[i], sizeof names[i], "x.%03zu", i);
+        keys[i] = (pare_gguf_kv){names[i], PARE_GGUF_STRING, PARE_GGUF_STRING, 1, text, LONG};
+    }
+    char a[1024], b[1024], c[1024];
+    snprintf(a, sizeof a, "%s", test_path("much-a.gguf"));
+    snprintf(b, sizeof b, "%s", test_path("much-b.gguf"));
+    snprintf(c, sizeof c, "%s", test_path("much-c"));
+    pare_compress_report_free(must(fixture("llama"), a, ""));
+    add_keys(b, a, keys, N);
+    pare_compress_report_free(must(b, c, ""));
+    json_t *found = metadata_of(c);
+    for (size_t i = 0; i < N; i++) /* 4 MiB of text and what stands around it */
+        assert_true((json_object_get(found, names[i]) != NULL) == (i < 63));
+    json_decref(found);
+    pare_compress_report_free(must(c, test_path("much-d.gguf"), ""));
+    free(text);
+}
+
 static void metadata_that_cannot_be_carried_is_refused(void **state) {
     (void)state;
     static const struct {
@@ -632,6 +659,7 @@ int main(void) {
         cmocka_unit_test(a_missing_weight_is_refused),
         cmocka_unit_test(a_folder_carries_the_metadata_of_a_gguf_file),
         cmocka_unit_test(values_that_json_cannot_hold_are_left_out),
+        cmocka_unit_test(too_much_metadata_is_left_out),
         cmocka_unit_test(metadata_that_cannot_be_carried_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
