@@ -100,9 +100,9 @@ pare_status pare_session_eval(pare_session *s, const int32_t *ids, size_t n, flo
 
 /* Several sequences at once, so that the weights are read once for all: appends n[i] tokens ids[i]
  * to sessions[i], and gives the logits [n_sessions][vocab_size] of each one's last, or NULL. What a
- * sequence gets does not depend on the others. The sessions are different ones and were forked from
- * each other. Errors: as for pare_session_eval; after one that is not PARE_ERR_ARG some tokens may
- * have been appended. */
+ * sequence gets does not depend on what the others hold; how many tokens are computed together may
+ * change its last bits. The sessions are different ones and were forked from each other. Errors: as
+ * for pare_session_eval; after one that is not PARE_ERR_ARG some tokens may have been appended. */
 pare_status pare_session_eval_many(pare_session *const *sessions, size_t n_sessions,
                                    const int32_t *const *ids, const size_t *n, float *logits,
                                    pare_error *err);
@@ -119,7 +119,9 @@ pare_status pare_session_eval_all(pare_session *s, const int32_t *ids, size_t n,
 pare_status pare_session_logprobs(pare_session *s, const int32_t *ids, size_t n, size_t from,
                                   float *logprob, pare_error *err);
 
-/* Forgets all positions >= n_keep. */
+/* Forgets all positions >= n_keep. With a sliding window keys are gone that were too far back: the
+ * last 128 tokens can be taken back, for more all positions may have to be forgotten. What is left
+ * tells pare_session_position. */
 void pare_session_truncate(pare_session *s, size_t n_keep);
 size_t pare_session_position(const pare_session *s);
 /* Positions it can hold, and the model that it runs. */

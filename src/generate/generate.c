@@ -212,13 +212,16 @@ static pare_status guess_and_compute(generator *g, int32_t newest, pare_error *e
     PARE_TRY(pare_speculator_guess(g->spec, g->sampler, guesses_wanted(g), &p.guesses, &p.n, err));
     int32_t ids[1 + PARE_DRAFT_MAX] = {newest};
     if (p.n) memcpy(ids + 1, p.guesses, p.n * sizeof *ids);
+    pare_status st;
     if (p.n) {
-        PARE_TRY(pare_session_eval_all(g->session, ids, p.n + 1, 0, take_rows, &p, err));
+        st = pare_session_eval_all(g->session, ids, p.n + 1, 0, take_rows, &p, err);
     } else { /* one parallel region less */
-        PARE_TRY(pare_session_eval(g->session, ids, 1, g->logits, err));
-        take_rows(&p, 0, 1, g->logits);
+        st = pare_session_eval(g->session, ids, 1, g->logits, err);
+        if (st == PARE_OK) take_rows(&p, 0, 1, g->logits);
     }
+    /* wrong guesses; of a pass that was interrupted between batches too */
     pare_session_truncate(g->session, g->position);
+    PARE_TRY(st);
     g->out->drafted += p.n;
     g->out->accepted += p.right;
     g->out->decode_s += pare_now_s() - begin - p.taking_s;

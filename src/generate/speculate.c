@@ -136,6 +136,10 @@ pare_status pare_speculator_create(pare_speculator **out, const pare_speculate_o
         return pare_fail(err, PARE_ERR_ARG,
                          "speculate.before: found %zu tokens, expected the %zu in the session",
                          o->n_before, held);
+    if (o->draft == session)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "speculate.draft: found the session itself, expected another (a fork of "
+                         "it at least)");
     if (o->draft && pare_session_position(o->draft) > held)
         return pare_fail(err, PARE_ERR_ARG,
                          "speculate.draft: found %zu tokens, expected at most the session's %zu",

@@ -467,6 +467,12 @@ static void goes_on_behind_what_is_held(void **state) {
     o.speculate = (pare_speculate_options){.draft = s.draft, .max = 7};
     assert_int_equal(pare_generate(&g, s.session, s.tok, prompt, 3, &o, &err), PARE_ERR_ARG);
     pare_generation_free(&g);
+    o.speculate = (pare_speculate_options){.draft = s.session, .max = 7, .before = held};
+    o.speculate.n_before = pare_session_position(s.session);
+    assert_int_equal(pare_generate(&g, s.session, s.tok, prompt, 3, &o, &err), PARE_ERR_ARG);
+    assert_non_null(strstr(err.message, "the session itself"));
+    pare_generation_free(&g);
+    o.speculate = (pare_speculate_options){.draft = s.draft, .max = 7};
     pare_session_truncate(s.session, 0); /* but the draft holds more */
     assert_int_equal(pare_generate(&g, s.session, s.tok, prompt, 3, &o, &err), PARE_ERR_ARG);
     assert_non_null(strstr(err.message, "speculate.draft"));
