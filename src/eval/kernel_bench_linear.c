@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "base/runtime.h"
 #include "tensor/linear.h"
+#include "tensor/pack.h"
 
 #include <math.h>
 #include <string.h>
@@ -60,16 +61,21 @@ static void set_weights(linear_bench *l, bool sparse) {
     l->sparse = sparse;
 }
 
-static pare_status copy_matrices(linear_bench *l, pare_error *err) {
+/* Copies of one matrix; packed: as models hold it. */
+static pare_status copy_matrices(linear_bench *l, bool packed, pare_error *err) {
     const pare_kernel_bench *b = l->b;
     matrices *m = &l->m;
     pare_tensor one;
     PARE_TRY(pare_tensor_encode(b->rt, &one, l->enc, l->w, b->o->out_dim, b->o->in_dim, NULL, err));
+    pare_status st = packed ? pare_tensor_repack(&one, pare_runtime_isa(b->rt), err) : PARE_OK;
+    if (st != PARE_OK) {
+        pare_tensor_free(&one);
+        return st;
+    }
     *m = (matrices){.first = one, .n = pare_kernel_copies(b, one.storage_bytes)};
     m->stride = (one.storage_bytes + 63) & ~(size_t)63;
     m->first.storage_bytes = m->n * m->stride;
     m->first.storage = pare_big_alloc(m->first.storage_bytes);
-    pare_status st = PARE_OK;
     if (!m->first.storage)
         st = pare_fail(err, PARE_ERR_NOMEM, "bench: found no memory for %zu bytes of %s",
                        m->first.storage_bytes, l->enc->name);
@@ -122,7 +128,7 @@ static void compute_wanted(void *arg, size_t begin, size_t end) {
     size_t cols = l->b->o->in_dim;
     for (size_t k = begin; k < end; k++) {
         float *w = l->decoded + k * cols;
-        l->enc->decode(w, &l->m.first.view, checked_out(l, k), 0, cols);
+        l->m.first.enc->decode(w, &l->m.first.view, checked_out(l, k), 0, cols);
         for (size_t i = 0; i < CHECKED_ROWS && i < l->b->max_rows; i++) {
             double sum = 0;
             for (size_t c = 0; c < cols; c++) sum += (double)w[c] * l->x[i * cols + c];
@@ -243,10 +249,12 @@ static pare_status measure_codec(linear_bench *l, const char *kernel, pare_kerne
 static pare_status measure_encoding(linear_bench *l, const pare_encoding *e, pare_error *err) {
     l->enc = e;
     set_weights(l, is_sparse(e));
-    pare_status st = copy_matrices(l, err);
+    pare_status st = copy_matrices(l, true, err);
     if (st == PARE_OK)
         st = pare_kernel_read_limit(&l->read_limit, l->b, pare_tensor_bytes(&l->m.first), err);
     if (st == PARE_OK) st = measure_layers(l, err);
+    pare_tensor_free(&l->m.first);
+    if (st == PARE_OK) st = copy_matrices(l, false, err);
     if (st == PARE_OK) st = measure_codec(l, "encode", run_encode, err);
     if (st == PARE_OK) st = measure_codec(l, "decode", run_decode, err);
     pare_tensor_free(&l->m.first);

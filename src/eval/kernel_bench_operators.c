@@ -18,7 +18,7 @@ typedef struct operator_bench {
     float *angles;    /* [max_rows][2][head_dim / 2] */
     double *sums;     /* [max_rows] */
     pare_rope rope;
-    pare_act act[PARE_ACT_KINDS];
+    pare_act act;
     double read_limit;
 } operator_bench;
 
@@ -67,22 +67,12 @@ static void run_argmax(pare_fwd *f, const operator_bench *d) {
         d->sums[i] = (double)f->k->softmax->argmax(d->x + i * d->dim, d->dim);
     pare_barrier(f->w);
 }
-static void quantize(pare_fwd *f, const operator_bench *d, pare_act_kind kind) {
+static void run_quantize(pare_fwd *f, const operator_bench *d) {
     size_t begin, end;
     pare_share(f->w, d->rows, 1, &begin, &end);
-    pare_act a = d->act[kind];
-    a.q += begin * a.q_stride;
-    a.d += begin * a.d_stride;
-    a.sum16 += begin * a.sum_stride;
-    if (begin < end)
-        d->dots->quantize[kind](&a, d->x + begin * d->dim, d->dim, end - begin, d->dim);
+    pare_act a = pare_act_row(&d->act, begin);
+    if (begin < end) d->dots->quantize(&a, d->x + begin * d->dim, d->dim, end - begin, d->dim);
     pare_barrier(f->w);
-}
-static void run_quantize_32(pare_fwd *f, const operator_bench *d) {
-    quantize(f, d, PARE_ACT_Q8_32);
-}
-static void run_quantize_256(pare_fwd *f, const operator_bench *d) {
-    quantize(f, d, PARE_ACT_Q8_256);
 }
 
 /* bytes: read and written, of a value of the row. */
@@ -101,9 +91,8 @@ static const struct {
     {"silu_mul", "f32", 12, run_silu_mul},
     {"gelu_mul", "f32", 12, run_gelu_mul},
     {"softcap", "f32", 8, run_softcap},
-    /* int8, an f32 scale per group, a 16-bit sum per 16 */
-    {"quantize", "q8_32", 4 + 1 + 4.0 / 32 + 2.0 / 16, run_quantize_32},
-    {"quantize", "q8_256", 4 + 1 + 4.0 / 256 + 2.0 / 16, run_quantize_256},
+    /* int8, an f32 scale and sum per 32, a sum per 16 */
+    {"quantize", "q8", 4 + 1 + 8.0 / 32 + 4.0 / 16, run_quantize},
 };
 enum { N_OPERATORS = sizeof operators / sizeof *operators };
 
@@ -125,7 +114,6 @@ static pare_status measure_rows(operator_bench *d, pare_error *err) {
         pare_limits_read_rate(&d->read_limit, b->rt, d->rows * d->dim * 2 * sizeof(float), err));
     for (size_t i = 0; i < N_OPERATORS; i++) {
         if (!pare_kernel_wanted(b, operators[i].kernel)) continue;
-        if (operators[i].run == run_quantize_256 && d->dim % 256) continue;
         size_t width = operators[i].run == run_rope ? b->o->n_heads * b->o->head_dim : d->dim;
         operator_call c = {.d = d, .run = operators[i].run};
         pare_kernel_row row = {.kernel = operators[i].kernel,
@@ -151,11 +139,8 @@ static void place(operator_bench *d, pare_arena *arena) {
     d->heads = pare_arena_alloc(arena, n * o->n_heads * o->head_dim, sizeof(float));
     d->angles = pare_arena_alloc(arena, n * o->head_dim, sizeof(float));
     d->sums = pare_arena_alloc(arena, n, sizeof(double));
-    for (int kind = 0; kind < PARE_ACT_KINDS; kind++) {
-        size_t bytes = pare_act_place(&d->act[kind], NULL, (pare_act_kind)kind, n, d->dim);
-        void *base = pare_arena_alloc(arena, bytes, 1);
-        if (base) pare_act_place(&d->act[kind], base, (pare_act_kind)kind, n, d->dim);
-    }
+    void *base = pare_arena_alloc(arena, pare_act_place(&d->act, NULL, n, d->dim), 1);
+    if (base) pare_act_place(&d->act, base, n, d->dim);
 }
 
 static void fill(operator_bench *d) {

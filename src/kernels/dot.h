@@ -1,10 +1,12 @@
-/* Few rows (decode): y[i][r] = sum_c w[r][c] * x[i][c] for weight rows r in [row_begin, row_end)
- * and i < n <= 16, bound by reading W: a block is read once and multiplied with all n rows.
+/* y[i][r] = sum_c w[r][c] * x[i][c] for weight rows r in [row_begin, row_end) and i < n.
  *
- * One kernel per storage format and instruction set. Weights of 16 and 32 bits take x in f32; all
- * others take x in int8 (activation.h). Integer sums are exact; the float additions per row run in
- * a fixed order that depends on the instruction set only, never on n, on the row range or on the
- * number of threads. */
+ * One kernel per storage format and instruction set. Weights with integer codes come in packed
+ * panels (packed.h) and take x in int8 (activation.h), for any n; row_begin is a multiple of 16
+ * there, and row_end too or the last row. The others are for few rows, n <= 16: a block is read
+ * once and multiplied with all n. Sparse codes take x in int8, weights of 16 and 32 bits in f32.
+ *
+ * Integer sums are exact; the float additions per row run in a fixed order that depends on the
+ * instruction set only, never on n, on the row range or on the number of threads. */
 #ifndef PARE_SRC_KERNELS_DOT_H
 #define PARE_SRC_KERNELS_DOT_H
 
@@ -14,8 +16,7 @@
 
 #define PARE_DOT_MAX_N 16
 
-/* The formats that have a kernel. Encodings name theirs; PARE_DOT_NONE = decode to f32, then a dot
- * in f32. */
+/* The formats that have a kernel, up to iq4_xs packed ones. Encodings name theirs. */
 #define PARE_DOT_LIST(X)                                                                           \
     X(q4_0)                                                                                        \
     X(q4_1)                                                                                        \
@@ -61,14 +62,14 @@ typedef void (*pare_dotf_fn)(float *y, size_t ldy, const pare_view *w, size_t ro
                              size_t row_end, const float *x, size_t ldx, size_t n);
 
 typedef struct pare_dot_kernels {
-    pare_dot_fn dot[PARE_DOT_COUNT];   /* [PARE_DOT_NONE] is NULL */
-    pare_act_kind act[PARE_DOT_COUNT]; /* what each wants; the same for every instruction set */
+    pare_dot_fn dot[PARE_DOT_COUNT]; /* [PARE_DOT_NONE] is NULL */
     pare_dotf_fn dotf[PARE_DOTF_COUNT];
     /* Quantizes x[n][ldx] into the rows of a, which pare_act_place laid out for at least n rows of
      * `cols` values; sets a->n. Where cols is not a multiple of 32, zeros are put behind it. To
-     * share the work among threads, give each its rows: a copy of *a with the arrays advanced. */
-    void (*quantize[PARE_ACT_KINDS])(pare_act *a, const float *x, size_t ldx, size_t n,
-                                     size_t cols);
+     * share the work among threads, give each its rows: pare_act_row. */
+    void (*quantize)(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols);
+    /* The kernels of packed formats take any n; above this tile kernels are faster. */
+    size_t packed_max_n;
 } pare_dot_kernels;
 
 /* The table for a level; static storage. */

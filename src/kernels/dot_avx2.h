@@ -11,7 +11,11 @@
 #include "kernels/intrinsics.h"
 
 #define INLINE static inline __attribute__((always_inline))
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNROLL /* gcc warns of the pragma where it peels a loop first */
+#else
 #define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 /* Asks for the cache lines that begin in [p, p + n) + ahead. Rows follow each other in memory, so
  * this reaches into the next ones. Measured on Zen 3: shares of the read rate for q4_0, q8_0, q6_k

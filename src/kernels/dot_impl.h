@@ -34,14 +34,12 @@ PARE_DOT_LIST(X)
 PARE_DOT_F32_LIST(X)
 #undef X
 
-void pare_act_quantize_q8_32_ref(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols);
-void pare_act_quantize_q8_256_ref(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols);
-void pare_act_quantize_q8_32_avx2(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols);
-void pare_act_quantize_q8_256_avx2(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols);
+void pare_act_quantize_ref(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols);
+void pare_act_quantize_avx2(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols);
 
-/* The incomplete last group of row `row` of a, where cols is not a multiple of the group. */
-void pare_act_quantize_tail(pare_act *a, const float *x, size_t row, size_t cols, size_t group);
-/* Zeros behind row `row`, up to a multiple of 256 values. */
-void pare_act_zero_rest(pare_act *a, size_t row, size_t group);
+/* Group g of a's first row, of which n <= 32 inputs exist. */
+void pare_act_quantize_group_ref(pare_act *a, const float *x, size_t g, size_t n);
+/* Zeros behind a's first row, up to a multiple of 256 values. */
+void pare_act_zero_rest(pare_act *a);
 
 #endif

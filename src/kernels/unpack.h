@@ -3,7 +3,7 @@
 #ifndef PARE_SRC_KERNELS_UNPACK_H
 #define PARE_SRC_KERNELS_UNPACK_H
 
-#include "kernels/dot.h"
+#include "kernels/packed.h"
 #include "kernels/tile.h"
 
 /* As pare_encoding.codes: q[n], and scale and offset per group, of row `row` from `col` on. */
@@ -11,7 +11,8 @@ typedef void (*pare_codes_fn)(int8_t *q, float *scale, float *offset, const pare
                               size_t row, size_t col, size_t n);
 
 typedef struct pare_unpack_kernels {
-    pare_codes_fn codes[PARE_DOT_COUNT]; /* NULL: the encoding's own */
+    pare_codes_fn codes[PARE_DOT_COUNT]; /* of rows; NULL: the encoding's own */
+    pare_packed_unpack_fn packed[PARE_DOT_COUNT];
     /* w[n] = scale * q + offset, a scale per `group` (16 or 32) inputs; offset NULL = none. */
     void (*expand)(float *w, const int8_t *q, const float *scale, const float *offset,
                    uint32_t group, size_t n);

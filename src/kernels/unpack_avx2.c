@@ -338,6 +338,9 @@ static void bf16_panel_avx2(float *w, const uint32_t *pairs, size_t k) {
 const pare_unpack_kernels pare_unpack_avx2 = {
     .codes = {CODES(q4_0), CODES(q4_1), CODES(q5_0), CODES(q5_1), CODES(q8_0), CODES(iq4_nl),
               CODES(q2_k), CODES(q3_k), CODES(q4_k), CODES(q5_k), CODES(q6_k), CODES(iq4_xs)},
+#define X(name, ...) [PARE_DOT_##name] = pare_unpack_##name##_avx2,
+    .packed = {PARE_PACKED_LIST(X)},
+#undef X
     .expand = expand_avx2,
     .shift = shift_avx2,
     .widen = widen_avx2,

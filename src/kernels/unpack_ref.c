@@ -43,12 +43,16 @@ static void bf16_panel_ref(float *w, const uint32_t *pairs, size_t k) {
             w[j * NR + r] = pare_bf16_to_f32((uint16_t)(pairs[j / 2 * NR + r] >> 16 * (j % 2)));
 }
 
-const pare_unpack_kernels pare_unpack_ref = {.expand = expand_ref,
-                                             .shift = shift_ref,
-                                             .widen = widen_ref,
-                                             .expand_panel = expand_panel_ref,
-                                             .f16_panel = f16_panel_ref,
-                                             .bf16_panel = bf16_panel_ref};
+const pare_unpack_kernels pare_unpack_ref = {
+#define X(name, ...) [PARE_DOT_##name] = pare_unpack_##name##_ref,
+    .packed = {PARE_PACKED_LIST(X)},
+#undef X
+    .expand = expand_ref,
+    .shift = shift_ref,
+    .widen = widen_ref,
+    .expand_panel = expand_panel_ref,
+    .f16_panel = f16_panel_ref,
+    .bf16_panel = bf16_panel_ref};
 
 const pare_unpack_kernels *pare_unpack_kernels_get(pare_isa isa) {
 #if defined(__x86_64__)

@@ -3,6 +3,7 @@
 #include "base/runtime.h"
 #include "model/names.h"
 #include "tensor/linear.h"
+#include "tensor/pack.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -19,10 +20,12 @@ typedef struct load_item {
     const pare_source_tensor *t;
     pare_tensor *matrix;  /* in its encoding, or */
     const float **vector; /* as f32 */
+    bool packed;          /* the matrix is multiplied: packed if it can be */
     size_t offset;        /* in the block */
 } load_item;
 
 typedef struct load_job {
+    const pare_model *m;
     const pare_source *source;
     uint8_t *data;
     load_item *items;
@@ -34,10 +37,36 @@ typedef struct load_job {
     atomic_bool stop;
 } load_job;
 
+/* The matrices that a token is multiplied with: all but the tables it is looked up in. */
+static bool is_multiplied(const pare_model *m, const pare_source_tensor *t) {
+    if (!t->canonical || t->n_dims != 2) return false;
+    if (strcmp(t->canonical, "token_embd.weight") == 0) return m->config.tied;
+    return strcmp(t->canonical, "position_embd.weight") != 0;
+}
+
+/* Bytes of a tensor in packed form, 0 if it is not packed. */
+static size_t packed_bytes(const pare_model *m, const pare_source_tensor *t) {
+    size_t rows, cols;
+    if (!t->enc || !is_multiplied(m, t)) return 0;
+    pare_source_shape(t, &rows, &cols);
+    return pare_tensor_packed_bytes(t->enc, rows, cols);
+}
+
+/* Bytes of a tensor as it is held. */
+static uint64_t held_bytes(const pare_model *m, const pare_source_tensor *t) {
+    size_t packed = packed_bytes(m, t);
+    return packed ? packed : t->n_bytes;
+}
+
 static pare_status add_item(load_job *job, const pare_source_tensor *t, pare_tensor *matrix,
                             const float **vector, pare_error *err) {
     size_t bytes = pare_source_read_bytes(t, matrix == NULL);
-    job->items[job->n_items++] = (load_item){t, matrix, vector, job->n_bytes};
+    size_t packed = matrix ? packed_bytes(job->m, t) : 0, padded;
+    job->items[job->n_items++] = (load_item){t, matrix, vector, packed != 0, job->n_bytes};
+    if (packed && bytes) { /* in place: room for the larger form, and as read_bytes pads it */
+        if (!pare_align_size(&padded, packed, 64) || !pare_add_size(&padded, padded, 64)) bytes = 0;
+        if (bytes && padded > bytes) bytes = padded;
+    }
     if (!bytes || !pare_add_size(&job->n_bytes, job->n_bytes, bytes))
         return pare_fail(err, PARE_ERR_INPUT, "%s: %s: found a size that does not fit in memory",
                          pare_source_path(job->source), t->name);
@@ -64,12 +93,23 @@ static pare_status add_module(load_job *job, const pare_weight_spec *spec, size_
     return t ? add_item(job, t, NULL, is_norm ? &norm->bias : &linear->bias, err) : PARE_OK;
 }
 
+static pare_status pack(const load_job *job, pare_tensor *t, pare_error *err) {
+    size_t bytes = pare_tensor_pack_scratch(t->enc, t->view.cols);
+    void *scratch = bytes ? pare_malloc(bytes, 1) : NULL;
+    if (bytes && !scratch)
+        return pare_fail(err, PARE_ERR_NOMEM, "%zu bytes to pack weights", bytes);
+    pare_tensor_pack(t, pare_runtime_isa(job->m->rt), scratch);
+    pare_free(scratch);
+    return PARE_OK;
+}
+
 static void load_one(load_job *job, size_t i) {
     load_item *item = &job->items[i];
     pare_error err = {0};
     pare_tensor tensor;
     pare_status st = pare_source_read_into(job->source, item->t, item->vector != NULL,
                                            job->data + item->offset, &tensor, &err);
+    if (st == PARE_OK && item->packed) st = pack(job, &tensor, &err);
     if (st == PARE_OK) {
         if (item->vector)
             *item->vector = tensor.view.part[0];
@@ -137,7 +177,7 @@ static void release(pare_weight_block **block) {
  */
 static pare_status load(pare_model *m, size_t begin, size_t end, pare_weight_block **block,
                         pare_error *err) {
-    load_job job = {.source = m->source, .lock = ATOMIC_FLAG_INIT};
+    load_job job = {.m = m, .source = m->source, .lock = ATOMIC_FLAG_INIT};
     size_t n_specs = 0, n_layers = begin == SIZE_MAX ? 1 : end - begin;
     while (m->arch->weights[n_specs].name) n_specs++;
     job.items = pare_calloc(n_specs * 2 * n_layers, sizeof *job.items);
@@ -254,13 +294,6 @@ size_t pare_model_vocab_size(const pare_model *m) { return m->config.vocab_size;
 size_t pare_model_ctx_max(const pare_model *m) { return m->config.ctx_max; }
 const char *pare_model_arch(const pare_model *m) { return m->config.arch; }
 
-/* The matrices that a token is multiplied with: all but the tables it is looked up in. */
-static bool is_multiplied(const pare_model *m, const pare_source_tensor *t) {
-    if (!t->canonical || t->n_dims != 2) return false;
-    if (strcmp(t->canonical, "token_embd.weight") == 0) return m->config.tied;
-    return strcmp(t->canonical, "position_embd.weight") != 0;
-}
-
 size_t pare_model_alike_rows(const pare_model *m, size_t pos) {
     size_t rows = pare_attention_alike(pos, 0), local = pare_attention_alike(pos, m->config.window);
     if (local < rows) rows = local;
@@ -276,10 +309,10 @@ uint64_t pare_model_bytes_per_token(const pare_model *m) {
     uint64_t total = 0;
     for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
         const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
-        if (is_multiplied(m, t) || (t->canonical && t->n_dims == 1)) total += t->n_bytes;
+        if (is_multiplied(m, t) || (t->canonical && t->n_dims == 1)) total += held_bytes(m, t);
     }
     const pare_source_tensor *table = pare_source_find(m->source, "token_embd.weight");
-    return total + table->n_bytes / m->config.vocab_size;
+    return total + held_bytes(m, table) / m->config.vocab_size;
 }
 
 uint64_t pare_model_flops_per_token(const pare_model *m) {
@@ -295,7 +328,7 @@ uint64_t pare_model_weight_bytes(const pare_model *m) {
     uint64_t total = 0;
     for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
         const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
-        if (t->canonical) total += t->n_bytes;
+        if (t->canonical) total += held_bytes(m, t);
     }
     return total;
 }

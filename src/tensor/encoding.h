@@ -85,7 +85,12 @@ struct pare_encoding {
     int code_min, code_max;
     bool has_offset;
 
-    pare_dot_id dot;   /* few rows, int8 activations (`fast`); PARE_DOT_NONE = none */
+    /* The form of packed panels that this encoding is (kernels/packed.h); NULL = rows. */
+    const struct pare_packed *packed;
+
+    /* The kernel that multiplies this form with int8 activations (`fast`), for dense codes once
+     * they are packed (tensor/pack.h); PARE_DOT_NONE = none. */
+    pare_dot_id dot;
     pare_dotf_id dotf; /* few rows, f32 activations; PARE_DOTF_NONE = decode, then dot */
 
     /* Dense forms: the state of one block of n values. */

@@ -1,5 +1,6 @@
-/* The entry point, and the path for few rows: every weight is read once, so the loop over weight
- * rows is outermost and all n inputs ride along. */
+/* The entry point, and the path that multiplies weights as they are stored: every weight is read
+ * once, so the loop over weight rows is outermost and all n inputs ride along. */
+#include "kernels/packed.h"
 #include "tensor/linear_job.h"
 
 #include <string.h>
@@ -8,7 +9,7 @@
 
 void pare_linear_codes(const pare_linear_job *job, int8_t *q, float *scale, float *offset,
                        const pare_tensor *t, size_t row, size_t col, size_t n) {
-    pare_codes_fn codes = job->unpack->codes[t->enc->dot];
+    pare_codes_fn codes = t->enc->packed ? NULL : job->unpack->codes[t->enc->dot];
     (codes ? codes : t->enc->codes)(q, scale, offset, &t->view, row, col, n);
 }
 
@@ -29,120 +30,131 @@ void pare_linear_decode(const pare_linear_job *job, float *w, const pare_tensor 
     }
 }
 
-/* --- few rows --- */
+/* --- weights as they are --- */
 
-/* The inputs in int8, of each kind; shared, or this thread's own. */
-typedef struct few_space {
-    pare_act act[PARE_ACT_KINDS];
-} few_space;
+enum { SLAB = 512 /* inputs at a time, at most */ };
 
 /* One input is quantized by every thread for itself: that costs less than a barrier. More are
  * shared out. */
 static bool own_act(size_t n) { return n == 1; }
 
-static void few_plan(pare_arena *arena, few_space *s, int id, size_t n, size_t in, int n_threads) {
-    for (int t = 0; t < (own_act(n) ? n_threads : 1); t++)
-        for (int kind = 0; kind < PARE_ACT_KINDS; kind++) {
-            pare_act act;
-            size_t bytes = pare_act_place(&act, NULL, (pare_act_kind)kind, n, in);
-            void *base = pare_arena_alloc(arena, bytes, 1);
-            if (base && (t == id || !own_act(n)))
-                pare_act_place(&s->act[kind], base, (pare_act_kind)kind, n, in);
-        }
+static void few_plan(pare_arena *arena, pare_act *a, int id, size_t n, size_t in, int n_threads) {
+    for (int t = 0; t < (own_act(n) ? n_threads : 1); t++) {
+        pare_act act;
+        void *base = pare_arena_alloc(arena, pare_act_place(&act, NULL, n, in), 1);
+        if (base && (t == id || !own_act(n))) pare_act_place(a, base, n, in);
+    }
 }
 
 size_t pare_linear_few_bytes(size_t n, size_t in, int n_threads) {
-    size_t counts[2] = {1, n}, bytes = 0; /* one row has a layout of its own */
+    size_t counts[2] = {1, n < SLAB ? n : SLAB}, bytes = 0; /* one row has a layout of its own */
     for (int i = 0; i < 2; i++) {
         pare_arena arena = {.capacity = SIZE_MAX};
-        few_space s;
-        few_plan(&arena, &s, 0, counts[i], in, n_threads);
+        pare_act a;
+        few_plan(&arena, &a, 0, counts[i], in, n_threads);
         if (arena.peak > bytes) bytes = arena.peak;
     }
     return bytes;
 }
 
-static bool takes_int8(const pare_linear_job *job, const pare_linear_out *o) {
-    return job->compute == PARE_COMPUTE_FAST && o->w->enc->dot != PARE_DOT_NONE;
+/* A kernel for this form with inputs in int8: dense codes have one when they are packed. */
+static bool has_int8_kernel(const pare_encoding *e) {
+    return e->dot != PARE_DOT_NONE && (e->packed || pare_packed_formats[e->dot].bits == 0);
 }
 
-/* Quantizes the inputs once for each kind that an encoding asks for. */
-static void few_quantize(pare_worker *w, const pare_linear_job *job, few_space *s) {
-    bool shared = false;
-    for (int kind = 0; kind < PARE_ACT_KINDS; kind++) {
-        bool wanted = false;
-        for (size_t o = 0; o < job->n_outs; o++)
-            wanted |= takes_int8(job, &job->outs[o]) &&
-                      (int)job->dots->act[job->outs[o].w->enc->dot] == kind;
-        if (!wanted) continue;
-        size_t begin = 0, end = job->n;
-        if (!own_act(job->n)) {
-            pare_share(w, job->n, 1, &begin, &end);
-            shared = true;
-        }
-        pare_act rows = s->act[kind];
-        rows.q += begin * rows.q_stride;
-        rows.d += begin * rows.d_stride;
-        rows.sum16 += begin * rows.sum_stride;
-        if (begin < end)
-            job->dots->quantize[kind](&rows, job->x + begin * job->ldx, job->ldx, end - begin,
-                                      job->in);
-        s->act[kind].n = job->n;
-    }
-    if (shared) pare_barrier(w);
+static bool takes_int8(const pare_linear_job *job, const pare_linear_out *o) {
+    return job->compute == PARE_COMPUTE_FAST && has_int8_kernel(o->w->enc);
+}
+
+static void few_quantize(pare_worker *w, const pare_linear_job *job, pare_act *a) {
+    bool wanted = false;
+    for (size_t o = 0; o < job->n_outs; o++) wanted |= takes_int8(job, &job->outs[o]);
+    if (!wanted) return;
+    size_t begin = 0, end = job->n;
+    if (!own_act(job->n)) pare_share(w, job->n, 1, &begin, &end);
+    pare_act rows = pare_act_row(a, begin);
+    if (begin < end)
+        job->dots->quantize(&rows, job->x + begin * job->ldx, job->ldx, end - begin, job->in);
+    a->n = job->n;
+    if (!own_act(job->n)) pare_barrier(w);
 }
 
 /* Rows of a chunk: enough bytes to pay for taking it, few enough to spread a small matrix. A
- * multiple of 16, so that two threads rarely write to one cache line. */
-static size_t chunk_rows(const pare_tensor *t) {
+ * multiple of 16: packed panels, and two threads rarely write to one cache line. */
+static size_t chunk_rows(const pare_tensor *t, size_t n) {
     size_t bytes = 0;
     for (size_t i = 0; i < PARE_MAX_PARTS; i++) bytes += t->part_bytes[i];
     size_t rows = t->view.rows ? 24576 / (bytes / t->view.rows + 1) : 0;
+    if (n > PARE_DOT_MAX_N) rows /= n / PARE_DOT_MAX_N;
     return rows < 16 ? 16 : rows > 256 ? 256 : rows / 16 * 16;
 }
 
-static void few_chunk(const pare_linear_job *job, const few_space *s, const pare_linear_out *o,
-                      size_t begin, size_t end) {
-    const pare_encoding *enc = o->w->enc;
-    if (takes_int8(job, o))
-        job->dots->dot[enc->dot](o->y, o->ldy, &o->w->view, begin, end,
-                                 &s->act[job->dots->act[enc->dot]]);
-    else
-        job->dots->dotf[enc->dotf](o->y, o->ldy, &o->w->view, begin, end, job->x, job->ldx, job->n);
-    if (!o->bias) return;
-    for (size_t i = 0; i < job->n; i++)
-        for (size_t r = begin; r < end; r++) o->y[i * o->ldy + r] += o->bias[r];
+/* The rows that are asked for, of packed panels: their first is the first of a panel. */
+static pare_view view_of(const pare_linear_out *o) {
+    pare_view v = o->w->view;
+    if (!o->rows) return v;
+    size_t panels = o->row0 / PARE_PACKED_NR;
+    v.part[0] =
+        (const uint8_t *)v.part[0] + panels * pare_packed_panel_bytes(*o->w->enc->packed, v.cols);
+    v.rows = o->rows;
+    return v;
 }
 
-void pare_linear_few(pare_worker *w, const pare_linear_job *job) {
-    few_space s;
+static void few_chunk(const pare_linear_job *job, const pare_act *a, const pare_linear_out *o,
+                      const pare_view *v, size_t begin, size_t end) {
+    const pare_encoding *enc = o->w->enc;
+    if (takes_int8(job, o))
+        job->dots->dot[enc->dot](o->y, o->ldy, v, begin, end, a);
+    else
+        job->dots->dotf[enc->dotf](o->y, o->ldy, v, begin, end, job->x, job->ldx, job->n);
+    if (!o->bias) return;
+    for (size_t i = 0; i < job->n; i++)
+        for (size_t r = begin; r < end; r++) o->y[i * o->ldy + r] += o->bias[o->row0 + r];
+}
+
+static void few_slab(pare_worker *w, const pare_linear_job *job) {
+    pare_act a;
     pare_arena arena = {.base = job->scratch, .capacity = SIZE_MAX};
-    few_plan(&arena, &s, w->id, job->n, job->in, w->n);
-    few_quantize(w, job, &s);
+    few_plan(&arena, &a, w->id, job->n, job->in, w->n);
+    few_quantize(w, job, &a);
     size_t first = 0; /* number of the first chunk of matrix o */
     size_t o = 0, next = pare_take(w, 1);
     while (o < job->n_outs) {
         const pare_linear_out *out = &job->outs[o];
-        size_t rows = out->w->view.rows, chunk = chunk_rows(out->w);
-        size_t n_chunks = (rows + chunk - 1) / chunk;
+        pare_view v = view_of(out);
+        size_t chunk = chunk_rows(out->w, job->n), n_chunks = (v.rows + chunk - 1) / chunk;
         if (next >= first + n_chunks) {
             first += n_chunks;
             o++;
             continue;
         }
         size_t begin = (next - first) * chunk;
-        few_chunk(job, &s, out, begin, rows - begin < chunk ? rows : begin + chunk);
+        few_chunk(job, &a, out, &v, begin, v.rows - begin < chunk ? v.rows : begin + chunk);
         next = pare_take(w, 1);
     }
     pare_barrier(w);
 }
 
+void pare_linear_few(pare_worker *w, const pare_linear_job *job) {
+    pare_linear_out outs[PARE_LINEAR_MAX_OUTS];
+    pare_linear_job slab = *job;
+    memcpy(outs, job->outs, job->n_outs * sizeof *outs);
+    slab.outs = outs;
+    for (size_t row = 0; row < job->n; row += slab.n) {
+        slab.n = job->n - row < SLAB ? job->n - row : SLAB;
+        slab.x = job->x + row * job->ldx;
+        for (size_t o = 0; o < job->n_outs; o++)
+            outs[o].y = job->outs[o].y + row * job->outs[o].ldy;
+        few_slab(w, &slab);
+    }
+}
+
 /* --- the entry point --- */
 
-/* Largest n for which reading each weight with a dot kernel is the faster way, measured on Zen 3.
+/* Largest n for which multiplying the weights as they are is the faster way, measured on Zen 3.
  * Without a kernel of its own a matrix is better off as panels even for one row. */
-static size_t few_rows(const pare_encoding *enc, bool int8) {
-    if (int8) return PARE_DOT_MAX_N;
+static size_t few_rows(const pare_encoding *enc, bool int8, size_t packed_max_n) {
+    if (int8) return enc->packed ? packed_max_n : PARE_DOT_MAX_N;
     if (enc->dotf == PARE_DOTF_NONE) return 0;
     bool plain =
         enc->dotf == PARE_DOTF_f32 || enc->dotf == PARE_DOTF_f16 || enc->dotf == PARE_DOTF_bf16;
@@ -150,24 +162,20 @@ static size_t few_rows(const pare_encoding *enc, bool int8) {
 }
 
 size_t pare_linear_alike_rows(const pare_encoding *enc) {
-    size_t exact = few_rows(enc, false), fast = few_rows(enc, enc->dot != PARE_DOT_NONE);
+    size_t exact = few_rows(enc, false, 0),
+           fast = few_rows(enc, has_int8_kernel(enc), PARE_DOT_MAX_N);
     if (exact == 0) exact = PARE_DOT_MAX_N; /* panels for any n */
     if (fast == 0) fast = PARE_DOT_MAX_N;
     return exact < fast ? exact : fast;
 }
 
-static size_t few_limit(const pare_linear_job *job) {
-    size_t limit = PARE_DOT_MAX_N;
-    for (size_t o = 0; o < job->n_outs; o++) {
-        if (job->outs[o].rows) return 0; /* the kernels write whole rows of y */
-        size_t most = few_rows(job->outs[o].w->enc, takes_int8(job, &job->outs[o]));
-        if (most < limit) limit = most;
-    }
-    return limit;
+static bool takes_few(const pare_linear_job *job, const pare_linear_out *o) {
+    if (o->rows && !o->w->enc->packed) return false; /* the kernels write whole rows of y */
+    return job->n <= few_rows(o->w->enc, takes_int8(job, o), job->dots->packed_max_n);
 }
 
 size_t pare_linear_scratch_bytes(size_t n, size_t in_max, int n_threads, pare_compute compute) {
-    size_t few = pare_linear_few_bytes(n < PARE_DOT_MAX_N ? n : PARE_DOT_MAX_N, in_max, n_threads);
+    size_t few = pare_linear_few_bytes(n, in_max, n_threads);
     size_t many = pare_linear_many_bytes(n, in_max, n_threads, compute);
     return few > many ? few : many;
 }
@@ -176,6 +184,7 @@ void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, voi
                          const float *x, size_t ldx, size_t n, const pare_linear_out *outs,
                          size_t n_outs) {
     if (n == 0 || n_outs == 0) return;
+    pare_linear_out list[PARE_LINEAR_MAX_OUTS];
     pare_linear_job job = {.dots = pare_dot_kernels_get(isa),
                            .tiles = pare_tile_kernels_get(isa),
                            .unpack = pare_unpack_kernels_get(isa),
@@ -185,10 +194,11 @@ void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, voi
                            .ldx = ldx,
                            .n = n,
                            .in = outs[0].w->view.cols,
-                           .outs = outs,
-                           .n_outs = n_outs};
-    if (n <= few_limit(&job))
-        pare_linear_few(w, &job);
-    else
-        pare_linear_many(w, &job);
+                           .outs = list};
+    for (int few = 1; few >= 0; few--) {
+        job.n_outs = 0;
+        for (size_t o = 0; o < n_outs; o++)
+            if (takes_few(&job, &outs[o]) == few) list[job.n_outs++] = outs[o];
+        if (job.n_outs) (few ? pare_linear_few : pare_linear_many)(w, &job);
+    }
 }

@@ -1,8 +1,9 @@
 /* The one entry point of every linear layer: y[n][out] = x[n][in] W^T (+ bias), any encoding, any
  * n, both modes.
  *
- * Few rows: n <= PARE_DOT_MAX_N or less, and the encoding has a dot kernel: weights are read once.
- * Many rows: panels of PARE_TILE_NR weight rows, unpacked once per 512 rows of x.
+ * As they are: packed codes in `fast` for any n, other forms with a dot kernel for few rows:
+ * weights are read once. Else in panels of PARE_TILE_NR weight rows, unpacked once per 512 rows of
+ * x.
  *
  * `exact` sums products of f32; `fast` has x in int8 (8 bits per 32 inputs, or per 256) wherever
  * the encoding holds integer codes, and bf16 on AMX. Few and many rows differ in the order of their
@@ -16,21 +17,25 @@
 #include "base/team.h"
 #include "tensor/encoding.h"
 
+enum { PARE_LINEAR_MAX_OUTS = 8 };
+
 /* One of the matrices that share an input. */
 typedef struct pare_linear_out {
     const pare_tensor *w; /* [out][in] */
     const float *bias;    /* [out] or NULL */
     float *y;             /* [n][ldy] */
     size_t ldy;
-    size_t row0, rows; /* only rows [row0, row0 + rows) of w, y beginning with row0; 0: all */
+    size_t row0, rows; /* only rows [row0, row0 + rows) of w, y beginning with row0 (of packed forms
+                          a multiple of 16); 0: all */
 } pare_linear_out;
 
 /* Bytes of scratch that linear_forward needs for up to n rows of `in_max` inputs on n_threads
  * threads. */
 size_t pare_linear_scratch_bytes(size_t n, size_t in_max, int n_threads, pare_compute compute);
 
-/* x [n][ldx] f32; outs: n_outs matrices with the same `in` (q, k, v or gate, up: the input is
- * quantized once). scratch: shared by all threads, 64-byte aligned, pare_linear_scratch_bytes. */
+/* x [n][ldx] f32; outs: n_outs <= PARE_LINEAR_MAX_OUTS matrices with the same `in` (q, k, v or
+ * gate, up: the input is quantized once). scratch: shared by all threads, 64-byte aligned,
+ * pare_linear_scratch_bytes. */
 void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
                          const float *x, size_t ldx, size_t n, const pare_linear_out *outs,
                          size_t n_outs);

@@ -25,7 +25,7 @@ void pare_linear_codes(const pare_linear_job *job, int8_t *q, float *scale, floa
 void pare_linear_decode(const pare_linear_job *job, float *w, const pare_tensor *t, size_t row,
                         size_t col, size_t n);
 
-/* n <= PARE_DOT_MAX_N; every matrix has a dot kernel for the mode. */
+/* Every matrix has a kernel for the mode and this n. */
 void pare_linear_few(pare_worker *w, const pare_linear_job *job);
 size_t pare_linear_few_bytes(size_t n, size_t in, int n_threads);
 

@@ -8,6 +8,7 @@
  *
  * So a weight is unpacked once per slab. An output is summed over k blocks in order, whatever the
  * item, the thread or the row: results depend on neither the number of threads nor on n. */
+#include "kernels/packed.h"
 #include "tensor/linear_job.h"
 
 #include <string.h>
@@ -41,9 +42,8 @@ typedef struct many_space {
     uint16_t *x16[PARTS];
     int8_t *q; /* [n_kb][slab][KC] */
     int16_t *q16;
-    float *d;       /* [n_kb][slab][KC / 32] */
-    float *sum[2];  /* d * (sum of q) per 16 and per 32: [n_kb][slab][KC / 16], [..][KC / 32] */
-    int16_t *sum16; /* [n_kb][slab][KC / 16] */
+    float *d;      /* [n_kb][slab][KC / 32] */
+    float *sum[2]; /* d * (sum of q) per 16 and per 32: [n_kb][slab][KC / 16], [..][KC / 32] */
     /* of this thread */
     float *c;                        /* [ITEM_PANELS][slab][NR] */
     float *rows;                     /* [NR][KC]: decoded rows; codes of 8 or 16 bits */
@@ -86,7 +86,6 @@ static void many_plan(pare_arena *arena, many_space *s, int id, size_t slab, siz
     s->d = pare_arena_alloc(arena, codes / 32, sizeof(float));
     s->sum[0] = pare_arena_alloc(arena, codes / 16, sizeof(float));
     s->sum[1] = pare_arena_alloc(arena, codes / 32, sizeof(float));
-    s->sum16 = pare_arena_alloc(arena, codes / 16, sizeof(int16_t));
     many_space other = *s;
     for (int t = 0; t < id; t++) plan_thread(arena, &other);
     plan_thread(arena, s);
@@ -104,7 +103,8 @@ static form form_of(const pare_linear_job *job, const pare_encoding *enc) {
     bool exact = job->compute == PARE_COMPUTE_EXACT;
     if (job->tiles->bf16) return exact ? FORM_BF16X3 : FORM_BF16;
     if (exact || !enc->codes) return FORM_F32;
-    return enc->code_max - enc->code_min <= job->tiles->u8_max ? FORM_U8 : FORM_S16;
+    if (enc->code_max - enc->code_min <= job->tiles->u8_max) return FORM_U8;
+    return enc->packed ? FORM_F32 : FORM_S16;
 }
 
 /* Inputs of block kb, and the same up to a multiple of 32. */
@@ -144,18 +144,12 @@ static void prepare_int(const pare_linear_job *job, const many_space *s, const f
                       .cols = groups * 32,
                       .q = s->q + at * KC,
                       .d = s->d + at * (KC / 32),
-                      .sum16 = s->sum16 + at * (KC / 16),
+                      .sum16 = s->sum[0] + at * (KC / 16),
+                      .sum32 = s->sum[1] + at * (KC / 32),
                       .q_stride = KC,
                       .d_stride = KC / 32,
                       .sum_stride = KC / 16};
-        job->dots->quantize[PARE_ACT_Q8_32](&a, x + row * job->ldx + kb * KC, job->ldx, 1, k);
-        float *sum_16 = s->sum[0] + at * (KC / 16), *sum_32 = s->sum[1] + at * (KC / 32);
-        for (size_t g = 0; g < groups; g++) {
-            int lo = a.sum16[2 * g], hi = a.sum16[2 * g + 1];
-            sum_16[2 * g] = a.d[g] * (float)lo;
-            sum_16[2 * g + 1] = a.d[g] * (float)hi;
-            sum_32[g] = a.d[g] * (float)(lo + hi);
-        }
+        job->dots->quantize(&a, x + row * job->ldx + kb * KC, job->ldx, 1, k);
         if (wide) job->unpack->widen(s->q16 + at * KC, a.q, a.cols);
     }
 }
@@ -212,14 +206,8 @@ static void unpack_codes(const pare_linear_job *job, const many_space *s, const 
     }
 }
 
-/* to->scale, to->offset [groups][NR] from the rows' scales and offsets: those of codes that begin
- * at `min`. */
-static void unpack_scales(const pare_linear_job *job, const many_space *s, size_t groups,
-                          bool has_offset, int min, panel_space *to) {
-    job->tiles->transpose((uint32_t *)to->scale, (const uint32_t *)s->scale_rows, KC / 16, groups);
-    if (has_offset)
-        job->tiles->transpose((uint32_t *)to->offset, (const uint32_t *)s->offset_rows, KC / 16,
-                              groups);
+/* to->offset for codes that begin at `min` and are stored from 0 on. */
+static void add_min(panel_space *to, size_t groups, bool has_offset, int min) {
     to->has_offset = has_offset || min != 0;
     if (min == 0) return;
     for (size_t g = 0; g < groups; g++) {
@@ -228,6 +216,27 @@ static void unpack_scales(const pare_linear_job *job, const many_space *s, size_
         if (!has_offset) memset(offset, 0, NR * sizeof *offset);
         for (size_t r = 0; r < NR; r++) offset[r] += scale[r] * (float)min;
     }
+}
+
+/* to->scale, to->offset [groups][NR] from the rows' scales and offsets. */
+static void unpack_scales(const pare_linear_job *job, const many_space *s, size_t groups,
+                          bool has_offset, panel_space *to) {
+    job->tiles->transpose((uint32_t *)to->scale, (const uint32_t *)s->scale_rows, KC / 16, groups);
+    if (has_offset)
+        job->tiles->transpose((uint32_t *)to->offset, (const uint32_t *)s->offset_rows, KC / 16,
+                              groups);
+    to->has_offset = has_offset;
+}
+
+/* s->codes, to->scale and to->offset from a packed panel. */
+static void unpack_packed(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                          size_t kb, size_t k, panel_space *to) {
+    const pare_encoding *enc = p->out->w->enc;
+    const pare_view *v = &p->out->w->view;
+    const uint8_t *panel =
+        (const uint8_t *)v->part[0] + p->row0 / NR * pare_packed_panel_bytes(*enc->packed, v->cols);
+    job->unpack->packed[enc->dot](s->codes, to->scale, to->offset, panel, kb * KC, k);
+    to->has_offset = enc->has_offset;
 }
 
 /* s->rows[NR][KC] = the panel's weights, zeros up to k_end. */
@@ -263,9 +272,13 @@ static void unpack_f32(const pare_linear_job *job, const many_space *s, const pa
     const pare_encoding *enc = p->out->w->enc;
     size_t k = block_k(job->in, kb);
     if (enc->codes && k % 32 == 0) {
-        unpack_codes(job, s, p, kb, k, FORM_F32);
-        unpack_scales(job, s, k / enc->code_group, enc->has_offset, 0, to);
-        job->tiles->transpose((uint32_t *)s->codes, (const uint32_t *)s->rows, KC / 4, k / 4);
+        if (enc->packed) {
+            unpack_packed(job, s, p, kb, k, to);
+        } else {
+            unpack_codes(job, s, p, kb, k, FORM_F32);
+            unpack_scales(job, s, k / enc->code_group, enc->has_offset, to);
+            job->tiles->transpose((uint32_t *)s->codes, (const uint32_t *)s->rows, KC / 4, k / 4);
+        }
         job->unpack->expand_panel(to->panel, (const uint32_t *)s->codes, to->scale,
                                   to->has_offset ? to->offset : NULL, enc->code_group, k);
     } else if (!plain_panel(job, s, p, kb, k, to->panel)) {
@@ -314,13 +327,18 @@ static void unpack_int(const pare_linear_job *job, const many_space *s, const pa
                        size_t kb, panel_space *to) {
     const pare_encoding *enc = p->out->w->enc;
     size_t k = block_k(job->in, kb), k_padded = padded(k);
-    unpack_codes(job, s, p, kb, k, p->form);
     bool wide = p->form == FORM_S16;
     size_t per_unit = wide ? 2 : 4; /* codes in 32 bits */
-    job->tiles->transpose((uint32_t *)to->panel, (const uint32_t *)s->rows, KC / per_unit,
-                          k_padded / per_unit);
-    unpack_scales(job, s, k_padded / enc->code_group, enc->has_offset, wide ? 0 : enc->code_min,
-                  to);
+    if (enc->packed) {
+        unpack_packed(job, s, p, kb, k, to);
+        job->unpack->shift((uint8_t *)to->panel, s->codes, enc->code_min, NR * k);
+    } else {
+        unpack_codes(job, s, p, kb, k, p->form);
+        unpack_scales(job, s, k_padded / enc->code_group, enc->has_offset, to);
+        job->tiles->transpose((uint32_t *)to->panel, (const uint32_t *)s->rows, KC / per_unit,
+                              k_padded / per_unit);
+    }
+    add_min(to, k_padded / enc->code_group, enc->has_offset, wide ? 0 : enc->code_min);
 }
 
 static void multiply_int(const pare_linear_job *job, const many_space *s, const panel_at *p,

@@ -16,16 +16,15 @@ typedef struct quantized {
 } quantized;
 
 /* The bytes between and behind the rows are 0x5a before. */
-static quantized quantize(pare_isa isa, pare_act_kind kind, const float *x, size_t ldx, size_t n,
-                          size_t cols) {
+static quantized quantize(pare_isa isa, const float *x, size_t ldx, size_t n, size_t cols) {
     quantized r;
-    r.bytes = pare_act_place(&r.act, NULL, kind, n, cols);
+    r.bytes = pare_act_place(&r.act, NULL, n, cols);
     assert_int_equal(r.bytes % 64, 0);
     r.memory = aligned_alloc(64, r.bytes + 64);
     memset(r.memory, 0x5a, r.bytes + 64);
-    assert_int_equal(pare_act_place(&r.act, r.memory, kind, n, cols), r.bytes);
+    assert_int_equal(pare_act_place(&r.act, r.memory, n, cols), r.bytes);
     r.act.n = 0;
-    pare_dot_kernels_get(isa)->quantize[kind](&r.act, x, ldx, n, cols);
+    pare_dot_kernels_get(isa)->quantize(&r.act, x, ldx, n, cols);
     assert_int_equal(r.act.n, n);
     for (size_t i = 0; i < 64; i++) assert_int_equal(r.memory[r.bytes + i], 0x5a);
     return r;
@@ -41,9 +40,9 @@ static float *random_rows(size_t n, unsigned seed) {
     return x;
 }
 
-static void check_definition(const quantized *r, pare_act_kind kind, const float *x, size_t ldx,
-                             size_t n, size_t cols) {
-    size_t group = pare_act_group(kind), padded = (cols + group - 1) / group * group;
+static void check_definition(const quantized *r, const float *x, size_t ldx, size_t n,
+                             size_t cols) {
+    size_t group = PARE_ACT_GROUP, padded = (cols + group - 1) / group * group;
     assert_int_equal(r->act.cols, padded);
     for (size_t i = 0; i < n; i++)
         for (size_t g = 0; g < padded / group; g++) {
@@ -51,7 +50,7 @@ static void check_definition(const quantized *r, pare_act_kind kind, const float
             for (size_t c = g * group; c < (g + 1) * group && c < cols; c++)
                 max = fmaxf(max, fabsf(x[i * ldx + c]));
             assert_true(d == max / 127.0f);
-            int sum = 0;
+            int sum = 0, all = 0;
             for (size_t c = g * group; c < (g + 1) * group; c++) {
                 int q = r->act.q[i * r->act.q_stride + c];
                 float value = c < cols ? x[i * ldx + c] : 0.0f;
@@ -61,23 +60,19 @@ static void check_definition(const quantized *r, pare_act_kind kind, const float
                             0.5 * (double)d * (1 + 1e-4) + 127 * (double)d * 2.4e-7);
                 sum += q;
                 if (c % 16 < 15) continue;
-                assert_int_equal(r->act.sum16[i * r->act.sum_stride + c / 16], sum);
+                assert_true(r->act.sum16[i * r->act.sum_stride + c / 16] == d * (float)sum);
+                all += sum;
                 sum = 0;
             }
+            assert_true(r->act.sum32[i * r->act.d_stride + g] == d * (float)all);
         }
     size_t width = (padded + 255) / 256 * 256;
-    assert_true(r->act.pairs_at >= width);
     for (size_t i = 0; i < n; i++)
-        for (size_t c = 0; c < width; c++) {
-            size_t p = c % 256 / 64, half = c % 64 / 32, second = c % 32 / 16;
-            const int8_t *q = r->act.q + i * r->act.q_stride;
-            if (c >= padded) { /* zeros that may be read */
-                assert_int_equal(q[c], 0);
-                assert_true(r->act.d[i * r->act.d_stride + c / group] == 0);
-                assert_int_equal(r->act.sum16[i * r->act.sum_stride + c / 16], 0);
-            }
-            size_t from = c / 256 * 256 + 32 * (p + 4 * second) + 16 * half + c % 16;
-            assert_int_equal(q[r->act.pairs_at + c], q[from]);
+        for (size_t c = padded; c < width; c++) { /* zeros that may be read */
+            assert_int_equal(r->act.q[i * r->act.q_stride + c], 0);
+            assert_true(r->act.d[i * r->act.d_stride + c / group] == 0);
+            assert_true(r->act.sum32[i * r->act.d_stride + c / group] == 0);
+            assert_true(r->act.sum16[i * r->act.sum_stride + c / 16] == 0);
         }
 }
 
@@ -85,20 +80,19 @@ static void every_level_gives_the_definition(void **state) {
     (void)state;
     const size_t cols[] = {1, 7, 31, 32, 33, 64, 250, 256, 257, 320, 511, 512, 768, 1000, 2048};
     for (size_t t = 0; t < sizeof cols / sizeof *cols; t++)
-        for (int kind = 0; kind < PARE_ACT_KINDS; kind++)
-            for (size_t n = 1; n <= 8; n += 7) {
-                size_t ldx = cols[t] + 3;
-                float *x = random_rows(n * ldx, (unsigned)cols[t]);
-                quantized ref = quantize(PARE_ISA_REF, kind, x, ldx, n, cols[t]);
-                check_definition(&ref, kind, x, ldx, n, cols[t]);
-                for (pare_isa isa = PARE_ISA_AVX2; isa <= pare_isa_best(); isa++) {
-                    quantized fast = quantize(isa, kind, x, ldx, n, cols[t]);
-                    assert_memory_equal(fast.memory, ref.memory, ref.bytes);
-                    free(fast.memory);
-                }
-                free(ref.memory);
-                free(x);
+        for (size_t n = 1; n <= 8; n += 7) {
+            size_t ldx = cols[t] + 3;
+            float *x = random_rows(n * ldx, (unsigned)cols[t]);
+            quantized ref = quantize(PARE_ISA_REF, x, ldx, n, cols[t]);
+            check_definition(&ref, x, ldx, n, cols[t]);
+            for (pare_isa isa = PARE_ISA_AVX2; isa <= pare_isa_best(); isa++) {
+                quantized fast = quantize(isa, x, ldx, n, cols[t]);
+                assert_memory_equal(fast.memory, ref.memory, ref.bytes);
+                free(fast.memory);
             }
+            free(ref.memory);
+            free(x);
+        }
 }
 
 static void special_values(void **state) {
@@ -111,26 +105,25 @@ static void special_values(void **state) {
                  {0x1p-149f, false, true}, {0x1.8p-101f, false, true}, {0x1p-100f, false, false},
                  {3.4e38f, false, false}};
     for (pare_isa isa = PARE_ISA_REF; isa <= pare_isa_best(); isa++)
-        for (int kind = 0; kind < PARE_ACT_KINDS; kind++)
-            for (size_t t = 0; t < sizeof cases / sizeof *cases; t++)
-                for (size_t at = 0; at < 512; at += 37) {
-                    float x[512] = {0};
-                    x[at] = cases[t].value;
-                    x[511 - at] = 0x1p-120f;
-                    quantized r = quantize(isa, kind, x, 512, 1, 512);
-                    size_t g = at / pare_act_group(kind);
-                    float d = r.act.d[g];
-                    if (cases[t].nan) assert_true(isnan(d));
-                    if (cases[t].zero) assert_true(d == 0.0f && !signbit(d));
-                    if (!cases[t].nan && !cases[t].zero) {
-                        assert_true(d == fabsf(cases[t].value) / 127.0f);
-                        assert_int_equal(r.act.q[at], 127);
-                    } else {
-                        for (size_t c = 0; c < 512; c++) assert_int_equal(r.act.q[c], 0);
-                    }
-                    assert_true(r.act.d[g ? 0 : 256 / pare_act_group(kind)] == 0.0f);
-                    free(r.memory);
+        for (size_t t = 0; t < sizeof cases / sizeof *cases; t++)
+            for (size_t at = 0; at < 512; at += 37) {
+                float x[512] = {0};
+                x[at] = cases[t].value;
+                x[511 - at] = 0x1p-120f;
+                quantized r = quantize(isa, x, 512, 1, 512);
+                size_t g = at / PARE_ACT_GROUP;
+                float d = r.act.d[g];
+                if (cases[t].nan) assert_true(isnan(d));
+                if (cases[t].zero) assert_true(d == 0.0f && !signbit(d));
+                if (!cases[t].nan && !cases[t].zero) {
+                    assert_true(d == fabsf(cases[t].value) / 127.0f);
+                    assert_int_equal(r.act.q[at], 127);
+                } else {
+                    for (size_t c = 0; c < 512; c++) assert_int_equal(r.act.q[c], 0);
                 }
+                assert_true(r.act.d[g ? 0 : 256 / PARE_ACT_GROUP] == 0.0f);
+                free(r.memory);
+            }
 }
 
 int main(void) {

@@ -10,7 +10,7 @@
 
 #include "kernels/blocks.h"
 #include "support/test.h"
-#include "tensor/encoding.h"
+#include "tensor/pack.h"
 
 #ifdef PARE_EMULATE
 #define FIRST_LEVEL PARE_ISA_AVX512
@@ -20,7 +20,7 @@
 #define LAST_LEVEL pare_isa_best()
 #endif
 
-enum { MAX_ROWS = 17, SLACK = 64 };
+enum { MAX_ROWS = 17, PANEL_ROWS = 50, SLACK = 64 };
 
 static uint64_t seed = 1;
 
@@ -122,6 +122,22 @@ static pare_tensor make_sparse(pare_runtime *rt, const pare_encoding *e, size_t 
     return t;
 }
 
+/* Dense codes are packed: into a buffer of exact size. */
+static pare_tensor pack(const pare_encoding *e, uint8_t *data, size_t rows, size_t cols) {
+    size_t bytes = pare_tensor_packed_bytes(e, rows, cols),
+           row_bytes = rows * pare_encoding_row_bytes(e, cols);
+    uint8_t *work = malloc(bytes > row_bytes ? bytes : row_bytes);
+    void *scratch = malloc(pare_tensor_pack_scratch(e, cols));
+    memcpy(work, data, row_bytes);
+    pare_tensor t = pare_tensor_wrap(e, work, rows, cols);
+    pare_tensor_pack(&t, PARE_ISA_REF, scratch);
+    t.view.part[0] = memcpy(exact_buffer(bytes), work, bytes);
+    free(scratch);
+    free(work);
+    free(data);
+    return t;
+}
+
 static pare_tensor make(pare_runtime *rt, const pare_encoding *e, size_t rows, size_t cols,
                         pattern p) {
     if (!e->encode_row) return make_sparse(rt, e, rows, cols, p);
@@ -132,7 +148,8 @@ static pare_tensor make(pare_runtime *rt, const pare_encoding *e, size_t rows, s
         fill_floats(data, rows * cols, e);
     else
         for (size_t r = 0; r < rows; r++) fill_row(data + r * row_bytes, row_bytes, e, cols, p);
-    return pare_tensor_wrap(e, data, rows, cols);
+    return pare_encoding_packed(e) ? pack(e, data, rows, cols)
+                                   : pare_tensor_wrap(e, data, rows, cols);
 }
 
 static void drop(pare_tensor *t) {
@@ -163,10 +180,9 @@ static input make_input(const pare_encoding *e, size_t n, size_t cols) {
         }
     if (!e->dot) return in;
     const pare_dot_kernels *k = pare_dot_kernels_get(PARE_ISA_REF);
-    pare_act_kind kind = k->act[e->dot];
-    in.act_memory = aligned_alloc(64, pare_act_place(&in.act, NULL, kind, n, cols));
-    (void)pare_act_place(&in.act, in.act_memory, kind, n, cols);
-    k->quantize[kind](&in.act, in.x, cols, n, cols);
+    in.act_memory = aligned_alloc(64, pare_act_place(&in.act, NULL, n, cols));
+    (void)pare_act_place(&in.act, in.act_memory, n, cols);
+    k->quantize(&in.act, in.x, cols, n, cols);
     return in;
 }
 
@@ -179,11 +195,8 @@ static void run(float *y, size_t ldy, pare_isa isa, const pare_tensor *t, size_t
                 const input *in, size_t first, size_t n) {
     const pare_dot_kernels *k = pare_dot_kernels_get(isa);
     if (t->enc->dot) {
-        pare_act a = in->act;
+        pare_act a = pare_act_row(&in->act, first);
         a.n = n;
-        a.q += first * a.q_stride;
-        a.d += first * a.d_stride;
-        a.sum16 += first * a.sum_stride;
         k->dot[t->enc->dot](y, ldy, &t->view, begin, end, &a);
     } else
         k->dotf[t->enc->dotf](y, ldy, &t->view, begin, end, in->x + first * in->cols, in->cols, n);
@@ -207,12 +220,11 @@ static void exact_dot(double *sum, double *magnitude, const pare_tensor *t, size
         free(w);
         return;
     }
-    pare_act_kind kind = pare_dot_kernels_get(PARE_ISA_REF)->act[e->dot];
     int8_t *q = calloc(padded, 1);
     float *scale = calloc(padded, sizeof *scale), *offset = calloc(padded, sizeof *offset);
     e->codes(q, scale, offset, &t->view, r, 0, cols);
     for (size_t c = 0; c < cols; c++) {
-        double x = (double)in->act.d[i * in->act.d_stride + c / pare_act_group(kind)] *
+        double x = (double)in->act.d[i * in->act.d_stride + c / PARE_ACT_GROUP] *
                    in->act.q[i * in->act.q_stride + c];
         double w = (double)scale[c / e->code_group] * q[c];
         double o = e->has_offset ? offset[c / e->code_group] : 0.0;
@@ -255,7 +267,8 @@ static void check_bits(const pare_tensor *t, const input *in, pare_isa isa) {
     for (size_t i = 0; i < n; i++) run(one + i * rows, rows, isa, t, 0, rows, in, i, 1);
     if (memcmp(all, one, n * rows * sizeof *all) != 0)
         fail_msg("%s, %s: n = %zu differs from n = 1", t->enc->name, pare_isa_name(isa), n);
-    for (size_t split = 1; split < rows; split += 2) {
+    size_t step = t->enc->packed ? 16 : 2, first = t->enc->packed ? 16 : 1;
+    for (size_t split = first; split < rows; split += step) {
         for (size_t k = 0; k < n * rows; k++) one[k] = 12345.0f;
         run(one, rows, isa, t, split, rows, in, 0, n);
         for (size_t i = 0; i < n; i++)
@@ -292,6 +305,7 @@ static void check_encoding(pare_runtime *rt, const pare_encoding *e) {
     for (size_t c = 0; c < count; c++)
         for (pattern p = 0; p < PATTERNS; p++) {
             size_t rows = row_counts[turn % 6], n = 1 + turn * 5 % PARE_DOT_MAX_N;
+            if (pare_encoding_packed(e) && turn % 3 == 0) rows = PANEL_ROWS;
             pare_tensor t = make(rt, e, rows, cols[c], p);
             input in = make_input(e, n, cols[c]);
             for (pare_isa isa = FIRST_LEVEL; isa <= LAST_LEVEL; isa++) {
@@ -346,8 +360,7 @@ static void bad_inputs_show(void **state) {
         for (size_t at = 0; at < 512; at += 73) {
             input in = make_input(e, 3, 512);
             in.x[512 + at] = at & 1 ? NAN : INFINITY;
-            pare_act_kind kind = pare_dot_kernels_get(PARE_ISA_REF)->act[e->dot];
-            pare_dot_kernels_get(PARE_ISA_REF)->quantize[kind](&in.act, in.x, 512, 3, 512);
+            pare_dot_kernels_get(PARE_ISA_REF)->quantize(&in.act, in.x, 512, 3, 512);
             for (pare_isa isa = FIRST_LEVEL; isa <= LAST_LEVEL; isa++) {
                 float y[15];
                 run(y, 5, isa, &t, 0, 5, &in, 0, 3);

@@ -14,6 +14,7 @@
 #include "base/team.h"
 #include "support/test.h"
 #include "tensor/linear.h"
+#include "tensor/pack.h"
 
 enum { BLOCK = 32 };
 
@@ -185,9 +186,10 @@ static double input_error(const float *w, const float *x, size_t cols, size_t gr
 /* Inputs that share a step in int8; 0: x is not quantized. */
 static size_t input_group(const call *c, const pare_encoding *e) {
     if (c->compute == PARE_COMPUTE_EXACT) return 0;
-    if (c->n > PARE_DOT_MAX_N || e->dot == PARE_DOT_NONE)
-        return e->codes && c->isa < PARE_ISA_AMX ? 32 : 0;
-    return pare_act_group(pare_dot_kernels_get(c->isa)->act[e->dot]);
+    if (e->packed && c->n <= pare_dot_kernels_get(c->isa)->packed_max_n) return PARE_ACT_GROUP;
+    if (c->n > PARE_DOT_MAX_N || e->dot == PARE_DOT_NONE || e->block_bytes)
+        return e->codes && c->isa < PARE_ISA_AMX ? PARE_ACT_GROUP : 0;
+    return PARE_ACT_GROUP;
 }
 
 static void check_out(const call *c, const pare_linear_out *o) {
@@ -282,34 +284,92 @@ static void every_shape_is_right(void **state) {
     }
 }
 
+/* Random weights in an encoding of the registry; half of them zero for sparse ones. */
+static pare_tensor make_registered(const pare_encoding *e, size_t rows, size_t cols, bool packed) {
+    float *w = malloc(rows * cols * sizeof *w);
+    for (size_t i = 0; i < rows * cols; i++)
+        w[i] = e->block_bytes == 0 && i % 4 >= 2 ? 0.0f : (float)uniform();
+    pare_runtime *rt = test_runtime(1, pare_isa_best());
+    pare_tensor t = {0};
+    assert_ok(pare_tensor_encode(rt, &t, e, w, rows, cols, NULL, err));
+    if (packed) assert_ok(pare_tensor_repack(&t, pare_isa_best(), err));
+    pare_runtime_free(rt);
+    free(w);
+    return t;
+}
+
+/* As they are stored, and packed. */
 static void registered_encodings_are_right(void **state) {
     (void)state;
     srand(6);
-    enum { ROWS = 21 };
     const size_t counts[] = {1, 5, 18};
     const pare_encoding *e;
     for (size_t k = 0; (e = pare_encoding_at(k)); k++) {
         if (!e->encode_row && !e->encode_matrix) continue;
         size_t cols = 576 % e->block_len ? 512 : 576;
-        float *w = malloc(ROWS * cols * sizeof *w);
-        for (size_t i = 0; i < ROWS * cols; i++)
-            w[i] = e->block_bytes == 0 && i % 4 >= 2 ? 0.0f : (float)uniform();
-        pare_runtime *rt = test_runtime(1, pare_isa_best());
-        pare_tensor t = {0};
-        assert_ok(pare_tensor_encode(rt, &t, e, w, ROWS, cols, NULL, err));
-        pare_runtime_free(rt);
-        free(w);
-        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
-            for (int compute = 0; compute < 2; compute++)
-                for (pare_isa isa = first_level(); isa <= best(); isa++) {
-                    call c = {.isa = isa, .compute = (pare_compute)compute};
-                    set_inputs(&c, counts[i], cols);
-                    add_out(&c, &t, false);
-                    run(&c, 1);
-                    check_out(&c, &c.outs[0]);
-                    free_call(&c);
-                }
-        pare_tensor_free(&t);
+        for (int packed = 0; packed < (pare_encoding_packed(e) ? 2 : 1); packed++) {
+            pare_tensor t = make_registered(e, 21, cols, packed);
+            for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+                for (int compute = 0; compute < 2; compute++)
+                    for (pare_isa isa = first_level(); isa <= best(); isa++) {
+                        call c = {.isa = isa, .compute = (pare_compute)compute};
+                        set_inputs(&c, counts[i], cols);
+                        add_out(&c, &t, false);
+                        run(&c, 1);
+                        check_out(&c, &c.outs[0]);
+                        free_call(&c);
+                    }
+            pare_tensor_free(&t);
+        }
+    }
+}
+
+/* Packed matrices beside one that takes the other path, more rows than one slab: the same bits for
+ * any number of threads; each row as if it were alone; a range of rows its part. */
+static void packed_matrices(void **state) {
+    (void)state;
+    srand(8);
+    const size_t counts[] = {1, 3, 20, 515, 1030};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        pare_tensor t[MAX_OUTS] = {make_registered(pare_encoding_find("q4_k_tail"), 70, 320, true),
+                                   make_registered(pare_encoding_find("q8_0"), 40, 320, true),
+                                   make_registered(pare_encoding_find("f16"), 9, 320, true)};
+        call c = {.isa = best(), .compute = PARE_COMPUTE_FAST};
+        set_inputs(&c, counts[i], 320);
+        for (int o = 0; o < MAX_OUTS; o++) add_out(&c, &t[o], o == 1);
+        run(&c, 1);
+        for (int o = 0; o < MAX_OUTS; o++) check_out(&c, &c.outs[o]);
+        float *first[MAX_OUTS];
+        for (int o = 0; o < MAX_OUTS; o++) {
+            size_t bytes = c.n * c.outs[o].ldy * sizeof(float);
+            first[o] = memcpy(malloc(bytes), c.outs[o].y, bytes);
+        }
+        run(&c, 3);
+        for (int o = 0; o < MAX_OUTS; o++)
+            assert_memory_equal(first[o], c.outs[o].y, c.n * c.outs[o].ldy * sizeof(float));
+
+        bool any_n = pare_dot_kernels_get(best())->packed_max_n == SIZE_MAX;
+        for (int o = 0; o < 2 && any_n; o++) {
+            call last = c;
+            last.n = 1;
+            last.x = c.x + (c.n - 1) * c.ldx;
+            last.n_outs = 0;
+            add_out(&last, &t[o], false);
+            last.outs[0].bias = c.outs[o].bias;
+            last.outs[0].row0 = 16;
+            last.outs[0].rows = t[o].view.rows - 16;
+            run(&last, 2);
+            assert_memory_equal(last.outs[0].y, first[o] + (c.n - 1) * c.outs[o].ldy + 16,
+                                (t[o].view.rows - 16) * sizeof(float));
+            last.outs[0].bias = NULL;
+            last.x = NULL;
+            free_call(&last);
+        }
+        for (int o = 0; o < MAX_OUTS; o++) {
+            free(first[o]);
+            pare_tensor_free(&t[o]);
+        }
+        free_call(&c);
     }
 }
 
@@ -456,6 +516,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_shape_is_right),
         cmocka_unit_test(registered_encodings_are_right),
+        cmocka_unit_test(packed_matrices),
         cmocka_unit_test(ranges_of_rows_give_their_part),
         cmocka_unit_test(matrices_share_an_input),
         cmocka_unit_test(threads_do_not_change_results),

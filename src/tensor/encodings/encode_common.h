@@ -3,6 +3,7 @@
 #define PARE_SRC_TENSOR_ENCODINGS_ENCODE_COMMON_H
 
 #include "kernels/blocks.h"
+#include "kernels/unpack.h"
 #include "tensor/encoding.h"
 
 #include <float.h>
@@ -22,9 +23,6 @@
     static void name##_decode(float *y, const pare_view *w, size_t row, size_t col, size_t n) {    \
         pare_decode_by_codes(y, w, row, col, n, name##_codes, group, with_offset);                 \
     }
-
-typedef void (*pare_codes_fn)(int8_t *q, float *scale, float *offset, const pare_view *w,
-                              size_t row, size_t col, size_t n);
 
 /* y = scale * q + offset in pieces of 256 values. */
 void pare_decode_by_codes(float *y, const pare_view *w, size_t row, size_t col, size_t n,

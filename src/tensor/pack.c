@@ -1,0 +1,252 @@
+/* The packed form of every dense encoding with a packed kernel: its numbers in the panels of
+ * kernels/packed.h. In memory only: no name finds these encodings and no file holds them. */
+#include "tensor/pack.h"
+
+#include "kernels/packed.h"
+#include "tensor/encodings/encode_common.h"
+
+enum { NR = PARE_PACKED_NR };
+
+/* ---- scales of super-blocks as they are stored: of 8 * (32 / group) groups, absent ones 0 ---- */
+
+typedef struct super_scales {
+    uint16_t d, dmin;
+    uint8_t scale[16], min[16];
+} super_scales;
+
+/* Reads super-block `s` of a row; n values of it exist. */
+typedef void read_super_fn(super_scales *to, const pare_view *w, size_t row, size_t s, size_t n);
+
+static void read_q2_k(super_scales *to, const pare_view *w, size_t row, size_t s, size_t n) {
+    const pare_q2_k *b = PARE_BLOCK_AT(pare_q2_k, w, row, 256 * s, 256);
+    (void)n;
+    *to = (super_scales){.d = b->d, .dmin = b->dmin};
+    for (int j = 0; j < 16; j++) {
+        to->scale[j] = b->scales[j] & 15;
+        to->min[j] = b->scales[j] >> 4;
+    }
+}
+
+static void read_q3_k(super_scales *to, const pare_view *w, size_t row, size_t s, size_t n) {
+    const pare_q3_k *b = PARE_BLOCK_AT(pare_q3_k, w, row, 256 * s, 256);
+    (void)n;
+    *to = (super_scales){.d = b->d};
+    pare_unpack_scales_q3_k((int8_t *)to->scale, b->scales);
+}
+
+static void read_head(super_scales *to, const pare_k_head *head) {
+    uint8_t codes[16];
+    pare_unpack_scales_k4(codes, head->scales);
+    *to = (super_scales){.d = head->d, .dmin = head->dmin};
+    memcpy(to->scale, codes, 8);
+    memcpy(to->min, codes + 8, 8);
+}
+
+/* A short super-block begins with the same header. */
+static void read_q4_k(super_scales *to, const pare_view *w, size_t row, size_t s, size_t n) {
+    (void)n;
+    read_head(to, (const pare_k_head *)PARE_BLOCK_AT(pare_q4_k, w, row, 256 * s, 256));
+}
+static void read_q5_k(super_scales *to, const pare_view *w, size_t row, size_t s, size_t n) {
+    (void)n;
+    read_head(to, (const pare_k_head *)PARE_BLOCK_AT(pare_q5_k, w, row, 256 * s, 256));
+}
+
+static void read_q6_k(super_scales *to, const pare_view *w, size_t row, size_t s, size_t n) {
+    const pare_q6_k *b = PARE_BLOCK_AT(pare_q6_k, w, row, 256 * s, 256);
+    *to = (super_scales){0};
+    if (n == 256) {
+        to->d = b->d;
+        memcpy(to->scale, b->scales, 16);
+        return;
+    }
+    const pare_q6_k_piece *piece = (const pare_q6_k_piece *)((const uint8_t *)b + 2);
+    memcpy(&to->d, b, 2);
+    for (size_t k = 0; k < n / 64; k++) memcpy(to->scale + 4 * k, piece[k].scales, 4);
+}
+
+static void read_iq4_xs(super_scales *to, const pare_view *w, size_t row, size_t s, size_t n) {
+    const pare_iq4_xs *b = PARE_BLOCK_AT(pare_iq4_xs, w, row, 256 * s, 256);
+    (void)n;
+    *to = (super_scales){.d = b->d};
+    pare_unpack_scales_iq4_xs((int8_t *)to->scale, b);
+}
+
+/* ---- the encodings ---- */
+
+static size_t n_panels(size_t rows) { return (rows + NR - 1) / NR; }
+
+static bool packed_bytes(size_t *bytes, pare_packed p, size_t rows, size_t cols) {
+    size_t spare;
+    return pare_mul_size(&spare, cols, 64) && rows <= SIZE_MAX - NR &&
+           pare_mul_size(bytes, n_panels(rows), pare_packed_panel_bytes(p, cols));
+}
+
+static const uint8_t *panel_of(const pare_view *w, pare_packed p, size_t row) {
+    return (const uint8_t *)w->part[0] + row / NR * pare_packed_panel_bytes(p, w->cols);
+}
+
+#define X(name_, kind_, bits_, group_, zero_, table_)                                              \
+    static void name_##_codes(int8_t *q, float *scale, float *offset, const pare_view *w,          \
+                              size_t row, size_t col, size_t n) {                                  \
+        pare_packed p = pare_packed_formats[PARE_DOT_##name_];                                     \
+        pare_packed_unpack_row(q, scale, offset, p, panel_of(w, p, row), row % NR, col, n);        \
+    }                                                                                              \
+    PARE_DECODE_BY_CODES(name_, group_, kind_ != PARE_PACKED_D && kind_ != PARE_PACKED_K)          \
+    static bool name_##_sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols) {            \
+        return packed_bytes(bytes, pare_packed_formats[PARE_DOT_##name_], rows, cols);             \
+    }                                                                                              \
+    static const pare_encoding packed_##name_ = {                                                  \
+        .name = #name_,                                                                            \
+        .summary = "in packed panels",                                                             \
+        .ggml_type = -1,                                                                           \
+        .block_len = 32,                                                                           \
+        .n_parts = 1,                                                                              \
+        .parts = {{"", "U8", 1, false}},                                                           \
+        .part_sizes = name_##_sizes,                                                               \
+        .decode = name_##_decode,                                                                  \
+        .codes = name_##_codes,                                                                    \
+        .code_group = group_,                                                                      \
+        .code_min = (table_) || (bits_) == 8 ? -128 : -(zero_),                                    \
+        .code_max = (table_) || (bits_) == 8 ? 127 : (1 << (bits_)) - 1 - (zero_),                 \
+        .has_offset = kind_ != PARE_PACKED_D && kind_ != PARE_PACKED_K,                            \
+        .dot = PARE_DOT_##name_,                                                                   \
+        .packed = &pare_packed_formats[PARE_DOT_##name_]};
+PARE_PACKED_LIST(X)
+#undef X
+
+static const struct {
+    const pare_encoding *from, *to;
+    read_super_fn *read_super; /* NULL: scales per block */
+} forms[] = {
+    {&pare_enc_q4_0, &packed_q4_0, NULL},
+    {&pare_enc_q4_1, &packed_q4_1, NULL},
+    {&pare_enc_q5_0, &packed_q5_0, NULL},
+    {&pare_enc_q5_1, &packed_q5_1, NULL},
+    {&pare_enc_q8_0, &packed_q8_0, NULL},
+    {&pare_enc_iq4_nl, &packed_iq4_nl, NULL},
+    {&pare_enc_q2_k, &packed_q2_k, read_q2_k},
+    {&pare_enc_q3_k, &packed_q3_k, read_q3_k},
+    {&pare_enc_q4_k, &packed_q4_k, read_q4_k},
+    {&pare_enc_q4_k_tail, &packed_q4_k, read_q4_k},
+    {&pare_enc_q5_k, &packed_q5_k, read_q5_k},
+    {&pare_enc_q5_k_tail, &packed_q5_k, read_q5_k},
+    {&pare_enc_q6_k, &packed_q6_k, read_q6_k},
+    {&pare_enc_q6_k_tail, &packed_q6_k, read_q6_k},
+    {&pare_enc_iq4_xs, &packed_iq4_xs, read_iq4_xs},
+};
+enum { N_FORMS = sizeof forms / sizeof *forms };
+
+static size_t form_of(const pare_encoding *e) {
+    size_t i = 0;
+    while (i < N_FORMS && forms[i].from != e) i++;
+    return i;
+}
+
+const pare_encoding *pare_encoding_packed(const pare_encoding *e) {
+    size_t i = form_of(e);
+    return i < N_FORMS ? forms[i].to : NULL;
+}
+
+/* ---- packing ---- */
+
+/* The codes of a level's table, or -1. */
+static void invert_table(uint8_t index[256]) {
+    memset(index, 0, 256);
+    for (int i = 0; i < 16; i++) index[(uint8_t)pare_iq4_values[i]] = (uint8_t)i;
+}
+
+/* 256 inputs (or the row's rest) of a row as blocks of one row, to[b * NR]. */
+static void take_row(pare_packed_row *to, const pare_tensor *t, pare_packed p, read_super_fn *read,
+                     pare_codes_fn codes, const uint8_t index[256], size_t row, size_t col,
+                     size_t n) {
+    int8_t q[256];
+    float scale[16], offset[16];
+    super_scales super = {0};
+    size_t subs = 32u / p.group;
+    codes(q, scale, offset, &t->view, row, col, n);
+    if (read) read(&super, &t->view, row, col / 256, n);
+    for (size_t b = 0; b < n / 32; b++, to += NR) {
+        for (size_t i = 0; i < 32; i++) {
+            int8_t c = q[32 * b + i];
+            to->code[i] = p.table ? index[(uint8_t)c] : (uint8_t)(c + p.zero);
+        }
+        if (read) {
+            to->d = super.d;
+            to->m = super.dmin;
+            memcpy(to->scale, super.scale + b * subs, subs);
+            memcpy(to->min, super.min + b * subs, subs);
+        } else {
+            to->d = pare_f32_to_f16(scale[b]); /* where it came from */
+            to->m = p.kind == PARE_PACKED_DM ? pare_f32_to_f16(offset[b]) : 0;
+        }
+    }
+}
+
+static void pack_panel(void *panel, const pare_tensor *t, pare_packed p, size_t form,
+                       pare_codes_fn codes, const uint8_t index[256], size_t row0) {
+    pare_packed_row rows[8 * NR];
+    size_t n_rows = t->view.rows - row0 < NR ? t->view.rows - row0 : NR;
+    for (size_t col = 0; col < t->view.cols; col += 256) {
+        size_t n = t->view.cols - col < 256 ? t->view.cols - col : 256;
+        memset(rows, 0, sizeof rows);
+        for (size_t r = 0; r < n_rows; r++)
+            take_row(rows + r, t, p, forms[form].read_super, codes, index, row0 + r, col, n);
+        for (size_t b = 0; b < n / 32; b++)
+            pare_packed_write(panel, p, col / 32 + b, rows + b * NR);
+    }
+}
+
+size_t pare_tensor_packed_bytes(const pare_encoding *e, size_t rows, size_t cols) {
+    const pare_encoding *packed = pare_encoding_packed(e);
+    size_t bytes;
+    if (!packed || !packed_bytes(&bytes, *packed->packed, rows, cols)) return 0;
+    return bytes;
+}
+
+size_t pare_tensor_pack_scratch(const pare_encoding *e, size_t cols) {
+    return pare_tensor_packed_bytes(e, NR, cols);
+}
+
+void pare_tensor_pack(pare_tensor *t, pare_isa isa, void *scratch) {
+    size_t form = form_of(t->enc);
+    if (form == N_FORMS) return;
+    const pare_encoding *to = forms[form].to;
+    pare_packed p = *to->packed;
+    pare_codes_fn codes = pare_unpack_kernels_get(isa)->codes[t->enc->dot];
+    if (!codes) codes = t->enc->codes;
+    uint8_t index[256], *memory = (uint8_t *)t->view.part[0];
+    invert_table(index);
+    size_t panel_bytes = pare_packed_panel_bytes(p, t->view.cols), n = n_panels(t->view.rows);
+    /* In place: a panel that is larger than its rows overwrites rows before which all later ones
+     * must have been read, a smaller one those after it. */
+    bool backwards = panel_bytes > NR * t->view.row_bytes;
+    for (size_t k = 0; k < n; k++) {
+        size_t i = backwards ? n - 1 - k : k;
+        pack_panel(scratch, t, p, form, codes, index, i * NR);
+        memcpy(memory + i * panel_bytes, scratch, panel_bytes);
+    }
+    t->enc = to;
+    t->view.row_bytes = 0;
+    t->part_bytes[0] = n * panel_bytes;
+}
+
+pare_status pare_tensor_repack(pare_tensor *t, pare_isa isa, pare_error *err) {
+    size_t bytes = pare_tensor_packed_bytes(t->enc, t->view.rows, t->view.cols);
+    if (!pare_encoding_packed(t->enc)) return PARE_OK;
+    size_t room = bytes > t->part_bytes[0] ? bytes : t->part_bytes[0];
+    void *memory = bytes ? pare_big_alloc(room + 64) : NULL;
+    void *scratch = pare_malloc(pare_tensor_pack_scratch(t->enc, t->view.cols), 1);
+    if (!memory || !scratch) {
+        if (memory) pare_big_free(memory, room + 64);
+        pare_free(scratch);
+        return pare_fail(err, PARE_ERR_NOMEM, "%zu bytes to pack weights", room);
+    }
+    memcpy(memory, t->view.part[0], t->part_bytes[0]);
+    if (t->storage) pare_big_free(t->storage, t->storage_bytes);
+    t->view.part[0] = t->storage = memory;
+    t->storage_bytes = room + 64;
+    pare_tensor_pack(t, isa, scratch);
+    pare_free(scratch);
+    return PARE_OK;
+}
