@@ -16,7 +16,7 @@
 
 #define PARE_DOT_MAX_N 16
 
-/* The formats that have a kernel, up to iq4_xs packed ones. Encodings name theirs. */
+/* The formats that have a kernel, packed ones (packed.h) among them. Encodings name theirs. */
 #define PARE_DOT_LIST(X)                                                                           \
     X(q4_0)                                                                                        \
     X(q4_1)                                                                                        \
@@ -36,7 +36,7 @@
     X(nm24_q4)                                                                                     \
     X(nm48_q8)                                                                                     \
     X(nm48_q4)
-#define PARE_DOT_F32_LIST(X) X(f32) X(f16) X(bf16) X(bitmap_bf16) X(nm_bf16)
+#define PARE_DOT_F32_LIST(X) X(f32) X(f16) X(bf16) X(bitmap_bf16) X(nm_bf16) X(nm24_bf16)
 
 typedef enum pare_dot_id {
     PARE_DOT_NONE = 0,

@@ -122,7 +122,5 @@ static codes nm_codes(const pare_view *w, size_t r, size_t bits) {
     }
 DOT_REF(bitmap_q8, bitmap, 8)
 DOT_REF(bitmap_q4, bitmap, 4)
-DOT_REF(nm24_q8, nm, 8)
-DOT_REF(nm24_q4, nm, 4)
 DOT_REF(nm48_q8, nm, 8)
 DOT_REF(nm48_q4, nm, 4)

@@ -61,6 +61,31 @@ INLINE void signed_sums(__m256i s[][2], pare_packed p, const uint8_t *codes, con
     }
 }
 
+/* 2:4: of 8 inputs, broadcast, each row takes its 4. The products of small levels add up in 16
+ * bits. */
+INLINE void two_four_sums(__m256i s[][2], pare_packed p, const uint8_t *codes, const int8_t *x,
+                          size_t ldx, const int M) {
+    const bool small = p.table == PARE_TABLE_SPARSE;
+    UNROLL for (int j = 0; j < 4; j++) UNROLL for (int h = 0; h < 2; h++) {
+        __m256i w = quad(p, codes, j, h), size = _mm256_abs_epi8(w), at = places(p, codes, j, h);
+        UNROLL for (int i = 0; i < M; i++) {
+            long long eight;
+            memcpy(&eight, x + (size_t)i * ldx + 8 * j, 8);
+            __m256i q = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), at);
+            __m256i sum = _mm256_maddubs_epi16(size, _mm256_sign_epi8(q, w));
+            if (small) {
+                sum = j ? _mm256_add_epi16(s[i][h], sum) : sum;
+                if (j == 3) sum = _mm256_madd_epi16(sum, ones_16());
+            } else {
+                sum = _mm256_madd_epi16(sum, ones_16());
+                if (j) sum = _mm256_add_epi32(s[i][h], sum);
+            }
+            s[i][h] = sum;
+            KEEP(s[i][h]);
+        }
+    }
+}
+
 /* ---- a panel ---- */
 
 /* c[M][2] = a panel times M rows of x from row i0 on. */
@@ -83,8 +108,12 @@ INLINE void panel_rows(__m256 c[][2], pare_packed p, const uint8_t *panel, size_
         prefetch(block, block_bytes);
         UNROLL for (int sub = 0; sub < subs; sub++) {
             __m256i s[MAX_M][2];
-            (is_signed(p) ? signed_sums : unsigned_sums)(s, p, block + pare_packed_scale_bytes(p),
-                                                         q, ldq, sub * p.group / 4, p.group / 4, M);
+            const uint8_t *codes = block + pare_packed_scale_bytes(p);
+            if (p.two_four)
+                two_four_sums(s, p, codes, q, ldq, M);
+            else
+                (is_signed(p) ? signed_sums : unsigned_sums)(s, p, codes, q, ldq, sub * p.group / 4,
+                                                             p.group / 4, M);
             scales v = group_scales(p, head, block, sub);
             UNROLL for (int i = 0; i < M; i++) {
                 __m256 dx = _mm256_broadcast_ss(d + (size_t)i * ldd);
@@ -134,12 +163,63 @@ INLINE void dot_packed(float *y, size_t ldy, const pare_view *w, size_t row_begi
     }
 }
 
-#define X(name, kind_, bits_, group_, zero_, table_)                                               \
+#define X(name, ...)                                                                               \
     void pare_dot_##name##_avx2(float *y, size_t ldy, const pare_view *w, size_t row_begin,        \
                                 size_t row_end, const pare_act *x) {                               \
-        const pare_packed p = {                                                                    \
-            .kind = kind_, .bits = bits_, .group = group_, .zero = zero_, .table = table_};        \
+        const pare_packed p = {__VA_ARGS__};                                                       \
         dot_packed(y, ldy, w, row_begin, row_end, x, p);                                           \
     }
 PARE_PACKED_LIST(X)
 #undef X
+
+/* ---- 2:4 in bf16 ---- */
+
+/* c[M][2] = a panel times M rows of x; a block is summed before it is added. */
+INLINE void panel24_rows(__m256 c[][2], const uint8_t *panel, size_t blocks, const float *x,
+                         size_t ldx, const int M) {
+    const size_t block_bytes = pare_packed_block_bytes(pare_packed_nm24_bf16);
+    const __m256i upper = _mm256_set1_epi32((int)0xffff0000);
+    UNROLL for (int i = 0; i < M; i++) c[i][0] = c[i][1] = _mm256_setzero_ps();
+    for (size_t b = 0; b < blocks; b++, panel += block_bytes, x += 32) {
+        prefetch(panel, block_bytes);
+        UNROLL for (int h = 0; h < 2; h++) {
+            __m256i at = load_256(panel + 512 + 32 * h);
+            __m256 sum[MAX_M];
+            UNROLL for (int g = 0; g < 8; g++) {
+                __m256i v = load_256(panel + (g * NR + 8 * h) * 4);
+                __m256 w0 = _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
+                __m256 w1 = _mm256_castsi256_ps(_mm256_and_si256(v, upper));
+                /* a permutation looks at the lowest two bits */
+                __m256i at0 = _mm256_srli_epi32(at, 4 * g), at1 = _mm256_srli_epi32(at, 4 * g + 2);
+                UNROLL for (int i = 0; i < M; i++) {
+                    __m256 four =
+                        _mm256_broadcast_ps((const __m128 *)(x + (size_t)i * ldx + 4 * g));
+                    __m256 x0 = _mm256_permutevar_ps(four, at0);
+                    sum[i] = g ? _mm256_fmadd_ps(w0, x0, sum[i]) : _mm256_mul_ps(w0, x0);
+                    sum[i] = _mm256_fmadd_ps(w1, _mm256_permutevar_ps(four, at1), sum[i]);
+                }
+            }
+            UNROLL for (int i = 0; i < M; i++) c[i][h] = _mm256_add_ps(c[i][h], sum[i]);
+        }
+    }
+}
+
+#define ROWS24(M)                                                                                  \
+    do {                                                                                           \
+        __m256 c[MAX_M][2];                                                                        \
+        panel24_rows(c, panel, w->cols / 32, x + i * ldx, ldx, M);                                 \
+        UNROLL for (int k = 0; k < (M); k++) store(y + (i + (size_t)k) * ldy + r, c[k], rows);     \
+    } while (0)
+
+void pare_dotf_nm24_bf16_avx2(float *y, size_t ldy, const pare_view *w, size_t row_begin,
+                              size_t row_end, const float *x, size_t ldx, size_t n) {
+    const size_t panel_bytes = pare_packed_panel_bytes(pare_packed_nm24_bf16, w->cols);
+    for (size_t r = row_begin; r < row_end; r += NR) {
+        const uint8_t *panel = (const uint8_t *)w->part[0] + r / NR * panel_bytes;
+        size_t rows = row_end - r < NR ? row_end - r : NR, i = 0;
+        for (; i + MAX_M <= n; i += MAX_M) ROWS24(MAX_M);
+        if (n - i == 3) ROWS24(3);
+        if (n - i == 2) ROWS24(2);
+        if (n - i == 1) ROWS24(1);
+    }
+}

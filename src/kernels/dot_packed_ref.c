@@ -48,3 +48,19 @@ static void dot_packed(float *y, size_t ldy, const pare_view *w, size_t row_begi
     }
 PARE_PACKED_LIST(X)
 #undef X
+
+void pare_dotf_nm24_bf16_ref(float *y, size_t ldy, const pare_view *w, size_t row_begin,
+                             size_t row_end, const float *x, size_t ldx, size_t n) {
+    size_t panel_bytes = pare_packed_panel_bytes(pare_packed_nm24_bf16, w->cols);
+    for (size_t r = row_begin; r < row_end; r++) {
+        const uint8_t *panel = (const uint8_t *)w->part[0] + r / NR * panel_bytes;
+        for (size_t i = 0; i < n; i++) {
+            float sum = 0.0f, v[32];
+            for (size_t c = 0; c < w->cols; c += 32) {
+                pare_packed24_row(v, panel, r % NR, c, 32);
+                for (size_t k = 0; k < 32; k++) sum += v[k] * x[i * ldx + c + k];
+            }
+            y[i * ldy + r] = sum;
+        }
+    }
+}

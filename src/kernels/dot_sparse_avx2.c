@@ -4,9 +4,6 @@
  * values to their columns. Where the values of byte j of a mask begin is counted from the mask's
  * start, not from byte j - 1, so that no step waits for the one before.
  *
- * 2:4 with integers goes the other way: the masks of 64 columns become the places of their 32
- * stored values, and x is gathered for those, so one product does the work of two.
- *
  * Values are read up to 31 bytes past those that count. */
 #include "kernels/dot_avx2.h"
 #include "kernels/dot_sparse.h"
@@ -124,9 +121,8 @@ enum { GROUPS = 8 };
 
 /* What the formats differ in; constant after inlining. */
 typedef struct format {
-    int bits;     /* 8 or 4 */
-    bool bitmap;  /* else half of the values are stored */
-    bool quarter; /* 2:4 */
+    int bits;    /* 8 or 4 */
+    bool bitmap; /* else half of the values are stored */
 } format;
 
 INLINE __m256i levels(__m256i nibbles) {
@@ -178,49 +174,7 @@ INLINE __m256i spread(const uint8_t *values, uint32_t mask, format f) {
                                _mm256_add_epi8(control, _mm256_set_epi64x(second, 0, second, 0)));
 }
 
-/* The places of the stored values of 64 columns of 2:4, in their 16 columns:
- *
- *     lanes  |  columns 0..15, 32..47  |  16..31, 48..63
- *
- * Every mask byte fills a dword: the places in its low nibble, then those in the high one. A nibble
- * has two bits set, so with its lowest bit turned over (an odd number of bits) it stands for the
- * second place in the same table of 16. */
-INLINE __m256i places_24(uint64_t mask) {
-    const __m256i byte = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 4, 4, 4, 4, 5, 5, 5, 5, 2, 2, 2,
-                                          2, 3, 3, 3, 3, 6, 6, 6, 6, 7, 7, 7, 7);
-    /* even: the first place of 0011 0101 0110 1001 1010 1100; odd: the second of those ^ 1 */
-    const __m256i table =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 1, 0, 2, 0, 1, 2, 3, 0, 1, 3, 2, 3, 0, 0));
-    __m256i v = _mm256_shuffle_epi8(_mm256_set1_epi64x((long long)mask), byte);
-    v = _mm256_and_si256(v, _mm256_set1_epi32((int)0xf0f00f0f));
-    v = _mm256_blend_epi16(v, _mm256_srli_epi32(v, 4), 0xaa);
-    v = _mm256_xor_si256(v, _mm256_set1_epi16(0x0100));
-    return _mm256_add_epi8(_mm256_shuffle_epi8(table, v), _mm256_set1_epi64x(0x0c0c080804040000));
-}
-
-/* The stored values of 64 columns in the order of places_24. */
-INLINE __m256i stored_24(const uint8_t *values, format f) {
-    if (f.bits == 8) return _mm256_permute4x64_epi64(load_256(values), 0xd8);
-    return codes_4(_mm256_broadcastsi128_si256(load_128(values)));
-}
-
-/* Groups 2k and 2k + 1 of a block of 2:4; `pair` = both are there. */
-INLINE void add_24(__m256 *acc, const __m256 *d, int k, uint64_t mask, const uint8_t *values,
-                   const int8_t *q, size_t q_stride, size_t n, bool pair, format f) {
-    __m256i places = places_24(mask), w = stored_24(values, f), abs_w = _mm256_abs_epi8(w);
-    int a = 2 * k, b = 2 * k + 1;
-    __m256i group = _mm256_setr_epi32(a, a, b, b, a, a, b, b);
-    for (size_t i = 0; i < n; i++, q += q_stride) {
-        __m256i x0 = _mm256_shuffle_epi8(load_256(q), places), x1 = _mm256_setzero_si256();
-        if (pair) x1 = _mm256_shuffle_epi8(load_256(q + 32), places);
-        __m256i x = _mm256_sign_epi8(_mm256_blend_epi32(x0, x1, 0xcc), w);
-        __m256i dot = _mm256_madd_epi16(_mm256_maddubs_epi16(abs_w, x), ones_16());
-        acc[i] =
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_permutevar8x32_ps(d[i], group), acc[i]);
-    }
-}
-
-/* Group g of a block of the others. */
+/* Group g of a block. */
 INLINE void add_spread(__m256 *acc, const __m256 *d, int g, uint32_t mask, const uint8_t *values,
                        const int8_t *q, size_t q_stride, size_t n, format f) {
     __m256i w = spread(values, mask, f);
@@ -264,12 +218,6 @@ INLINE void add_block(__m256 *acc, const __m256 *d, place *p, const uint8_t *mas
         p->at += count;
     } else {
         p->a.values += n_groups * 2 * f.bits;
-    }
-    if (f.quarter) {
-        UNROLL for (int k = 0; 2 * k < n_groups; k++)
-            add_24(acc, d, k, load_u64(mask + 8 * k), values + 4 * k * f.bits, q + 64 * k,
-                   x->q_stride, n, 2 * k + 1 < n_groups, f);
-        return;
     }
     UNROLL for (int g = 0; g < n_groups; g++) {
         uint32_t m = load_u32(mask + 4 * g);
@@ -328,7 +276,5 @@ INLINE void dot_sparse(float *y, size_t ldy, row a, size_t cols, const pare_act 
     }
 DOT(bitmap_q8, bitmap, .bits = 8, .bitmap = true)
 DOT(bitmap_q4, bitmap, .bits = 4, .bitmap = true)
-DOT(nm24_q8, nm, .bits = 8, .quarter = true)
-DOT(nm24_q4, nm, .bits = 4, .quarter = true)
 DOT(nm48_q8, nm, .bits = 8)
 DOT(nm48_q4, nm, .bits = 4)

@@ -21,8 +21,15 @@
  *   K     s8 s [32 / group][16]                       d * s * (code - zero)
  *   KM    u8 s [32 / group][16], m [32 / group][16]   d * s * code - dmin * m
  *   KM4   u8 [32 / group][16]: s | m << 4             the same
+ *   B     bf16 d [16]                                 d * (code - zero)
+ *   NONE  nothing                                     code: bf16
  *
- * With `table` a code is an index of pare_iq4_values. */
+ * With a table a code is an index of it.
+ *
+ * 2:4: of every 4 inputs two are stored, so a block has 4 quads, and quad s holds those of inputs
+ * 8 s .. 8 s + 7, in order. Behind the codes follow their places among the 4, 64 bytes: a plane of
+ * 2 bits like those of codes. Values of 16 bits are [8 groups of 4][16 rows][2], and the places of
+ * row r are the word r: bits 4 g and 4 g + 2 begin those of group g. */
 #ifndef PARE_SRC_KERNELS_PACKED_H
 #define PARE_SRC_KERNELS_PACKED_H
 
@@ -35,50 +42,69 @@ typedef enum pare_packed_kind {
     PARE_PACKED_DM,
     PARE_PACKED_K,
     PARE_PACKED_KM,
-    PARE_PACKED_KM4
+    PARE_PACKED_KM4,
+    PARE_PACKED_B,
+    PARE_PACKED_NONE
 } pare_packed_kind;
+
+typedef enum pare_packed_table {
+    PARE_TABLE_NONE,
+    PARE_TABLE_IQ4,   /* pare_iq4_values */
+    PARE_TABLE_SPARSE /* pare_sparse_levels */
+} pare_packed_table;
 
 typedef struct pare_packed {
     pare_packed_kind kind;
-    uint8_t bits;  /* of a code: 2, 3, 4, 5, 6, 8; 0 = not a packed format */
+    uint8_t bits;  /* of a code: 2, 3, 4, 5, 6, 8, 16; 0 = not a packed format */
     uint8_t group; /* inputs that share a scale: 16 or 32 */
     uint8_t zero;
-    bool table;
+    pare_packed_table table;
+    bool two_four; /* 2:4 */
 } pare_packed;
 
-/* X(name, kind, bits, group, zero, table); the names are those of pare_dot_id. */
+/* X(name, kind, bits, group, zero, table, two_four); the names are those of pare_dot_id. */
 #define PARE_PACKED_LIST(X)                                                                        \
-    X(q4_0, PARE_PACKED_D, 4, 32, 8, false)                                                        \
-    X(q4_1, PARE_PACKED_DM, 4, 32, 0, false)                                                       \
-    X(q5_0, PARE_PACKED_D, 5, 32, 16, false)                                                       \
-    X(q5_1, PARE_PACKED_DM, 5, 32, 0, false)                                                       \
-    X(q8_0, PARE_PACKED_D, 8, 32, 0, false)                                                        \
-    X(iq4_nl, PARE_PACKED_D, 4, 32, 0, true)                                                       \
-    X(q2_k, PARE_PACKED_KM4, 2, 16, 0, false)                                                      \
-    X(q3_k, PARE_PACKED_K, 3, 16, 4, false)                                                        \
-    X(q4_k, PARE_PACKED_KM, 4, 32, 0, false)                                                       \
-    X(q5_k, PARE_PACKED_KM, 5, 32, 0, false)                                                       \
-    X(q6_k, PARE_PACKED_K, 6, 16, 32, false)                                                       \
-    X(iq4_xs, PARE_PACKED_K, 4, 32, 0, true)
+    X(q4_0, PARE_PACKED_D, 4, 32, 8, PARE_TABLE_NONE, false)                                       \
+    X(q4_1, PARE_PACKED_DM, 4, 32, 0, PARE_TABLE_NONE, false)                                      \
+    X(q5_0, PARE_PACKED_D, 5, 32, 16, PARE_TABLE_NONE, false)                                      \
+    X(q5_1, PARE_PACKED_DM, 5, 32, 0, PARE_TABLE_NONE, false)                                      \
+    X(q8_0, PARE_PACKED_D, 8, 32, 0, PARE_TABLE_NONE, false)                                       \
+    X(iq4_nl, PARE_PACKED_D, 4, 32, 0, PARE_TABLE_IQ4, false)                                      \
+    X(q2_k, PARE_PACKED_KM4, 2, 16, 0, PARE_TABLE_NONE, false)                                     \
+    X(q3_k, PARE_PACKED_K, 3, 16, 4, PARE_TABLE_NONE, false)                                       \
+    X(q4_k, PARE_PACKED_KM, 4, 32, 0, PARE_TABLE_NONE, false)                                      \
+    X(q5_k, PARE_PACKED_KM, 5, 32, 0, PARE_TABLE_NONE, false)                                      \
+    X(q6_k, PARE_PACKED_K, 6, 16, 32, PARE_TABLE_NONE, false)                                      \
+    X(iq4_xs, PARE_PACKED_K, 4, 32, 0, PARE_TABLE_IQ4, false)                                      \
+    X(nm24_q8, PARE_PACKED_B, 8, 32, 0, PARE_TABLE_NONE, true)                                     \
+    X(nm24_q4, PARE_PACKED_B, 4, 32, 0, PARE_TABLE_SPARSE, true)
 
 /* The format of a kernel; bits 0 for those that take another. */
 extern const pare_packed pare_packed_formats[PARE_DOT_COUNT];
+/* 2:4 in bf16, which takes x in f32. */
+static const pare_packed pare_packed_nm24_bf16 = {
+    .kind = PARE_PACKED_NONE, .bits = 16, .group = 32, .two_four = true};
 
 enum { PARE_PACKED_NR = 16 };
 
 static inline bool pare_packed_has_offset(pare_packed p) {
-    return p.kind != PARE_PACKED_D && p.kind != PARE_PACKED_K;
+    return p.kind == PARE_PACKED_DM || p.kind == PARE_PACKED_KM || p.kind == PARE_PACKED_KM4;
 }
 static inline size_t pare_packed_head_bytes(pare_packed p) {
-    return p.kind == PARE_PACKED_K ? 32 : p.kind >= PARE_PACKED_KM ? 64 : 0;
+    if (p.kind == PARE_PACKED_K) return 32;
+    return p.kind == PARE_PACKED_KM || p.kind == PARE_PACKED_KM4 ? 64 : 0;
 }
 static inline size_t pare_packed_scale_bytes(pare_packed p) {
-    if (p.kind == PARE_PACKED_D) return 32;
+    if (p.kind == PARE_PACKED_NONE) return 0;
+    if (p.kind == PARE_PACKED_D || p.kind == PARE_PACKED_B) return 32;
     if (p.kind == PARE_PACKED_DM) return 64;
     return (p.kind == PARE_PACKED_KM ? 2 : 1) * PARE_PACKED_NR * (32u / p.group);
 }
+static inline size_t pare_packed_code_bytes(pare_packed p) {
+    return PARE_PACKED_NR * 4u * p.bits / (p.two_four ? 2 : 1);
+}
 static inline size_t pare_packed_block_bytes(pare_packed p) {
-    return pare_packed_scale_bytes(p) + PARE_PACKED_NR * 4u * p.bits;
+    return pare_packed_scale_bytes(p) + pare_packed_code_bytes(p) + (p.two_four ? 64 : 0);
 }
 /* cols: a multiple of 32. */
 static inline size_t pare_packed_panel_bytes(pare_packed p, size_t cols) {
@@ -106,7 +132,7 @@ static inline uint32_t pare_packed_field(const uint8_t *plane, unsigned bits, si
     return unit >> j % fields * bits & ((1u << bits) - 1) * 0x01010101u;
 }
 
-/* Of a block: the stored codes of inputs 4 j .. 4 j + 3 of row r, a byte each. */
+/* Of a block: quad j of row r, four stored codes, a byte each. Not for 16 bits. */
 static inline uint32_t pare_packed_quad(pare_packed p, const uint8_t *block, size_t j, size_t r) {
     const uint8_t *codes = block + pare_packed_scale_bytes(p);
     unsigned low = pare_packed_low_bits(p), high = p.bits - low;
@@ -136,12 +162,18 @@ void pare_packed_unpack_row(int8_t *q, float *scale, float *offset, pare_packed 
 /* What one row puts into a block. */
 typedef struct pare_packed_row {
     uint8_t code[32];         /* stored codes: nothing subtracted, indices of the table */
-    uint16_t d, m;            /* f16; m: minimum or dmin. Of kinds with heads the block's first row
-                                 of each super-block counts */
+    uint8_t place[16];        /* 2:4: of code i, among inputs 4 (i / 2) .. + 3; two differ */
+    uint16_t d, m;            /* f16, of kind B bf16; m: minimum or dmin. Of kinds with heads those
+                                 of each super-block's first block count */
     uint8_t scale[2], min[2]; /* of the 32 / group groups; K: scale as the bits of an int8 */
 } pare_packed_row;
 
 /* Writes rows[NR] into block number `block` of a panel. */
 void pare_packed_write(void *panel, pare_packed p, size_t block, const pare_packed_row *rows);
+
+/* The same for bf16: row r's stored values and their places. And a row of it, decoded. */
+void pare_packed24_write(void *panel, size_t block, const uint16_t values[][16],
+                         const uint8_t places[][16]);
+void pare_packed24_row(float *w, const void *panel, size_t row, size_t col, size_t cols);
 
 #endif

@@ -19,7 +19,7 @@ INLINE __m256i field(const uint8_t *plane, const int bits, const int j, const in
     return _mm256_and_si256(v, _mm256_set1_epi8((char)(((1 << bits) - 1) << up)));
 }
 
-INLINE bool is_signed(pare_packed p) { return p.bits == 8 || p.table; }
+INLINE bool is_signed(pare_packed p) { return p.bits == 8 || p.table != PARE_TABLE_NONE; }
 
 /* Quad j of a block. */
 INLINE __m256i quad(pare_packed p, const uint8_t *codes, const int j, const int h) {
@@ -27,8 +27,15 @@ INLINE __m256i quad(pare_packed p, const uint8_t *codes, const int j, const int 
     const int low = p.bits < 4 ? 2 : 4, high = p.bits - low;
     __m256i v = field(codes, low, j, h, 0);
     if (high) v = _mm256_or_si256(v, field(codes + 4 * NR * low, high, j, h, low));
-    if (!p.table) return v;
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128(pare_iq4_values)), v);
+    if (p.table == PARE_TABLE_NONE) return v;
+    const int8_t *table = p.table == PARE_TABLE_IQ4 ? pare_iq4_values : pare_sparse_levels;
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128(table)), v);
+}
+
+/* 2:4: where the values of stored quad j stand among 8 inputs, for a shuffle of those. */
+INLINE __m256i places(pare_packed p, const uint8_t *codes, const int j, const int h) {
+    __m256i v = field(codes + pare_packed_code_bytes(p), 2, j, h, 0);
+    return _mm256_or_si256(v, _mm256_set1_epi32(0x04040000));
 }
 
 /* ---- scales ---- */
@@ -52,6 +59,12 @@ INLINE scales group_scales(pare_packed p, const uint8_t *head, const uint8_t *bl
     UNROLL for (int h = 0; h < 2; h++) {
         const uint8_t *s = block + sub * NR + 8 * h;
         switch (p.kind) {
+        case PARE_PACKED_NONE:
+            break;
+        case PARE_PACKED_B:
+            v.scale[h] = _mm256_castsi256_ps(
+                _mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(block + 16 * h)), 16));
+            break;
         case PARE_PACKED_D:
         case PARE_PACKED_DM:
             v.scale[h] = halves_ps(block + 16 * h);
@@ -71,7 +84,8 @@ INLINE scales group_scales(pare_packed p, const uint8_t *head, const uint8_t *bl
         }
         if (p.kind == PARE_PACKED_DM) v.offset[h] = halves_ps(block + 32 + 16 * h);
         if (p.kind == PARE_PACKED_KM) v.offset[h] = bytes_ps(s + subs * NR, false);
-        if (p.kind >= PARE_PACKED_KM) /* what is added is minus the minimum */
+        if (p.kind == PARE_PACKED_KM ||
+            p.kind == PARE_PACKED_KM4) /* what is added is minus the minimum */
             v.offset[h] = _mm256_xor_ps(_mm256_mul_ps(halves_ps(head + 32 + 16 * h), v.offset[h]),
                                         _mm256_set1_ps(-0.0f));
         if (zero) v.offset[h] = _mm256_mul_ps(v.scale[h], _mm256_set1_ps((float)-zero));

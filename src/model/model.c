@@ -63,7 +63,8 @@ static pare_status add_item(load_job *job, const pare_source_tensor *t, pare_ten
     size_t bytes = pare_source_read_bytes(t, matrix == NULL);
     size_t packed = matrix ? packed_bytes(job->m, t) : 0, padded;
     job->items[job->n_items++] = (load_item){t, matrix, vector, packed != 0, job->n_bytes};
-    if (packed && bytes) { /* in place: room for the larger form, and as read_bytes pads it */
+    if (packed && bytes) { /* room for the larger form, and as read_bytes pads it */
+        if (t->n_parts > 1) bytes = 64;
         if (!pare_align_size(&padded, packed, 64) || !pare_add_size(&padded, padded, 64)) bytes = 0;
         if (bytes && padded > bytes) bytes = padded;
     }
@@ -93,23 +94,33 @@ static pare_status add_module(load_job *job, const pare_weight_spec *spec, size_
     return t ? add_item(job, t, NULL, is_norm ? &norm->bias : &linear->bias, err) : PARE_OK;
 }
 
-static pare_status pack(const load_job *job, pare_tensor *t, pare_error *err) {
-    size_t bytes = pare_tensor_pack_scratch(t->enc, t->view.cols);
-    void *scratch = bytes ? pare_malloc(bytes, 1) : NULL;
-    if (bytes && !scratch)
-        return pare_fail(err, PARE_ERR_NOMEM, "%zu bytes to pack weights", bytes);
-    pare_tensor_pack(t, pare_runtime_isa(job->m->rt), scratch);
+/* Reads a matrix and packs it into its place: dense forms there, others by way of a copy. */
+static pare_status load_packed(const load_job *job, const load_item *item, pare_tensor *tensor,
+                               pare_error *err) {
+    const pare_source_tensor *t = item->t;
+    size_t rows, cols, raw = pare_source_read_bytes(t, false);
+    pare_source_shape(t, &rows, &cols);
+    size_t bytes = pare_tensor_pack_scratch(t->enc, cols);
+    uint8_t *to = job->data + item->offset, *copy = t->n_parts > 1 ? pare_big_alloc(raw) : to;
+    void *scratch = pare_malloc(bytes, 1);
+    pare_status st = PARE_OK;
+    if (!copy || !scratch)
+        st = pare_fail(err, PARE_ERR_NOMEM, "%s: %zu bytes to pack it", t->name, raw + bytes);
+    if (st == PARE_OK) st = pare_source_read_into(job->source, t, false, copy, tensor, err);
+    if (st == PARE_OK) pare_tensor_pack(tensor, pare_runtime_isa(job->m->rt), scratch, to);
+    if (copy && copy != to) pare_big_free(copy, raw);
     pare_free(scratch);
-    return PARE_OK;
+    return st;
 }
 
 static void load_one(load_job *job, size_t i) {
     load_item *item = &job->items[i];
     pare_error err = {0};
     pare_tensor tensor;
-    pare_status st = pare_source_read_into(job->source, item->t, item->vector != NULL,
-                                           job->data + item->offset, &tensor, &err);
-    if (st == PARE_OK && item->packed) st = pack(job, &tensor, &err);
+    pare_status st = item->packed
+                         ? load_packed(job, item, &tensor, &err)
+                         : pare_source_read_into(job->source, item->t, item->vector != NULL,
+                                                 job->data + item->offset, &tensor, &err);
     if (st == PARE_OK) {
         if (item->vector)
             *item->vector = tensor.view.part[0];

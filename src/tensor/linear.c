@@ -154,8 +154,9 @@ void pare_linear_few(pare_worker *w, const pare_linear_job *job) {
 /* Largest n for which multiplying the weights as they are is the faster way, measured on Zen 3.
  * Without a kernel of its own a matrix is better off as panels even for one row. */
 static size_t few_rows(const pare_encoding *enc, bool int8, size_t packed_max_n) {
-    if (int8) return enc->packed ? packed_max_n : PARE_DOT_MAX_N;
-    if (enc->dotf == PARE_DOTF_NONE) return 0;
+    if (!int8 && enc->dotf == PARE_DOTF_NONE) return 0;
+    if (enc->packed) return packed_max_n;
+    if (int8) return PARE_DOT_MAX_N;
     bool plain =
         enc->dotf == PARE_DOTF_f32 || enc->dotf == PARE_DOTF_f16 || enc->dotf == PARE_DOTF_bf16;
     return plain ? 4 : 8;

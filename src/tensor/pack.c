@@ -1,4 +1,4 @@
-/* The packed form of every dense encoding with a packed kernel: its numbers in the panels of
+/* The packed form of every encoding with a packed kernel: its numbers in the panels of
  * kernels/packed.h. In memory only: no name finds these encodings and no file holds them. */
 #include "tensor/pack.h"
 
@@ -78,7 +78,7 @@ static size_t n_panels(size_t rows) { return (rows + NR - 1) / NR; }
 
 static bool packed_bytes(size_t *bytes, pare_packed p, size_t rows, size_t cols) {
     size_t spare;
-    return pare_mul_size(&spare, cols, 64) && rows <= SIZE_MAX - NR &&
+    return cols % 32 == 0 && pare_mul_size(&spare, cols, 64) && rows <= SIZE_MAX - NR &&
            pare_mul_size(bytes, n_panels(rows), pare_packed_panel_bytes(p, cols));
 }
 
@@ -86,13 +86,13 @@ static const uint8_t *panel_of(const pare_view *w, pare_packed p, size_t row) {
     return (const uint8_t *)w->part[0] + row / NR * pare_packed_panel_bytes(p, w->cols);
 }
 
-#define X(name_, kind_, bits_, group_, zero_, table_)                                              \
+#define X(name_, kind_, bits_, group_, zero_, table_, two_four_)                                   \
     static void name_##_codes(int8_t *q, float *scale, float *offset, const pare_view *w,          \
                               size_t row, size_t col, size_t n) {                                  \
         pare_packed p = pare_packed_formats[PARE_DOT_##name_];                                     \
         pare_packed_unpack_row(q, scale, offset, p, panel_of(w, p, row), row % NR, col, n);        \
     }                                                                                              \
-    PARE_DECODE_BY_CODES(name_, group_, kind_ != PARE_PACKED_D && kind_ != PARE_PACKED_K)          \
+    PARE_DECODE_BY_CODES(name_, group_, HAS_OFFSET(kind_))                                         \
     static bool name_##_sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols) {            \
         return packed_bytes(bytes, pare_packed_formats[PARE_DOT_##name_], rows, cols);             \
     }                                                                                              \
@@ -109,11 +109,31 @@ static const uint8_t *panel_of(const pare_view *w, pare_packed p, size_t row) {
         .code_group = group_,                                                                      \
         .code_min = (table_) || (bits_) == 8 ? -128 : -(zero_),                                    \
         .code_max = (table_) || (bits_) == 8 ? 127 : (1 << (bits_)) - 1 - (zero_),                 \
-        .has_offset = kind_ != PARE_PACKED_D && kind_ != PARE_PACKED_K,                            \
+        .has_offset = HAS_OFFSET(kind_),                                                           \
         .dot = PARE_DOT_##name_,                                                                   \
         .packed = &pare_packed_formats[PARE_DOT_##name_]};
+#define HAS_OFFSET(kind)                                                                           \
+    ((kind) == PARE_PACKED_DM || (kind) == PARE_PACKED_KM || (kind) == PARE_PACKED_KM4)
 PARE_PACKED_LIST(X)
+#undef HAS_OFFSET
 #undef X
+
+static void nm24_bf16_decode(float *y, const pare_view *w, size_t row, size_t col, size_t n) {
+    pare_packed24_row(y, panel_of(w, pare_packed_nm24_bf16, row), row % NR, col, n);
+}
+static bool nm24_bf16_sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols) {
+    return packed_bytes(bytes, pare_packed_nm24_bf16, rows, cols);
+}
+static const pare_encoding packed_nm24_bf16 = {.name = "nm24_bf16",
+                                               .summary = "in packed panels",
+                                               .ggml_type = -1,
+                                               .block_len = 32,
+                                               .n_parts = 1,
+                                               .parts = {{"", "U8", 1, false}},
+                                               .part_sizes = nm24_bf16_sizes,
+                                               .decode = nm24_bf16_decode,
+                                               .dotf = PARE_DOTF_nm24_bf16,
+                                               .packed = &pare_packed_nm24_bf16};
 
 static const struct {
     const pare_encoding *from, *to;
@@ -134,6 +154,9 @@ static const struct {
     {&pare_enc_q6_k, &packed_q6_k, read_q6_k},
     {&pare_enc_q6_k_tail, &packed_q6_k, read_q6_k},
     {&pare_enc_iq4_xs, &packed_iq4_xs, read_iq4_xs},
+    {&pare_enc_nm24_q8, &packed_nm24_q8, NULL},
+    {&pare_enc_nm24_q4, &packed_nm24_q4, NULL},
+    {&pare_enc_nm24_bf16, &packed_nm24_bf16, NULL},
 };
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
@@ -150,50 +173,93 @@ const pare_encoding *pare_encoding_packed(const pare_encoding *e) {
 
 /* ---- packing ---- */
 
-/* The codes of a level's table, or -1. */
-static void invert_table(uint8_t index[256]) {
+typedef struct pack_job {
+    const pare_tensor *t;
+    pare_packed p;
+    read_super_fn *read_super;
+    pare_codes_fn codes; /* of t */
+    uint8_t index[256];  /* the table's inverse, by the byte of a level */
+} pack_job;
+
+static void invert_table(uint8_t index[256], pare_packed_table table) {
+    const int8_t *levels = table == PARE_TABLE_IQ4 ? pare_iq4_values : pare_sparse_levels;
     memset(index, 0, 256);
-    for (int i = 0; i < 16; i++) index[(uint8_t)pare_iq4_values[i]] = (uint8_t)i;
+    for (int i = 0; i < 16; i++) index[(uint8_t)levels[i]] = (uint8_t)i;
+}
+
+/* Where two of four values are kept: those that are not zero, two different places. */
+static void two_places(uint8_t places[2], bool a, bool b, bool c, bool d) {
+    const bool there[4] = {a, b, c, d};
+    size_t n = 0;
+    for (uint8_t i = 0; i < 4 && n < 2; i++)
+        if (there[i]) places[n++] = i;
+    if (n == 0) places[n++] = 0;
+    if (n == 1) places[1] = places[0] == 3 ? 2 : 3;
 }
 
 /* 256 inputs (or the row's rest) of a row as blocks of one row, to[b * NR]. */
-static void take_row(pare_packed_row *to, const pare_tensor *t, pare_packed p, read_super_fn *read,
-                     pare_codes_fn codes, const uint8_t index[256], size_t row, size_t col,
-                     size_t n) {
+static void take_row(pare_packed_row *to, const pack_job *job, size_t row, size_t col, size_t n) {
+    pare_packed p = job->p;
     int8_t q[256];
     float scale[16], offset[16];
     super_scales super = {0};
     size_t subs = 32u / p.group;
-    codes(q, scale, offset, &t->view, row, col, n);
-    if (read) read(&super, &t->view, row, col / 256, n);
+    job->codes(q, scale, offset, &job->t->view, row, col, n);
+    if (job->read_super) job->read_super(&super, &job->t->view, row, col / 256, n);
     for (size_t b = 0; b < n / 32; b++, to += NR) {
+        uint8_t stored[32];
         for (size_t i = 0; i < 32; i++) {
             int8_t c = q[32 * b + i];
-            to->code[i] = p.table ? index[(uint8_t)c] : (uint8_t)(c + p.zero);
+            stored[i] = p.table ? job->index[(uint8_t)c] : (uint8_t)(c + p.zero);
         }
-        if (read) {
+        if (!p.two_four) memcpy(to->code, stored, sizeof stored);
+        for (size_t g = 0; g < 8 && p.two_four; g++) {
+            const int8_t *four = q + 32 * b + 4 * g;
+            two_places(to->place + 2 * g, four[0], four[1], four[2], four[3]);
+            for (int k = 0; k < 2; k++)
+                to->code[2 * g + (size_t)k] = stored[4 * g + to->place[2 * g + (size_t)k]];
+        }
+        if (job->read_super) {
             to->d = super.d;
             to->m = super.dmin;
             memcpy(to->scale, super.scale + b * subs, subs);
             memcpy(to->min, super.min + b * subs, subs);
-        } else {
-            to->d = pare_f32_to_f16(scale[b]); /* where it came from */
+        } else { /* back to where they came from */
+            to->d =
+                p.kind == PARE_PACKED_B ? pare_f32_to_bf16(scale[b]) : pare_f32_to_f16(scale[b]);
             to->m = p.kind == PARE_PACKED_DM ? pare_f32_to_f16(offset[b]) : 0;
         }
     }
 }
 
-static void pack_panel(void *panel, const pare_tensor *t, pare_packed p, size_t form,
-                       pare_codes_fn codes, const uint8_t index[256], size_t row0) {
+static void pack_codes(void *panel, const pack_job *job, size_t row0, size_t n_rows) {
     pare_packed_row rows[8 * NR];
-    size_t n_rows = t->view.rows - row0 < NR ? t->view.rows - row0 : NR;
-    for (size_t col = 0; col < t->view.cols; col += 256) {
-        size_t n = t->view.cols - col < 256 ? t->view.cols - col : 256;
+    size_t cols = job->t->view.cols;
+    for (size_t col = 0; col < cols; col += 256) {
+        size_t n = cols - col < 256 ? cols - col : 256;
         memset(rows, 0, sizeof rows);
-        for (size_t r = 0; r < n_rows; r++)
-            take_row(rows + r, t, p, forms[form].read_super, codes, index, row0 + r, col, n);
+        for (size_t r = 0; r < n_rows; r++) take_row(rows + r, job, row0 + r, col, n);
         for (size_t b = 0; b < n / 32; b++)
-            pare_packed_write(panel, p, col / 32 + b, rows + b * NR);
+            pare_packed_write(panel, job->p, col / 32 + b, rows + b * NR);
+    }
+}
+
+/* 2:4 in bf16. */
+static void pack_values(void *panel, const pack_job *job, size_t row0, size_t n_rows) {
+    for (size_t col = 0; col < job->t->view.cols; col += 32) {
+        uint16_t values[NR][16] = {{0}};
+        uint8_t places[NR][16] = {{0}};
+        for (size_t r = 0; r < n_rows; r++) {
+            float w[32];
+            job->t->enc->decode(w, &job->t->view, row0 + r, col, 32);
+            for (size_t g = 0; g < 8; g++) {
+                const float *four = w + 4 * g;
+                uint8_t *at = places[r] + 2 * g;
+                two_places(at, four[0] != 0, four[1] != 0, four[2] != 0, four[3] != 0);
+                for (size_t k = 0; k < 2; k++) values[r][2 * g + k] = pare_f32_to_bf16(four[at[k]]);
+            }
+        }
+        pare_packed24_write(panel, col / 32, values, places);
     }
 }
 
@@ -208,45 +274,46 @@ size_t pare_tensor_pack_scratch(const pare_encoding *e, size_t cols) {
     return pare_tensor_packed_bytes(e, NR, cols);
 }
 
-void pare_tensor_pack(pare_tensor *t, pare_isa isa, void *scratch) {
+void pare_tensor_pack(pare_tensor *t, pare_isa isa, void *scratch, void *to) {
     size_t form = form_of(t->enc);
     if (form == N_FORMS) return;
-    const pare_encoding *to = forms[form].to;
-    pare_packed p = *to->packed;
-    pare_codes_fn codes = pare_unpack_kernels_get(isa)->codes[t->enc->dot];
-    if (!codes) codes = t->enc->codes;
-    uint8_t index[256], *memory = (uint8_t *)t->view.part[0];
-    invert_table(index);
-    size_t panel_bytes = pare_packed_panel_bytes(p, t->view.cols), n = n_panels(t->view.rows);
+    pack_job job = {.t = t,
+                    .p = *forms[form].to->packed,
+                    .read_super = forms[form].read_super,
+                    .codes = pare_unpack_kernels_get(isa)->codes[t->enc->dot]};
+    if (!job.codes) job.codes = t->enc->codes;
+    invert_table(job.index, job.p.table);
+    size_t panel_bytes = pare_packed_panel_bytes(job.p, t->view.cols), n = n_panels(t->view.rows);
+    uint8_t *memory = to;
     /* In place: a panel that is larger than its rows overwrites rows before which all later ones
      * must have been read, a smaller one those after it. */
     bool backwards = panel_bytes > NR * t->view.row_bytes;
     for (size_t k = 0; k < n; k++) {
-        size_t i = backwards ? n - 1 - k : k;
-        pack_panel(scratch, t, p, form, codes, index, i * NR);
+        size_t i = backwards ? n - 1 - k : k, row0 = i * NR;
+        size_t n_rows = t->view.rows - row0 < NR ? t->view.rows - row0 : NR;
+        (job.p.kind == PARE_PACKED_NONE ? pack_values : pack_codes)(scratch, &job, row0, n_rows);
         memcpy(memory + i * panel_bytes, scratch, panel_bytes);
     }
-    t->enc = to;
-    t->view.row_bytes = 0;
+    t->enc = forms[form].to;
+    t->view = (pare_view){.rows = t->view.rows, .cols = t->view.cols, .part = {memory}};
+    memset(t->part_bytes, 0, sizeof t->part_bytes);
     t->part_bytes[0] = n * panel_bytes;
 }
 
 pare_status pare_tensor_repack(pare_tensor *t, pare_isa isa, pare_error *err) {
     size_t bytes = pare_tensor_packed_bytes(t->enc, t->view.rows, t->view.cols);
-    if (!pare_encoding_packed(t->enc)) return PARE_OK;
-    size_t room = bytes > t->part_bytes[0] ? bytes : t->part_bytes[0];
-    void *memory = bytes ? pare_big_alloc(room + 64) : NULL;
+    if (!bytes) return PARE_OK;
+    void *memory = pare_big_alloc(bytes + 64);
     void *scratch = pare_malloc(pare_tensor_pack_scratch(t->enc, t->view.cols), 1);
     if (!memory || !scratch) {
-        if (memory) pare_big_free(memory, room + 64);
+        if (memory) pare_big_free(memory, bytes + 64);
         pare_free(scratch);
-        return pare_fail(err, PARE_ERR_NOMEM, "%zu bytes to pack weights", room);
+        return pare_fail(err, PARE_ERR_NOMEM, "%zu bytes to pack weights", bytes);
     }
-    memcpy(memory, t->view.part[0], t->part_bytes[0]);
+    pare_tensor_pack(t, isa, scratch, memory);
     if (t->storage) pare_big_free(t->storage, t->storage_bytes);
-    t->view.part[0] = t->storage = memory;
-    t->storage_bytes = room + 64;
-    pare_tensor_pack(t, isa, scratch);
+    t->storage = memory;
+    t->storage_bytes = bytes + 64;
     pare_free(scratch);
     return PARE_OK;
 }
