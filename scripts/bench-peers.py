@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""pare beside llama.cpp: the same files, the same threads, one run. Called by bench-peers.sh, which builds llama.cpp.
+"""pare beside its peers: the same files, the same threads, one run. Called by bench-peers.sh, which gets the peers.
 
-    bench-peers.py BUILD PEER_BIN            prints Markdown tables
+    bench-peers.py BUILD LLAMA_BIN           prints Markdown tables
 
-Environment: SECTIONS (speed batch perplexity load compress), MODELS (smollm2 gemma3 random), ENCODINGS, THREADS, REPS, WINDOWS."""
+Environment: SECTIONS (speed batch perplexity load compress), MODELS (smollm2 gemma3 random), ENCODINGS, THREADS, REPS, WINDOWS;
+PEERS of the section speed (llama.cpp ik_llama.cpp openvino), IK_LLAMA, OPENVINO, OPENVINO_IR as bench-peers.sh says."""
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ def words(name, default):
 
 
 SECTIONS = words("SECTIONS", "speed batch perplexity load compress")
+PEERS = words("PEERS", "llama.cpp")
 MODELS = words("MODELS", "smollm2 gemma3 random")
 ENCODINGS = words("ENCODINGS", "q4_0 q4_1 q5_0 q8_0 q4_k_m q6_k bf16")
 THREADS = words("THREADS", "1 2")
@@ -62,19 +65,67 @@ def measured(command):
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
+def pare_speed(file, threads):
+    rows = json.loads(out(PARE, "bench", file, "--threads", threads, "--pp", "512", "--tg", "128", "--reps", "1", "--quiet",
+                          "--json").stdout)["rows"]
+    speed = {r["what"]: r["tokens_per_s"] for r in rows}
+    return {**speed, "of peak": rows[0]["share_of_peak"], "of bandwidth": rows[1]["share_of_bandwidth"]}
+
+
+def llama_speed(folder, file, threads):
+    rows = json.loads(out(folder + "/llama-bench", "-m", file, "-t", threads, "-p", "512", "-n", "128", "-r", "1", "-o",
+                          "json").stdout)
+    return {("prefill" if r["n_prompt"] else "decode"): r["avg_ts"] for r in rows}
+
+
+def openvino_speed(model, threads):
+    return json.loads(out(os.environ["OPENVINO"] + "/bin/python", "scripts/bench-openvino.py", model, threads,
+                          "1").stdout.splitlines()[-1])
+
+
+def exported(name, encoding):
+    """The folder of a model that was exported for OpenVINO with weights of as many bits, or one that is not there."""
+    bits = re.search(r"q(\d)_", encoding)
+    return f"{os.environ.get('OPENVINO_IR', '')}/{name}-int{bits.group(1) if bits else ''}"
+
+
+def peer_speed(peer, name, encoding, file, threads):
+    """None where the peer does not load the file."""
+    try:
+        if peer == "llama.cpp":
+            return llama_speed(PEER, file, threads)
+        if peer == "ik_llama.cpp":
+            return llama_speed(os.environ["IK_LLAMA"], file, threads)
+        if peer == "openvino":
+            return openvino_speed(file, threads)
+        folder = exported(name, encoding)
+        return openvino_speed(folder, threads) if os.path.isdir(folder) else None
+    except subprocess.CalledProcessError as error:
+        print(f"bench-peers: {peer}, {name} {encoding}: " + (error.stderr.strip().splitlines() or [""])[-1], file=sys.stderr)
+        return None
+
+
 def speed(name, encoding, file):
+    """One program after the other, REPS rounds: the medians, so that a slow minute of the machine does not meet one of them."""
     for threads in THREADS:
-        ours = {r["what"]: r for r in json.loads(
-            out(PARE, "bench", file, "--threads", threads, "--pp", "512", "--tg", "128", "--reps", REPS, "--quiet",
-                "--json").stdout)["rows"]}
-        peer = {("prefill" if r["n_prompt"] else "decode"): r["avg_ts"] for r in json.loads(
-            out(PEER + "/llama-bench", "-m", file, "-t", threads, "-p", "512", "-n", "128", "-r", REPS, "-o",
-                "json").stdout)}
+        mine, peers = [], {peer: [] for peer in speed_peers()}
+        for _ in range(int(REPS)):
+            mine.append(pare_speed(file, threads))
+            for peer, rounds in peers.items():
+                if None not in rounds:
+                    rounds.append(peer_speed(peer, name, encoding, file, threads))
         cells = []
-        for what, limit in (("prefill", "share_of_peak"), ("decode", "share_of_bandwidth")):
-            mine = ours[what]["tokens_per_s"]
-            cells += [f"{mine:.1f}", f"{100 * ours[what][limit]:.0f}%", f"{peer[what]:.1f}", f"{mine / peer[what]:.2f}"]
+        for what, limit in (("prefill", "of peak"), ("decode", "of bandwidth")):
+            ours = statistics.median(r[what] for r in mine)
+            cells += [f"{ours:.1f}", f"{100 * statistics.median(r[limit] for r in mine):.0f}%"]
+            for rounds in peers.values():
+                theirs = 0 if None in rounds else statistics.median(r[what] for r in rounds)
+                cells.append(f"{theirs:.1f} ({ours / theirs:.2f})" if theirs else "-")
         row(name, encoding, threads, *cells)
+
+
+def speed_peers():
+    return PEERS + (["openvino IR"] if "openvino" in PEERS and os.environ.get("OPENVINO_IR") else [])
 
 
 def batch(name, encoding, file):
@@ -142,11 +193,14 @@ def encoded(work, measure):
 
 
 def main():
+    unknown = set(PEERS) - {"llama.cpp", "ik_llama.cpp", "openvino"}
+    if unknown:
+        sys.exit(f"bench-peers: PEERS: found '{unknown.pop()}', expected llama.cpp, ik_llama.cpp or openvino")
     data = os.environ.get("PARE_DATA", "../shared/data") + "/wikitext-2-raw/wiki.test.raw"
     with tempfile.TemporaryDirectory(prefix="pare-peers-") as work:
         if "speed" in SECTIONS:
-            table("model", "encoding", "threads", "prefill 512: pare", "of peak", "llama.cpp", "ratio",
-                  "decode 128: pare", "of bandwidth", "llama.cpp", "ratio")
+            peers = [peer + " (ratio)" for peer in speed_peers()]
+            table("model", "encoding", "threads", "prefill 512: pare", "of peak", *peers, "decode 128: pare", "of bandwidth", *peers)
             encoded(work, speed)
         if "batch" in SECTIONS:
             table("model", "encoding", "threads", "sequences", "decode: pare", "llama.cpp", "ratio")
