@@ -55,29 +55,29 @@ typedef enum pare_packed_table {
 
 typedef struct pare_packed {
     pare_packed_kind kind;
+    pare_packed_table table;
     uint8_t bits;  /* of a code: 2, 3, 4, 5, 6, 8, 16; 0 = not a packed format */
     uint8_t group; /* inputs that share a scale: 16 or 32 */
     uint8_t zero;
-    pare_packed_table table;
     bool two_four; /* 2:4 */
 } pare_packed;
 
-/* X(name, kind, bits, group, zero, table, two_four); the names are those of pare_dot_id. */
+/* X(name, kind, table, bits, group, zero, two_four); the names are those of pare_dot_id. */
 #define PARE_PACKED_LIST(X)                                                                        \
-    X(q4_0, PARE_PACKED_D, 4, 32, 8, PARE_TABLE_NONE, false)                                       \
-    X(q4_1, PARE_PACKED_DM, 4, 32, 0, PARE_TABLE_NONE, false)                                      \
-    X(q5_0, PARE_PACKED_D, 5, 32, 16, PARE_TABLE_NONE, false)                                      \
-    X(q5_1, PARE_PACKED_DM, 5, 32, 0, PARE_TABLE_NONE, false)                                      \
-    X(q8_0, PARE_PACKED_D, 8, 32, 0, PARE_TABLE_NONE, false)                                       \
-    X(iq4_nl, PARE_PACKED_D, 4, 32, 0, PARE_TABLE_IQ4, false)                                      \
-    X(q2_k, PARE_PACKED_KM4, 2, 16, 0, PARE_TABLE_NONE, false)                                     \
-    X(q3_k, PARE_PACKED_K, 3, 16, 4, PARE_TABLE_NONE, false)                                       \
-    X(q4_k, PARE_PACKED_KM, 4, 32, 0, PARE_TABLE_NONE, false)                                      \
-    X(q5_k, PARE_PACKED_KM, 5, 32, 0, PARE_TABLE_NONE, false)                                      \
-    X(q6_k, PARE_PACKED_K, 6, 16, 32, PARE_TABLE_NONE, false)                                      \
-    X(iq4_xs, PARE_PACKED_K, 4, 32, 0, PARE_TABLE_IQ4, false)                                      \
-    X(nm24_q8, PARE_PACKED_B, 8, 32, 0, PARE_TABLE_NONE, true)                                     \
-    X(nm24_q4, PARE_PACKED_B, 4, 32, 0, PARE_TABLE_SPARSE, true)
+    X(q4_0, PARE_PACKED_D, PARE_TABLE_NONE, 4, 32, 8, false)                                       \
+    X(q4_1, PARE_PACKED_DM, PARE_TABLE_NONE, 4, 32, 0, false)                                      \
+    X(q5_0, PARE_PACKED_D, PARE_TABLE_NONE, 5, 32, 16, false)                                      \
+    X(q5_1, PARE_PACKED_DM, PARE_TABLE_NONE, 5, 32, 0, false)                                      \
+    X(q8_0, PARE_PACKED_D, PARE_TABLE_NONE, 8, 32, 0, false)                                       \
+    X(iq4_nl, PARE_PACKED_D, PARE_TABLE_IQ4, 4, 32, 0, false)                                      \
+    X(q2_k, PARE_PACKED_KM4, PARE_TABLE_NONE, 2, 16, 0, false)                                     \
+    X(q3_k, PARE_PACKED_K, PARE_TABLE_NONE, 3, 16, 4, false)                                       \
+    X(q4_k, PARE_PACKED_KM, PARE_TABLE_NONE, 4, 32, 0, false)                                      \
+    X(q5_k, PARE_PACKED_KM, PARE_TABLE_NONE, 5, 32, 0, false)                                      \
+    X(q6_k, PARE_PACKED_K, PARE_TABLE_NONE, 6, 16, 32, false)                                      \
+    X(iq4_xs, PARE_PACKED_K, PARE_TABLE_IQ4, 4, 32, 0, false)                                      \
+    X(nm24_q8, PARE_PACKED_B, PARE_TABLE_NONE, 8, 32, 0, true)                                     \
+    X(nm24_q4, PARE_PACKED_B, PARE_TABLE_SPARSE, 4, 32, 0, true)
 
 /* The format of a kernel; bits 0 for those that take another. */
 extern const pare_packed pare_packed_formats[PARE_DOT_COUNT];

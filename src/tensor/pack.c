@@ -86,7 +86,7 @@ static const uint8_t *panel_of(const pare_view *w, pare_packed p, size_t row) {
     return (const uint8_t *)w->part[0] + row / NR * pare_packed_panel_bytes(p, w->cols);
 }
 
-#define X(name_, kind_, bits_, group_, zero_, table_, two_four_)                                   \
+#define X(name_, kind_, table_, bits_, group_, zero_, two_four_)                                   \
     static void name_##_codes(int8_t *q, float *scale, float *offset, const pare_view *w,          \
                               size_t row, size_t col, size_t n) {                                  \
         pare_packed p = pare_packed_formats[PARE_DOT_##name_];                                     \
