@@ -81,7 +81,7 @@ static pare_status copy_matrices(linear_bench *l, bool packed, pare_error *err) 
                        m->first.storage_bytes, l->enc->name);
     for (size_t i = 0; i < m->n && st == PARE_OK; i++)
         memcpy((char *)m->first.storage + i * m->stride, one.storage, one.storage_bytes);
-    for (size_t p = 0; p < l->enc->n_parts && st == PARE_OK; p++)
+    for (size_t p = 0; p < m->first.enc->n_parts && st == PARE_OK; p++)
         m->first.view.part[p] =
             (char *)m->first.storage + ((const char *)one.view.part[p] - (const char *)one.storage);
     pare_tensor_free(&one);
