@@ -182,8 +182,7 @@ PARE_BLOCK_SIZE(pare_tq2_0, 66);
  * A row of `cols` = 256 * a + 64 * p values, p in 0..3, is `a` plain K super-blocks and then, if
  * p > 0, one header and p pieces of 64 values with the same formulas; sub-blocks keep their
  * numbers (piece k holds j32 = 2k and 2k + 1, j16 = 4k .. 4k + 3). With p = 0 the row is plain
- * Q4_K, Q5_K or Q6_K. A q4_k tail is the first 16 + 32p bytes of a Q4_K block. Activations of kind
- * Q8_256 have one d for the short super-block too. */
+ * Q4_K, Q5_K or Q6_K. A q4_k tail is the first 16 + 32p bytes of a Q4_K block. */
 
 /* header of q4_k_tail and q5_k_tail */
 typedef struct PARE_PACKED pare_k_head {
@@ -318,18 +317,9 @@ static inline float pare_e4m3_half(uint8_t x) {
 
 /* ---- packed 6-bit scales ---- */
 
-/* The 6-bit pair (sc, mn) of sub-block j = 0..7 of Q4_K and Q5_K. */
-static inline void pare_scale_min_k4(uint8_t *sc, uint8_t *mn, const uint8_t s[12], int j) {
-    if (j < 4) {
-        *sc = s[j] & 63;
-        *mn = s[j + 4] & 63;
-    } else {
-        *sc = (uint8_t)((s[j + 4] & 15) | (s[j - 4] >> 6) << 4);
-        *mn = (uint8_t)((s[j + 4] >> 4) | (s[j] >> 6) << 4);
-    }
-}
-
-/* All 8 pairs at once: four words of bytes, out[0..7] = sc, out[8..15] = mn. */
+/* The 6-bit pairs (sc, mn) of the 8 sub-blocks of Q4_K and Q5_K: for j < 4 sc = s[j] & 63 and
+ * mn = s[j + 4] & 63, else the nibbles of s[j + 4] with the top bits of s[j - 4] and s[j] above
+ * them. Four words of bytes: out[0..7] = sc, out[8..15] = mn. */
 static inline void pare_unpack_scales_k4(uint8_t out[16], const uint8_t s[12]) {
     uint32_t a, b, c, words[4];
     memcpy(&a, s, 4);

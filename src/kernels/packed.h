@@ -36,6 +36,7 @@
 #include <stdbool.h>
 
 #include "kernels/dot.h"
+#include "kernels/tile.h"
 
 typedef enum pare_packed_kind {
     PARE_PACKED_D,
@@ -85,7 +86,8 @@ extern const pare_packed pare_packed_formats[PARE_DOT_COUNT];
 static const pare_packed pare_packed_nm24_bf16 = {
     .kind = PARE_PACKED_NONE, .bits = 16, .group = 32, .two_four = true};
 
-enum { PARE_PACKED_NR = 16 };
+/* The many-rows driver takes panels as they are. */
+enum { PARE_PACKED_NR = PARE_TILE_NR };
 
 static inline bool pare_packed_has_offset(pare_packed p) {
     return p.kind == PARE_PACKED_DM || p.kind == PARE_PACKED_KM || p.kind == PARE_PACKED_KM4;
