@@ -3,29 +3,46 @@
  *     y = sum over groups of (scale * d_x) * sum(code * q) + offset * (d_x * sum(q))
  *
  * The sums of integers are exact. */
+#include <string.h>
+
 #include "kernels/dot_impl.h"
 #include "kernels/packed.h"
 
 enum { NR = PARE_PACKED_NR };
 
-/* sums[NR] += block `b` of a panel times row i of x. */
-static void add_block(float sums[NR], pare_packed p, const void *panel, size_t b, const pare_act *x,
-                      size_t i) {
+/* One block of a panel, unpacked. */
+typedef struct block {
     int8_t codes[32 * NR];
-    float scale[2 * NR], offset[2 * NR] = {0};
-    pare_packed_unpack(codes, scale, offset, p, panel, 32 * b, 32);
+    float scale[2 * NR], offset[2 * NR];
+} block;
+
+/* sums[NR] += block number `b` of a panel times row i of x. */
+static void add_block(float sums[NR], const block *w, pare_packed p, size_t b, const pare_act *x,
+                      size_t i) {
     const int8_t *q = x->q + i * x->q_stride + 32 * b;
     float d = x->d[i * x->d_stride + b];
     for (size_t sub = 0; sub < 32u / p.group; sub++)
         for (size_t r = 0; r < NR; r++) {
             int32_t product = 0, sum = 0;
             for (size_t k = sub * p.group; k < (sub + 1) * p.group; k++) {
-                product += codes[(k / 4 * NR + r) * 4 + k % 4] * q[k];
+                product += w->codes[(k / 4 * NR + r) * 4 + k % 4] * q[k];
                 sum += q[k];
             }
             size_t g = sub * NR + r;
-            sums[r] += (float)product * (scale[g] * d) + offset[g] * (d * (float)sum);
+            sums[r] += (float)product * (w->scale[g] * d) + w->offset[g] * (d * (float)sum);
         }
+}
+
+/* n <= ROWS rows of x from row i0 on. */
+enum { ROWS = 16 };
+static void panel_rows(float sums[ROWS][NR], pare_packed p, const void *panel, size_t blocks,
+                       const pare_act *x, size_t i0, size_t n) {
+    block w = {.offset = {0}};
+    memset(sums, 0, ROWS * sizeof *sums);
+    for (size_t b = 0; b < blocks; b++) {
+        pare_packed_unpack(w.codes, w.scale, w.offset, p, panel, 32 * b, 32);
+        for (size_t i = 0; i < n; i++) add_block(sums[i], &w, p, b, x, i0 + i);
+    }
 }
 
 static void dot_packed(float *y, size_t ldy, const pare_view *w, size_t row_begin, size_t row_end,
@@ -33,10 +50,13 @@ static void dot_packed(float *y, size_t ldy, const pare_view *w, size_t row_begi
     size_t panel_bytes = pare_packed_panel_bytes(p, w->cols);
     for (size_t r0 = row_begin; r0 < row_end; r0 += NR) {
         const uint8_t *panel = (const uint8_t *)w->part[0] + r0 / NR * panel_bytes;
-        for (size_t i = 0; i < x->n; i++) {
-            float sums[NR] = {0};
-            for (size_t b = 0; b < w->cols / 32; b++) add_block(sums, p, panel, b, x, i);
-            for (size_t r = 0; r < NR && r0 + r < row_end; r++) y[i * ldy + r0 + r] = sums[r];
+        size_t n_rows = row_end - r0 < NR ? row_end - r0 : NR;
+        for (size_t i0 = 0; i0 < x->n; i0 += ROWS) {
+            float sums[ROWS][NR];
+            size_t n = x->n - i0 < ROWS ? x->n - i0 : ROWS;
+            panel_rows(sums, p, panel, w->cols / 32, x, i0, n);
+            for (size_t i = 0; i < n; i++)
+                memcpy(y + (i0 + i) * ldy + r0, sums[i], n_rows * sizeof *y);
         }
     }
 }
