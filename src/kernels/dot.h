@@ -16,8 +16,9 @@
 
 #define PARE_DOT_MAX_N 16
 
-/* The formats that have a kernel, packed ones (packed.h) among them. Encodings name theirs. */
-#define PARE_DOT_LIST(X)                                                                           \
+/* The formats that have a kernel: packed ones (packed.h) and rows as they are stored. Encodings
+ * name theirs. */
+#define PARE_DOT_PACKED_LIST(X)                                                                    \
     X(q4_0)                                                                                        \
     X(q4_1)                                                                                        \
     X(q5_0)                                                                                        \
@@ -30,13 +31,13 @@
     X(q5_k)                                                                                        \
     X(q6_k)                                                                                        \
     X(iq4_xs)                                                                                      \
-    X(bitmap_q8)                                                                                   \
-    X(bitmap_q4)                                                                                   \
     X(nm24_q8)                                                                                     \
-    X(nm24_q4)                                                                                     \
-    X(nm48_q8)                                                                                     \
-    X(nm48_q4)
-#define PARE_DOT_F32_LIST(X) X(f32) X(f16) X(bf16) X(bitmap_bf16) X(nm_bf16) X(nm24_bf16)
+    X(nm24_q4)
+#define PARE_DOT_ROWS_LIST(X) X(bitmap_q8) X(bitmap_q4) X(nm48_q8) X(nm48_q4)
+#define PARE_DOT_LIST(X) PARE_DOT_PACKED_LIST(X) PARE_DOT_ROWS_LIST(X)
+#define PARE_DOT_F32_PACKED_LIST(X) X(nm24_bf16)
+#define PARE_DOT_F32_ROWS_LIST(X) X(f32) X(f16) X(bf16) X(bitmap_bf16) X(nm_bf16)
+#define PARE_DOT_F32_LIST(X) PARE_DOT_F32_PACKED_LIST(X) PARE_DOT_F32_ROWS_LIST(X)
 
 typedef enum pare_dot_id {
     PARE_DOT_NONE = 0,

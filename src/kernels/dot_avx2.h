@@ -1,6 +1,6 @@
-/* Helpers of the AVX2 files that read weights. A kernel takes one row (or one packed panel) at a
- * time: then W is read as one stream, which the memory system likes best by far (four rows side by
- * side read 60 where one reads 90). */
+/* Helpers of the AVX2 and AVX-512 files that read weights. A kernel takes one row (or one packed
+ * panel) at a time: then W is read as one stream, which the memory system likes best by far (four
+ * rows side by side read 60 where one reads 90). */
 #ifndef PARE_SRC_KERNELS_DOT_AVX2_H
 #define PARE_SRC_KERNELS_DOT_AVX2_H
 
@@ -8,8 +8,9 @@
 #include "kernels/intrinsics.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define UNROLL /* gcc warns of the pragma where it peels a loop first */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(PARE_EMULATE)
+#define UNROLL /* gcc warns of the pragma where it peels a loop first; emulated code is long       \
+                  enough */
 #else
 #define UNROLL _Pragma("GCC unroll 8")
 #endif

@@ -1,5 +1,7 @@
 /* pare_packed_unpack with AVX2. */
-#include "kernels/packed_avx2.h"
+#include "kernels/vec_avx2.h"
+
+#include "kernels/packed_impl.h"
 #include "kernels/unpack.h"
 
 INLINE void unpack(int8_t *codes, float *scale, float *offset, const uint8_t *panel, size_t col,

@@ -1,5 +1,6 @@
-/* The f32 vector that *_impl.h are written on, for AVX2: eight lanes. Include once per file, before
- * vmath.h and the *_impl.h. Where an operand of min and max is NaN the second one is the result. */
+/* The vectors that *_impl.h are written on, for AVX2: eight lanes of f32 (vf), or the same bits as
+ * integers (vi). Include once per file, before vmath.h and the *_impl.h. Where an operand of min
+ * and max is NaN the second one is the result. */
 #ifndef PARE_SRC_KERNELS_VEC_AVX2_H
 #define PARE_SRC_KERNELS_VEC_AVX2_H
 
@@ -75,5 +76,48 @@ static inline float vf_top(vf x) { /* of numbers */
     a = _mm_max_ps(a, _mm_movehl_ps(a, a));
     return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
 }
+
+/* --- integers --- */
+
+typedef __m256i vi;
+
+static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline vi vi_set8(int x) { return _mm256_set1_epi8((char)x); }
+static inline vi vi_set32(int32_t x) { return _mm256_set1_epi32(x); }
+static inline vi vi_set64(int64_t x) { return _mm256_set1_epi64x(x); }
+static inline vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
+static inline vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
+/* shifts of lanes of 16 and 32 bits */
+static inline vi vi_srl16(vi v, int n) { return _mm256_srli_epi16(v, n); }
+static inline vi vi_sll16(vi v, int n) { return _mm256_slli_epi16(v, n); }
+static inline vi vi_srl32(vi v, int n) { return _mm256_srli_epi32(v, n); }
+static inline vi vi_sll32(vi v, int n) { return _mm256_slli_epi32(v, n); }
+/* bytes of v's 16, chosen by `at` of the same 16 */
+static inline vi vi_shuffle(vi v, vi at) { return _mm256_shuffle_epi8(v, at); }
+static inline vi vi_load_16(const void *p) { /* 16 bytes, over and over */
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p));
+}
+static inline vi vi_from_u8(const uint8_t *p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+static inline vi vi_from_s8(const uint8_t *p) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+
+static inline vf vf_number(vi v) { return _mm256_cvtepi32_ps(v); }
+static inline vf vf_bits(vi v) { return _mm256_castsi256_ps(v); }
+static inline vf vf_neg(vf x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f)); }
+static inline vf vf_from_f16(const uint8_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+static inline vf vf_from_bf16(const uint8_t *p) {
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+static inline vf vf_load_4(const float *p) { /* four, over and over */
+    return _mm256_broadcast_ps((const __m128 *)p);
+}
+/* of each four, that of number `at` & 3 */
+static inline vf vf_shuffle_4(vf v, vi at) { return _mm256_permutevar_ps(v, at); }
 
 #endif

@@ -1,4 +1,4 @@
-/* The f32 vector that *_impl.h are written on, for AVX-512: sixteen lanes; see vec_avx2.h. */
+/* The vectors that *_impl.h are written on, for AVX-512: sixteen lanes; see vec_avx2.h. */
 #ifndef PARE_SRC_KERNELS_VEC_AVX512_H
 #define PARE_SRC_KERNELS_VEC_AVX512_H
 
@@ -56,5 +56,44 @@ static inline void vf_store_n(float *p, vf x, size_t n) {
 
 static inline float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 static inline float vf_top(vf x) { return _mm512_reduce_max_ps(x); }
+
+/* --- integers --- */
+
+typedef __m512i vi;
+
+static inline vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+static inline vi vi_set8(int x) { return _mm512_set1_epi8((char)x); }
+static inline vi vi_set32(int32_t x) { return _mm512_set1_epi32(x); }
+static inline vi vi_set64(int64_t x) { return _mm512_set1_epi64(x); }
+static inline vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+static inline vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+/* counts in a register: an immediate would have to be one without optimization too */
+static inline vi vi_srl16(vi v, int n) { return _mm512_srl_epi16(v, _mm_cvtsi32_si128(n)); }
+static inline vi vi_sll16(vi v, int n) { return _mm512_sll_epi16(v, _mm_cvtsi32_si128(n)); }
+static inline vi vi_srl32(vi v, int n) { return _mm512_srl_epi32(v, _mm_cvtsi32_si128(n)); }
+static inline vi vi_sll32(vi v, int n) { return _mm512_sll_epi32(v, _mm_cvtsi32_si128(n)); }
+static inline vi vi_shuffle(vi v, vi at) { return _mm512_shuffle_epi8(v, at); }
+static inline vi vi_load_16(const void *p) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p));
+}
+static inline vi vi_from_u8(const uint8_t *p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+static inline vi vi_from_s8(const uint8_t *p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline vf vf_number(vi v) { return _mm512_cvtepi32_ps(v); }
+static inline vf vf_bits(vi v) { return _mm512_castsi512_ps(v); }
+static inline vf vf_neg(vf x) { return _mm512_xor_ps(x, _mm512_set1_ps(-0.0f)); }
+static inline vf vf_from_f16(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+static inline vf vf_from_bf16(const uint8_t *p) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+static inline vf vf_load_4(const float *p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+static inline vf vf_shuffle_4(vf v, vi at) { return _mm512_permutevar_ps(v, at); }
 
 #endif

@@ -47,4 +47,46 @@ static inline float emulated_mm512_reduce_max_ps(__m512 v) {
 }
 #define _mm512_reduce_max_ps emulated_mm512_reduce_max_ps
 
+/* Two vectors of 32 bytes as one. */
+static inline __m512i emulated_join(__m256i low, __m256i high) {
+    uint8_t all[64];
+    _mm256_storeu_si256((__m256i *)all, low);
+    _mm256_storeu_si256((__m256i *)(all + 32), high);
+    return _mm512_loadu_si512(all);
+}
+
+static inline __m512i emulated_mm512_cvtepu8_epi32(__m128i v) {
+    return emulated_join(_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8)));
+}
+#define _mm512_cvtepu8_epi32 emulated_mm512_cvtepu8_epi32
+
+static inline __m512i emulated_mm512_cvtepi8_epi32(__m128i v) {
+    return emulated_join(_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)));
+}
+#define _mm512_cvtepi8_epi32 emulated_mm512_cvtepi8_epi32
+
+static inline __m512i emulated_mm512_cvtepu16_epi32(__m256i v) {
+    return emulated_join(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)),
+                         _mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1)));
+}
+#define _mm512_cvtepu16_epi32 emulated_mm512_cvtepu16_epi32
+
+static inline __m512 emulated_mm512_cvtph_ps(__m256i v) {
+    float to[16];
+    _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm256_castsi256_si128(v)));
+    _mm256_storeu_ps(to + 8, _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1)));
+    return _mm512_loadu_ps(to);
+}
+#define _mm512_cvtph_ps emulated_mm512_cvtph_ps
+
+static inline __m512 emulated_mm512_permutevar_ps(__m512 v, __m512i at) {
+    float from[16], to[16];
+    int32_t index[16];
+    _mm512_storeu_ps(from, v);
+    _mm512_storeu_si512(index, at);
+    for (int i = 0; i < 16; i++) to[i] = from[i / 4 * 4 + (index[i] & 3)];
+    return _mm512_loadu_ps(to);
+}
+#define _mm512_permutevar_ps emulated_mm512_permutevar_ps
+
 #endif

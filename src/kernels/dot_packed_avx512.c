@@ -1,0 +1,55 @@
+/* Packed panels times int8 activations with AVX-512 VNNI: a panel's 16 rows are one vector, and
+ * vpdpbusd adds the products of 4 inputs of each to 32 bits, without saturation for any code. The
+ * sums of integers are those of AVX2, and so are the results, bit by bit. */
+#include "kernels/vec_avx512.h"
+
+#include "kernels/packed_impl.h"
+
+enum { MAX_M = 8 }; /* 8 integer and 8 f32 sums */
+#define LEVEL avx512
+
+INLINE vi broadcast_quad(const int8_t *p) { return vi_set32((int32_t)load_u32(p)); }
+
+/* s + |w| * (x with w's sign); |w| is unsigned, so this holds for w = -128 too. */
+INLINE vi add_signed(vi s, vi size, __mmask64 negative, vi x) {
+    return _mm512_dpbusd_epi32(s, size,
+                               _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x));
+}
+
+INLINE void unsigned_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
+                          size_t ldx, const int j0, const int n, const int M) {
+    UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_setzero_si512();
+    UNROLL for (int j = j0; j < j0 + n; j++) {
+        vi w = quad(p, codes, j, 0);
+        UNROLL for (int i = 0; i < M; i++) s[i][0] =
+            _mm512_dpbusd_epi32(s[i][0], w, broadcast_quad(x + (size_t)i * ldx + 4 * j));
+    }
+}
+
+INLINE void signed_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
+                        size_t ldx, const int j0, const int n, const int M) {
+    UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_setzero_si512();
+    UNROLL for (int j = j0; j < j0 + n; j++) {
+        vi w = quad(p, codes, j, 0), size = _mm512_abs_epi8(w);
+        __mmask64 negative = _mm512_movepi8_mask(w);
+        UNROLL for (int i = 0; i < M; i++) s[i][0] =
+            add_signed(s[i][0], size, negative, broadcast_quad(x + (size_t)i * ldx + 4 * j));
+    }
+}
+
+/* Of 8 inputs, broadcast, each row takes its 4. */
+INLINE void two_four_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
+                          size_t ldx, const int M) {
+    UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_setzero_si512();
+    UNROLL for (int j = 0; j < 4; j++) {
+        vi w = quad(p, codes, j, 0), size = _mm512_abs_epi8(w), at = places(p, codes, j, 0);
+        __mmask64 negative = _mm512_movepi8_mask(w);
+        UNROLL for (int i = 0; i < M; i++) {
+            int64_t eight;
+            memcpy(&eight, x + (size_t)i * ldx + 8 * j, 8);
+            s[i][0] = add_signed(s[i][0], size, negative, vi_shuffle(vi_set64(eight), at));
+        }
+    }
+}
+
+#include "kernels/dot_packed_impl.h"
