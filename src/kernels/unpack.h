@@ -26,6 +26,8 @@ typedef struct pare_unpack_kernels {
     /* w[k][NR] from f16 or bf16 [k / 2][NR][2]; k is even. */
     void (*f16_panel)(float *w, const uint32_t *pairs, size_t k);
     void (*bf16_panel)(float *w, const uint32_t *pairs, size_t k);
+    /* pairs[k / 2][NR][2] of 16 bits from w[k][NR]; k is even. */
+    void (*pair_panel)(uint32_t *pairs, const uint16_t *w, size_t k);
 } pare_unpack_kernels;
 
 /* The table for a level; static storage. */

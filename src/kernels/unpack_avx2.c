@@ -334,6 +334,15 @@ static void bf16_panel_avx2(float *w, const uint32_t *pairs, size_t k) {
         }
 }
 
+static void pair_panel_avx2(uint32_t *pairs, const uint16_t *w, size_t k) {
+    for (size_t j = 0; j < k; j += 2, w += 2 * NR, pairs += NR) {
+        __m256i a = load_256(w), b = load_256(w + NR);
+        __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
+        store_256(pairs, _mm256_permute2x128_si256(low, high, 0x20));
+        store_256(pairs + 8, _mm256_permute2x128_si256(low, high, 0x31));
+    }
+}
+
 #define CODES(name) [PARE_DOT_##name] = name##_codes
 const pare_unpack_kernels pare_unpack_avx2 = {
     .codes = {CODES(q4_0), CODES(q4_1), CODES(q5_0), CODES(q5_1), CODES(q8_0), CODES(iq4_nl),
@@ -346,4 +355,5 @@ const pare_unpack_kernels pare_unpack_avx2 = {
     .widen = widen_avx2,
     .expand_panel = expand_panel_avx2,
     .f16_panel = f16_panel_avx2,
-    .bf16_panel = bf16_panel_avx2};
+    .bf16_panel = bf16_panel_avx2,
+    .pair_panel = pair_panel_avx2};

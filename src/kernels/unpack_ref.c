@@ -43,6 +43,11 @@ static void bf16_panel_ref(float *w, const uint32_t *pairs, size_t k) {
             w[j * NR + r] = pare_bf16_to_f32((uint16_t)(pairs[j / 2 * NR + r] >> 16 * (j % 2)));
 }
 
+static void pair_panel_ref(uint32_t *pairs, const uint16_t *w, size_t k) {
+    for (size_t j = 0; j < k; j += 2, w += 2 * NR, pairs += NR)
+        for (size_t r = 0; r < NR; r++) pairs[r] = w[r] | (uint32_t)w[NR + r] << 16;
+}
+
 const pare_unpack_kernels pare_unpack_ref = {
 #define X(name, ...) [PARE_DOT_##name] = pare_unpack_##name##_ref,
     .packed = {PARE_PACKED_LIST(X)},
@@ -52,7 +57,8 @@ const pare_unpack_kernels pare_unpack_ref = {
     .widen = widen_ref,
     .expand_panel = expand_panel_ref,
     .f16_panel = f16_panel_ref,
-    .bf16_panel = bf16_panel_ref};
+    .bf16_panel = bf16_panel_ref,
+    .pair_panel = pair_panel_ref};
 
 const pare_unpack_kernels *pare_unpack_kernels_get(pare_isa isa) {
 #if defined(__x86_64__)

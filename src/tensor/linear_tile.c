@@ -267,18 +267,25 @@ static bool plain_panel(const pare_linear_job *job, const many_space *s, const p
     return true;
 }
 
+/* to->panel from a packed panel of codes. */
+static void expand_packed(const pare_linear_job *job, const many_space *s, const panel_at *p,
+                          size_t kb, size_t k, panel_space *to) {
+    const pare_encoding *enc = p->out->w->enc;
+    unpack_packed(job, s, p, kb, k, to);
+    job->unpack->expand_panel(to->panel, (const uint32_t *)s->codes, to->scale,
+                              to->has_offset ? to->offset : NULL, enc->code_group, k);
+}
+
 static void unpack_f32(const pare_linear_job *job, const many_space *s, const panel_at *p,
                        size_t kb, panel_space *to) {
     const pare_encoding *enc = p->out->w->enc;
     size_t k = block_k(job->in, kb);
-    if (enc->codes && k % 32 == 0) {
-        if (enc->packed) {
-            unpack_packed(job, s, p, kb, k, to);
-        } else {
-            unpack_codes(job, s, p, kb, k, FORM_F32);
-            unpack_scales(job, s, k / enc->code_group, enc->has_offset, to);
-            job->tiles->transpose((uint32_t *)s->codes, (const uint32_t *)s->rows, KC / 4, k / 4);
-        }
+    if (enc->codes && enc->packed) {
+        expand_packed(job, s, p, kb, k, to);
+    } else if (enc->codes && k % 32 == 0) {
+        unpack_codes(job, s, p, kb, k, FORM_F32);
+        unpack_scales(job, s, k / enc->code_group, enc->has_offset, to);
+        job->tiles->transpose((uint32_t *)s->codes, (const uint32_t *)s->rows, KC / 4, k / 4);
         job->unpack->expand_panel(to->panel, (const uint32_t *)s->codes, to->scale,
                                   to->has_offset ? to->offset : NULL, enc->code_group, k);
     } else if (!plain_panel(job, s, p, kb, k, to->panel)) {
@@ -303,6 +310,14 @@ static void unpack_bf16(const pare_linear_job *job, const many_space *s, const p
                         size_t kb, panel_space *to) {
     size_t k = padded(block_k(job->in, kb));
     int n_parts = p->form == FORM_BF16X3 ? PARTS : 1;
+    const pare_encoding *enc = p->out->w->enc;
+    if (enc->codes && enc->packed) { /* all 16 rows at once */
+        expand_packed(job, s, p, kb, k, to);
+        job->tiles->split(s->rows16, n_parts, to->panel, NR * k);
+        for (int i = 0; i < n_parts; i++)
+            job->unpack->pair_panel((uint32_t *)to->panel16[i], s->rows16[i], k);
+        return;
+    }
     decode_rows(job, s, p, kb, block_k(job->in, kb), k);
     for (size_t r = 0; r < NR; r++) {
         uint16_t *parts[PARTS];

@@ -112,6 +112,9 @@ static void panels(void **state) {
             level->f16_panel(w, in, k);
             ref->f16_panel(want, in, k);
             assert_memory_equal(w, want, bytes);
+            level->pair_panel((uint32_t *)w, (const uint16_t *)in, k);
+            ref->pair_panel((uint32_t *)want, (const uint16_t *)in, k);
+            assert_memory_equal(w, want, bytes / 2);
             free(w);
             free(want);
         }
