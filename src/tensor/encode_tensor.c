@@ -138,6 +138,51 @@ static pare_status encode_rows(pare_runtime *rt, pare_tensor *out, encode_job *j
     return st;
 }
 
+/* ---- forms without rows ---- */
+
+typedef struct flushed_job {
+    const pare_tensor *t;
+    const float *w;
+    _Atomic size_t n_flushed;
+} flushed_job;
+
+static bool all_zero(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (x[i] != 0.0f) return false;
+    return true;
+}
+
+static void count_flushed(void *arg, size_t begin, size_t end) {
+    enum { PIECE = 1024 };
+    flushed_job *job = arg;
+    const pare_encoding *enc = job->t->enc;
+    size_t cols = job->t->view.cols, group = enc->code_group, n_flushed = 0;
+    for (size_t r = begin; r < end; r++)
+        for (size_t c = 0; c < cols; c += PIECE) {
+            const float *x = job->w + r * cols + c;
+            float y[PIECE];
+            size_t n = cols - c < PIECE ? cols - c : PIECE;
+            enc->decode(y, &job->t->view, r, c, n);
+            for (size_t g = 0; g < n; g += group) {
+                size_t k = n - g < group ? n - g : group;
+                n_flushed += all_zero(y + g, k) && !all_zero(x + g, k);
+            }
+        }
+    atomic_fetch_add(&job->n_flushed, n_flushed);
+}
+
+static pare_status encode_matrix(pare_runtime *rt, pare_tensor *out, encode_job *job, size_t rows,
+                                 pare_error *err) {
+    job->only_check = true;
+    PARE_TRY(run_job(rt, job, rows, err));
+    PARE_TRY(job->enc->encode_matrix(rt, out, job->w, rows, job->cols, job->importance, err));
+    if (!job->enc->codes) return PARE_OK; /* plain values: max_abs said all */
+    flushed_job count = {.t = out, .w = job->w};
+    pare_parallel_for(rt, rows, CHUNK, count_flushed, &count);
+    out->n_flushed = count.n_flushed;
+    return PARE_OK;
+}
+
 static pare_status check_form(const pare_encoding *enc, size_t cols, pare_error *err) {
     if (!enc->encode_row && !enc->encode_matrix)
         return pare_fail(err, PARE_ERR_UNSUPPORTED, "%s can only be read, not written", enc->name);
@@ -150,11 +195,8 @@ static pare_status check_form(const pare_encoding *enc, size_t cols, pare_error 
 pare_status pare_tensor_encode(pare_runtime *rt, pare_tensor *out, const pare_encoding *enc,
                                const float *w, size_t rows, size_t cols, const float *importance,
                                pare_error *err) {
-    encode_job job = {.k = pare_encode_kernels_get(rt->options.isa),
-                      .enc = enc,
-                      .w = w,
-                      .cols = cols,
-                      .only_check = enc->encode_matrix != NULL};
+    encode_job job = {
+        .k = pare_encode_kernels_get(rt->options.isa), .enc = enc, .w = w, .cols = cols};
     float *clean = NULL;
     size_t n_flat = 0;
     *out = (pare_tensor){0};
@@ -165,13 +207,7 @@ pare_status pare_tensor_encode(pare_runtime *rt, pare_tensor *out, const pare_en
         n_flat = clean_importance(clean, importance, cols);
         job.importance = clean;
     }
-    pare_status st;
-    if (enc->encode_matrix) {
-        st = run_job(rt, &job, rows, err);
-        if (st == PARE_OK) st = enc->encode_matrix(rt, out, w, rows, cols, clean, err);
-    } else {
-        st = encode_rows(rt, out, &job, rows, err);
-    }
+    pare_status st = (enc->encode_matrix ? encode_matrix : encode_rows)(rt, out, &job, rows, err);
     if (st == PARE_OK) out->n_flat_importance = n_flat;
     pare_free(clean);
     return st;

@@ -27,8 +27,8 @@ typedef struct pare_tensor {
     void *storage; /* pare_big_alloc'ed, storage_bytes; NULL = borrowed */
     size_t storage_bytes;
     /* What pare_tensor_encode had to do; the caller counts it as a fallback. */
-    size_t n_flushed; /* blocks with non-zero values that were stored as zeros: too small for
-                         the scale's type */
+    size_t n_flushed; /* blocks (of sparse forms: groups of code_group columns) with non-zero
+                         values that were stored as zeros: too small for the scale's type */
     size_t n_flat_importance; /* groups of 32 columns whose importance was unusable (all zero,
                                  negative, NaN, infinite) and replaced by the mean of the others */
 } pare_tensor;
