@@ -60,7 +60,7 @@ static const cli_option table[] = {
     CLI_OPTION(run_options, 0, "draft", CLI_TEXT, draft, "MODEL", 0, 0,
                "let a smaller model with the same vocabulary guess"),
     CLI_OPTION(run_options, 0, "draft-max", CLI_INT, draft_max, "N", 1, PARE_DRAFT_MAX,
-               "guesses at a time, at most; fewer where they are often wrong"),
+               "guesses at a time, at most; fewer where they are often wrong (default 7)"),
     {0},
 };
 static const run_options defaults = {.n = -1,
@@ -70,7 +70,6 @@ static const run_options defaults = {.n = -1,
                                      .top_p = 0.95,
                                      .min_p = 0.05,
                                      .repeat_penalty = 1,
-                                     .draft_max = PARE_DRAFT_MAX,
                                      .compute = PARE_COMPUTE_FAST};
 
 typedef struct runner {
@@ -176,11 +175,12 @@ static pare_generate_options generate_options(const runner *r) {
     g.stop = o->stop.item;
     g.n_stop = o->stop.n;
     g.ignore_eos = o->ignore_eos;
-    g.speculate = (pare_speculate_options){.lookup = o->speculate == SPECULATE_NGRAM,
-                                           .draft = r->draft,
-                                           .max = (size_t)o->draft_max,
-                                           .before = r->history.data,
-                                           .n_before = r->history.n};
+    g.speculate =
+        (pare_speculate_options){.lookup = o->speculate == SPECULATE_NGRAM,
+                                 .draft = r->draft,
+                                 .max = o->draft_max ? (size_t)o->draft_max : PARE_DRAFT_MAX,
+                                 .before = r->history.data,
+                                 .n_before = r->history.n};
     if (!r->c->common.json) {
         g.on_text = on_text;
         g.arg = r->c;
@@ -417,6 +417,8 @@ static pare_status run(cli *c, const void *options, char **args, size_t n_args) 
     if (r.o->draft && r.o->speculate == SPECULATE_NGRAM)
         return cli_fail(c, PARE_ERR_ARG,
                         "run: found both --draft and --speculate ngram, expected one of them");
+    if (r.o->draft_max && !r.o->draft && r.o->speculate == SPECULATE_OFF)
+        return cli_fail(c, PARE_ERR_ARG, "run: --draft-max needs --draft or --speculate");
     pare_status st = r.o->interactive ? run_talk(&r, args[0]) : run_once(&r, args[0]);
     runner_free(&r);
     return st;

@@ -245,6 +245,7 @@ static void run_errors(void **state) {
         {"pare run model.gguf -p a -f b", "both -p and -f"},
         {"pare run model.gguf -i -p a", "found -i with -p"},
         {"pare run model.gguf -p a --system b", "--system needs --chat or -i"},
+        {"pare run model.gguf -p a --draft-max 7", "--draft-max needs --draft or --speculate"},
         {"pare run nochat --chat -p a", "found none"},
         {"pare run strange --chat -p a", "unknown format"},
         {"pare run model.gguf -p a --kv q7", "q7"},
