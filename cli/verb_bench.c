@@ -69,14 +69,6 @@ typedef struct results {
     size_t n;
 } results;
 
-/* The arithmetic limit of a mode. */
-static double peak(const results *r, pare_compute compute) {
-    const pare_limits *l = &r->limits;
-    if (compute == PARE_COMPUTE_FAST)
-        return l->int8_op_per_s > l->bf16_flop_per_s ? l->int8_op_per_s : l->bf16_flop_per_s;
-    return l->f32_flop_per_s;
-}
-
 double bench_share(double value, double limit) {
     double s = limit > 0 ? value / limit : 0;
     return s < 1 ? s : 1;
@@ -84,15 +76,17 @@ double bench_share(double value, double limit) {
 static double bandwidth_share(const results *r, const pare_bench_row *row) {
     return bench_share(row->tokens_per_s * row->bytes_per_token, r->read_rate);
 }
-static double peak_share(const results *r, const pare_bench_row *row) {
-    return bench_share(row->flop_per_s, peak(r, row->compute));
+static double peak_share(const pare_bench_row *row) {
+    return bench_share(row->flop_per_s, row->op_limit);
 }
 
 /* --- work --- */
 
 static pare_status measure_all(cli *c, results *r, pare_model *m, const bench_options *o) {
-    pare_bench_options bo = {
-        .reps = (size_t)o->reps, .kv = o->kv, .compute = (pare_compute)o->compute};
+    pare_bench_options bo = {.reps = (size_t)o->reps,
+                             .kv = o->kv,
+                             .compute = (pare_compute)o->compute,
+                             .limits = &r->limits};
     pare_status st = PARE_OK;
     for (size_t d = 0; d < o->depth.n; d++) {
         bo.depth = o->depth.item[d];
@@ -141,7 +135,8 @@ static json_t *row_json(const results *r, const pare_bench_row *row) {
     json_object_set_new(out, "bytes_per_token", cli_json_real(row->bytes_per_token));
     json_object_set_new(out, "share_of_bandwidth", cli_json_real(bandwidth_share(r, row)));
     json_object_set_new(out, "flop_per_s", cli_json_real(row->flop_per_s));
-    json_object_set_new(out, "share_of_peak", cli_json_real(peak_share(r, row)));
+    json_object_set_new(out, "op_limit", cli_json_real(row->op_limit));
+    json_object_set_new(out, "share_of_peak", cli_json_real(peak_share(row)));
     return out;
 }
 
@@ -171,16 +166,18 @@ static pare_status print_table(cli *c, const results *r, const bench_options *o)
         cli_cell(&t, "%.2f", row->bytes_per_token / 1e6);
         cli_cell(&t, "%.1f", 100 * bandwidth_share(r, row));
         cli_cell(&t, "%.1f", row->flop_per_s / 1e9);
-        cli_cell(&t, "%.1f", 100 * peak_share(r, row));
+        cli_cell(&t, "%.1f", 100 * peak_share(row));
     }
     pare_status st = cli_table_end(c, &t);
     if (st != PARE_OK) return st;
-    return cli_printf(c,
-                      "\n%s; limits in this run: %.1f GB/s (a buffer of the model's size), %s %.0f "
-                      "G/s\n",
-                      o->compute ? "fast" : "exact", r->read_rate / 1e9,
-                      o->compute ? "8-bit products" : "f32 products",
-                      peak(r, (pare_compute)o->compute) / 1e9);
+    const pare_limits *l = &r->limits;
+    return cli_printf(
+        c,
+        "\n%s; limits in this run: %.1f GB/s (a buffer of the model's size), products "
+        "f32 %.0f, bf16 %.0f, int8 %.0f, int4 %.0f G/s, each weight's those that its "
+        "encoding allows\n",
+        o->compute ? "fast" : "exact", r->read_rate / 1e9, l->f32_flop_per_s / 1e9,
+        l->bf16_flop_per_s / 1e9, l->int8_op_per_s / 1e9, l->int4_op_per_s / 1e9);
 }
 
 static pare_status run_model(cli *c, const bench_options *o, const char *path) {

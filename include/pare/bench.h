@@ -42,10 +42,11 @@ typedef struct pare_kernel_choice {
 bool pare_kernel_at(pare_kernel_choice *out, size_t i, pare_isa isa);
 
 typedef struct pare_bench_options {
-    size_t reps;          /* timed repetitions after one that is not counted; default 3 */
-    size_t depth;         /* tokens already in the context */
-    const char *kv;       /* as in pare_session_options */
-    pare_compute compute; /* default fast */
+    size_t reps;               /* timed repetitions after one that is not counted; default 3 */
+    size_t depth;              /* tokens already in the context */
+    const char *kv;            /* as in pare_session_options */
+    pare_compute compute;      /* default fast */
+    const pare_limits *limits; /* for op_limit of the rows; borrowed; NULL = not wanted */
 } pare_bench_options;
 pare_bench_options pare_bench_options_default(void);
 
@@ -57,6 +58,8 @@ typedef struct pare_bench_row {
     double
         bytes_per_token; /* decode: weights / batch + keys and values; prefill: weights / batch */
     double flop_per_s;   /* of the linear layers */
+    double op_limit; /* what flop_per_s could be at most, every weight multiplied as its encoding
+                        allows: f32, bf16, int8 or int4; 0 without limits in the options */
     pare_compute compute;
 } pare_bench_row;
 

@@ -127,7 +127,11 @@ size_t pare_session_position(const pare_session *s);
 /* Positions it can hold, and the model that it runs. */
 size_t pare_session_n_ctx(const pare_session *s);
 const pare_model *pare_session_model(const pare_session *s);
-uint64_t pare_session_kv_bytes(const pare_session *s);
+uint64_t
+pare_session_kv_bytes(const pare_session *s); /* of a full cache, with what it keeps spare */
+/* Bytes of keys and values that the token at position `pos` attends to: in layers with a window,
+ * those in it. */
+uint64_t pare_session_kv_read_bytes(const pare_session *s, size_t pos);
 
 #ifdef __cplusplus
 }

@@ -31,6 +31,10 @@ pare_status pare_kernel_team_time(double *seconds, const pare_kernel_bench *b, p
 /* Bytes that no cache holds, and no burden on a small machine. */
 size_t pare_beyond_caches(void);
 
+/* What products with weights of an encoding could reach at most, and their kind. */
+double pare_op_limit(const char **products, const pare_limits *limits, const pare_encoding *e,
+                     pare_compute compute);
+
 /* n copies of so many bytes that lie beyond the caches together; 1 with o->cached. */
 size_t pare_kernel_copies(const pare_kernel_bench *b, size_t bytes);
 

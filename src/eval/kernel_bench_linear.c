@@ -148,28 +148,6 @@ static double rms_error(const linear_bench *l, size_t rows) {
     return sqrt(error / power);
 }
 
-/* What the arithmetic of a mode could reach at most. */
-static void set_op_limit(pare_kernel_row *row, const linear_bench *l, pare_compute compute) {
-    const pare_limits *limits = &l->b->limits;
-    bool narrow = l->enc->code_max - l->enc->code_min < 64; /* 16-bit sums of several products */
-    bool bf16 = limits->bf16_flop_per_s > limits->f32_flop_per_s;
-    row->op_limit = limits->f32_flop_per_s;
-    row->products = "f32";
-    if (compute == PARE_COMPUTE_EXACT && limits->bf16_flop_per_s / 6 > row->op_limit) {
-        row->op_limit = limits->bf16_flop_per_s / 6;
-        row->products = "bf16 x 6";
-    }
-    if (compute == PARE_COMPUTE_EXACT) return;
-    if (bf16) {
-        row->op_limit = limits->bf16_flop_per_s;
-        row->products = "bf16";
-    }
-    double whole = narrow ? limits->int4_op_per_s : limits->int8_op_per_s;
-    if (!l->enc->codes || whole < row->op_limit) return;
-    row->op_limit = whole;
-    row->products = narrow ? "int4" : "int8";
-}
-
 static pare_status measure_layer(const linear_bench *l, pare_compute compute, void *scratch,
                                  pare_error *err) {
     const pare_kernel_bench_options *o = l->b->o;
@@ -183,7 +161,7 @@ static pare_status measure_layer(const linear_bench *l, pare_compute compute, vo
                                .ops = 2 * products * (double)c.rows,
                                .read_limit = l->read_limit};
         PARE_TRY(pare_kernel_team_time(&row.seconds, l->b, run_layer, &c, err));
-        set_op_limit(&row, l, compute);
+        row.op_limit = pare_op_limit(&row.products, &l->b->limits, l->enc, compute);
         row.rms_error = rms_error(l, c.rows);
         o->on_row(o->arg, &row);
     }

@@ -146,3 +146,23 @@ pare_status pare_limits_measure(pare_limits *out, pare_runtime *rt, pare_error *
         PARE_TRY(measure_loop(&out->int4_op_per_s, rt, &loops.int4, err));
     return PARE_OK;
 }
+
+double pare_op_limit(const char **products, const pare_limits *limits, const pare_encoding *e,
+                     pare_compute compute) {
+    double best = limits->f32_flop_per_s;
+    *products = "f32";
+    if (compute == PARE_COMPUTE_EXACT) {
+        if (limits->bf16_flop_per_s / 6 <= best) return best;
+        *products = "bf16 x 6";
+        return limits->bf16_flop_per_s / 6;
+    }
+    if (limits->bf16_flop_per_s > best) {
+        best = limits->bf16_flop_per_s;
+        *products = "bf16";
+    }
+    bool narrow = e->code_max - e->code_min < 64; /* 16-bit sums of several products */
+    double whole = narrow ? limits->int4_op_per_s : limits->int8_op_per_s;
+    if (!e->codes || whole < best) return best;
+    *products = narrow ? "int4" : "int8";
+    return whole;
+}

@@ -5,6 +5,7 @@
 #include "base/os.h"
 #include "base/rng.h"
 #include "base/runtime.h"
+#include "eval/kernel_bench.h"
 #include "model/model.h"
 
 #include <math.h>
@@ -145,21 +146,33 @@ static pare_status run_bench(pare_bench_row *out, bench *b, pare_runtime *rt, pa
     return PARE_OK;
 }
 
-/* Bytes of a sequence's keys and values that a step reads: the cache up to the middle of the
- * repetition. */
-static double kv_bytes_per_step(const bench *b) {
-    double positions = (double)(b->depth + b->total), middle = (double)b->depth + b->total / 2.0;
-    return (double)pare_session_kv_bytes(b->base) * middle / positions;
+/* Each weight at the rate of its encoding's products; the head's work is a step's, not a token's.
+ */
+static double op_limit(const pare_limits *limits, const bench *b, const pare_model *m,
+                       pare_compute compute) {
+    double ops = 0, seconds = 0;
+    for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
+        const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
+        if (!pare_model_is_multiplied(m, t)) continue;
+        double n = 2.0 * (double)t->n_params;
+        const char *products;
+        if (strcmp(t->canonical, m->head->name) == 0) n /= (double)b->step;
+        ops += n;
+        seconds += n / pare_op_limit(&products, limits, t->enc, compute);
+    }
+    return ops / seconds;
 }
 
-/* Logits are wanted of a step's last token only: the head's work is shared by the whole step. */
-static void finish_row(pare_bench_row *out, const bench *b, const pare_model *m) {
+/* Logits are wanted of a step's last token only. */
+static void finish_row(pare_bench_row *out, const bench *b, const pare_model *m,
+                       const pare_limits *limits) {
     const pare_view *w = &m->head->w.view;
     double head = 2.0 * (double)w->rows * (double)w->cols, step = (double)b->step;
     double all = (double)pare_model_flops_per_token(m), n = (double)b->n_sequences;
     out->flop_per_s = out->tokens_per_s * (all - head + head / step);
-    out->bytes_per_token =
-        ((double)pare_model_bytes_per_token(m) / n + kv_bytes_per_step(b)) / step;
+    uint64_t kv = pare_session_kv_read_bytes(b->base, b->depth + b->total / 2);
+    out->bytes_per_token = ((double)pare_model_bytes_per_token(m) / n + (double)kv) / step;
+    if (limits) out->op_limit = op_limit(limits, b, m, out->compute);
 }
 
 pare_status pare_bench_prefill(pare_bench_row *out, pare_runtime *rt, pare_model *m,
@@ -171,7 +184,7 @@ pare_status pare_bench_prefill(pare_bench_row *out, pare_runtime *rt, pare_model
     bench b = {.depth = o.depth, .total = n, .step = batch, .n_sequences = 1};
     *out = (pare_bench_row){.what = "prefill", .n = n, .batch = batch};
     pare_status st = run_bench(out, &b, rt, m, &o, err);
-    if (st == PARE_OK) finish_row(out, &b, m);
+    if (st == PARE_OK) finish_row(out, &b, m, o.limits);
     bench_end(&b);
     return st;
 }
@@ -183,7 +196,7 @@ pare_status pare_bench_decode(pare_bench_row *out, pare_runtime *rt, pare_model 
     bench b = {.depth = o.depth, .total = n, .step = 1, .n_sequences = batch};
     *out = (pare_bench_row){.what = "decode", .n = n, .batch = batch};
     pare_status st = run_bench(out, &b, rt, m, &o, err);
-    if (st == PARE_OK) finish_row(out, &b, m);
+    if (st == PARE_OK) finish_row(out, &b, m, o.limits);
     bench_end(&b);
     return st;
 }

@@ -324,6 +324,17 @@ pare_status pare_kv_cache_reserve(pare_kv_cache *c, size_t n, pare_error *err) {
     return PARE_OK;
 }
 
+uint64_t pare_kv_cache_read_bytes(const pare_kv_cache *c, size_t pos) {
+    uint64_t total = 0;
+    for (size_t i = 0; i < c->n_layers; i++) {
+        const pare_kv_layer *l = &c->layers[i];
+        bool windowed = c->window && l->blocks == c->blocks[LOCAL];
+        size_t seen = windowed && c->window < pos + 1 ? c->window : pos + 1;
+        total += (uint64_t)seen * 2 * l->n_kv_heads * l->row_stride;
+    }
+    return total;
+}
+
 void pare_kv_cache_advance(pare_kv_cache *c, size_t n) { c->n_pos += n; }
 
 size_t pare_kv_cache_truncate(pare_kv_cache *c, size_t n_keep) {

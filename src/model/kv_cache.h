@@ -59,6 +59,9 @@ pare_status pare_kv_cache_reserve(pare_kv_cache *c, size_t n, pare_error *err);
 /* The n tokens reserved last are stored in every layer. */
 void pare_kv_cache_advance(pare_kv_cache *c, size_t n);
 
+/* Bytes of keys and values that the token at position `pos` attends to, its own among them. */
+uint64_t pare_kv_cache_read_bytes(const pare_kv_cache *c, size_t pos);
+
 /* Forgets all positions >= n_keep and returns how many are kept: min(n_keep, n_pos), or 0 where a
  * local layer no longer holds the window before n_keep (the caller computes from there again); the
  * last 128 tokens can always be taken back. */

@@ -37,8 +37,7 @@ typedef struct load_job {
     atomic_bool stop;
 } load_job;
 
-/* The matrices that a token is multiplied with: all but the tables it is looked up in. */
-static bool is_multiplied(const pare_model *m, const pare_source_tensor *t) {
+bool pare_model_is_multiplied(const pare_model *m, const pare_source_tensor *t) {
     if (!t->canonical || t->n_dims != 2) return false;
     if (strcmp(t->canonical, "token_embd.weight") == 0) return m->config.tied;
     return strcmp(t->canonical, "position_embd.weight") != 0;
@@ -47,7 +46,7 @@ static bool is_multiplied(const pare_model *m, const pare_source_tensor *t) {
 /* Bytes of a tensor in packed form, 0 if it is not packed. */
 static size_t packed_bytes(const pare_model *m, const pare_source_tensor *t) {
     size_t rows, cols;
-    if (!t->enc || !is_multiplied(m, t)) return 0;
+    if (!t->enc || !pare_model_is_multiplied(m, t)) return 0;
     pare_source_shape(t, &rows, &cols);
     return pare_tensor_packed_bytes(t->enc, rows, cols);
 }
@@ -310,7 +309,7 @@ size_t pare_model_alike_rows(const pare_model *m, size_t pos) {
     if (local < rows) rows = local;
     for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
         const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
-        size_t n = is_multiplied(m, t) ? pare_linear_alike_rows(t->enc) : SIZE_MAX;
+        size_t n = pare_model_is_multiplied(m, t) ? pare_linear_alike_rows(t->enc) : SIZE_MAX;
         if (n < rows) rows = n;
     }
     return rows;
@@ -320,7 +319,8 @@ uint64_t pare_model_bytes_per_token(const pare_model *m) {
     uint64_t total = 0;
     for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
         const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
-        if (is_multiplied(m, t) || (t->canonical && t->n_dims == 1)) total += held_bytes(m, t);
+        if (pare_model_is_multiplied(m, t) || (t->canonical && t->n_dims == 1))
+            total += held_bytes(m, t);
     }
     const pare_source_tensor *table = pare_source_find(m->source, "token_embd.weight");
     return total + held_bytes(m, table) / m->config.vocab_size;
@@ -330,7 +330,7 @@ uint64_t pare_model_flops_per_token(const pare_model *m) {
     uint64_t total = 0;
     for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
         const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
-        if (is_multiplied(m, t)) total += 2 * t->n_params;
+        if (pare_model_is_multiplied(m, t)) total += 2 * t->n_params;
     }
     return total;
 }

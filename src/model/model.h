@@ -58,6 +58,9 @@ pare_status pare_model_load_layers(pare_model *m, size_t begin, size_t end, pare
 /* Frees the weights of a layer; it may be loaded again. */
 void pare_model_drop_layer(pare_model *m, size_t layer);
 
+/* A matrix that tokens are multiplied with: any but the tables they are looked up in. */
+bool pare_model_is_multiplied(const pare_model *m, const pare_source_tensor *t);
+
 /* ---- the forward pass, called by every thread with its own context (autograd/ops.h) ---- */
 
 /* A batch of tokens on its way through the model. */

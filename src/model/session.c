@@ -411,3 +411,6 @@ size_t pare_session_position(const pare_session *s) { return s->kv.n_pos; }
 size_t pare_session_n_ctx(const pare_session *s) { return s->kv.n_ctx; }
 const pare_model *pare_session_model(const pare_session *s) { return s->e->m; }
 uint64_t pare_session_kv_bytes(const pare_session *s) { return s->kv.full_bytes; }
+uint64_t pare_session_kv_read_bytes(const pare_session *s, size_t pos) {
+    return pare_kv_cache_read_bytes(&s->kv, pos);
+}

@@ -430,7 +430,7 @@ static void bench(void **state) {
     assert_int_equal(json_array_size(rows), 6);
     json_array_foreach(rows, i, row) {
         program_has(row, "what,n,batch,tokens_per_s,stddev,bytes_per_token,share_of_bandwidth,"
-                         "flop_per_s,share_of_peak");
+                         "flop_per_s,op_limit,share_of_peak");
         n_prefill += strcmp(string(row, "what"), "prefill") == 0;
         assert_true(number(row, "tokens_per_s") > 0 && number(row, "flop_per_s") > 0);
         assert_true(number(row, "share_of_bandwidth") > 0 &&

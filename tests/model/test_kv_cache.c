@@ -165,6 +165,10 @@ static void bytes_and_layout(void **state) {
     assert_int_equal(c.layers[2].v_at, 3 * 2 * 64 * 64);
     assert_int_equal(c.layers[1].head_stride, 64 * 64);
     assert_null(c.blocks[0][0]); /* nothing is taken before it is needed */
+    /* a row of 64 bytes for each of 2 heads' keys and values; local layers stop at their window */
+    assert_int_equal(pare_kv_cache_read_bytes(&c, 0), 3 * 2 * 2 * 64);
+    assert_int_equal(pare_kv_cache_read_bytes(&c, 99), 100 * 3 * 2 * 2 * 64);
+    assert_int_equal(pare_kv_cache_read_bytes(&c, 499), (500 + 2 * 100) * 2 * 2 * 64);
     pare_kv_cache_free(&c);
     pare_kv_cache_free(&c); /* a zeroed one is fine */
     spec.window = 990;      /* window + batch beyond the context */
