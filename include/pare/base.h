@@ -114,6 +114,7 @@ void pare_runtime_free(pare_runtime *rt);
 int pare_runtime_threads(const pare_runtime *rt);
 pare_isa pare_runtime_isa(const pare_runtime *rt);
 uint64_t pare_runtime_seed(const pare_runtime *rt);
+bool pare_runtime_deterministic(const pare_runtime *rt);
 
 #ifdef __cplusplus
 }

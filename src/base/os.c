@@ -368,6 +368,41 @@ bool pare_path_is_folder(const char *path) {
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+static int64_t nanoseconds(struct timespec t) {
+    return (int64_t)t.tv_sec * 1000000000 + (int64_t)t.tv_nsec;
+}
+
+pare_status pare_path_stamp(pare_file_stamp *stamp, const char *path, pare_error *err) {
+    struct stat info;
+    if (stat(path, &info) != 0) return fail_errno(err, path, "stat");
+#ifdef __APPLE__
+    struct timespec modified = info.st_mtimespec, changed = info.st_ctimespec;
+#else
+    struct timespec modified = info.st_mtim, changed = info.st_ctim;
+#endif
+    *stamp = (pare_file_stamp){(uint64_t)info.st_dev, (uint64_t)info.st_ino, (uint64_t)info.st_size,
+                               nanoseconds(modified), nanoseconds(changed)};
+    return PARE_OK;
+}
+
+pare_status pare_folder_make(const char *path, pare_error *err) {
+    char *name = pare_strdup(path);
+    if (!name) return fail_memory(err, path);
+    pare_status st = PARE_OK;
+    for (char *p = name + (*name == '/');; p++) {
+        if (*p && *p != '/') continue;
+        char end = *p;
+        *p = '\0';
+        if (mkdir(name, 0777) != 0 && errno != EEXIST) st = fail_errno(err, path, "create");
+        *p = end;
+        if (!end || st != PARE_OK) break;
+    }
+    if (st == PARE_OK && !pare_path_is_folder(name))
+        st = pare_fail(err, PARE_ERR_INPUT, "%s: found a file, expected a folder", path);
+    pare_free(name);
+    return st;
+}
+
 void pare_path_remove(const char *path) { (void)unlink(path); }
 
 char *pare_path_resolve(const char *path) {
@@ -450,4 +485,10 @@ double pare_now_s(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int64_t pare_wall_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec;
 }

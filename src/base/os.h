@@ -66,6 +66,16 @@ bool pare_same_file(const char *a, const char *b);
 bool pare_path_exists(const char *path);
 bool pare_path_is_folder(const char *path);
 
+/* What tells that a file may have changed. */
+typedef struct pare_file_stamp {
+    uint64_t device, inode, size;
+    int64_t modified_ns, changed_ns; /* since 1970 */
+} pare_file_stamp;
+pare_status pare_path_stamp(pare_file_stamp *stamp, const char *path, pare_error *err);
+
+/* Makes a folder and those above it; one that is there is no error. */
+pare_status pare_folder_make(const char *path, pare_error *err);
+
 /* Removes a file; one that does not exist is no error. */
 void pare_path_remove(const char *path);
 
@@ -87,5 +97,8 @@ pare_status pare_folder_list(char ***names, size_t *n, const char *path, pare_er
 
 /* Seconds of a monotonic clock. */
 double pare_now_s(void);
+
+/* Seconds since 1970, UTC. */
+int64_t pare_wall_s(void);
 
 #endif

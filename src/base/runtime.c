@@ -60,6 +60,7 @@ void pare_runtime_free(pare_runtime *rt) {
 int pare_runtime_threads(const pare_runtime *rt) { return rt->options.n_threads; }
 pare_isa pare_runtime_isa(const pare_runtime *rt) { return rt->options.isa; }
 uint64_t pare_runtime_seed(const pare_runtime *rt) { return rt->options.seed; }
+bool pare_runtime_deterministic(const pare_runtime *rt) { return rt->options.deterministic; }
 
 void pare_progress(pare_runtime *rt, const char *stage, double done, double total,
                    const char *unit) {

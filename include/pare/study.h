@@ -1,0 +1,192 @@
+/* Records of runs, and what is made from them: reports, sweeps, model cards.
+ *
+ *     pare_records *db = NULL;
+ *     if (pare_records_open(&db, "records.db", true, &err) == PARE_OK) {
+ *         pare_record *r = NULL;
+ *         pare_record_new(&r, "eval", rt, &err);
+ *         r->model = "model.gguf";
+ *         r->ppl = 19.92;
+ *         pare_record_complete(r, rt, db, &err);   // architecture, sizes, SHA-256 of the files
+ *         pare_records_add(db, r, &err);           // r->id
+ *         pare_record_free(r);
+ *     }
+ *     pare_records_close(db);
+ *
+ * A database is one SQLite file. Several processes may use it at once. */
+#ifndef PARE_STUDY_H
+#define PARE_STUDY_H
+
+#include "pare/base.h"
+#include "pare/compress.h"
+#include "pare/eval.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* --- one record --- */
+
+/* A tensor of a compression; as in pare_layer_report. */
+typedef struct pare_record_layer {
+    const char *name, *from, *encoding;
+    int64_t n_params, in_bytes, out_bytes;
+    double bits_per_weight, sparsity, error, seconds;
+} pare_record_layer;
+
+typedef struct pare_record_task {
+    const char *name;
+    int64_t n;
+    double acc, acc_stderr, acc_norm, acc_norm_stderr, ppl;
+} pare_record_task;
+
+/* One run. What is not known is NULL, 0 (counts, bytes) or NaN (measures). Every field but the
+ * lists is a column of the database, a key of its JSON form, a column of the CSV report and a key
+ * of filters, all with the field's name. Strings that the caller assigns are borrowed until
+ * pare_record_free; those that the library fills in are owned by the record. */
+typedef struct pare_record {
+    int64_t id;          /* > 0 once it is in a database; never given twice */
+    int64_t time;        /* when it was added, seconds since 1970 UTC; 0 = now */
+    const char *verb;    /* "compress", "eval", "sweep" */
+    const char *version; /* of pare */
+    const char *status;  /* "ok" or "failed" */
+    const char *message; /* of a failure */
+    const char *run_key; /* of a sweep's run: SHA-256 of all that decides its result */
+    /* the machine */
+    const char *cpu, *isa;
+    int64_t threads, deterministic, seed;
+    /* what was computed; paths are absolute, hashes as pare_content_hash gives them */
+    const char *model, *model_sha256, *arch, *name, *licence;
+    const char *recipe; /* canonical; "" = the dense model or another container */
+    const char *out, *out_sha256, *format;
+    const char *calib, *calib_sha256;
+    int64_t calib_samples, calib_ctx;
+    const char *text, *text_sha256;
+    const char *against, *against_sha256;
+    /* the result's size */
+    int64_t n_params, in_bytes, out_bytes; /* of tensors */
+    double bits_per_weight, sparsity;
+    /* quality (eval.h) */
+    const char *protocol, *compute, *kv;
+    int64_t ctx, n_windows, n_scored, n_tokens;
+    const char *crc32; /* of the text's ids, 8 hexadecimal digits */
+    double ppl, ppl_stderr, nll_sum;
+    double base_ppl; /* of the dense model under the same protocol */
+    double kl_mean, kl_mean_stderr, kl_p99, kl_max, same_top, ppl_ratio;
+    /* cost */
+    double seconds;           /* of the compression */
+    double eval_seconds;      /* of the perplexity */
+    double eval_tokens_per_s; /* of the perplexity */
+    double prefill_tokens_per_s, decode_tokens_per_s;
+    int64_t peak_rss_bytes;
+    /* lists; owned by the record where the library filled them in */
+    const pare_record_layer *layers;
+    const pare_record_task *tasks;
+    const char *const *fallbacks; /* one line each */
+    size_t n_layers, n_tasks, n_fallbacks;
+    struct pare_record_memory *memory; /* private */
+} pare_record;
+
+/* A record of this program, machine and runtime (rt may be NULL), status "ok", all else unknown.
+ * Errors: PARE_ERR_NOMEM. */
+pare_status pare_record_new(pare_record **out, const char *verb, const pare_runtime *rt,
+                            pare_error *err);
+void pare_record_free(pare_record *r);
+
+/* Takes over what a call has returned; strings are borrowed. Errors: PARE_ERR_NOMEM. */
+pare_status pare_record_set_compression(pare_record *r, const pare_compress_info *info,
+                                        pare_error *err);
+pare_status pare_record_set_perplexity(pare_record *r, const pare_perplexity *ppl, pare_error *err);
+void pare_record_set_distance(pare_record *r, const pare_distance *d);
+
+/* The record as JSON text, one object: fields in their order, unknown ones null; bytes that are no
+ * UTF-8 become U+FFFD. details: with layers, tasks and fallbacks. Free with pare_text_free. */
+pare_status pare_record_json(char **text, const pare_record *r, bool details, pare_error *err);
+void pare_text_free(char *text);
+
+/* --- contents --- */
+
+typedef struct pare_content {
+    char sha256[65]; /* hexadecimal */
+    uint64_t bytes;
+    size_t n_files;
+} pare_content;
+
+typedef struct pare_records pare_records;
+
+/* SHA-256 of a file; of a split GGUF file (by its first part) or a folder, of the lines
+ * "SHA256  NAME\n" of its files in the order of their bytes. Of a folder's files those count that
+ * make up the model: not hidden ones and not *.md (a card may be added later).
+ * cache   hashes are taken from there for files whose device, inode, size and times are as they
+ *         were, and are kept there; a cache that cannot be read or written is as none; may be NULL
+ * Errors: PARE_ERR_INPUT (nothing there), PARE_ERR_IO, PARE_ERR_NOMEM, PARE_ERR_INTERRUPTED. */
+pare_status pare_content_hash(pare_content *out, pare_runtime *rt, pare_records *cache,
+                              const char *path, pare_error *err);
+
+/* Makes paths absolute, hashes the files that are named and have no hash, and describes the model
+ * (that in `out` where there is one) from its headers. A path of "-" (standard input) stays. `db`
+ * as `cache` above. Errors: as pare_content_hash and pare_describe; what was filled in stays. */
+pare_status pare_record_complete(pare_record *r, pare_runtime *rt, pare_records *db,
+                                 pare_error *err);
+
+typedef enum pare_check_state {
+    PARE_CHECK_SAME = 0,
+    PARE_CHECK_CHANGED,
+    PARE_CHECK_MISSING, /* no longer there, or not readable */
+    PARE_CHECK_UNKNOWN  /* the record has no hash, or the text came from standard input */
+} pare_check_state;
+typedef struct pare_record_check {
+    const char *role, *path, *recorded; /* borrowed from the record */
+    pare_check_state state;
+    char found[65]; /* "" unless the file was read */
+} pare_record_check;
+enum { PARE_RECORD_FILES = 5 };
+
+/* Reads the files of a record again, without any cache. Errors: PARE_ERR_NOMEM,
+ * PARE_ERR_INTERRUPTED. */
+pare_status pare_record_verify(pare_record_check checks[PARE_RECORD_FILES], size_t *n,
+                               const pare_record *r, pare_runtime *rt, pare_error *err);
+
+/* --- the database --- */
+
+/* Where records go: $PARE_RECORDS, else $XDG_DATA_HOME/pare/records.db, else
+ * ~/.local/share/pare/records.db. Errors: PARE_ERR_ARG (no home, longer than `size`). */
+pare_status pare_records_default_path(char *path, size_t size, pare_error *err);
+
+/* Opens a database. create: one that is not there is made (with its folder), and it can be written
+ * to; otherwise it is only read. Errors: PARE_ERR_INPUT (not a database, damaged, another
+ * program's, a folder), PARE_ERR_UNSUPPORTED (a newer pare's), PARE_ERR_IO (read-only, locked for
+ * more than five seconds, full disk). */
+pare_status pare_records_open(pare_records **out, const char *path, bool create, pare_error *err);
+void pare_records_close(pare_records *db);
+const char *pare_records_path(const pare_records *db);
+
+/* Adds a record in one transaction and sets its id and time. Errors: as above; nothing is added. */
+pare_status pare_records_add(pare_records *db, pare_record *r, pare_error *err);
+/* Errors: PARE_ERR_INPUT when there is none of that id. */
+pare_status pare_records_remove(pare_records *db, int64_t id, pare_error *err);
+
+typedef struct pare_record_query {
+    /* All must hold: "KEY=VALUE", "KEY!=VALUE", "KEY~PART" (contains, whatever the case), "KEY<N",
+     * "KEY>N", with the name of a field of pare_record that is no list. A path equals a VALUE also
+     * when its last part does. */
+    const char *const *filters;
+    size_t n_filters;
+    size_t limit; /* the newest that many; 0 = all */
+    bool details; /* layers, tasks and fallbacks too */
+} pare_record_query;
+
+typedef struct pare_record_list {
+    pare_record **items; /* newest first */
+    size_t n;
+} pare_record_list;
+
+/* query NULL: all. Errors: PARE_ERR_ARG (a filter that cannot be read; the message names the keys),
+ * PARE_ERR_INPUT (damaged), PARE_ERR_IO, PARE_ERR_NOMEM. Free with pare_record_list_free. */
+pare_status pare_records_list(pare_record_list *out, pare_records *db,
+                              const pare_record_query *query, pare_error *err);
+void pare_record_list_free(pare_record_list *list);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
