@@ -1,5 +1,5 @@
 /* pare compress and pare convert: one streaming pass over a model's tensors. */
-#include "cli.h"
+#include "recording.h"
 
 #include "pare/compress.h"
 #include "pare/eval.h"
@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 typedef struct compress_options {
-    const char *out, *recipe, *format, *keep, *eval;
+    const char *out, *recipe, *format, *keep, *eval, *records;
     uint64_t split;
     int64_t windows;
     bool no_fallback, dry_run;
@@ -30,6 +30,7 @@ static const cli_option compress_table[] = {
                "perplexity on FILE before and after (hf protocol)"),
     CLI_OPTION(compress_options, 0, "windows", CLI_INT, windows, "N", 0, 1e9,
                "with --eval: only the first N windows (0 = all)"),
+    CLI_OPTION(compress_options, 0, "records", CLI_TEXT, records, "FILE", 0, 0, CLI_RECORDS_HELP),
     CLI_SWITCH(compress_options, 0, "no-fallback", no_fallback,
                "refuse a tensor whose rows or smallest values do not fit its encoding"),
     CLI_SWITCH(compress_options, 0, "dry-run", dry_run, "plan only: sizes, memory, fallbacks"),
@@ -78,8 +79,26 @@ static json_t *ppl_json(const pare_perplexity *p) {
 typedef struct compress_result {
     const pare_compress_info *info;
     const pare_perplexity *before, *after; /* NULL = not asked for */
+    int64_t record_id;                     /* 0 = none */
     bool dry_run;
 } compress_result;
+
+/* The record of a compression; conversions leave none. Its id, or 0. */
+static int64_t record(cli *c, const char *model, const compress_options *o,
+                      const compress_result *r) {
+    if (r->dry_run || !o->recipe) return 0;
+    pare_record *record = cli_record_begin(c);
+    if (!record) return 0;
+    pare_error err = {0};
+    pare_status st = pare_record_set_compression(record, r->info, &err);
+    if (st == PARE_OK && r->after) st = pare_record_set_perplexity(record, r->after, &err);
+    if (st != PARE_OK) cli_warn(c, "the record is incomplete: %s", err.message);
+    record->model = model;
+    record->out = o->out;
+    record->text = o->eval;
+    if (r->before) record->base_ppl = r->before->ppl;
+    return cli_record_end(c, record, o->records);
+}
 
 static pare_status print_json(cli *c, const compress_result *r) {
     const pare_compress_info *i = r->info;
@@ -107,6 +126,7 @@ static pare_status print_json(cli *c, const compress_result *r) {
     json_object_set_new(o, "changed", changed);
     json_object_set_new(o, "fallbacks", fallbacks);
     json_object_set_new(o, "layers", layers);
+    json_object_set_new(o, "record_id", cli_record_id(r->record_id));
     if (r->before) json_object_set_new(o, "before", ppl_json(r->before));
     if (r->after) json_object_set_new(o, "after", ppl_json(r->after));
     return cli_json_print(c, o, true);
@@ -236,6 +256,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
     if (st == PARE_OK) {
         result.info = pare_compress_result(report);
         print_fallbacks(c, result.info);
+        result.record_id = record(c, model, o, &result);
         st = c->common.json ? print_json(c, &result) : print_table(c, &result);
     }
     pare_compress_report_free(report);

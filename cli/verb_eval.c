@@ -1,11 +1,12 @@
 /* pare eval: perplexity under a named protocol, and the distance to another model. */
-#include "cli.h"
+#include "recording.h"
+
 #include "pare/eval.h"
 
 #include <stdlib.h>
 
 typedef struct eval_options {
-    const char *text, *against, *kv;
+    const char *text, *against, *kv, *records;
     int protocol, compute;
     int64_t ctx, windows;
 } eval_options;
@@ -26,6 +27,7 @@ static const cli_option table[] = {
     CLI_OPTION(
         eval_options, 0, "kv", CLI_TEXT, kv, "CODEC", 0, 0,
         "how keys and values are kept: f32, f16, bf16, q8_0 or q4_0 (default f32, with fast f16)"),
+    CLI_OPTION(eval_options, 0, "records", CLI_TEXT, records, "FILE", 0, 0, CLI_RECORDS_HELP),
     {0},
 };
 static const eval_options defaults = {.compute = PARE_COMPUTE_EXACT};
@@ -110,17 +112,35 @@ static pare_status print_distance(cli *c, const pare_distance *d) {
     return cli_table_end(c, &t);
 }
 
-static pare_status print_result(cli *c, const pare_perplexity *p, const pare_distance *d) {
+static pare_status print_result(cli *c, const pare_perplexity *p, const pare_distance *d,
+                                int64_t record_id) {
     cli_progress_end(c);
     if (c->common.json) {
         json_t *out = cli_json_begin(c);
         json_object_set_new(out, "perplexity", perplexity_json(p));
         if (d) json_object_set_new(out, "against", distance_json(d));
+        json_object_set_new(out, "record_id", cli_record_id(record_id));
         return cli_json_print(c, out, true);
     }
     pare_status st = print_table(c, p);
     if (st == PARE_OK && d) st = cli_printf(c, "\n");
     return st == PARE_OK && d ? print_distance(c, d) : st;
+}
+
+/* The id of the run's record, or 0. */
+static int64_t record(cli *c, const char *model, const eval_options *o, const pare_perplexity *p,
+                      const pare_distance *d) {
+    pare_record *r = cli_record_begin(c);
+    if (!r) return 0;
+    pare_error err = {0};
+    if (pare_record_set_perplexity(r, p, &err) != PARE_OK)
+        cli_warn(c, "the record is incomplete: %s", err.message);
+    if (d) pare_record_set_distance(r, d);
+    r->model = model;
+    r->text = o->text;
+    r->against = o->against;
+    r->kv = o->kv;
+    return cli_record_end(c, r, o->records);
 }
 
 /* --- work --- */
@@ -172,7 +192,10 @@ static pare_status run(cli *c, const void *options, char **args, size_t n_args) 
         cli_fail(c, st,
                  "after %zu of %zu windows, perplexity so far %.4f; the same command starts again",
                  progress.done, progress.total, progress.ppl);
-    if (st == PARE_OK) st = print_result(c, &ppl, o->against ? &distance : NULL);
+    if (st == PARE_OK) {
+        const pare_distance *d = o->against ? &distance : NULL;
+        st = print_result(c, &ppl, d, record(c, args[0], o, &ppl, d));
+    }
     free(text);
     unload(&model);
     unload(&base);

@@ -34,7 +34,8 @@ static char *read_file(const char *path, size_t *n) {
     return data;
 }
 
-/* In the child: the program's folder first in PATH, the test's folder as working folder. */
+/* In the child: the program's folder first in PATH, the test's folder as working folder, which also
+ * takes the records. */
 static void enter(void) {
     char path[4096], folder[1024], *copy = realpath(program(), NULL);
     if (!copy) _exit(126);
@@ -43,6 +44,7 @@ static void enter(void) {
     snprintf(path, sizeof path, "%s:%s", folder, old ? old : "/bin:/usr/bin");
     setenv("PATH", path, 1);
     if (chdir(test_folder()) != 0) _exit(126);
+    setenv("PARE_RECORDS", "records.db", 1);
     signal(SIGINT, SIG_DFL);
     signal(SIGPIPE, SIG_DFL);
 }
