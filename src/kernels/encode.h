@@ -74,6 +74,13 @@ typedef struct pare_encode_kernels {
     void (*expand)(float *y, const int8_t *q, const float *scale, const float *offset, size_t n,
                    size_t group);
 
+    /* The error of a grid with codes 0 .. max: the sum of h[i] * (scale * (code - zero) - x[i])^2,
+     * code = inv_scale * x[i] rounded half to even, + zero, clamped. h NULL: all 1. Value i belongs
+     * to partial sum i % 8; those are added pairwise. Any n; finite x with |inv_scale * x| < 2^22.
+     */
+    float (*grid_error)(const float *x, const float *h, size_t n, float inv_scale, float scale,
+                        float zero, float max);
+
     /* Index of the first value that is NaN or infinite; n = none. */
     size_t (*first_nonfinite)(const float *x, size_t n);
 

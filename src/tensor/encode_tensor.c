@@ -213,6 +213,63 @@ pare_status pare_tensor_encode(pare_runtime *rt, pare_tensor *out, const pare_en
     return st;
 }
 
+/* ---- values on a grid ---- */
+
+typedef struct grid_job {
+    const pare_encoding *enc;
+    uint8_t *out;
+    const float *w, *scale;
+    const uint8_t *zero;
+    size_t row_bytes, cols, groups;
+    _Atomic size_t n_flushed, bad_row;
+} grid_job;
+
+static pare_status grid_row(const grid_job *job, size_t r, size_t *n_flushed, pare_error *err) {
+    uint8_t *bytes = job->out + r * job->row_bytes;
+    const float *w = job->w + r * job->cols;
+    job->enc->encode_grid_row(bytes, w, job->cols, job->scale + r * job->groups,
+                              job->zero ? job->zero + r * job->groups : NULL);
+    return check_output(job->enc, bytes, w, r, job->cols, n_flushed, err);
+}
+
+static void grid_rows(void *arg, size_t begin, size_t end) {
+    grid_job *job = arg;
+    size_t n_flushed = 0;
+    for (size_t r = begin; r < end; r++)
+        if (grid_row(job, r, &n_flushed, NULL) != PARE_OK) {
+            size_t seen = atomic_load(&job->bad_row);
+            while (r < seen && !atomic_compare_exchange_weak(&job->bad_row, &seen, r)) continue;
+            break;
+        }
+    atomic_fetch_add(&job->n_flushed, n_flushed);
+}
+
+pare_status pare_tensor_encode_grid(pare_runtime *rt, pare_tensor *out, const pare_encoding *enc,
+                                    const float *w, size_t rows, size_t cols, const float *scale,
+                                    const uint8_t *zero, pare_error *err) {
+    grid_job job = {.enc = enc,
+                    .w = w,
+                    .scale = scale,
+                    .zero = enc->grid->asymmetric ? zero : NULL,
+                    .row_bytes = pare_encoding_row_bytes(enc, cols),
+                    .cols = cols,
+                    .groups = pare_grid_groups(enc->grid, cols),
+                    .bad_row = SIZE_MAX};
+    size_t bytes[PARE_MAX_PARTS] = {0}, unused = 0;
+    *out = (pare_tensor){0};
+    PARE_TRY(check_form(enc, cols, err));
+    if (!pare_mul_size(&bytes[0], rows, job.row_bytes))
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: a matrix of %zu x %zu", enc->name, rows, cols);
+    PARE_TRY(pare_tensor_alloc(out, enc, rows, cols, bytes, err));
+    job.out = out->storage;
+    pare_parallel_for(rt, rows, CHUNK, grid_rows, &job);
+    out->n_flushed = job.n_flushed;
+    if (job.bad_row == SIZE_MAX) return PARE_OK;
+    pare_status st = grid_row(&job, job.bad_row, &unused, err);
+    pare_tensor_free(out);
+    return st;
+}
+
 typedef struct decode_job {
     float *w;
     const pare_tensor *t;

@@ -32,6 +32,15 @@ const pare_encoding *pare_encoding_from_dtype(const char *dtype) {
     return NULL;
 }
 
+const pare_encoding *pare_encoding_of_grid(int bits, bool asymmetric, size_t group) {
+    for (size_t i = 0; i < N_ENCODINGS; i++) {
+        const pare_grid_form *g = encodings[i]->grid;
+        if (g && g->bits == bits && g->asymmetric == asymmetric && g->group == group)
+            return encodings[i];
+    }
+    return NULL;
+}
+
 const char *pare_encoding_name(const pare_encoding *e) { return e->name; }
 const char *pare_encoding_summary(const pare_encoding *e) { return e->summary; }
 size_t pare_encoding_block_len(const pare_encoding *e) { return e->block_len; }

@@ -40,6 +40,14 @@ typedef enum pare_block_state {
     PARE_BLOCK_BAD   /* a scale is NaN or infinite, or decodes to such a value */
 } pare_block_state;
 
+/* Grouped integers (encodings/grouped_int.c): w = scale * (code - zero), one scale (and one zero
+ * point) per `group` inputs of a row. */
+typedef struct pare_grid_form {
+    uint8_t bits;    /* 2 to 8 */
+    bool asymmetric; /* a zero point per group is stored; else it is 2^(bits-1) */
+    uint32_t group;  /* 0 = a whole row */
+} pare_grid_form;
+
 struct pare_encoding {
     const char *name, *summary;
     int ggml_type;                 /* id in GGUF files, -1 = none */
@@ -70,6 +78,12 @@ struct pare_encoding {
      * importance [cols], finite and >= 0, or NULL. Never fails on finite input. */
     void (*encode_row)(const pare_encode_kernels *k, void *out, const float *x, size_t cols,
                        const float *importance);
+
+    /* Grouped integers, else NULL: a row from values that lie on the grid of scale and zero [groups
+     * of the row] (tensor/grid.h); without asymmetric, zero is not read. */
+    const pare_grid_form *grid;
+    void (*encode_grid_row)(void *out, const float *w, size_t cols, const float *scale,
+                            const uint8_t *zero);
 
     /* Variable-size rows (block_bytes == 0): fills out (storage included) from w[rows][cols]. */
     pare_status (*encode_matrix)(pare_runtime *rt, pare_tensor *out, const float *w, size_t rows,
@@ -115,6 +129,20 @@ const pare_encoding *pare_encoding_from_dtype(const char *dtype);
 pare_status pare_tensor_encode(pare_runtime *rt, pare_tensor *out, const pare_encoding *enc,
                                const float *w, size_t rows, size_t cols, const float *importance,
                                pare_error *err);
+
+/* Groups of a row of grouped integers. */
+static inline size_t pare_grid_groups(const pare_grid_form *g, size_t cols) {
+    return g->group ? cols / g->group + (cols % g->group != 0) : 1;
+}
+
+/* A grouped-integer encoding, or NULL. group 0: a whole row. */
+const pare_encoding *pare_encoding_of_grid(int bits, bool asymmetric, size_t group);
+
+/* Encodes values that a method put on a grid: w[rows][cols], scale and zero [rows][groups]. The
+ * stored numbers decode to w but for the sign of zeros. Errors: as pare_tensor_encode. */
+pare_status pare_tensor_encode_grid(pare_runtime *rt, pare_tensor *out, const pare_encoding *enc,
+                                    const float *w, size_t rows, size_t cols, const float *scale,
+                                    const uint8_t *zero, pare_error *err);
 
 /* Decodes the whole matrix on all threads: w[rows][cols]. */
 void pare_tensor_decode(pare_runtime *rt, float *w, const pare_tensor *t);
