@@ -9,10 +9,11 @@
 #include <sys/stat.h>
 
 typedef struct compress_options {
-    const char *out, *recipe, *format, *keep, *eval, *records;
-    uint64_t split;
-    int64_t windows;
-    bool no_fallback, dry_run;
+    const char *out, *recipe, *format, *keep, *eval, *calib, *records;
+    uint64_t split, max_memory;
+    int64_t windows, calib_samples, calib_ctx;
+    int compute;
+    bool no_fallback, dry_run, restart;
 } compress_options;
 
 static const cli_option compress_table[] = {
@@ -22,6 +23,16 @@ static const cli_option compress_table[] = {
                "steps joined by '+', or a file with one step per line"),
     CLI_OPTION(compress_options, 0, "format", CLI_TEXT, format, "hf|gguf", 0, 0,
                "container (default: gguf when OUT ends in .gguf, MODEL's without OUT, else hf)"),
+    CLI_OPTION(compress_options, 0, "calib", CLI_TEXT, calib, "FILE", 0, 0,
+               "calibration text, for methods that measure a layer's inputs"),
+    CLI_OPTION(compress_options, 0, "calib-samples", CLI_INT, calib_samples, "N", 0, 1 << 20,
+               "sequences, from random places of the text; 0 = 128"),
+    CLI_OPTION(compress_options, 0, "calib-ctx", CLI_INT, calib_ctx, "N", 0, 1 << 20,
+               "tokens of a sequence; 0 = 512, at most the model's maximum"),
+    CLI_OPTION(compress_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
+               "of calibration: f32, or 8-bit activations where the weights allow"),
+    CLI_OPTION(compress_options, 0, "max-memory", CLI_SIZE, max_memory, "SIZE", 0, 0,
+               "refuse a run that is planned to take more"),
     CLI_OPTION(compress_options, 0, "keep", CLI_TEXT, keep, "REGEX", 0, 0,
                "tensors whose names match stay as they are"),
     CLI_OPTION(compress_options, 0, "split", CLI_SIZE, split, "SIZE", 0, 0,
@@ -33,10 +44,12 @@ static const cli_option compress_table[] = {
     CLI_OPTION(compress_options, 0, "records", CLI_TEXT, records, "FILE", 0, 0, CLI_RECORDS_HELP),
     CLI_SWITCH(compress_options, 0, "no-fallback", no_fallback,
                "refuse a tensor whose rows or smallest values do not fit its encoding"),
+    CLI_SWITCH(compress_options, 0, "restart", restart,
+               "drop what an interrupted run left in OUT.work instead of going on"),
     CLI_SWITCH(compress_options, 0, "dry-run", dry_run, "plan only: sizes, memory, fallbacks"),
     {0},
 };
-static const compress_options compress_defaults = {0};
+static const compress_options compress_defaults = {.compute = PARE_COMPUTE_EXACT};
 
 static json_t *layer_json(const pare_layer_report *l) {
     json_t *o = json_object();
@@ -49,6 +62,8 @@ static json_t *layer_json(const pare_layer_report *l) {
     json_object_set_new(o, "bits_per_weight", cli_json_real(l->bits_per_weight));
     json_object_set_new(o, "sparsity", cli_json_real(l->sparsity));
     json_object_set_new(o, "error", cli_json_real(l->error));
+    json_object_set_new(o, "output_error",
+                        l->output_error < 0 ? json_null() : cli_json_real(l->output_error));
     json_object_set_new(o, "seconds", cli_json_real(l->seconds));
     json_object_set_new(o, "changed", json_boolean(l->changed));
     return o;
@@ -73,6 +88,16 @@ static json_t *ppl_json(const pare_perplexity *p) {
     json_object_set_new(o, "ppl_stderr", cli_json_real(p->ppl_stderr));
     json_object_set_new(o, "n_windows", json_integer((json_int_t)p->n_windows));
     json_object_set_new(o, "n_scored", json_integer((json_int_t)p->n_scored));
+    return o;
+}
+
+static json_t *calib_json(const pare_compress_info *i) {
+    char crc[9];
+    json_t *o = json_object();
+    snprintf(crc, sizeof crc, "%08x", (unsigned)i->calib_crc32);
+    json_object_set_new(o, "samples", json_integer((json_int_t)i->calib_samples));
+    json_object_set_new(o, "ctx", json_integer((json_int_t)i->calib_ctx));
+    json_object_set_new(o, "crc32", json_string(crc));
     return o;
 }
 
@@ -118,6 +143,9 @@ static pare_status print_json(cli *c, const compress_result *r) {
     json_object_set_new(o, "in_bytes", json_integer((json_int_t)i->in_bytes));
     json_object_set_new(o, "out_bytes", json_integer((json_int_t)i->out_bytes));
     json_object_set_new(o, "work_bytes", json_integer((json_int_t)i->work_bytes));
+    json_object_set_new(o, "disk_bytes", json_integer((json_int_t)i->disk_bytes));
+    json_object_set_new(o, "resumed_blocks", json_integer((json_int_t)i->n_resumed));
+    if (i->calib_samples) json_object_set_new(o, "calib", calib_json(i));
     json_object_set_new(o, "bits_per_weight", cli_json_real(i->bits_per_weight));
     json_object_set_new(o, "sparsity", cli_json_real(i->sparsity));
     json_object_set_new(o, "peak_rss_bytes", json_integer((json_int_t)cli_peak_rss()));
@@ -140,6 +168,10 @@ static void table_row(cli_table *t, const pare_layer_report *l) {
     cli_cell(t, "%.3f", l->bits_per_weight);
     cli_cell(t, "%.2f", 100 * l->sparsity);
     cli_cell(t, "%.5f", l->error);
+    if (l->output_error < 0)
+        cli_cell(t, "-");
+    else
+        cli_cell(t, "%.5f", l->output_error);
     cli_cell(t, "%.2f", l->seconds);
 }
 
@@ -147,7 +179,7 @@ static pare_status print_table(cli *c, const compress_result *r) {
     const pare_compress_info *i = r->info;
     cli_table t;
     size_t n_copied = 0;
-    cli_table_begin(&t, "tensor|from|to|>size|>bits/w|>zero %|>error|>s");
+    cli_table_begin(&t, "tensor|from|to|>size|>bits/w|>zero %|>error|>output|>s");
     for (size_t k = 0; k < i->n_layers; k++) {
         const pare_layer_report *l = &i->layers[k];
         if (strcmp(l->from, l->encoding) == 0 && !l->changed)
@@ -160,7 +192,12 @@ static pare_status print_table(cli *c, const compress_result *r) {
     if (n_copied) cli_printf(c, "%zu tensors copied as they are\n", n_copied);
     cli_printf(c, "\n%s%s -> %s, %.3f bits per weight", r->dry_run ? "plan: " : "",
                cli_bytes((double)i->in_bytes), cli_bytes((double)i->out_bytes), i->bits_per_weight);
-    if (r->dry_run) return cli_printf(c, ", work memory %s\n", cli_bytes((double)i->work_bytes));
+    if (r->dry_run) {
+        cli_printf(c, ", work memory %s", cli_bytes((double)i->work_bytes));
+        if (i->disk_bytes) cli_printf(c, ", disk beside it %s", cli_bytes((double)i->disk_bytes));
+        return cli_printf(c, "\n");
+    }
+    if (i->n_resumed) cli_printf(c, ", %zu blocks of an earlier run", i->n_resumed);
     cli_printf(c, ", %.2f%% zeros, %.1f s, peak memory %s\n", 100 * i->sparsity, i->seconds,
                cli_bytes((double)cli_peak_rss()));
     if (r->before && r->after)
@@ -235,6 +272,12 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
                                 .format = o->format,
                                 .keep = o->keep,
                                 .split_bytes = o->split,
+                                .calib = o->calib,
+                                .calib_samples = (size_t)o->calib_samples,
+                                .calib_ctx = (size_t)o->calib_ctx,
+                                .calib_compute = (pare_compute)o->compute,
+                                .max_memory = o->max_memory,
+                                .restart = o->restart,
                                 .no_fallback = o->no_fallback,
                                 .dry_run = o->dry_run};
     pare_compress_report *report = NULL;
@@ -285,7 +328,8 @@ const cli_verb cli_verb_compress = {
              "mix. STEP@TARGET "
              "is for some tensors only: attn, ffn, embd, output, all or /REGEX/. The output "
              "appears under its name "
-             "when it is complete and was read back.",
+             "when it is complete and was read back. With methods, finished blocks are kept in "
+             "OUT.work: the same command goes on where a run was cut off.",
     .options = compress_table,
     .defaults = &compress_defaults,
     .options_size = sizeof(compress_options),
@@ -293,7 +337,9 @@ const cli_verb cli_verb_compress = {
     .max_args = 1,
     .examples = {"pare compress model.gguf -o small.gguf -r q4_k_m",
                  "pare compress model.gguf -o sparse -r 'magnitude:sparsity=0.5 + bitmap_q8'",
-                 "pare compress model.gguf -r q4_k_m --dry-run"},
+                 "pare compress model.gguf -r q4_k_m --dry-run",
+                 "pare compress model.gguf -o gptq -r gptq:bits=4,group=64 --calib wiki.test.raw "
+                 "--calib-samples 4 --calib-ctx 64"},
     .run = run_compress,
 };
 

@@ -39,9 +39,16 @@ typedef struct pare_compress_options {
     const char *format;   /* "hf", "gguf", or NULL: gguf when `out` ends in .gguf, else hf */
     const char *keep;     /* regex over canonical names: these tensors stay as they are; or NULL */
     uint64_t split_bytes; /* largest part of the output, 0 = one file */
-    bool no_fallback;     /* a tensor that does not fit its encoding (its rows, or blocks of values
-                             too small for its scales) is an error, not a fallback */
-    bool dry_run;         /* plan and report only: nothing is written; `out` is checked if given */
+    /* Calibration, for methods that need it: NULL and 0 elsewhere. */
+    const char *calib;          /* file of text */
+    size_t calib_samples;       /* sequences; 0 = 128 */
+    size_t calib_ctx;           /* tokens of a sequence; 0 = 512, at most the model's maximum */
+    pare_compute calib_compute; /* of the blocks' forward passes; default exact */
+    uint64_t max_memory;        /* refuse a run that is planned to take more; 0 = no limit */
+    bool restart;               /* drop what an interrupted run left, instead of going on */
+    bool no_fallback; /* a tensor that does not fit its encoding (its rows, or blocks of values
+                         too small for its scales) is an error, not a fallback */
+    bool dry_run;     /* plan and report only: nothing is written; `out` is checked if given */
 } pare_compress_options;
 
 typedef struct pare_layer_report {
@@ -50,6 +57,8 @@ typedef struct pare_layer_report {
     uint64_t n_params, in_bytes, out_bytes;
     double bits_per_weight, sparsity; /* sparsity: share of exact zeros after; 0 in a dry run */
     double error;                     /* ||w' - w|| / ||w||, 0 when the bytes were copied */
+    double output_error; /* the same of the layer's output on the calibration tokens; -1: not
+                            measured (it takes a method that needs the Hessian) */
     double seconds;
     bool changed; /* the values differ from the input's */
 } pare_layer_report;
@@ -62,7 +71,11 @@ typedef struct pare_compress_info {
     const char *const *fallbacks; /* one line each */
     size_t n_fallbacks;
     uint64_t in_bytes, out_bytes,
-        work_bytes; /* of tensors; work_bytes: planned peak beside the runtime */
+        work_bytes;                  /* of tensors; work_bytes: planned peak beside the runtime */
+    uint64_t disk_bytes;             /* of OUT.work at most; 0 = none */
+    size_t n_resumed;                /* blocks that an interrupted run had finished */
+    size_t calib_samples, calib_ctx; /* 0 without calibration */
+    uint32_t calib_crc32;            /* of all calibration ids in order */
     double bits_per_weight, sparsity, seconds;
     bool lossless; /* no value changed */
 } pare_compress_info;

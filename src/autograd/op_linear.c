@@ -15,8 +15,7 @@ void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in
         return;
     }
     if (f->probe) {
-        if (f->w->id == 0)
-            for (size_t i = 0; i < n_outs; i++) f->probe(f->probe_arg, outs[i].name, x, ldx, n, in);
+        f->probe(f->w, f->probe_arg, outs, n_outs, x, ldx, n, in);
         pare_barrier(f->w); /* the probe may change what the quantizer uses */
     }
     if (f->act_quant) {

@@ -23,10 +23,12 @@
 #include "kernels/op_kernels.h"
 #include "tensor/encoding.h"
 
-/* Sees the input x[n][ldx] of every linear layer, `in` values a row, before the activation
- * quantizer. weight: canonical name. Called on worker 0 while the others wait. */
-typedef void (*pare_probe_fn)(void *arg, const char *weight, const float *x, size_t ldx, size_t n,
-                              size_t in);
+struct pare_op_out;
+
+/* Sees the input x[n][ldx] of the matrices that share it, `in` values a row, before the activation
+ * quantizer. Called by every thread, which all leave together. */
+typedef void (*pare_probe_fn)(pare_worker *w, void *arg, const struct pare_op_out *outs,
+                              size_t n_outs, const float *x, size_t ldx, size_t n, size_t in);
 
 /* Replaces the input of a linear layer: y[n][in] from x[n][ldx]. Called by every thread for rows
  * [row_begin, row_end) of its own; weight: the first matrix that shares the input. */

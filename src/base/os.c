@@ -5,9 +5,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -303,6 +306,27 @@ pare_status pare_folder_check(const char *path, pare_error *err) {
                      "%s: found a folder with files, expected a new or empty folder", path);
 }
 
+/* Temporary folders that processes which are gone left beside `path` (n bytes of it). */
+static void discard_stale(const char *path, size_t n) {
+    size_t base = n;
+    while (base > 0 && path[base - 1] != '/') base--;
+    char *folder = base ? pare_strndup(path, base) : pare_strdup(".");
+    DIR *dir = folder ? opendir(folder) : NULL;
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        char *end;
+        if (strncmp(e->d_name, path + base, n - base) != 0 ||
+            strncmp(e->d_name + n - base, ".tmp-", 5) != 0)
+            continue;
+        long pid = strtol(e->d_name + n - base + 5, &end, 10);
+        if (*end || pid <= 0 || kill((pid_t)pid, 0) == 0 || errno != ESRCH) continue;
+        char *stale = pare_path_join(folder, e->d_name);
+        pare_folder_discard(stale);
+        pare_free(stale);
+    }
+    if (dir) closedir(dir);
+    pare_free(folder);
+}
+
 pare_status pare_folder_begin(char **temporary, const char *path, pare_error *err) {
     *temporary = NULL;
     size_t n = strlen(path);
@@ -311,6 +335,7 @@ pare_status pare_folder_begin(char **temporary, const char *path, pare_error *er
     if (!name) return fail_memory(err, path);
     pare_status st = make_way(path, err);
     if (st == PARE_OK) {
+        discard_stale(path, n);
         pare_folder_discard(name);
         if (mkdir(name, 0777) != 0) st = fail_errno(err, path, "create");
     }
@@ -349,6 +374,58 @@ void pare_folder_discard(const char *temporary) {
             unlinkat(dirfd(dir), e->d_name, 0);
     closedir(dir);
     rmdir(temporary);
+}
+
+pare_status pare_disk_free(uint64_t *bytes, const char *path, pare_error *err) {
+    struct statvfs info;
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? pare_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : NULL;
+    if (slash && !folder) return fail_memory(err, path);
+    int failed = statvfs(folder ? folder : ".", &info);
+    pare_free(folder);
+    if (failed) return fail_errno(err, path, "free space");
+    *bytes = (uint64_t)info.f_bavail * info.f_frsize;
+    return PARE_OK;
+}
+
+/* --- locks --- */
+
+/* Who holds it, as the holder wrote: "process 12 on name", for messages and to know the machine. */
+static void holder_text(char *out, size_t n) {
+    char host[200] = "";
+    if (gethostname(host, sizeof host - 1) != 0) host[0] = '\0';
+    snprintf(out, n, "process %ld on %s", (long)getpid(), host);
+}
+
+pare_status pare_lock_take(pare_lock *lock, const char *path, pare_error *err) {
+    lock->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (lock->fd < 0) return fail_errno(err, path, "open");
+    char said[256] = "", mine[256];
+    holder_text(mine, sizeof mine);
+    ssize_t n = pread(lock->fd, said, sizeof said - 1, 0);
+    said[n > 0 ? n : 0] = '\0';
+    const char *their_host = strstr(said, " on "), *my_host = strstr(mine, " on ");
+    bool free_here = flock(lock->fd, LOCK_EX | LOCK_NB) == 0;
+    if (!free_here || (their_host && strcmp(their_host, my_host) != 0)) {
+        close(lock->fd);
+        lock->fd = -1;
+        return pare_fail(err, PARE_ERR_ARG, "%s: found it held by %s, expected nobody%s", path,
+                         said[0] ? said : "another process",
+                         free_here ? " (if that process is gone, remove the file)" : "");
+    }
+    if (ftruncate(lock->fd, 0) != 0 ||
+        pwrite(lock->fd, mine, strlen(mine), 0) != (ssize_t)strlen(mine)) {
+        pare_lock_release(lock);
+        return fail_io(err, path, "write");
+    }
+    return PARE_OK;
+}
+
+void pare_lock_release(pare_lock *lock) {
+    if (lock->fd < 0) return;
+    (void)!ftruncate(lock->fd, 0);
+    close(lock->fd);
+    lock->fd = -1;
 }
 
 /* --- paths --- */

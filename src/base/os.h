@@ -61,6 +61,18 @@ pare_status pare_folder_begin(char **temporary, const char *path, pare_error *er
 pare_status pare_folder_commit(const char *temporary, const char *path, pare_error *err);
 void pare_folder_discard(const char *temporary);
 
+/* Bytes free for this user on the file system that `path` is or will be on. */
+pare_status pare_disk_free(uint64_t *bytes, const char *path, pare_error *err);
+
+/* A file that one process holds at a time; the system gives it back when the process ends. */
+typedef struct pare_lock {
+    int fd; /* -1 = not held */
+} pare_lock;
+/* Errors: PARE_ERR_ARG (held by another process, of this machine or of another: the message names
+ * it), PARE_ERR_IO. */
+pare_status pare_lock_take(pare_lock *lock, const char *path, pare_error *err);
+void pare_lock_release(pare_lock *lock);
+
 /* True when both paths name the same existing file or folder (device and inode). */
 bool pare_same_file(const char *a, const char *b);
 bool pare_path_exists(const char *path);

@@ -10,6 +10,14 @@ size_t pare_mask_n_keep(size_t n, double share) {
     return keep > (double)n ? n : (size_t)keep;
 }
 
+pare_status pare_mask_check_pattern(const pare_weight_job *job, const char *method,
+                                    const pare_sparsity *s, pare_error *err) {
+    if (!s->m || job->cols % (size_t)s->m == 0) return PARE_OK;
+    return pare_fail(err, PARE_ERR_ARG,
+                     "%s: %s: found rows of %zu, expected a multiple of %d for %d:%d", job->name,
+                     method, job->cols, s->m, s->n, s->m);
+}
+
 /* Order-preserving map of a score to an unsigned number; NaN is the lowest. */
 static uint32_t score_key(float s) {
     if (isnan(s)) return 0;
@@ -55,6 +63,22 @@ void pare_mask_share(float *w, const float *score, size_t n, double share) {
             n_equal--;
         else
             w[i] = 0.0f;
+    }
+}
+
+void pare_mask_lowest(float *w, const float *score, size_t n, size_t n_prune) {
+    if (n_prune == 0) return;
+    size_t keep = n - n_prune, n_equal = 0, n_at = 0;
+    if (keep == 0) {
+        memset(w, 0, n * sizeof *w);
+        return;
+    }
+    uint32_t threshold = kth_key(w, score, n, keep, &n_equal);
+    for (size_t i = 0; i < n; i++) n_at += key_at(w, score, i) == threshold;
+    size_t drop = n_at - n_equal; /* so many of the equal ones go, the first of them */
+    for (size_t i = 0; i < n; i++) {
+        uint32_t key = key_at(w, score, i);
+        if (key < threshold || (key == threshold && drop > 0 && drop--)) w[i] = 0.0f;
     }
 }
 

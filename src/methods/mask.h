@@ -15,8 +15,17 @@
  * may be NULL: |w|. Cost O(n), no memory beyond 16 KiB of stack. */
 void pare_mask_share(float *w, const float *score, size_t n, double share);
 
-/* The same within each m consecutive values of each row; cols is a multiple of m, m <= 64. */
+/* Zeroes the n_prune lowest of n scores; of equal scores the LOWER index goes first (Wanda's stable
+ * sort). score as above. */
+void pare_mask_lowest(float *w, const float *score, size_t n, size_t n_prune);
+
+/* As pare_mask_share within each m consecutive values of each row; cols is a multiple of m, m
+ * <= 64. */
 void pare_mask_n_m(float *w, const float *score, size_t rows, size_t cols, int n, int m);
+
+/* Does N:M divide the rows? Errors: PARE_ERR_ARG, naming the method. */
+pare_status pare_mask_check_pattern(const pare_weight_job *job, const char *method,
+                                    const pare_sparsity *s, pare_error *err);
 
 /* Number of values kept by a share (the rule above). */
 size_t pare_mask_n_keep(size_t n, double share);

@@ -1,10 +1,35 @@
 /* A method's descriptor: one file, one `const pare_method`, one line in methods.def. The core reads
- * its fields and never compares names. */
+ * its fields and never compares names.
+ *
+ * A method sees one linear layer at a time: its weights, and of its inputs over the calibration
+ * tokens the statistics that it asked for. It knows nothing of files or architectures. */
 #ifndef PARE_SRC_METHODS_METHOD_H
 #define PARE_SRC_METHODS_METHOD_H
 
 #include "base/team.h"
 #include "pare/methods.h"
+#include "tensor/encoding.h"
+
+/* Statistics that a method may ask for. */
+enum {
+    PARE_NEED_SQUARES = 1, /* squares */
+    PARE_NEED_ABS = 2,     /* abs_max, abs_sum */
+    PARE_NEED_HESSIAN = 4  /* hessian; squares too */
+};
+
+/* The inputs x of a linear layer over all calibration tokens; layers that share their input share
+ * this. What nobody asked for is NULL. All finite. */
+typedef struct pare_input_stats {
+    size_t cols;
+    uint64_t n_tokens, n_sequences;
+    const double *squares; /* [cols] sum of x^2 */
+    const float *abs_max;  /* [cols] max |x| */
+    const double *abs_sum; /* [cols] sum of |x| */
+    const double *hessian; /* [cols][cols] sum of x x^T, symmetric */
+} pare_input_stats;
+
+/* What a method had to do that its user would not expect: one line, counted and told. */
+typedef void (*pare_note_fn)(void *arg, const char *line);
 
 /* What a method works on: one linear layer's weights. */
 typedef struct pare_weight_job {
@@ -13,20 +38,43 @@ typedef struct pare_weight_job {
     uint64_t stream;  /* random stream of this tensor: the same whatever the order of work */
     float *w;         /* [rows][cols] f32, transformed in place */
     size_t rows, cols;
+    const pare_input_stats *x; /* NULL for methods without `needs` */
+    bool keep_zeros;           /* weights that are 0 were pruned and stay 0 */
+
+    /* Of methods with an encoding: the grid that w lies on afterwards. */
+    const pare_encoding *enc;
+    float *scale;  /* [rows][groups] */
+    uint8_t *zero; /* [rows][groups] */
+
+    pare_note_fn note; /* may be NULL */
+    void *note_arg;
 } pare_weight_job;
 
 struct pare_method {
     const char *name, *slot, *paper, *summary, *help, *example;
     size_t options_size;
     const pare_param *params; /* ends with name NULL */
+    unsigned needs;           /* PARE_NEED_*; 0 = no calibration data */
+    /* The statistics are those of the dense model's blocks, each of which gets the dense output of
+     * the one before; else of blocks that follow compressed ones. */
+    bool dense_inputs;
 
     /* Checks what ranges cannot say (parameters that exclude each other); may be NULL. */
     pare_status (*check)(const void *options, pare_error *err);
 
+    /* The encoding that the weights get (one with a grid); NULL = the method leaves that open. */
+    const pare_encoding *(*encoding)(const void *options);
+
+    /* Bytes of work space for a matrix; may be NULL: none that counts. */
+    size_t (*work_bytes)(const void *options, size_t rows, size_t cols);
+
     /* Transforms one weight matrix. Errors: PARE_ERR_ARG when the shape does not fit the
-     * parameters; w may then be half transformed and is not used. */
+     * parameters, PARE_ERR_NOMEM; w may then be half transformed and is not used. */
     pare_status (*run)(const pare_weight_job *job, const void *options, pare_error *err);
 };
+
+__attribute__((format(printf, 2, 3))) void pare_job_note(const pare_weight_job *job,
+                                                         const char *format, ...);
 
 /* Fills an options struct with the defaults of the descriptor. */
 void pare_method_defaults(const pare_method *m, void *options);

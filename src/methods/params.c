@@ -3,6 +3,7 @@
 
 #include <locale.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,17 @@ static void *field(const pare_param *p, void *options) { return (char *)options 
 
 static const void *const_field(const pare_param *p, const void *options) {
     return (const char *)options + p->offset;
+}
+
+void pare_job_note(const pare_weight_job *job, const char *format, ...) {
+    if (!job->note) return;
+    char text[300], line[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    snprintf(line, sizeof line, "%s: %s", job->name, text);
+    job->note(job->note_arg, line);
 }
 
 /* A decimal number and nothing else; a point whatever LC_NUMERIC says. */

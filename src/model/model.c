@@ -231,6 +231,15 @@ void pare_model_drop_layer(pare_model *m, size_t layer) {
     *l = (pare_layer){0};
 }
 
+pare_linear *pare_model_linear(pare_model *m, size_t layer, const char *name) {
+    for (const pare_weight_spec *spec = m->arch->weights; spec->name; spec++) {
+        if (!strchr(spec->name, '#') || spec->out == PARE_X_NONE) continue;
+        pare_linear *l = (pare_linear *)((uint8_t *)&m->weights.layers[layer] + spec->offset);
+        if (l->w.enc && strcmp(l->name, name) == 0) return l;
+    }
+    return NULL;
+}
+
 static pare_status open_globals(pare_model *m, pare_error *err) {
     const pare_model_config *c = &m->config;
     PARE_TRY(pare_source_check_complete(m->source, err));

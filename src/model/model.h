@@ -60,6 +60,8 @@ void pare_model_drop_layer(pare_model *m, size_t layer);
 
 /* A matrix that tokens are multiplied with: any but the tables they are looked up in. */
 bool pare_model_is_multiplied(const pare_model *m, const pare_source_tensor *t);
+/* The matrix of that canonical name in a loaded layer, or NULL. */
+pare_linear *pare_model_linear(pare_model *m, size_t layer, const char *name);
 
 /* ---- the forward pass, called by every thread with its own context (autograd/ops.h) ---- */
 

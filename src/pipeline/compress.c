@@ -1,55 +1,20 @@
-/* The data-free pipeline: plan every tensor from the headers, then tensor by tensor read,
- * transform, encode, measure, write. Memory: the input's and the output's bytes of one tensor, and
- * its f32 values where a method needs them all (else a piece of CHUNK_VALUES). */
-#include "pipeline/recipe.h"
+/* A compression run: every tensor is planned from the headers, then read, transformed, encoded,
+ * measured and written, one at a time. Recipes with methods go block by block (units.c) and keep
+ * what is finished. Memory: the input's and the output's bytes of one tensor, and its f32 values
+ * where a method needs them all; with calibration one block and what its statistics take. */
+#include "pipeline/compress_run.h"
 
 #include "base/memory.h"
 #include "base/os.h"
+#include "pipeline/calibrate.h"
 #include "pipeline/model_output.h"
+#include "pipeline/work_folder.h"
 #include "text/vocab.h"
 
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-
-enum { CHUNK_VALUES = 4 << 20 }; /* f32 values decoded at once where rows are independent: 16 MiB */
-
-/* What becomes of one tensor of the input. */
-typedef struct tensor_plan {
-    const pare_source_tensor *t;
-    const pare_encoding *enc;
-    bool raw;    /* the bytes are copied */
-    bool recode; /* decoded, transformed, encoded */
-    size_t n_dims, dims[4];
-    size_t rows, cols;
-    size_t n_methods; /* how many of the recipe's method steps apply */
-} tensor_plan;
-
-struct pare_compress_report {
-    pare_compress_info info;
-    pare_layer_report *layers;
-    char **fallbacks;
-    size_t fallback_capacity;
-    char *recipe, *format;
-    char **names;
-    size_t n_names;
-};
-
-typedef struct compress_run {
-    pare_runtime *rt;
-    const pare_compress_options *o;
-    pare_source *source;
-    pare_recipe *recipe;
-    void *keep; /* compiled regex */
-    const char *format;
-    bool same_format, tied;
-    tensor_plan *plans;
-    size_t n_plans;
-    const pare_mix *mix; /* the last mix step without a target */
-    pare_output *output;
-    pare_compress_report *report;
-} compress_run;
 
 static pare_status fail_memory(pare_error *err) {
     return pare_fail(err, PARE_ERR_NOMEM, "compress: out of memory");
@@ -57,8 +22,7 @@ static pare_status fail_memory(pare_error *err) {
 
 /* --- the plan --- */
 
-__attribute__((format(printf, 3, 4))) static pare_status
-add_fallback(compress_run *c, pare_error *err, const char *format, ...) {
+pare_status compress_add_fallback(compress_run *c, pare_error *err, const char *format, ...) {
     pare_compress_report *r = c->report;
     char line[512];
     va_list args;
@@ -93,8 +57,9 @@ static pare_status wanted_encoding(compress_run *c, const pare_step *step, tenso
             err, PARE_ERR_ARG, "%s: %s: found rows of %zu, expected a multiple of %u for %s",
             pare_source_path(c->source), name, p->cols, wanted->block_len, wanted->name);
     if (fits != wanted)
-        PARE_TRY(add_fallback(c, err, "%s: rows of %zu do not fit %s (blocks of %u); stored as %s",
-                              name, p->cols, wanted->name, wanted->block_len, fits->name));
+        PARE_TRY(compress_add_fallback(c, err,
+                                       "%s: rows of %zu do not fit %s (blocks of %u); stored as %s",
+                                       name, p->cols, wanted->name, wanted->block_len, fits->name));
     p->enc = fits;
     return PARE_OK;
 }
@@ -114,6 +79,27 @@ static bool keeps_zeros(const pare_encoding *enc) {
     return true;
 }
 
+/* A method step that takes the tensor. */
+static pare_status plan_method(compress_run *c, tensor_plan *p, size_t i, pare_error *err) {
+    const pare_step *step = &c->recipe->steps[i];
+    const pare_encoding *enc =
+        step->method->encoding ? step->method->encoding(step->options) : NULL;
+    p->n_methods++;
+    p->needs |= step->method->needs;
+    if (step->method->needs && p->unit == pare_source_config(c->source)->n_layers)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "recipe: found %s for %s, expected tensors of blocks: others have no "
+                         "calibration inputs",
+                         step->method->name, p->t->canonical);
+    if (!enc) return PARE_OK;
+    p->quantizer = step->method;
+    p->enc = enc;
+    if (p->cols % enc->block_len == 0) return PARE_OK;
+    return pare_fail(
+        err, PARE_ERR_ARG, "%s: %s: found rows of %zu, expected a multiple of %u for %s",
+        pare_source_path(c->source), p->t->canonical, p->cols, enc->block_len, enc->name);
+}
+
 static pare_status apply_steps(compress_run *c, tensor_plan *p, pare_error *err) {
     bool encoded = false;
     for (size_t i = 0; i < c->recipe->n_steps; i++) {
@@ -125,7 +111,14 @@ static pare_status apply_steps(compress_run *c, tensor_plan *p, pare_error *err)
                     err, PARE_ERR_ARG,
                     "recipe: %s comes after an encoding of %s, expected methods before encodings",
                     step->method->name, p->t->canonical);
-            p->n_methods++;
+            PARE_TRY(plan_method(c, p, i, err));
+            encoded = p->quantizer != NULL;
+        } else if (p->quantizer && !step->target) {
+            continue; /* for what no quantizer took */
+        } else if (p->quantizer) {
+            return pare_fail(err, PARE_ERR_ARG,
+                             "recipe: %s is stored as %s by %s, expected no other encoding for it",
+                             p->t->canonical, p->enc->name, p->quantizer->name);
         } else {
             PARE_TRY(wanted_encoding(c, step, p, err));
             encoded = true;
@@ -133,11 +126,19 @@ static pare_status apply_steps(compress_run *c, tensor_plan *p, pare_error *err)
     }
     if (p->n_methods && !encoded && !keeps_zeros(p->t->enc)) {
         p->enc = pare_encoding_find("bf16");
-        PARE_TRY(add_fallback(
+        PARE_TRY(compress_add_fallback(
             c, err, "%s: %s does not hold zeros exactly; the pruned tensor is stored as bf16",
             p->t->canonical, p->t->enc->name));
     }
     return PARE_OK;
+}
+
+/* The layer that a tensor belongs to, n_layers for none. */
+static size_t unit_of(const compress_run *c, const pare_source_tensor *t) {
+    size_t n_layers = pare_source_config(c->source)->n_layers;
+    if (!t->canonical || strncmp(t->canonical, "blk.", 4) != 0) return n_layers;
+    unsigned long layer = strtoul(t->canonical + 4, NULL, 10);
+    return layer < n_layers ? layer : n_layers;
 }
 
 static void canonical_shape(tensor_plan *p) {
@@ -160,6 +161,7 @@ static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err)
                          pare_source_path(c->source), t->name, t->type);
     canonical_shape(p);
     p->enc = t->enc;
+    p->unit = unit_of(c, t);
     bool kept = !t->canonical || (c->keep && pare_name_regex_match(c->keep, t->canonical));
     if (!kept) PARE_TRY(apply_steps(c, p, err));
     /* what the file keeps in 16 bits and GGUF readers expect in 32: norms, biases, positions */
@@ -186,13 +188,14 @@ static pare_status make_plan(compress_run *c, pare_error *err) {
         if (!c->same_format && t->canonical && pare_output_absorbs(c->format, t->canonical))
             continue;
         if (!t->canonical && (!c->same_format || !t->enc)) {
-            st = add_fallback(c, err, "%s: not used by the model; left out of the %s file", t->name,
-                              c->format);
+            st = compress_add_fallback(c, err, "%s: not used by the model; left out of the %s file",
+                                       t->name, c->format);
             continue;
         }
         tensor_plan *p = &c->plans[c->n_plans++];
         p->t = t;
         st = plan_tensor(c, p, err);
+        c->needs |= p->needs;
     }
     return st;
 }
@@ -207,9 +210,9 @@ static pare_status tell_idle_steps(compress_run *c, pare_error *err) {
             idle = !p->t->canonical || !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied);
         }
         if (idle)
-            PARE_TRY(add_fallback(c, err, "recipe: step %zu%s%s takes no tensor of this model",
-                                  i + 1, step->target ? ", @" : "",
-                                  step->target ? step->target : ""));
+            PARE_TRY(compress_add_fallback(
+                c, err, "recipe: step %zu%s%s takes no tensor of this model", i + 1,
+                step->target ? ", @" : "", step->target ? step->target : ""));
     }
     return PARE_OK;
 }
@@ -260,7 +263,7 @@ static pare_status begin_report(compress_run *c, pare_error *err) {
             .bits_per_weight = p->t->n_params ? 8.0 * (double)bytes / (double)p->t->n_params : 0,
             .changed = p->recode,
         };
-        uint64_t values = p->n_methods || p->enc->block_bytes == 0 ? p->t->n_params : CHUNK_VALUES;
+        uint64_t values = plan_is_whole(p) ? p->t->n_params : PARE_CHUNK_VALUES;
         uint64_t work = p->t->n_bytes + bytes + (p->recode ? 4 * values : 0);
         if (work > r->info.work_bytes) r->info.work_bytes = work;
     }
@@ -290,204 +293,6 @@ static void sum_report(compress_run *c, double seconds) {
     info->fallbacks = (const char *const *)c->report->fallbacks;
 }
 
-/* --- one tensor --- */
-
-typedef struct rows_job {
-    const pare_tensor *t;
-    float *w; /* [..][cols] of rows first_row.. */
-    size_t first_row;
-} rows_job;
-
-static void decode_rows(void *arg, size_t begin, size_t end) {
-    const rows_job *j = arg;
-    size_t cols = j->t->view.cols;
-    for (size_t r = begin; r < end; r++)
-        j->t->enc->decode(j->w + r * cols, &j->t->view, j->first_row + r, 0, cols);
-}
-
-typedef struct compare_job {
-    const pare_tensor *before, *after;
-    double *sums; /* [rows][3]: (after - before)^2, before^2, zeros after */
-    float *rows;  /* [n_threads][2][cols] */
-    size_t n_bad; /* rows with values that are not finite */
-} compare_job;
-
-static void compare_rows(pare_worker *w, void *arg) {
-    compare_job *j = arg;
-    size_t cols = j->before->view.cols;
-    float *a = j->rows + (size_t)w->id * 2 * cols, *b = a + cols;
-    for (size_t r; (r = pare_take(w, 1)) < j->before->view.rows;) {
-        j->before->enc->decode(a, &j->before->view, r, 0, cols);
-        if (j->after == j->before)
-            memcpy(b, a, cols * sizeof *b);
-        else
-            j->after->enc->decode(b, &j->after->view, r, 0, cols);
-        double e = 0, s = 0;
-        size_t zeros = 0;
-        for (size_t i = 0; i < cols; i++) {
-            double d = (double)b[i] - (double)a[i];
-            e += d * d;
-            s += (double)a[i] * (double)a[i];
-            zeros += b[i] == 0.0f;
-        }
-        j->sums[3 * r] = e;
-        j->sums[3 * r + 1] = s;
-        j->sums[3 * r + 2] = (double)zeros;
-    }
-}
-
-/* Relative error and sparsity, rows summed in order: the same for any number of threads. A copied
- * tensor (after == before) has no error, whatever values it holds. */
-static pare_status measure(compress_run *c, const pare_tensor *before, const pare_tensor *after,
-                           pare_layer_report *layer, pare_error *err) {
-    size_t rows = before->view.rows, cols = before->view.cols;
-    compare_job job = {before, after, pare_malloc(3 * rows, sizeof(double)),
-                       pare_malloc(2 * cols * (size_t)c->rt->options.n_threads, sizeof(float)), 0};
-    pare_status st = PARE_OK;
-    if (job.sums && job.rows) {
-        pare_team_run(c->rt, compare_rows, &job);
-        double e = 0, s = 0, zeros = 0;
-        for (size_t r = 0; r < rows; r++) {
-            e += job.sums[3 * r];
-            s += job.sums[3 * r + 1];
-            zeros += job.sums[3 * r + 2];
-        }
-        layer->error = after != before && s > 0 ? sqrt(e / s) : 0;
-        layer->sparsity = rows && cols ? zeros / ((double)rows * (double)cols) : 0;
-    } else {
-        st = fail_memory(err);
-    }
-    pare_free(job.sums);
-    pare_free(job.rows);
-    return st;
-}
-
-static pare_status check_finite(const compress_run *c, const float *w, size_t n, size_t first,
-                                const char *name, pare_error *err) {
-    size_t bad = 0, at = 0;
-    for (size_t i = n; i-- > 0;)
-        if (!isfinite(w[i])) {
-            bad++;
-            at = i;
-        }
-    if (!bad) return PARE_OK;
-    return pare_fail(err, PARE_ERR_INPUT,
-                     "%s: %s: value %zu: found %s (%zu such values), expected finite weights",
-                     pare_source_path(c->source), name, first + at,
-                     isnan(w[at]) ? "NaN" : "infinity", bad);
-}
-
-/* All values at once: what methods and sparse forms need. */
-static pare_status recode_whole(compress_run *c, const tensor_plan *p, size_t index,
-                                const pare_tensor *in, pare_tensor *out, pare_error *err) {
-    size_t n = p->rows * p->cols;
-    float *w = pare_big_alloc(n * sizeof *w);
-    if (!w) return fail_memory(err);
-    rows_job job = {in, w, 0};
-    pare_parallel_for(c->rt, p->rows, 16, decode_rows, &job);
-    pare_status st = check_finite(c, w, n, 0, p->t->canonical, err);
-    pare_weight_job weights = {c->rt, p->t->canonical, index, w, p->rows, p->cols};
-    for (size_t i = 0; i < c->recipe->n_steps && st == PARE_OK; i++) {
-        const pare_step *step = &c->recipe->steps[i];
-        if (!step->method || !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
-        st = step->method->run(&weights, step->options, err);
-    }
-    if (st == PARE_OK) {
-        st = pare_tensor_encode(c->rt, out, p->enc, w, p->rows, p->cols, NULL, err);
-        if (st != PARE_OK)
-            pare_fail_prefix(err, "%s: %s", pare_source_path(c->source), p->t->canonical);
-    }
-    pare_big_free(w, n * sizeof *w);
-    return st;
-}
-
-/* Rows are independent: piece by piece into one block of bytes. */
-static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pare_tensor *in,
-                                 pare_tensor *out, pare_error *err) {
-    size_t row_bytes = pare_encoding_row_bytes(p->enc, p->cols), bytes = row_bytes * p->rows;
-    size_t step = CHUNK_VALUES / (p->cols ? p->cols : 1);
-    if (step < 1) step = 1;
-    if (step > p->rows) step = p->rows;
-    uint8_t *data = pare_big_alloc(bytes);
-    float *w = pare_malloc(step * p->cols, sizeof *w);
-    size_t n_flushed = 0;
-    if (!data || !w) {
-        pare_free(w);
-        pare_big_free(data, bytes);
-        return fail_memory(err);
-    }
-    pare_status st = PARE_OK;
-    for (size_t r = 0; r < p->rows && st == PARE_OK; r += step) {
-        size_t n = p->rows - r < step ? p->rows - r : step;
-        rows_job job = {in, w, r};
-        pare_parallel_for(c->rt, n, 16, decode_rows, &job);
-        st = check_finite(c, w, n * p->cols, r * p->cols, p->t->canonical, err);
-        pare_tensor piece = {0};
-        if (st == PARE_OK) {
-            st = pare_tensor_encode(c->rt, &piece, p->enc, w, n, p->cols, NULL, err);
-            if (st != PARE_OK)
-                pare_fail_prefix(err, "%s: %s: from row %zu", pare_source_path(c->source),
-                                 p->t->canonical, r);
-        }
-        if (st == PARE_OK) memcpy(data + r * row_bytes, piece.view.part[0], n * row_bytes);
-        n_flushed += piece.n_flushed;
-        pare_tensor_free(&piece);
-        if (st == PARE_OK) st = pare_check_cancel(c->rt, err);
-    }
-    pare_free(w);
-    if (st != PARE_OK) {
-        pare_big_free(data, bytes);
-        return st;
-    }
-    *out = pare_tensor_wrap(p->enc, data, p->rows, p->cols);
-    out->storage = data;
-    out->storage_bytes = bytes;
-    out->n_flushed = n_flushed;
-    return PARE_OK;
-}
-
-/* Blocks of tiny values that the encoding's scales cannot hold: told, or refused. */
-static pare_status check_flushed(compress_run *c, const tensor_plan *p, const pare_tensor *out,
-                                 pare_error *err) {
-    if (!out->n_flushed) return PARE_OK;
-    if (c->o->no_fallback)
-        return pare_fail(err, PARE_ERR_ARG,
-                         "%s: %s: found %zu blocks of values too small for the scales of %s, "
-                         "expected an encoding that holds them",
-                         pare_source_path(c->source), p->t->canonical, out->n_flushed,
-                         p->enc->name);
-    return add_fallback(c, err, "%s: %zu blocks too small for the scales of %s stored as zeros",
-                        p->t->canonical, out->n_flushed, p->enc->name);
-}
-
-static pare_status do_tensor(compress_run *c, size_t i, pare_error *err) {
-    const tensor_plan *p = &c->plans[i];
-    pare_layer_report *layer = &c->report->layers[i];
-    double start = pare_now_s();
-    pare_tensor in = {0}, out = {0};
-    PARE_TRY(pare_source_read(c->source, p->t, !p->raw, &in, err));
-    pare_status st = PARE_OK;
-    pare_tensor *result = &in;
-    if (p->recode) {
-        bool whole = p->n_methods || p->enc->block_bytes == 0;
-        st = whole ? recode_whole(c, p, i, &in, &out, err) : recode_pieces(c, p, &in, &out, err);
-        if (st == PARE_OK) st = check_flushed(c, p, &out, err);
-        result = &out;
-    }
-    if (st == PARE_OK) st = measure(c, &in, result, layer, err);
-    if (p->recode) layer->changed = layer->error > 0;
-    if (st == PARE_OK) {
-        layer->out_bytes = pare_tensor_bytes(result);
-        if (layer->n_params)
-            layer->bits_per_weight = 8.0 * (double)layer->out_bytes / (double)layer->n_params;
-        st = pare_output_write(c->output, result, err);
-    }
-    layer->seconds = pare_now_s() - start;
-    pare_tensor_free(&in);
-    pare_tensor_free(&out);
-    return st;
-}
-
 /* --- the run --- */
 
 /* A tokenizer that is copied is opened all the same: the output must be a model that runs. One of a
@@ -504,9 +309,20 @@ static pare_status check_tokenizer(compress_run *c, pare_error *err) {
     return PARE_OK;
 }
 
-static pare_status write_all(compress_run *c, pare_error *err) {
-    PARE_TRY(pare_output_open(&c->output, c->rt, c->source, c->format, c->o->out, c->o->split_bytes,
-                              err));
+/* Where a tensor's final form comes from: the work folder for what is in a block of a recipe with
+ * methods, else straight from its transformation. */
+static pare_status final_tensor(compress_run *c, const pare_work *work, size_t i, pare_tensor *out,
+                                pare_error *err) {
+    const tensor_plan *p = &c->plans[i];
+    if (!work || p->unit == pare_source_config(c->source)->n_layers)
+        return compress_tensor(c, i, NULL, out, err);
+    size_t rows = p->rows, cols = p->cols;
+    if (!p->recode && p->raw) pare_source_shape(p->t, &rows, &cols);
+    return pare_work_read(work, p->unit, p->t->canonical, p->enc, rows, cols, out, err);
+}
+
+static pare_status write_tensors(compress_run *c, pare_output *output, const pare_work *work,
+                                 pare_error *err) {
     double total = 0, done = 0;
     for (size_t i = 0; i < c->n_plans; i++) {
         const tensor_plan *p = &c->plans[i];
@@ -515,18 +331,74 @@ static pare_status write_all(compress_run *c, pare_error *err) {
                                  .n_dims = p->n_dims,
                                  .raw = p->raw};
         memcpy(item.dims, p->raw ? p->t->dims : p->dims, sizeof item.dims);
-        PARE_TRY(pare_output_declare(c->output, &item, err));
+        PARE_TRY(pare_output_declare(output, &item, err));
         total += (double)p->t->n_params;
     }
     const char *recipe = c->recipe->n_steps ? pare_recipe_text(c->recipe) : NULL;
-    PARE_TRY(pare_output_begin(c->output, c->mix, recipe, err));
+    PARE_TRY(pare_output_begin(output, c->mix, recipe, err));
     for (size_t i = 0; i < c->n_plans; i++) {
         PARE_TRY(pare_check_cancel(c->rt, err));
-        PARE_TRY(do_tensor(c, i, err));
+        pare_tensor t;
+        PARE_TRY(final_tensor(c, work, i, &t, err));
+        pare_status st = pare_output_write(output, &t, err);
+        pare_tensor_free(&t);
+        if (st != PARE_OK) return st;
         done += (double)c->plans[i].t->n_params;
-        pare_progress(c->rt, "compress", done, total, "weights");
+        pare_progress(c->rt, work ? "write" : "compress", done, total, "weights");
     }
-    return pare_output_finish(c->output, err);
+    return pare_output_finish(output, err);
+}
+
+static pare_status write_all(compress_run *c, const pare_work *work, pare_error *err) {
+    pare_output *output = NULL;
+    pare_status st =
+        pare_output_open(&output, c->rt, c->source, c->format, c->o->out, c->o->split_bytes, err);
+    if (st == PARE_OK) st = write_tensors(c, output, work, err);
+    pare_output_close(output);
+    return st;
+}
+
+/* --- recipes with methods --- */
+
+static bool has_methods(const compress_run *c) {
+    for (size_t i = 0; i < c->n_plans; i++)
+        if (c->plans[i].n_methods && c->plans[i].unit < pare_source_config(c->source)->n_layers)
+            return true;
+    return false;
+}
+
+static pare_status open_calibration(compress_run *c, pare_calibration **cal, pare_error *err) {
+    *cal = NULL;
+    if (!c->needs) return PARE_OK;
+    if (!c->o->calib)
+        return pare_fail(
+            err, PARE_ERR_ARG,
+            "recipe: found a method that needs calibration text, expected --calib FILE");
+    const pare_calibration_options o = {.text = c->o->calib,
+                                        .n_sequences = c->o->calib_samples,
+                                        .ctx = c->o->calib_ctx,
+                                        .compute = c->o->calib_compute};
+    return pare_calibration_open(cal, c->rt, c->o->model, &o, err);
+}
+
+static pare_status by_units(compress_run *c, pare_error *err) {
+    pare_calibration *cal;
+    pare_work *work = NULL;
+    PARE_TRY(open_calibration(c, &cal, err));
+    pare_status st = compress_plan_units(c, cal, err);
+    if (st == PARE_OK && !c->o->dry_run) {
+        st = compress_open_work(c, cal, &work, err);
+        if (st == PARE_OK) st = compress_units(c, cal, work, err);
+        pare_calibration_close(cal); /* before the output's memory */
+        cal = NULL;
+        if (st == PARE_OK) st = write_all(c, work, err);
+        if (st == PARE_OK) pare_work_remove(work);
+        pare_work_close(work);
+        if (st == PARE_ERR_INTERRUPTED && c->needs)
+            pare_fail_prefix(err, "finished blocks are kept; the same command goes on");
+    }
+    pare_calibration_close(cal);
+    return st;
 }
 
 static const char *format_of(const pare_compress_options *o, const pare_source *source) {
@@ -562,7 +434,10 @@ static pare_status run(compress_run *c, pare_error *err) {
     PARE_TRY(make_plan(c, err));
     PARE_TRY(tell_idle_steps(c, err));
     PARE_TRY(begin_report(c, err));
-    if (!c->o->dry_run) PARE_TRY(write_all(c, err));
+    if (has_methods(c))
+        PARE_TRY(by_units(c, err));
+    else if (!c->o->dry_run)
+        PARE_TRY(write_all(c, NULL, err));
     sum_report(c, pare_now_s() - start);
     return PARE_OK;
 }
@@ -576,7 +451,6 @@ pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
         *out = c.report;
     else
         pare_compress_report_free(c.report);
-    pare_output_close(c.output);
     pare_source_close(c.source);
     pare_recipe_free(c.recipe);
     pare_name_regex_free(c.keep);

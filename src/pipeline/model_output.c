@@ -120,7 +120,7 @@ pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_sou
     while (n > 1 && o->path[n - 1] == '/') o->path[--n] = '\0';
     o->arch =
         o->gguf ? pare_export_gguf_arch(pare_source_config(source)) : pare_source_arch(source);
-    char *work = o->gguf ? pare_asprintf("%s.work", o->path) : pare_strdup(o->path);
+    char *work = o->gguf ? pare_asprintf("%s.parts", o->path) : pare_strdup(o->path);
     if (!work) return fail_memory(o, err);
     pare_status st = pare_folder_begin(&o->folder, work, err);
     pare_free(work);

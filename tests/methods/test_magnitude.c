@@ -110,7 +110,7 @@ static void method_prunes_per_tensor_and_per_row(void **state) {
         uint32_t seed = 9;
         for (size_t i = 0; i < ROWS * COLS; i++)
             w[i] = random_weight(&seed) * (float)(1 + i / COLS); /* later rows are larger */
-        pare_weight_job job = {rt, "w", 0, w, ROWS, COLS};
+        pare_weight_job job = {.rt = rt, .name = "w", .w = w, .rows = ROWS, .cols = COLS};
         assert_ok(m->run(&job, options, err));
         for (size_t r = 0; r < ROWS; r++) assert_int_equal(n_zeros(w + r * COLS, COLS), COLS / 2);
         if (threads == 1) memcpy(first, w, sizeof w);
@@ -128,7 +128,7 @@ static void rows_that_m_does_not_divide_are_refused(void **state) {
     void *options = options_of(m, "sparsity", "2:4", &st, &err);
     float w[6] = {1, 2, 3, 4, 5, 6};
     pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
-    pare_weight_job job = {rt, "blk.0.attn_q.weight", 0, w, 1, 6};
+    pare_weight_job job = {.rt = rt, .name = "blk.0.attn_q.weight", .w = w, .rows = 1, .cols = 6};
     assert_int_equal(m->run(&job, options, &err), PARE_ERR_ARG);
     assert_non_null(strstr(err.message, "blk.0.attn_q.weight"));
     assert_non_null(strstr(err.message, "multiple of 4"));

@@ -39,10 +39,7 @@ static void prune_rows(void *arg, size_t begin, size_t end) {
 
 static pare_status magnitude_run(const pare_weight_job *job, const void *options, pare_error *err) {
     const magnitude_options *o = options;
-    if (o->sparsity.m && job->cols % (size_t)o->sparsity.m != 0)
-        return pare_fail(err, PARE_ERR_ARG,
-                         "%s: magnitude: found rows of %zu, expected a multiple of %d for %d:%d",
-                         job->name, job->cols, o->sparsity.m, o->sparsity.n, o->sparsity.m);
+    PARE_TRY(pare_mask_check_pattern(job, "magnitude", &o->sparsity, err));
     prune_job rows = {job, o};
     if (o->sparsity.m || o->per == 1)
         pare_parallel_for(job->rt, job->rows, 64, prune_rows, &rows);

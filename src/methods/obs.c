@@ -1,0 +1,371 @@
+#include "methods/obs.h"
+
+#include "base/memory.h"
+#include "kernels/gemm64.h"
+#include "kernels/op_kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { NB = 64 /* block of the factorization */, ROWS = 16 /* of w at a time */ };
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "work space of a Hessian: out of memory");
+}
+
+/* ---- the factor ---- */
+
+/* H = R R^T with R upper is the Cholesky factorization of H with rows and columns in reverse, and
+ * U = R^-1. So: A = reversed H = L L^T, then L^-1, and both reversed again. */
+typedef struct factor {
+    pare_runtime *rt;
+    pare_gemm64_fn gemm;
+    size_t n;
+    double *a;                              /* [n][n]: A, then L in the lower triangle */
+    double *xt;                             /* [n][n]: the transpose of L^-1, upper */
+    double diag[NB * NB], inverse[NB * NB]; /* of the block at hand: L and L^-1, row-major */
+    size_t begin, end;
+} factor;
+
+/* Unblocked factorization of the diagonal block; false: not positive definite. */
+static bool factor_diagonal(factor *f) {
+    for (size_t j = f->begin; j < f->end; j++) {
+        double *row = f->a + j * f->n;
+        double d = row[j];
+        for (size_t k = f->begin; k < j; k++) d -= row[k] * row[k];
+        if (!(d > 0.0) || !isfinite(d)) return false;
+        row[j] = sqrt(d);
+        for (size_t i = j + 1; i < f->end; i++) {
+            double *other = f->a + i * f->n, sum = other[j];
+            for (size_t k = f->begin; k < j; k++) sum -= other[k] * row[k];
+            other[j] = sum / row[j];
+        }
+    }
+    return true;
+}
+
+/* The inverse of the diagonal block, lower. */
+static void invert_diagonal(factor *f) {
+    size_t m = f->end - f->begin;
+    memset(f->inverse, 0, sizeof f->inverse);
+    for (size_t i = 0; i < m; i++) {
+        const double *row = f->a + (f->begin + i) * f->n + f->begin;
+        f->inverse[i * NB + i] = 1.0 / row[i];
+        for (size_t j = 0; j < i; j++) {
+            double sum = 0.0;
+            for (size_t k = j; k < i; k++) sum += row[k] * f->inverse[k * NB + j];
+            f->inverse[i * NB + j] = -sum / row[i];
+        }
+    }
+}
+
+/* Rows below the block: L_ik = A_ik L_kk^-T. */
+static void solve_rows(void *arg, size_t begin, size_t end) {
+    const factor *f = arg;
+    size_t m = f->end - f->begin;
+    double out[NB];
+    for (size_t i = f->end + begin; i < f->end + end; i++) {
+        double *row = f->a + i * f->n + f->begin;
+        memset(out, 0, sizeof out);
+        f->gemm(out, NB, row, f->n, f->inverse, NB, 1, m, m);
+        for (size_t j = 0; j < m; j++) row[j] = -out[j];
+    }
+}
+
+/* What is left: A_ij -= L_ik L_jk^T, the lower triangle in blocks of rows. */
+static void update_rows(void *arg, size_t begin, size_t end) {
+    const factor *f = arg;
+    for (size_t b = begin; b < end; b++) {
+        size_t i = f->end + b * NB, m = f->n - i < NB ? f->n - i : NB;
+        for (size_t j = f->end; j <= i; j += NB) {
+            size_t n = f->n - j < NB ? f->n - j : NB;
+            f->gemm(f->a + i * f->n + j, f->n, f->a + i * f->n + f->begin, f->n,
+                    f->a + j * f->n + f->begin, f->n, m, n, f->end - f->begin);
+        }
+    }
+}
+
+static bool cholesky(factor *f) {
+    for (f->begin = 0; f->begin < f->n; f->begin = f->end) {
+        f->end = f->n - f->begin < NB ? f->n : f->begin + NB;
+        if (!factor_diagonal(f)) return false;
+        invert_diagonal(f);
+        size_t left = f->n - f->end;
+        pare_parallel_for(f->rt, left, ROWS, solve_rows, f);
+        pare_parallel_for(f->rt, (left + NB - 1) / NB, 1, update_rows, f);
+    }
+    return true;
+}
+
+/* Block column j of X = L^-1 above the block row: X_ij = -L_ii^-1 sum_k L_ik X_kj, transposed. */
+static void invert_blocks(void *arg, size_t begin, size_t end) {
+    const factor *f = arg;
+    size_t m = f->end - f->begin, n = f->n;
+    double sum[NB * NB], out[NB * NB];
+    for (size_t b = begin; b < end; b++) {
+        size_t j = b * NB; /* whole blocks: they lie before the last one */
+        memset(sum, 0, sizeof sum);
+        memset(out, 0, sizeof out);
+        f->gemm(sum, NB, f->xt + j * n + j, n, f->a + f->begin * n + j, n, NB, m, f->begin - j);
+        f->gemm(out, NB, sum, NB, f->inverse, NB, NB, m, m);
+        for (size_t r = 0; r < NB; r++)
+            for (size_t c = 0; c < m; c++) f->xt[(j + r) * n + f->begin + c] = -out[r * NB + c];
+    }
+}
+
+static void invert(factor *f) {
+    memset(f->xt, 0, f->n * f->n * sizeof *f->xt);
+    for (f->begin = 0; f->begin < f->n; f->begin = f->end) {
+        f->end = f->n - f->begin < NB ? f->n : f->begin + NB;
+        invert_diagonal(f);
+        size_t m = f->end - f->begin;
+        for (size_t r = 0; r < m; r++)
+            for (size_t c = 0; c <= r; c++)
+                f->xt[(f->begin + c) * f->n + f->begin + r] = f->inverse[r * NB + c];
+        pare_parallel_for(f->rt, f->begin / NB, 1, invert_blocks, f);
+    }
+}
+
+/* A = H in the order of perm, reversed, with damping and a floor of the diagonal. */
+static void fill(factor *f, const pare_input_stats *x, const uint32_t *perm, const bool *dead,
+                 double add, double floor) {
+    size_t n = f->n;
+    for (size_t i = 0; i < n; i++) {
+        size_t from_i = perm ? perm[n - 1 - i] : n - 1 - i;
+        for (size_t j = 0; j <= i; j++)
+            f->a[i * n + j] = x->hessian[from_i * n + (perm ? perm[n - 1 - j] : n - 1 - j)];
+        double d = dead[n - 1 - i] ? 1.0 : f->a[i * n + i];
+        f->a[i * n + i] = fmax(d + add, floor);
+    }
+}
+
+static void store_u(pare_obs *obs, const factor *f) {
+    size_t n = f->n;
+    memset(obs->u, 0, n * obs->ld * sizeof *obs->u);
+    for (size_t j = 0; j < n; j++)
+        for (size_t k = j; k < n; k++)
+            obs->u[j * obs->ld + k] = (float)f->xt[(n - 1 - k) * n + n - 1 - j];
+}
+
+/* U in f32 must still be a factor. */
+static bool usable(const pare_obs *obs) {
+    for (size_t j = 0; j < obs->n; j++)
+        if (!(obs->u[j * obs->ld + j] > 0.0f) || !isfinite(obs->u[j * obs->ld + j])) return false;
+    return true;
+}
+
+static pare_status climb(pare_obs *obs, bool *factored, factor *f, const pare_input_stats *x,
+                         const uint32_t *perm, double damp, pare_error *err) {
+    size_t n = f->n;
+    double mean = 0.0, max = 0.0;
+    for (size_t j = 0; j < n; j++) {
+        size_t from = perm ? perm[j] : j;
+        double d = x->hessian[from * n + from];
+        if (!isfinite(d))
+            return pare_fail(err, PARE_ERR_INPUT,
+                             "Hessian: column %zu: found %g, expected a finite number", from, d);
+        obs->dead[j] = d == 0.0;
+        obs->n_dead += obs->dead[j];
+        mean += (obs->dead[j] ? 1.0 : d) / (double)n;
+        if (d > max) max = d;
+    }
+    *factored = false;
+    int floors = 0;
+    for (obs->damp = damp; !*factored; obs->damp *= 2) {
+        PARE_TRY(pare_check_cancel(f->rt, err));
+        double floor = 0.0;
+        if (obs->damp > 1.0) { /* the last rungs */
+            obs->damp = 1.0;
+            if (++floors > 6) return PARE_OK;
+            floor = max * 1e-7 * pow(10.0, floors);
+        }
+        fill(f, x, perm, obs->dead, obs->damp * mean, floor);
+        if (!cholesky(f)) {
+            if (obs->damp == 0.0) obs->damp = 0.005;
+            continue;
+        }
+        invert(f);
+        store_u(obs, f);
+        *factored = usable(obs);
+        if (*factored) break;
+    }
+    return PARE_OK;
+}
+
+pare_status pare_obs_factor(pare_obs *obs, bool *factored, pare_runtime *rt,
+                            const pare_input_stats *x, const uint32_t *perm, double damp,
+                            pare_error *err) {
+    size_t n = x->cols, bytes = n * n * sizeof(double);
+    *obs = (pare_obs){.n = n, .ld = (n + 15) & ~(size_t)15};
+    factor *f = pare_malloc(1, sizeof *f);
+    if (!f) return fail_memory(err);
+    *f = (factor){.rt = rt, .gemm = pare_gemm64_get(pare_runtime_isa(rt)), .n = n};
+    f->a = pare_big_alloc(bytes);
+    f->xt = pare_big_alloc(bytes);
+    obs->u = pare_big_alloc(n * obs->ld * sizeof *obs->u);
+    obs->dead = pare_calloc(n, sizeof *obs->dead);
+    pare_status st = PARE_OK;
+    if (f->a && f->xt && obs->u && obs->dead)
+        st = climb(obs, factored, f, x, perm, damp, err);
+    else
+        st = fail_memory(err);
+    if (f->a) pare_big_free(f->a, bytes);
+    if (f->xt) pare_big_free(f->xt, bytes);
+    pare_free(f);
+    if (st != PARE_OK) pare_obs_free(obs);
+    return st;
+}
+
+void pare_obs_free(pare_obs *obs) {
+    if (obs->u) pare_big_free(obs->u, obs->n * obs->ld * sizeof *obs->u);
+    pare_free(obs->dead);
+    *obs = (pare_obs){0};
+}
+
+size_t pare_obs_bytes(size_t rows, size_t cols) {
+    return cols * cols * (2 * sizeof(double) + sizeof(float)) + 3 * rows * cols * sizeof(float);
+}
+
+/* ---- the sweep ---- */
+
+typedef struct sweep {
+    const pare_obs *obs;
+    const pare_obs_rule *rule;
+    const pare_attn_kernels *gemm;
+    float *w;
+    double *losses; /* [rows] sum of e^2 */
+    size_t begin, end;
+} sweep;
+
+/* One row, columns [begin, end): the negated errors into minus[end - begin]. */
+static void settle_row(const sweep *s, size_t row, float *minus, float *lazy) {
+    const pare_obs_rule *rule = s->rule;
+    float *w = s->w + row * s->obs->ld;
+    double loss = 0.0;
+    memcpy(lazy + s->begin, w + s->begin, (s->end - s->begin) * sizeof *w);
+    for (size_t j = s->begin; j < s->end; j++) {
+        if (rule->begin_unit && rule->unit && j % rule->unit == 0)
+            rule->begin_unit(rule->arg, row, j, w, lazy);
+        const float *u = s->obs->u + j * s->obs->ld;
+        float q = rule->settle(rule->arg, row, j, w[j]), e = (w[j] - q) / u[j];
+        w[j] = q;
+        for (size_t k = j + 1; k < s->end; k++) w[k] -= e * u[k];
+        minus[j - s->begin] = -e;
+        loss += (double)e * (double)e;
+    }
+    s->losses[row] += loss;
+}
+
+typedef struct sweep_chunk {
+    sweep *s;
+    size_t rows;
+    pare_status st; /* of the thread that ran out of memory */
+    float *space;   /* [n_threads][ROWS * block + ld] */
+    size_t per_thread;
+} sweep_chunk;
+
+static void sweep_rows(pare_worker *worker, void *arg) {
+    const sweep_chunk *c = arg;
+    const sweep *s = c->s;
+    size_t ld = s->obs->ld, width = s->end - s->begin;
+    float *minus = c->space + (size_t)worker->id * c->per_thread, *lazy = minus + ROWS * width;
+    for (size_t r; (r = pare_take(worker, ROWS)) < c->rows;) {
+        size_t m = c->rows - r < ROWS ? c->rows - r : ROWS;
+        for (size_t i = 0; i < m; i++) {
+            /* a unit may reach behind the block: there nothing has changed since it began */
+            if (s->rule->begin_unit)
+                memcpy(lazy + s->end, s->w + (r + i) * ld + s->end, (ld - s->end) * sizeof *lazy);
+            settle_row(s, r + i, minus + i * width, lazy);
+        }
+        size_t first = s->end & ~(size_t)15; /* the rows of U are 0 up to where they begin */
+        if (first < ld && s->end < s->obs->n) {
+            pare_attn_panels u = {s->obs->u + s->begin * ld + first, (ld - first) / PARE_ATTN_NR,
+                                  ld, PARE_ATTN_NR};
+            s->gemm->gemm(s->w + r * ld + first, ld, minus, width, m, &u, width, true);
+        }
+    }
+}
+
+pare_status pare_obs_sweep(float *w, size_t rows, const pare_obs *obs, const pare_obs_rule *rule,
+                           size_t block, pare_runtime *rt, double *loss, pare_error *err) {
+    sweep s = {.obs = obs,
+               .rule = rule,
+               .gemm = pare_op_kernels_get(pare_runtime_isa(rt))->attn,
+               .w = w,
+               .losses = pare_calloc(rows, sizeof(double))};
+    block = (block + 15) & ~(size_t)15; /* products begin at whole panels */
+    size_t per_thread = ROWS * block + obs->ld + 16;
+    sweep_chunk c = {.s = &s, .rows = rows, .per_thread = per_thread};
+    c.space = pare_malloc((size_t)pare_runtime_threads(rt) * per_thread, sizeof *c.space);
+    pare_status st = s.losses && c.space ? PARE_OK : fail_memory(err);
+    for (s.begin = 0; st == PARE_OK && s.begin < obs->n; s.begin = s.end) {
+        s.end = obs->n - s.begin < block ? obs->n : s.begin + block;
+        if ((st = pare_check_cancel(rt, err)) != PARE_OK) break;
+        if (rule->block) st = rule->block(rule->arg, w, obs->ld, s.begin, s.end, err);
+        if (st == PARE_OK) pare_team_run(rt, sweep_rows, &c);
+    }
+    double total = 0.0;
+    for (size_t r = 0; s.losses && r < rows; r++) total += s.losses[r];
+    if (loss) *loss = 0.5 * total;
+    pare_free(s.losses);
+    pare_free(c.space);
+    return st;
+}
+
+/* ---- the error of the output ---- */
+
+typedef struct error_job {
+    const pare_attn_kernels *gemm;
+    const float *a, *b, *h; /* h [cols][ld] */
+    size_t rows, cols, ld;
+    double *sums; /* [rows] */
+    float *space; /* [n_threads][2][ROWS][ld] */
+} error_job;
+
+static void error_rows(pare_worker *w, void *arg) {
+    const error_job *j = arg;
+    float *d = j->space + (size_t)w->id * 2 * ROWS * j->ld, *y = d + ROWS * j->ld;
+    for (size_t r; (r = pare_take(w, ROWS)) < j->rows;) {
+        size_t m = j->rows - r < ROWS ? j->rows - r : ROWS;
+        for (size_t i = 0; i < m; i++)
+            for (size_t k = 0; k < j->cols; k++)
+                d[i * j->ld + k] =
+                    j->a[(r + i) * j->cols + k] - (j->b ? j->b[(r + i) * j->cols + k] : 0.0f);
+        pare_attn_panels h = {j->h, j->ld / PARE_ATTN_NR, j->ld, PARE_ATTN_NR};
+        j->gemm->gemm(y, j->ld, d, j->ld, m, &h, j->cols, false);
+        for (size_t i = 0; i < m; i++) {
+            double sum = 0.0;
+            for (size_t k = 0; k < j->cols; k++)
+                sum += (double)d[i * j->ld + k] * (double)y[i * j->ld + k];
+            j->sums[r + i] = sum;
+        }
+    }
+}
+
+double pare_output_error(pare_runtime *rt, const pare_input_stats *x, const float *a,
+                         const float *b, size_t rows) {
+    size_t cols = x->cols, ld = (cols + 15) & ~(size_t)15, bytes = cols * ld * sizeof(float);
+    float *h = pare_big_alloc(bytes);
+    error_job j = {
+        .gemm = pare_op_kernels_get(pare_runtime_isa(rt))->attn,
+        .a = a,
+        .b = b,
+        .h = h,
+        .rows = rows,
+        .cols = cols,
+        .ld = ld,
+        .sums = pare_malloc(rows, sizeof(double)),
+        .space = pare_malloc(2 * ROWS * ld * (size_t)pare_runtime_threads(rt), sizeof(float))};
+    double total = -1.0;
+    if (h && j.sums && j.space) {
+        for (size_t i = 0; i < cols; i++)
+            for (size_t k = 0; k < cols; k++) h[i * ld + k] = (float)x->hessian[i * cols + k];
+        pare_team_run(rt, error_rows, &j);
+        total = 0.0;
+        for (size_t r = 0; r < rows; r++) total += j.sums[r];
+    }
+    if (h) pare_big_free(h, bytes);
+    pare_free(j.sums);
+    pare_free(j.space);
+    return total > -1.0 && total < 0.0 ? 0.0 : total;
+}

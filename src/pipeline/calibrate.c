@@ -1,0 +1,368 @@
+#include "pipeline/calibrate.h"
+
+#include "base/hash.h"
+#include "base/rng.h"
+#include "eval/perplexity.h"
+#include "pare/eval.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { MAX_INPUTS = 16, MAX_TEXT = 1 << 30 };
+
+/* The input that some matrices of the layer share. */
+typedef struct shared_input {
+    const char *names[PARE_OP_MAX_OUTS]; /* the source's */
+    size_t n_names, in;
+    pare_statistics *statistics; /* NULL: nobody asked */
+    const pare_input_stats *result;
+} shared_input;
+
+struct pare_calibration {
+    pare_runtime *rt;
+    pare_model *m;
+    pare_compute compute;
+    size_t n, ctx, text_tokens;
+    int32_t *ids; /* [n][ctx] */
+    float *h;     /* [ctx][dim] */
+    size_t h_bytes;
+    uint8_t *scratch; /* arena, linear layers, each thread's own */
+    size_t arena_bytes, linear_bytes, own_bytes, scratch_bytes;
+    shared_input inputs[MAX_INPUTS];
+    size_t n_inputs;
+    double done; /* sequences through layers, for progress */
+};
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "calibration: out of memory");
+}
+
+/* --- the region that all threads run --- */
+
+typedef struct region {
+    pare_calibration *cal;
+    const int32_t *ids; /* embed these, or */
+    size_t layer;       /* run this layer */
+    size_t n;
+    pare_probe_fn probe;
+} region;
+
+static void run_region(pare_fwd *f, const region *r) {
+    const pare_attn_span alone = {.n = r->n};
+    pare_pass pass = {.ids = r->ids, .n = r->n, .spans = &alone, .n_spans = 1};
+    pare_fwd_marks mark = pare_fwd_mark(f);
+    if (r->ids || pare_fwd_planning(f)) pare_pass_embed(f, r->cal->m, &pass, r->cal->h);
+    if (!r->ids) {
+        pare_pass_begin(f, r->cal->m, &pass);
+        pare_pass_layer(f, r->cal->m, &pass, r->layer, r->cal->h);
+    }
+    pare_fwd_release(f, mark);
+}
+
+static void region_thread(pare_worker *w, void *arg) {
+    const region *r = arg;
+    const pare_calibration *cal = r->cal;
+    pare_fwd f = {.w = w,
+                  .isa = pare_runtime_isa(cal->rt),
+                  .compute = cal->compute,
+                  .k = pare_op_kernels_get(pare_runtime_isa(cal->rt)),
+                  .arena = {.base = cal->scratch, .capacity = cal->arena_bytes},
+                  .own = {.base = cal->scratch + cal->arena_bytes + cal->linear_bytes +
+                                  (size_t)w->id * cal->own_bytes,
+                          .capacity = cal->own_bytes},
+                  .linear_scratch = cal->scratch + cal->arena_bytes,
+                  .linear_bytes = cal->linear_bytes,
+                  .probe = r->probe,
+                  .probe_arg = r->cal};
+    run_region(&f, r);
+}
+
+static pare_status make_scratch(pare_calibration *cal, pare_error *err) {
+    pare_worker worker;
+    pare_fwd f = pare_fwd_plan(&worker, pare_runtime_threads(cal->rt), pare_runtime_isa(cal->rt),
+                               cal->compute);
+    run_region(&f, &(region){.cal = cal, .n = 2});
+    run_region(&f, &(region){.cal = cal, .n = cal->ctx});
+    size_t own;
+    if (!pare_align_size(&cal->arena_bytes, f.arena.peak + 64, 64) ||
+        !pare_align_size(&cal->linear_bytes, f.linear_bytes, 64) ||
+        !pare_align_size(&cal->own_bytes, f.own.peak + 64, 64) ||
+        !pare_mul_size(&own, cal->own_bytes, (size_t)pare_runtime_threads(cal->rt)) ||
+        !pare_add_size(&cal->scratch_bytes, cal->arena_bytes, cal->linear_bytes) ||
+        !pare_add_size(&cal->scratch_bytes, cal->scratch_bytes, own) ||
+        !pare_mul_size(&cal->h_bytes, cal->ctx * sizeof(float), cal->m->config.dim))
+        return fail_memory(err);
+    cal->scratch = pare_big_alloc(cal->scratch_bytes);
+    cal->h = pare_big_alloc(cal->h_bytes);
+    return cal->scratch && cal->h ? PARE_OK : fail_memory(err);
+}
+
+/* --- the sequences --- */
+
+static pare_status choose_sequences(pare_calibration *cal, const pare_ids *all, int32_t bos,
+                                    const char *text, pare_error *err) {
+    size_t from_text = cal->ctx - (bos >= 0), bytes;
+    cal->text_tokens = all->n;
+    if (all->n < from_text)
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: found %zu tokens, expected at least %zu for a calibration sequence",
+                         text, all->n, from_text);
+    if (!pare_mul_size(&bytes, cal->n, cal->ctx) ||
+        !(cal->ids = pare_malloc(bytes, sizeof *cal->ids)))
+        return fail_memory(err);
+    for (size_t i = 0; i < cal->n; i++) {
+        uint32_t r[4];
+        pare_philox(r, pare_runtime_seed(cal->rt), 0xCA11B, i);
+        uint64_t number = (uint64_t)r[0] << 32 | r[1];
+        size_t at = (size_t)(number % (all->n - from_text + 1));
+        int32_t *to = cal->ids + i * cal->ctx;
+        if (bos >= 0) *to++ = bos;
+        memcpy(to, all->data + at, from_text * sizeof *to);
+    }
+    for (size_t i = 0; i < cal->n * cal->ctx; i++)
+        if (cal->ids[i] < 0 || (size_t)cal->ids[i] >= cal->m->config.vocab_size)
+            return pare_fail(err, PARE_ERR_INPUT,
+                             "%s: found token %d, expected ids below %zu, the model's vocabulary",
+                             text, cal->ids[i], cal->m->config.vocab_size);
+    return PARE_OK;
+}
+
+static pare_status read_text(pare_calibration *cal, const char *model, const char *text,
+                             pare_error *err) {
+    char *data;
+    size_t n;
+    pare_ids all = {0};
+    pare_tokenizer *tok = NULL;
+    PARE_TRY(pare_file_read_all(&data, &n, text, MAX_TEXT, err));
+    pare_status st = pare_tokenizer_load(&tok, model, err);
+    if (st == PARE_OK) st = pare_eval_tokens(&all, tok, data, n, PARE_PROTOCOL_HF, err);
+    if (st == PARE_OK) {
+        int32_t bos = pare_tokenizer_adds_bos(tok) ? pare_tokenizer_bos(tok) : -1;
+        st = choose_sequences(cal, &all, bos, text, err);
+    }
+    pare_ids_free(&all);
+    pare_tokenizer_free(tok);
+    pare_free(data);
+    return st;
+}
+
+static pare_status set_up(pare_calibration *cal, const char *model,
+                          const pare_calibration_options *o, pare_error *err) {
+    pare_source *source;
+    PARE_TRY(pare_source_open(&source, model, err));
+    PARE_TRY(pare_model_open(&cal->m, cal->rt, source, err));
+    size_t ctx_max = cal->m->config.ctx_max;
+    cal->compute = o->compute;
+    cal->n = o->n_sequences ? o->n_sequences : 128;
+    cal->ctx = o->ctx ? o->ctx : 512;
+    if (!o->ctx && ctx_max && cal->ctx > ctx_max) cal->ctx = ctx_max;
+    if (cal->ctx < 2 || (ctx_max && cal->ctx > ctx_max))
+        return pare_fail(err, PARE_ERR_ARG,
+                         "calib-ctx: found %zu, expected 2 to %zu (the model's maximum)", cal->ctx,
+                         ctx_max);
+    PARE_TRY(read_text(cal, model, o->text, err));
+    return make_scratch(cal, err);
+}
+
+pare_status pare_calibration_open(pare_calibration **out, pare_runtime *rt, const char *model,
+                                  const pare_calibration_options *o, pare_error *err) {
+    pare_calibration *cal = pare_calloc(1, sizeof *cal);
+    *out = NULL;
+    if (!cal) return fail_memory(err);
+    cal->rt = rt;
+    pare_status st = set_up(cal, model, o, err);
+    if (st == PARE_OK)
+        *out = cal;
+    else
+        pare_calibration_close(cal);
+    return st;
+}
+
+static void forget_inputs(pare_calibration *cal) {
+    for (size_t i = 0; i < cal->n_inputs; i++) pare_statistics_free(cal->inputs[i].statistics);
+    cal->n_inputs = 0;
+}
+
+void pare_calibration_close(pare_calibration *cal) {
+    if (!cal) return;
+    forget_inputs(cal);
+    pare_model_free(cal->m);
+    pare_free(cal->ids);
+    if (cal->h) pare_big_free(cal->h, cal->h_bytes);
+    if (cal->scratch) pare_big_free(cal->scratch, cal->scratch_bytes);
+    pare_free(cal);
+}
+
+size_t pare_calibration_sequences(const pare_calibration *cal) { return cal->n; }
+size_t pare_calibration_ctx(const pare_calibration *cal) { return cal->ctx; }
+size_t pare_calibration_text_tokens(const pare_calibration *cal) { return cal->text_tokens; }
+uint32_t pare_calibration_crc32(const pare_calibration *cal) {
+    return pare_ids_crc32(cal->ids, cal->n * cal->ctx);
+}
+uint64_t pare_calibration_file_bytes(const pare_calibration *cal) {
+    return (uint64_t)cal->n * cal->h_bytes;
+}
+size_t pare_calibration_memory(const pare_calibration *cal) {
+    return cal->scratch_bytes + cal->h_bytes + cal->n * cal->ctx * sizeof(int32_t);
+}
+
+/* --- embeddings and layers --- */
+
+/* A file of hidden states being written; path NULL: none. */
+typedef struct output {
+    pare_writer writer;
+    uint32_t crc;
+    bool open;
+} output;
+
+static pare_status output_open(output *o, const char *path, pare_error *err) {
+    *o = (output){0};
+    if (!path) return PARE_OK;
+    PARE_TRY(pare_writer_open(&o->writer, path, err));
+    o->open = true;
+    return PARE_OK;
+}
+
+static pare_status output_write(output *o, const pare_calibration *cal, pare_error *err) {
+    if (!o->open) return PARE_OK;
+    o->crc = pare_crc32(o->crc, cal->h, cal->h_bytes);
+    return pare_writer_write(&o->writer, cal->h, cal->h_bytes, err);
+}
+
+static pare_status output_close(output *o, pare_status st, uint32_t *crc, pare_error *err) {
+    if (!o->open) return st;
+    if (st == PARE_OK) st = pare_writer_commit(&o->writer, err);
+    pare_writer_discard(&o->writer);
+    if (st == PARE_OK) *crc = o->crc;
+    return st;
+}
+
+pare_status pare_calibration_embed(pare_calibration *cal, const char *to, uint32_t *crc,
+                                   pare_error *err) {
+    output out;
+    pare_status st = output_open(&out, to, err);
+    for (size_t i = 0; i < cal->n && st == PARE_OK; i++) {
+        region r = {.cal = cal, .ids = cal->ids + i * cal->ctx, .n = cal->ctx};
+        pare_team_run(cal->rt, region_thread, &r);
+        st = output_write(&out, cal, err);
+        if (st == PARE_OK) st = pare_check_cancel(cal->rt, err);
+    }
+    return output_close(&out, st, crc, err);
+}
+
+pare_status pare_calibration_load(pare_calibration *cal, size_t layer, pare_error *err) {
+    return pare_model_load_layers(cal->m, layer, layer + 1, err);
+}
+
+void pare_calibration_drop(pare_calibration *cal, size_t layer) {
+    forget_inputs(cal);
+    if (cal->m->weights.layers[layer].block) pare_model_drop_layer(cal->m, layer);
+}
+
+void pare_calibration_replace(pare_calibration *cal, size_t layer, const char *name,
+                              const pare_tensor *t) {
+    pare_linear *linear = pare_model_linear(cal->m, layer, name);
+    if (!linear) return;
+    linear->w = *t;
+    linear->w.storage = NULL; /* borrowed */
+}
+
+/* Notes which matrices share an input. */
+static void discover(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
+                     const float *x, size_t ldx, size_t n, size_t in) {
+    pare_calibration *cal = arg;
+    (void)x, (void)ldx, (void)n;
+    if (w->id != 0 || cal->n_inputs == MAX_INPUTS) return;
+    shared_input *input = &cal->inputs[cal->n_inputs++];
+    *input = (shared_input){.n_names = n_outs, .in = in};
+    for (size_t i = 0; i < n_outs; i++) input->names[i] = outs[i].name;
+}
+
+static shared_input *input_of(pare_calibration *cal, const char *name) {
+    for (size_t i = 0; i < cal->n_inputs; i++)
+        for (size_t k = 0; k < cal->inputs[i].n_names; k++)
+            if (strcmp(cal->inputs[i].names[k], name) == 0) return &cal->inputs[i];
+    return NULL;
+}
+
+static void gather(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
+                   const float *x, size_t ldx, size_t n, size_t in) {
+    shared_input *input = input_of(arg, outs[0].name);
+    (void)n_outs, (void)in;
+    if (input && input->statistics) pare_statistics_add(w, input->statistics, x, ldx, n);
+}
+
+static pare_status make_statistics(pare_calibration *cal, size_t layer, pare_needs_fn needs,
+                                   void *arg, pare_error *err) {
+    forget_inputs(cal);
+    region r = {.cal = cal, .layer = layer, .n = 2, .probe = discover}; /* 1 takes another path */
+    pare_team_run(cal->rt, region_thread, &r);
+    for (size_t i = 0; i < cal->n_inputs; i++) {
+        shared_input *input = &cal->inputs[i];
+        unsigned wanted = 0;
+        for (size_t k = 0; k < input->n_names; k++) wanted |= needs(arg, input->names[k]);
+        if (wanted)
+            PARE_TRY(pare_statistics_create(&input->statistics, cal->rt, input->in, wanted, err));
+    }
+    return PARE_OK;
+}
+
+static pare_status check_finite(const pare_calibration *cal, size_t layer, size_t sequence,
+                                pare_error *err) {
+    for (size_t i = 0; i < cal->n_inputs; i++) {
+        const shared_input *input = &cal->inputs[i];
+        if (input->statistics && !pare_statistics_finite(input->statistics))
+            return pare_fail(err, PARE_ERR_INPUT,
+                             "calibration: block %zu, input of %s, sequence %zu: found NaN or "
+                             "infinity, expected finite activations",
+                             layer, input->names[0], sequence);
+    }
+    for (size_t i = 0; i < cal->ctx * cal->m->config.dim; i++)
+        if (!isfinite(cal->h[i]))
+            return pare_fail(err, PARE_ERR_INPUT,
+                             "calibration: block %zu, output, sequence %zu, token %zu: found %s, "
+                             "expected finite activations",
+                             layer, sequence, i / cal->m->config.dim,
+                             isnan(cal->h[i]) ? "NaN" : "infinity");
+    return PARE_OK;
+}
+
+static pare_status run_sequences(pare_calibration *cal, size_t layer, const pare_file *from,
+                                 pare_probe_fn probe, output *out, pare_error *err) {
+    double total = 2.0 * (double)cal->n * (double)cal->m->config.n_layers;
+    for (size_t i = 0; i < cal->n; i++) {
+        PARE_TRY(pare_check_cancel(cal->rt, err));
+        PARE_TRY(pare_file_read_at(from, cal->h, cal->h_bytes, i * cal->h_bytes, err));
+        region r = {.cal = cal, .layer = layer, .n = cal->ctx, .probe = probe};
+        pare_team_run(cal->rt, region_thread, &r);
+        PARE_TRY(check_finite(cal, layer, i, err));
+        PARE_TRY(output_write(out, cal, err));
+        cal->done = ((double)layer * 2 + (probe == NULL)) * (double)cal->n + (double)(i + 1);
+        pare_progress(cal->rt, "calibrate", cal->done, total, "sequences");
+    }
+    return PARE_OK;
+}
+
+pare_status pare_calibration_run(pare_calibration *cal, size_t layer, const char *from,
+                                 pare_needs_fn needs, void *arg, const char *to, uint32_t *crc,
+                                 pare_error *err) {
+    pare_file file;
+    output out;
+    if (needs) PARE_TRY(make_statistics(cal, layer, needs, arg, err));
+    PARE_TRY(pare_file_open(&file, from, err));
+    pare_status st = output_open(&out, to, err);
+    if (st == PARE_OK) st = run_sequences(cal, layer, &file, needs ? gather : NULL, &out, err);
+    pare_file_close(&file);
+    st = output_close(&out, st, crc, err);
+    for (size_t i = 0; needs && st == PARE_OK && i < cal->n_inputs; i++)
+        if (cal->inputs[i].statistics)
+            cal->inputs[i].result = pare_statistics_result(cal->inputs[i].statistics, cal->n);
+    return st;
+}
+
+const pare_input_stats *pare_calibration_inputs(const pare_calibration *cal, const char *name) {
+    for (size_t i = 0; i < cal->n_inputs; i++)
+        for (size_t k = 0; k < cal->inputs[i].n_names; k++)
+            if (strcmp(cal->inputs[i].names[k], name) == 0) return cal->inputs[i].result;
+    return NULL;
+}

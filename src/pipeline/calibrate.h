@@ -1,0 +1,65 @@
+/* Calibration: the model's blocks run one after the other over sequences of text, and the inputs of
+ * their linear layers are measured. Hidden states between two blocks live in files, so that memory
+ * holds one block and one sequence whatever the model and the number of sequences.
+ *
+ * A file of hidden states is f32 [n_sequences][ctx][dim]. */
+#ifndef PARE_SRC_PIPELINE_CALIBRATE_H
+#define PARE_SRC_PIPELINE_CALIBRATE_H
+
+#include "model/model.h"
+#include "pipeline/statistics.h"
+
+typedef struct pare_calibration_options {
+    const char *text;   /* file */
+    size_t n_sequences; /* 0 = 128 */
+    size_t ctx;         /* 0 = 512, at most the model's maximum */
+    pare_compute compute;
+} pare_calibration_options;
+
+typedef struct pare_calibration pare_calibration;
+
+/* Takes sequences of ctx tokens from the text: its lines joined as for perplexity (protocol hf),
+ * begun at random places that the runtime's seed chooses. Where the tokenizer adds a BOS each
+ * sequence begins with it. Loads what the model has outside its blocks. Errors: PARE_ERR_INPUT
+ * (fewer tokens than one sequence), PARE_ERR_ARG (ctx out of range), PARE_ERR_NOMEM, those of
+ * loading. */
+pare_status pare_calibration_open(pare_calibration **out, pare_runtime *rt, const char *model,
+                                  const pare_calibration_options *o, pare_error *err);
+void pare_calibration_close(pare_calibration *cal);
+
+size_t pare_calibration_sequences(const pare_calibration *cal);
+size_t pare_calibration_ctx(const pare_calibration *cal);
+size_t
+pare_calibration_text_tokens(const pare_calibration *cal);    /* that there were to choose from */
+uint32_t pare_calibration_crc32(const pare_calibration *cal); /* of all ids, in order */
+/* Bytes of a file of hidden states; of memory without statistics. */
+uint64_t pare_calibration_file_bytes(const pare_calibration *cal);
+size_t pare_calibration_memory(const pare_calibration *cal);
+
+/* Writes the embeddings of all sequences. *crc: CRC-32 of the file. */
+pare_status pare_calibration_embed(pare_calibration *cal, const char *to, uint32_t *crc,
+                                   pare_error *err);
+
+/* Loads the weights of a layer as the model has them; gives them back. */
+pare_status pare_calibration_load(pare_calibration *cal, size_t layer, pare_error *err);
+void pare_calibration_drop(pare_calibration *cal, size_t layer);
+
+/* Uses t (borrowed until drop) in place of the loaded layer's matrix of that name. */
+void pare_calibration_replace(pare_calibration *cal, size_t layer, const char *name,
+                              const pare_tensor *t);
+
+/* What a matrix of the layer needs to know of its inputs (PARE_NEED_*). */
+typedef unsigned (*pare_needs_fn)(void *arg, const char *name);
+
+/* Runs the loaded layer over all sequences of file `from`. needs: statistics are gathered, see
+ * pare_calibration_inputs; NULL: none. to: the outputs, with their CRC-32; NULL: not kept. Errors:
+ * PARE_ERR_INPUT (NaN or infinity: names the layer, the matrix and the sequence),
+ * PARE_ERR_INTERRUPTED, PARE_ERR_IO, PARE_ERR_NOMEM. */
+pare_status pare_calibration_run(pare_calibration *cal, size_t layer, const char *from,
+                                 pare_needs_fn needs, void *arg, const char *to, uint32_t *crc,
+                                 pare_error *err);
+
+/* The statistics of a matrix's inputs in the last run that gathered; NULL = it has none. */
+const pare_input_stats *pare_calibration_inputs(const pare_calibration *cal, const char *name);
+
+#endif

@@ -1,0 +1,81 @@
+/* A compression run from the inside: the plan of every tensor, and what the parts of the pipeline
+ * share. compress.c plans and drives, transform.c treats one tensor, calibrate.c runs blocks over
+ * calibration text, work_folder.c keeps what is finished. */
+#ifndef PARE_SRC_PIPELINE_COMPRESS_RUN_H
+#define PARE_SRC_PIPELINE_COMPRESS_RUN_H
+
+#include "model/source.h"
+#include "pipeline/calibrate.h"
+#include "pipeline/recipe.h"
+#include "pipeline/work_folder.h"
+
+enum { PARE_CHUNK_VALUES = 4 << 20 }; /* f32 values decoded at once where rows are independent */
+
+/* What becomes of one tensor of the input. */
+typedef struct tensor_plan {
+    const pare_source_tensor *t;
+    const pare_encoding *enc;
+    bool raw;    /* the bytes are copied */
+    bool recode; /* decoded, transformed, encoded */
+    size_t n_dims, dims[4];
+    size_t rows, cols;
+    size_t n_methods;             /* how many of the recipe's method steps apply */
+    const pare_method *quantizer; /* the last of them that says the encoding, or NULL */
+    unsigned needs;               /* PARE_NEED_* of its methods */
+    size_t unit;                  /* number of the layer; n_layers for what is in none */
+} tensor_plan;
+
+struct pare_compress_report {
+    pare_compress_info info;
+    pare_layer_report *layers;
+    char **fallbacks;
+    size_t fallback_capacity;
+    char *recipe, *format;
+    char **names;
+    size_t n_names;
+};
+
+typedef struct compress_run {
+    pare_runtime *rt;
+    const pare_compress_options *o;
+    pare_source *source;
+    pare_recipe *recipe;
+    void *keep; /* compiled regex */
+    const char *format;
+    bool same_format, tied;
+    tensor_plan *plans;
+    size_t n_plans;
+    unsigned needs;      /* of all plans; 0 = no calibration */
+    const pare_mix *mix; /* the last mix step without a target */
+    pare_compress_report *report;
+} compress_run;
+
+/* Keeps a line for the report. Errors: PARE_ERR_NOMEM. */
+__attribute__((format(printf, 3, 4))) pare_status
+compress_add_fallback(compress_run *c, pare_error *err, const char *format, ...);
+
+/* Does the tensor's plan need all of its values at once? */
+static inline bool plan_is_whole(const tensor_plan *p) {
+    return p->n_methods || p->enc->block_bytes == 0;
+}
+
+/* Reads, transforms, encodes and measures tensor i; its line of the report is filled in. *out owns
+ * its storage. x: statistics of its inputs, NULL where its methods need none. */
+pare_status compress_tensor(compress_run *c, size_t i, const pare_input_stats *x, pare_tensor *out,
+                            pare_error *err);
+
+/* ---- units.c: blocks of a recipe with methods. cal: NULL without calibration ---- */
+
+/* Memory and disk that the units take, into the report. Errors: PARE_ERR_ARG (more than
+ * max_memory), PARE_ERR_IO (the disk has less). */
+pare_status compress_plan_units(compress_run *c, const pare_calibration *cal, pare_error *err);
+
+/* OUT.work of this run. */
+pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,
+                               pare_error *err);
+
+/* Finishes all units that are not. */
+pare_status compress_units(compress_run *c, pare_calibration *cal, pare_work *work,
+                           pare_error *err);
+
+#endif

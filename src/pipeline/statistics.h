@@ -1,0 +1,27 @@
+/* Statistics of a linear layer's inputs, gathered while the model runs over calibration text. */
+#ifndef PARE_SRC_PIPELINE_STATISTICS_H
+#define PARE_SRC_PIPELINE_STATISTICS_H
+
+#include "methods/method.h"
+
+typedef struct pare_statistics pare_statistics;
+
+/* For inputs of `cols` values; needs: PARE_NEED_*. Errors: PARE_ERR_NOMEM. */
+pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size_t cols,
+                                   unsigned needs, pare_error *err);
+void pare_statistics_free(pare_statistics *s);
+
+/* Bytes that it takes. */
+size_t pare_statistics_bytes(size_t cols, unsigned needs, int n_threads);
+
+/* Adds the rows x[n][ldx]. Called by every thread of a team with the same arguments; ends with a
+ * barrier. The result does not depend on the number of threads. */
+void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, size_t ldx, size_t n);
+
+/* Are all sums finite? After a pass, by one thread. */
+bool pare_statistics_finite(const pare_statistics *s);
+
+/* All that was added, of n_sequences sequences; borrowed until the next call. */
+const pare_input_stats *pare_statistics_result(pare_statistics *s, size_t n_sequences);
+
+#endif

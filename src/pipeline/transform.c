@@ -1,0 +1,296 @@
+/* One tensor of a compression run: read, transformed by the methods that take it, encoded,
+ * measured. */
+#include "pipeline/compress_run.h"
+
+#include "base/memory.h"
+#include "base/os.h"
+#include "methods/obs.h"
+
+#include <math.h>
+#include <string.h>
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "compress: out of memory");
+}
+
+typedef struct rows_job {
+    const pare_tensor *t;
+    float *w; /* [..][cols] of rows first_row.. */
+    size_t first_row;
+} rows_job;
+
+static void decode_rows(void *arg, size_t begin, size_t end) {
+    const rows_job *j = arg;
+    size_t cols = j->t->view.cols;
+    for (size_t r = begin; r < end; r++)
+        j->t->enc->decode(j->w + r * cols, &j->t->view, j->first_row + r, 0, cols);
+}
+
+typedef struct compare_job {
+    const pare_tensor *before, *after;
+    double *sums; /* [rows][3]: (after - before)^2, before^2, zeros after */
+    float *rows;  /* [n_threads][2][cols] */
+    size_t n_bad; /* rows with values that are not finite */
+} compare_job;
+
+static void compare_rows(pare_worker *w, void *arg) {
+    compare_job *j = arg;
+    size_t cols = j->before->view.cols;
+    float *a = j->rows + (size_t)w->id * 2 * cols, *b = a + cols;
+    for (size_t r; (r = pare_take(w, 1)) < j->before->view.rows;) {
+        j->before->enc->decode(a, &j->before->view, r, 0, cols);
+        if (j->after == j->before)
+            memcpy(b, a, cols * sizeof *b);
+        else
+            j->after->enc->decode(b, &j->after->view, r, 0, cols);
+        double e = 0, s = 0;
+        size_t zeros = 0;
+        for (size_t i = 0; i < cols; i++) {
+            double d = (double)b[i] - (double)a[i];
+            e += d * d;
+            s += (double)a[i] * (double)a[i];
+            zeros += b[i] == 0.0f;
+        }
+        j->sums[3 * r] = e;
+        j->sums[3 * r + 1] = s;
+        j->sums[3 * r + 2] = (double)zeros;
+    }
+}
+
+/* Relative error and sparsity, rows summed in order: the same for any number of threads. A copied
+ * tensor (after == before) has no error, whatever values it holds. */
+static pare_status measure(compress_run *c, const pare_tensor *before, const pare_tensor *after,
+                           pare_layer_report *layer, pare_error *err) {
+    size_t rows = before->view.rows, cols = before->view.cols;
+    compare_job job = {before, after, pare_malloc(3 * rows, sizeof(double)),
+                       pare_malloc(2 * cols * (size_t)c->rt->options.n_threads, sizeof(float)), 0};
+    pare_status st = PARE_OK;
+    if (job.sums && job.rows) {
+        pare_team_run(c->rt, compare_rows, &job);
+        double e = 0, s = 0, zeros = 0;
+        for (size_t r = 0; r < rows; r++) {
+            e += job.sums[3 * r];
+            s += job.sums[3 * r + 1];
+            zeros += job.sums[3 * r + 2];
+        }
+        layer->error = after != before && s > 0 ? sqrt(e / s) : 0;
+        layer->sparsity = rows && cols ? zeros / ((double)rows * (double)cols) : 0;
+    } else {
+        st = fail_memory(err);
+    }
+    pare_free(job.sums);
+    pare_free(job.rows);
+    return st;
+}
+
+static pare_status check_finite(const compress_run *c, const float *w, size_t n, size_t first,
+                                const char *name, pare_error *err) {
+    size_t bad = 0, at = 0;
+    for (size_t i = n; i-- > 0;)
+        if (!isfinite(w[i])) {
+            bad++;
+            at = i;
+        }
+    if (!bad) return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT,
+                     "%s: %s: value %zu: found %s (%zu such values), expected finite weights",
+                     pare_source_path(c->source), name, first + at,
+                     isnan(w[at]) ? "NaN" : "infinity", bad);
+}
+
+/* --- all values at once: what methods and sparse forms need --- */
+
+/* Scales and zero points that a quantizer leaves. */
+typedef struct grid_space {
+    float *scale;
+    uint8_t *zero;
+} grid_space;
+
+static void keep_note(void *arg, const char *line) {
+    compress_run *c = arg;
+    pare_error err; /* out of memory for a note is not worth the run */
+    (void)compress_add_fallback(c, &err, "%s", line);
+}
+
+/* Zeros are an earlier pruner's, of this recipe or of the file: in a quarter of all weights they do
+ * not arise by rounding. */
+static bool was_pruned(const float *w, size_t n) {
+    size_t zeros = 0;
+    for (size_t i = 0; i < n; i++) zeros += w[i] == 0.0f;
+    return 4 * zeros >= n;
+}
+
+static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weight_job *job,
+                               pare_error *err) {
+    bool pruned = was_pruned(job->w, job->rows * job->cols);
+    for (size_t i = 0; i < c->recipe->n_steps; i++) {
+        const pare_step *step = &c->recipe->steps[i];
+        if (!step->method || !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
+        job->keep_zeros = pruned;
+        job->enc = step->method->encoding ? step->method->encoding(step->options) : NULL;
+        PARE_TRY(step->method->run(job, step->options, err));
+        pruned |= !job->enc;
+    }
+    return PARE_OK;
+}
+
+/* The squared error of the layer's output relative to the output's own, where a Hessian is there to
+ * tell; before is overwritten. */
+static pare_status measure_output(compress_run *c, const tensor_plan *p, const pare_input_stats *x,
+                                  const float *before, const pare_tensor *after, float *w,
+                                  pare_layer_report *layer, pare_error *err) {
+    if (!x || !x->hessian) return PARE_OK;
+    pare_tensor_decode(c->rt, w, after);
+    double norm = pare_output_error(c->rt, x, before, NULL, p->rows),
+           error = pare_output_error(c->rt, x, w, before, p->rows);
+    if (norm < 0 || error < 0) return fail_memory(err);
+    layer->output_error = norm > 0 ? sqrt(error / norm) : 0;
+    return PARE_OK;
+}
+
+static pare_status recode(compress_run *c, const tensor_plan *p, size_t index,
+                          const pare_input_stats *x, const float *before, float *w, grid_space grid,
+                          pare_tensor *out, pare_error *err) {
+    pare_weight_job job = {.rt = c->rt,
+                           .name = p->t->canonical,
+                           .stream = index,
+                           .w = w,
+                           .rows = p->rows,
+                           .cols = p->cols,
+                           .x = x,
+                           .scale = grid.scale,
+                           .zero = grid.zero,
+                           .note = keep_note,
+                           .note_arg = c};
+    PARE_TRY(run_methods(c, p, &job, err));
+    pare_status st = p->quantizer && p->enc->grid
+                         ? pare_tensor_encode_grid(c->rt, out, p->enc, w, p->rows, p->cols,
+                                                   grid.scale, grid.zero, err)
+                         : pare_tensor_encode(c->rt, out, p->enc, w, p->rows, p->cols, NULL, err);
+    if (st != PARE_OK)
+        return pare_fail_prefix(err, "%s: %s", pare_source_path(c->source), p->t->canonical);
+    return before ? measure_output(c, p, x, before, out, w, &c->report->layers[index], err)
+                  : PARE_OK;
+}
+
+static pare_status recode_whole(compress_run *c, const tensor_plan *p, size_t index,
+                                const pare_input_stats *x, const pare_tensor *in, pare_tensor *out,
+                                pare_error *err) {
+    size_t n = p->rows * p->cols, groups = p->rows * (p->cols / 32 + 1);
+    bool keep = x && x->hessian; /* the output's error is measured against the values before */
+    float *w = pare_big_alloc(n * sizeof *w), *before = keep ? pare_big_alloc(n * sizeof *w) : NULL;
+    grid_space grid = {0};
+    if (p->quantizer) {
+        grid.scale = pare_calloc(groups, sizeof *grid.scale);
+        grid.zero = pare_calloc(groups, 1);
+    }
+    pare_status st =
+        w && (before || !keep) && (grid.zero || !p->quantizer) && (grid.scale || !p->quantizer)
+            ? PARE_OK
+            : fail_memory(err);
+    if (st == PARE_OK) {
+        rows_job job = {in, w, 0};
+        pare_parallel_for(c->rt, p->rows, 16, decode_rows, &job);
+        st = check_finite(c, w, n, 0, p->t->canonical, err);
+    }
+    if (st == PARE_OK && keep) memcpy(before, w, n * sizeof *w);
+    if (st == PARE_OK) st = recode(c, p, index, x, before, w, grid, out, err);
+    if (w) pare_big_free(w, n * sizeof *w);
+    if (before) pare_big_free(before, n * sizeof *w);
+    pare_free(grid.scale);
+    pare_free(grid.zero);
+    return st;
+}
+
+/* Rows are independent: piece by piece into one block of bytes. */
+static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pare_tensor *in,
+                                 pare_tensor *out, pare_error *err) {
+    size_t row_bytes = pare_encoding_row_bytes(p->enc, p->cols), bytes = row_bytes * p->rows;
+    size_t step = PARE_CHUNK_VALUES / (p->cols ? p->cols : 1);
+    if (step < 1) step = 1;
+    if (step > p->rows) step = p->rows;
+    uint8_t *data = pare_big_alloc(bytes);
+    float *w = pare_malloc(step * p->cols, sizeof *w);
+    size_t n_flushed = 0;
+    if (!data || !w) {
+        pare_free(w);
+        pare_big_free(data, bytes);
+        return fail_memory(err);
+    }
+    pare_status st = PARE_OK;
+    for (size_t r = 0; r < p->rows && st == PARE_OK; r += step) {
+        size_t n = p->rows - r < step ? p->rows - r : step;
+        rows_job job = {in, w, r};
+        pare_parallel_for(c->rt, n, 16, decode_rows, &job);
+        st = check_finite(c, w, n * p->cols, r * p->cols, p->t->canonical, err);
+        pare_tensor piece = {0};
+        if (st == PARE_OK) {
+            st = pare_tensor_encode(c->rt, &piece, p->enc, w, n, p->cols, NULL, err);
+            if (st != PARE_OK)
+                pare_fail_prefix(err, "%s: %s: from row %zu", pare_source_path(c->source),
+                                 p->t->canonical, r);
+        }
+        if (st == PARE_OK) memcpy(data + r * row_bytes, piece.view.part[0], n * row_bytes);
+        n_flushed += piece.n_flushed;
+        pare_tensor_free(&piece);
+        if (st == PARE_OK) st = pare_check_cancel(c->rt, err);
+    }
+    pare_free(w);
+    if (st != PARE_OK) {
+        pare_big_free(data, bytes);
+        return st;
+    }
+    *out = pare_tensor_wrap(p->enc, data, p->rows, p->cols);
+    out->storage = data;
+    out->storage_bytes = bytes;
+    out->n_flushed = n_flushed;
+    return PARE_OK;
+}
+
+/* Blocks of tiny values that the encoding's scales cannot hold: told, or refused. */
+static pare_status check_flushed(compress_run *c, const tensor_plan *p, const pare_tensor *out,
+                                 pare_error *err) {
+    if (!out->n_flushed) return PARE_OK;
+    if (c->o->no_fallback)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "%s: %s: found %zu blocks of values too small for the scales of %s, "
+                         "expected an encoding that holds them",
+                         pare_source_path(c->source), p->t->canonical, out->n_flushed,
+                         p->enc->name);
+    return compress_add_fallback(c, err,
+                                 "%s: %zu blocks too small for the scales of %s stored as zeros",
+                                 p->t->canonical, out->n_flushed, p->enc->name);
+}
+
+pare_status compress_tensor(compress_run *c, size_t i, const pare_input_stats *x, pare_tensor *out,
+                            pare_error *err) {
+    const tensor_plan *p = &c->plans[i];
+    pare_layer_report *layer = &c->report->layers[i];
+    double start = pare_now_s();
+    pare_tensor in = {0};
+    layer->output_error = -1;
+    *out = (pare_tensor){0};
+    PARE_TRY(pare_source_read(c->source, p->t, !p->raw, &in, err));
+    pare_status st = PARE_OK;
+    if (p->recode) {
+        st = plan_is_whole(p) ? recode_whole(c, p, i, x, &in, out, err)
+                              : recode_pieces(c, p, &in, out, err);
+        if (st == PARE_OK) st = check_flushed(c, p, out, err);
+    }
+    pare_tensor *result = p->recode ? out : &in;
+    if (st == PARE_OK) st = measure(c, &in, result, layer, err);
+    if (p->recode) layer->changed = layer->error > 0;
+    if (st == PARE_OK) {
+        layer->out_bytes = pare_tensor_bytes(result);
+        if (layer->n_params)
+            layer->bits_per_weight = 8.0 * (double)layer->out_bytes / (double)layer->n_params;
+    }
+    layer->seconds = pare_now_s() - start;
+    if (st == PARE_OK && !p->recode) {
+        *out = in;
+        return PARE_OK;
+    }
+    pare_tensor_free(&in);
+    if (st != PARE_OK) pare_tensor_free(out);
+    return st;
+}

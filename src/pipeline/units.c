@@ -1,0 +1,324 @@
+/* Recipes with methods: block by block, in the order of the layers. A block's inputs are those that
+ * follow the compressed blocks before it (or the dense ones, where all methods say so). */
+#include "pipeline/compress_run.h"
+
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/os.h"
+#include "io/json.h"
+#include "tensor/pack.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "compress: out of memory");
+}
+
+static size_t n_layers_of(const compress_run *c) { return pare_source_config(c->source)->n_layers; }
+
+/* --- what it takes --- */
+
+/* Statistics that a layer's input needs, counted once for those that share it as nearly as the
+ * names tell: the largest of each width. */
+static size_t largest_work(const compress_run *c, const tensor_plan *p) {
+    size_t most = 0;
+    for (size_t i = 0; i < c->recipe->n_steps; i++) {
+        const pare_step *step = &c->recipe->steps[i];
+        if (!step->method || !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
+        size_t bytes = step->method->work_bytes
+                           ? step->method->work_bytes(step->options, p->rows, p->cols)
+                           : 0;
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
+static uint64_t unit_memory(const compress_run *c, size_t unit) {
+    uint64_t statistics = 0, tensors = 0, work = 0;
+    size_t widths[64], n_widths = 0;
+    for (size_t i = 0; i < c->n_plans; i++) {
+        const tensor_plan *p = &c->plans[i];
+        if (p->unit != unit) continue;
+        tensors += p->t->n_bytes + c->report->layers[i].out_bytes;
+        uint64_t values = plan_is_whole(p) ? p->t->n_params * sizeof(float) : 0;
+        bool hessian = p->needs & PARE_NEED_HESSIAN;
+        uint64_t bytes = largest_work(c, p) + values * (hessian ? 2 : 1) + p->t->n_bytes;
+        if (bytes > work) work = bytes;
+        /* q, k, v and gate, up share an input: attn_output is alone with its width where heads and
+         * model have one */
+        bool alone = strstr(p->t->canonical, "attn_output") != NULL, seen = alone;
+        for (size_t k = 0; k < n_widths && !alone; k++) seen |= widths[k] == p->cols;
+        if (!p->needs) continue;
+        if (!seen || alone || strstr(p->t->canonical, "ffn_gate"))
+            statistics += pare_statistics_bytes(p->cols, p->needs, pare_runtime_threads(c->rt));
+        if (n_widths < 64) widths[n_widths++] = p->cols;
+    }
+    return tensors + statistics + work;
+}
+
+pare_status compress_plan_units(compress_run *c, const pare_calibration *cal, pare_error *err) {
+    pare_compress_info *info = &c->report->info;
+    uint64_t most = 0, disk = 0;
+    for (size_t unit = 0; unit < n_layers_of(c); unit++) {
+        uint64_t bytes = unit_memory(c, unit);
+        if (bytes > most) most = bytes;
+    }
+    for (size_t i = 0; i < c->n_plans; i++)
+        if (c->plans[i].unit < n_layers_of(c)) disk += c->report->layers[i].out_bytes;
+    if (cal) {
+        const pare_source_tensor *table = pare_source_find(c->source, "token_embd.weight"),
+                                 *head = pare_source_find(c->source, "output.weight");
+        most += pare_calibration_memory(cal) + (table ? table->n_bytes : 0) +
+                (head ? head->n_bytes : 0);
+        disk += 3 * pare_calibration_file_bytes(cal);
+        info->calib_samples = pare_calibration_sequences(cal);
+        info->calib_ctx = pare_calibration_ctx(cal);
+        info->calib_crc32 = pare_calibration_crc32(cal);
+    }
+    if (most > info->work_bytes) info->work_bytes = most;
+    info->disk_bytes = disk;
+    if (c->o->max_memory && info->work_bytes > c->o->max_memory)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "max-memory: found %llu bytes, expected at least %llu for the largest "
+                         "block, its statistics and the method's work space",
+                         (unsigned long long)c->o->max_memory,
+                         (unsigned long long)info->work_bytes);
+    if (c->o->dry_run || !c->o->out) return PARE_OK;
+    uint64_t room;
+    PARE_TRY(pare_disk_free(&room, c->o->out, err));
+    if (room >= disk + c->report->info.out_bytes) return PARE_OK;
+    return pare_fail(err, PARE_ERR_IO, "%s: found %llu bytes free, expected %llu", c->o->out,
+                     (unsigned long long)room,
+                     (unsigned long long)(disk + c->report->info.out_bytes));
+}
+
+/* --- the work folder --- */
+
+/* SHA-256 over all files of the model, and over what the folder says beside the weights. */
+static pare_status hash_model(compress_run *c, char sha[65], pare_error *err) {
+    enum { PIECE = 4 << 20 };
+    uint8_t digest[32], *piece = pare_malloc(PIECE, 1);
+    if (!piece) return fail_memory(err);
+    pare_sha256 h;
+    pare_sha256_init(&h);
+    pare_status st = PARE_OK;
+    for (size_t i = 0; i < pare_source_n_files(c->source) && st == PARE_OK; i++) {
+        const pare_file *file = pare_source_file(c->source, i);
+        for (uint64_t at = 0; at < file->size && st == PARE_OK; at += PIECE) {
+            size_t n = file->size - at < PIECE ? (size_t)(file->size - at) : PIECE;
+            st = pare_file_read_at(file, piece, n, at, err);
+            pare_sha256_update(&h, piece, n);
+            if (st == PARE_OK) st = pare_check_cancel(c->rt, err);
+        }
+    }
+    const pare_json *config = pare_source_config_json(c->source);
+    char *text = config ? json_dumps(config->root, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    if (text) pare_sha256_update(&h, text, strlen(text));
+    free(text);
+    pare_free(piece);
+    pare_sha256_final(&h, digest);
+    for (int i = 0; i < 32; i++) snprintf(sha + 2 * i, 3, "%02x", digest[i]);
+    return st;
+}
+
+pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,
+                               pare_error *err) {
+    char sha[65];
+    PARE_TRY(hash_model(c, sha, err));
+    json_t *f = json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:I, s:s}", "version", PARE_VERSION,
+                          "model", sha, "recipe", pare_recipe_text(c->recipe), "format", c->format,
+                          "keep", c->o->keep ? c->o->keep : "", "no_fallback", c->o->no_fallback,
+                          "seed", (json_int_t)pare_runtime_seed(c->rt), "isa",
+                          pare_isa_name(pare_runtime_isa(c->rt)));
+    if (f && cal) {
+        json_object_set_new(f, "calib", json_integer(pare_calibration_crc32(cal)));
+        json_object_set_new(f, "calib_samples",
+                            json_integer((json_int_t)pare_calibration_sequences(cal)));
+        json_object_set_new(f, "calib_ctx", json_integer((json_int_t)pare_calibration_ctx(cal)));
+        json_object_set_new(f, "compute", json_integer(c->o->calib_compute));
+    }
+    pare_status st =
+        f ? pare_work_open(work, c->rt, c->o->out, f, n_layers_of(c), c->o->restart, err)
+          : fail_memory(err);
+    json_decref(f);
+    return st;
+}
+
+/* --- reports of units, kept and brought back --- */
+
+static json_t *unit_report(const compress_run *c, size_t unit, size_t first_fallback) {
+    json_t *layers = json_object(), *fallbacks = json_array();
+    for (size_t i = 0; i < c->n_plans; i++) {
+        const pare_layer_report *l = &c->report->layers[i];
+        if (c->plans[i].unit != unit) continue;
+        json_object_set_new(layers, l->name,
+                            json_pack("{s:I, s:f, s:f, s:f, s:f, s:b}", "bytes",
+                                      (json_int_t)l->out_bytes, "sparsity", l->sparsity, "error",
+                                      l->error, "output_error", l->output_error, "seconds",
+                                      l->seconds, "changed", l->changed));
+    }
+    for (size_t i = first_fallback; i < c->report->info.n_fallbacks; i++)
+        json_array_append_new(fallbacks, json_string(c->report->fallbacks[i]));
+    return json_pack("{s:o, s:o}", "layers", layers, "fallbacks", fallbacks);
+}
+
+static pare_status restore_report(compress_run *c, size_t unit, const json_t *report,
+                                  pare_error *err) {
+    const json_t *layers = json_object_get(report, "layers"), *line;
+    for (size_t i = 0; i < c->n_plans; i++) {
+        pare_layer_report *l = &c->report->layers[i];
+        if (c->plans[i].unit != unit) continue;
+        const json_t *o = json_object_get(layers, l->name);
+        l->out_bytes = (uint64_t)json_integer_value(json_object_get(o, "bytes"));
+        l->bits_per_weight = l->n_params ? 8.0 * (double)l->out_bytes / (double)l->n_params : 0;
+        l->sparsity = json_number_value(json_object_get(o, "sparsity"));
+        l->error = json_number_value(json_object_get(o, "error"));
+        l->output_error = json_number_value(json_object_get(o, "output_error"));
+        l->seconds = json_number_value(json_object_get(o, "seconds"));
+        l->changed = json_is_true(json_object_get(o, "changed"));
+    }
+    size_t k;
+    json_array_foreach(json_object_get(report, "fallbacks"), k, line) {
+        const char *text = json_string_value(line);
+        if (text) PARE_TRY(compress_add_fallback(c, err, "%s", text));
+    }
+    return PARE_OK;
+}
+
+/* --- one unit --- */
+
+typedef struct unit_job {
+    compress_run *c;
+    pare_calibration *cal;
+    pare_work *work;
+    size_t unit;
+    bool dense_inputs;
+    const char **names;   /* [n] */
+    size_t *plans;        /* [n] */
+    pare_tensor *tensors; /* [n], those that are done */
+    size_t n;
+    char *from, *to; /* hidden states before and after; to NULL behind the last unit */
+    uint32_t crc;    /* of `to` */
+} unit_job;
+
+static unsigned needs_of(void *arg, const char *name) {
+    const unit_job *job = arg;
+    for (size_t k = 0; k < job->n; k++) {
+        const tensor_plan *p = &job->c->plans[job->plans[k]];
+        if (strcmp(p->t->canonical, name) == 0) return p->needs;
+    }
+    return 0;
+}
+
+static pare_status transform(unit_job *job, pare_error *err) {
+    compress_run *c = job->c;
+    for (size_t k = 0; k < job->n; k++) {
+        const tensor_plan *p = &c->plans[job->plans[k]];
+        const pare_input_stats *x = NULL;
+        PARE_TRY(pare_check_cancel(c->rt, err));
+        if (p->needs && !(x = pare_calibration_inputs(job->cal, p->t->canonical)))
+            return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                             "%s: %s: found no input that calibration could measure",
+                             pare_source_path(c->source), p->t->canonical);
+        PARE_TRY(compress_tensor(c, job->plans[k], x, &job->tensors[k], err));
+    }
+    return PARE_OK;
+}
+
+/* The next block's inputs, through the compressed block. */
+static pare_status run_compressed(unit_job *job, pare_error *err) {
+    for (size_t k = 0; k < job->n; k++) {
+        if (!job->c->plans[job->plans[k]].recode || job->tensors[k].view.rows < 2) continue;
+        PARE_TRY(pare_tensor_repack(&job->tensors[k], pare_runtime_isa(job->c->rt), err));
+        pare_calibration_replace(job->cal, job->unit, job->names[k], &job->tensors[k]);
+    }
+    return pare_calibration_run(job->cal, job->unit, job->from, NULL, NULL, job->to, &job->crc,
+                                err);
+}
+
+static pare_status do_unit(unit_job *job, pare_error *err) {
+    compress_run *c = job->c;
+    size_t first_fallback = c->report->info.n_fallbacks;
+    if (job->cal) {
+        PARE_TRY(pare_calibration_load(job->cal, job->unit, err));
+        PARE_TRY(pare_calibration_run(job->cal, job->unit, job->from, needs_of, job,
+                                      job->dense_inputs ? job->to : NULL, &job->crc, err));
+    }
+    PARE_TRY(transform(job, err));
+    PARE_TRY(pare_work_write_unit(job->work, job->unit, job->names, job->tensors, job->n, err));
+    if (job->to && !job->dense_inputs) PARE_TRY(run_compressed(job, err));
+    json_t *report = unit_report(c, job->unit, first_fallback);
+    if (!report) return fail_memory(err);
+    pare_status st =
+        pare_work_finish_unit(job->work, job->unit, report, job->to ? &job->crc : NULL, err);
+    json_decref(report);
+    return st;
+}
+
+static pare_status run_unit(compress_run *c, pare_calibration *cal, pare_work *work, size_t unit,
+                            bool dense_inputs, pare_error *err) {
+    unit_job job = {.c = c,
+                    .cal = cal,
+                    .work = work,
+                    .unit = unit,
+                    .dense_inputs = dense_inputs,
+                    .names = pare_calloc(c->n_plans, sizeof *job.names),
+                    .plans = pare_calloc(c->n_plans, sizeof *job.plans),
+                    .tensors = pare_calloc(c->n_plans, sizeof *job.tensors)};
+    bool more = cal && unit + 1 < n_layers_of(c);
+    if (cal) job.from = pare_work_states_path(work, unit);
+    if (more) job.to = pare_work_states_path(work, unit + 1);
+    pare_status st =
+        job.names && job.plans && job.tensors && (job.from || !cal) && (job.to || !more)
+            ? PARE_OK
+            : fail_memory(err);
+    for (size_t i = 0; i < c->n_plans && st == PARE_OK; i++)
+        if (c->plans[i].unit == unit) {
+            job.names[job.n] = c->plans[i].t->canonical;
+            job.plans[job.n++] = i;
+        }
+    if (st == PARE_OK) st = do_unit(&job, err);
+    if (cal) pare_calibration_drop(cal, unit);
+    for (size_t k = 0; k < job.n; k++) pare_tensor_free(&job.tensors[k]);
+    pare_free(job.names);
+    pare_free(job.plans);
+    pare_free(job.tensors);
+    pare_free(job.from);
+    pare_free(job.to);
+    return st;
+}
+
+/* Dense inputs only where every method with statistics wants them. */
+static bool wants_dense_inputs(const compress_run *c) {
+    bool dense = true;
+    for (size_t i = 0; i < c->recipe->n_steps; i++) {
+        const pare_method *m = c->recipe->steps[i].method;
+        if (m && m->needs) dense &= m->dense_inputs;
+    }
+    return dense;
+}
+
+static pare_status embed(compress_run *c, pare_calibration *cal, pare_work *work, pare_error *err) {
+    uint32_t crc = 0;
+    char *path = pare_work_states_path(work, 0);
+    pare_status st = path ? pare_calibration_embed(cal, path, &crc, err) : fail_memory(err);
+    pare_free(path);
+    (void)c;
+    return st == PARE_OK ? pare_work_begin(work, crc, err) : st;
+}
+
+pare_status compress_units(compress_run *c, pare_calibration *cal, pare_work *work,
+                           pare_error *err) {
+    size_t done = pare_work_n_done(work), n = n_layers_of(c);
+    c->report->info.n_resumed = done;
+    for (size_t unit = 0; unit < done; unit++)
+        PARE_TRY(restore_report(c, unit, pare_work_report(work, unit), err));
+    if (cal && !pare_work_has_states(work)) PARE_TRY(embed(c, cal, work, err));
+    for (size_t unit = done; unit < n; unit++) {
+        PARE_TRY(run_unit(c, cal, work, unit, wants_dense_inputs(c), err));
+        pare_progress(c->rt, "blocks", (double)(unit + 1), (double)n, "blocks");
+    }
+    return PARE_OK;
+}

@@ -1,0 +1,485 @@
+/* Recipes with methods on a tiny model: what every method of the registry must survive. A run is
+ * killed after its k-th call that changes a file, for every k; calls fail once or from then on;
+ * files of the work folder are damaged; inputs change before a resume. Always: the same command
+ * goes on and ends with the bytes of a run that was never disturbed, and until then nothing stands
+ * under the output's name. */
+#include "support/test.h"
+#include "support/tiny_model.h"
+
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/os.h"
+#include "pare/compress.h"
+#include "pare/methods.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- calls that change files, counted; the library is linked against these ---- */
+
+enum { NEVER = 0, KILL, FAIL_ONCE, FAIL_FROM };
+static int fault_kind, fault_errno;
+static long fault_at;
+static atomic_long n_calls;
+
+static bool faulty(void) {
+    if (fault_kind == NEVER) return false;
+    long k = atomic_fetch_add(&n_calls, 1) + 1;
+    if (fault_kind == KILL && k > fault_at) raise(SIGKILL);
+    bool fail = fault_kind == FAIL_ONCE ? k == fault_at : fault_kind == FAIL_FROM && k >= fault_at;
+    if (fail) errno = fault_errno;
+    return fail;
+}
+
+ssize_t write(int fd, const void *data, size_t n) {
+    return fd > 2 && faulty() ? -1 : syscall(SYS_write, fd, data, n);
+}
+ssize_t pwrite(int fd, const void *data, size_t n, off_t at) {
+    return faulty() ? -1 : syscall(SYS_pwrite64, fd, data, n, at);
+}
+int fsync(int fd) { return faulty() ? -1 : (int)syscall(SYS_fsync, fd); }
+int rename(const char *from, const char *to) {
+    return faulty() ? -1 : (int)syscall(SYS_rename, from, to);
+}
+int mkdir(const char *path, mode_t mode) {
+    return faulty() ? -1 : (int)syscall(SYS_mkdir, path, mode);
+}
+
+/* ---- runs ---- */
+
+static const char *model, *text;
+
+/* A recipe for a method: its defaults, which must do something on 64 columns. */
+static const char *recipe_of(const pare_method *m) {
+    static char ring[4][100];
+    static int next;
+    char *out = ring[next++ % 4];
+    snprintf(out, 100, "%s", pare_method_name(m));
+    return out;
+}
+
+static pare_compress_options options_of(const char *recipe, const char *out) {
+    return (pare_compress_options){.model = model,
+                                   .out = out,
+                                   .recipe = recipe,
+                                   .calib = text,
+                                   .calib_samples = 2,
+                                   .calib_ctx = 16};
+}
+
+static pare_status run(const pare_compress_options *o, int threads, pare_error *err) {
+    pare_runtime *rt = test_runtime(threads, PARE_ISA_AMX);
+    pare_compress_report *report = NULL;
+    pare_status st = pare_compress(&report, rt, o, err);
+    pare_compress_report_free(report);
+    pare_runtime_free(rt);
+    return st;
+}
+
+static void hash_file(pare_sha256 *h, const char *path) {
+    char *data;
+    size_t size;
+    assert_ok(pare_file_read_all(&data, &size, path, 1 << 28, err));
+    pare_sha256_update(h, data, size);
+    pare_free(data);
+}
+
+/* SHA-256 of a file, or over names and contents of a folder's files, as hex; static ring. */
+static const char *hash_of(const char *folder) {
+    static char ring[8][65];
+    static int next;
+    char *out = ring[next++ % 8];
+    char **names = NULL;
+    size_t n = 0;
+    pare_sha256 h;
+    pare_sha256_init(&h);
+    if (pare_path_is_folder(folder))
+        assert_ok(pare_folder_list(&names, &n, folder, err));
+    else
+        hash_file(&h, folder);
+    for (size_t i = 0; i < n; i++) {
+        char *path = pare_path_join(folder, names[i]);
+        pare_sha256_update(&h, names[i], strlen(names[i]));
+        hash_file(&h, path);
+        pare_free(path);
+        pare_free(names[i]);
+    }
+    pare_free(names);
+    uint8_t digest[32];
+    pare_sha256_final(&h, digest);
+    for (int i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", digest[i]);
+    return out;
+}
+
+static void remove_all(const char *path) {
+    DIR *dir = opendir(path);
+    if (dir) {
+        for (struct dirent *e; (e = readdir(dir));) {
+            if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+            char *inner = pare_path_join(path, e->d_name);
+            remove_all(inner);
+            pare_free(inner);
+        }
+        closedir(dir);
+        rmdir(path);
+    } else {
+        unlink(path);
+    }
+}
+
+/* What stands beside an output: nothing may, once it is there. */
+static void assert_clean(const char *out) {
+    char *work = pare_asprintf("%s.work", out);
+    assert_false(pare_path_exists(work));
+    pare_free(work);
+    const char *slash = strrchr(out, '/');
+    DIR *dir = opendir(test_folder());
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));)
+        if (strncmp(e->d_name, slash + 1, strlen(slash + 1)) == 0 &&
+            strcmp(e->d_name, slash + 1) != 0)
+            fail_msg("%s is left", e->d_name);
+    closedir(dir);
+}
+
+/* Runs in a process of its own with a fault; its exit code, or -1 when it was killed. */
+static int run_apart(const pare_compress_options *o, int kind, long at, int error) {
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        fault_kind = kind;
+        fault_at = at;
+        fault_errno = error;
+        pare_error err = {0};
+        pare_status st = run(o, 1, &err);
+        if (st != PARE_OK && !err.message[0]) _exit(99);
+        _exit(st == PARE_OK ? 0 : pare_status_exit_code(st));
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Every method, and a GGUF file after the last of them. */
+static void killed_after_every_call(void **state) {
+    (void)state;
+    for (size_t m = 0; m == 0 || pare_method_at(m - 1); m++) {
+        bool gguf = !pare_method_at(m);
+        const char *recipe = gguf ? "wanda:sparsity=0.5 + q8_0" : recipe_of(pare_method_at(m));
+        char out[1024];
+        snprintf(out, sizeof out, "%s", test_path(gguf ? "killed.gguf" : "killed"));
+        pare_compress_options o = options_of(recipe, out);
+        assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
+        char expected[65];
+        snprintf(expected, sizeof expected, "%s", hash_of(out));
+        assert_clean(out);
+        remove_all(out);
+        long k = 0;
+        for (int code = -1; code == -1; k++) {
+            code = run_apart(&o, KILL, k, 0);
+            if (code != 0 && code != -1) fail_msg("%s, call %ld: exit code %d", recipe, k, code);
+            /* the rename of the output may have been the last call; then it must be whole */
+            if (code == -1 && pare_path_exists(out)) {
+                assert_string_equal(hash_of(out), expected);
+                remove_all(out);
+            }
+            if (run_apart(&o, NEVER, 0, 0) != 0 && !pare_path_exists(out))
+                fail_msg("%s: no resume after call %ld", recipe, k);
+            if (strcmp(hash_of(out), expected) != 0)
+                fail_msg("%s: other bytes after call %ld", recipe, k);
+            assert_clean(out);
+            remove_all(out);
+        }
+        printf("%s: %ld calls\n", recipe, k - 1);
+        assert_true(k > 20);
+    }
+}
+
+static void every_call_fails(void **state) {
+    (void)state;
+    static const int errors[] = {ENOSPC, EIO};
+    for (size_t m = 0; pare_method_at(m); m += 4) { /* one of a kind: calls are the pipeline's */
+        const char *recipe = recipe_of(pare_method_at(m));
+        char out[1024], expected[65];
+        snprintf(out, sizeof out, "%s", test_path("failing"));
+        pare_compress_options o = options_of(recipe, out);
+        assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
+        snprintf(expected, sizeof expected, "%s", hash_of(out));
+        remove_all(out);
+        for (int kind = FAIL_ONCE; kind <= FAIL_FROM; kind++)
+            for (size_t e = 0; e < 2; e++) {
+                int code = 1;
+                for (long k = 1; code != 0; k++) {
+                    code = run_apart(&o, kind, k, errors[e]);
+                    if (code != 0 && code != 1)
+                        fail_msg("%s, call %ld: exit code %d", recipe, k, code);
+                    if (code == 1 && pare_path_exists(out)) { /* only the last syncs come after */
+                        assert_string_equal(hash_of(out), expected);
+                        remove_all(out);
+                    }
+                    if (code == 1) assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
+                    assert_string_equal(hash_of(out), expected);
+                    remove_all(out);
+                    char *work = pare_asprintf("%s.work", out);
+                    remove_all(work);
+                    pare_free(work);
+                }
+            }
+    }
+}
+
+/* Stops after the first block by a kill, then returns the work folder. */
+static void leave_unfinished(const pare_compress_options *o, char *work, size_t n) {
+    snprintf(work, n, "%s.work", o->out);
+    remove_all(o->out);
+    remove_all(work);
+    for (long k = 5;; k++) { /* until the first unit is in the manifest */
+        assert_int_equal(run_apart(o, KILL, k, 0), -1);
+        char *manifest = pare_path_join(work, "manifest"), *data = NULL;
+        size_t size;
+        bool one = pare_file_read_all(&data, &size, manifest, 1 << 20, NULL) == PARE_OK &&
+                   strstr(data, "\"sha256\"") && strstr(data, "\"report\"");
+        pare_free(data);
+        pare_free(manifest);
+        if (one) return;
+        remove_all(work);
+    }
+}
+
+static void damage(const char *path, long cut, long flip) {
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    if (cut >= 0) assert_int_equal(ftruncate(fd, cut), 0);
+    if (flip >= 0) {
+        uint8_t byte;
+        assert_int_equal(pread(fd, &byte, 1, flip), 1);
+        byte ^= 0x10;
+        assert_int_equal(syscall(SYS_pwrite64, fd, &byte, 1, flip), 1);
+    }
+    close(fd);
+}
+
+static void damaged_work_files(void **state) {
+    (void)state;
+    char out[1024], work[1100], expected[65];
+    snprintf(out, sizeof out, "%s", test_path("damaged"));
+    pare_compress_options o = options_of("gptq", out);
+    assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
+    snprintf(expected, sizeof expected, "%s", hash_of(out));
+    static const char *const files[] = {"manifest", "manifest.old", "unit-0", "states-0",
+                                        "states-1"};
+    for (size_t f = 0; f < 5; f++)
+        for (int kind = 0; kind < 6; kind++) {
+            leave_unfinished(&o, work, sizeof work);
+            char *path = pare_path_join(work, files[f]);
+            struct stat info;
+            if (stat(path, &info) == 0) {
+                long size = (long)info.st_size;
+                const long cuts[] = {0, 1, size / 2, size - 1, -1, -1};
+                damage(path, cuts[kind], kind == 4 ? size / 3 : kind == 5 ? size - 2 : -1);
+            }
+            if (kind == 0) unlink(path); /* gone altogether */
+            pare_free(path);
+            if (run_apart(&o, NEVER, 0, 0) != 0)
+                fail_msg("%s, damage %d: no resume", files[f], kind);
+            if (strcmp(hash_of(out), expected) != 0)
+                fail_msg("%s, damage %d: other bytes", files[f], kind);
+            assert_clean(out);
+        }
+    remove_all(out);
+}
+
+/* Another recipe, seed, text, model: refused by name. Threads may change. */
+static void changed_before_a_resume(void **state) {
+    (void)state;
+    char out[1024], work[1100], expected[65];
+    snprintf(out, sizeof out, "%s", test_path("changed"));
+    pare_compress_options o = options_of("gptq", out), other = o;
+    assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
+    snprintf(expected, sizeof expected, "%s", hash_of(out));
+    leave_unfinished(&o, work, sizeof work);
+
+    other.recipe = "gptq:bits=3";
+    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "recipe");
+    other = o;
+    other.calib_ctx = 17;
+    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "calib_ctx");
+    other = o;
+    other.calib_samples = 3;
+    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "calib_samples");
+    other = o;
+    other.model = tiny_model("another", &(tiny_options){.seed = 77});
+    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "model");
+    other = o;
+    other.keep = "attn_q";
+    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "keep");
+
+    assert_ok(run(&o, 3, err));
+    assert_string_equal(hash_of(out), expected);
+    remove_all(out);
+    leave_unfinished(&o, work, sizeof work);
+    other = o;
+    other.recipe = "rtn";
+    other.restart = true;
+    assert_ok(run(&other, 1, err));
+    remove_all(out);
+}
+
+static void two_runs_at_once(void **state) {
+    (void)state;
+    char out[1024], work[1100];
+    snprintf(out, sizeof out, "%s", test_path("twice"));
+    pare_compress_options o = options_of("wanda", out);
+    snprintf(work, sizeof work, "%s.work", out);
+    assert_int_equal(mkdir(work, 0777), 0);
+    char *path = pare_path_join(work, "lock");
+    pare_lock lock;
+    assert_ok(pare_lock_take(&lock, path, err));
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "held by process");
+    pare_lock_release(&lock);
+    /* a dead process's lock is no lock; another machine's is one */
+    char host[200], line[300];
+    gethostname(host, sizeof host);
+    snprintf(line, sizeof line, "process 1 on %s", host);
+    assert_non_null(test_write("twice.work/lock", line, strlen(line)));
+    assert_ok(run(&o, 1, err));
+    remove_all(out);
+    assert_int_equal(mkdir(work, 0777), 0);
+    assert_non_null(test_write("twice.work/lock", "process 1 on elsewhere", 22));
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "elsewhere");
+    pare_free(path);
+    remove_all(work);
+}
+
+/* ---- what calibration refuses ---- */
+
+static void bad_calibration(void **state) {
+    (void)state;
+    char out[1024];
+    snprintf(out, sizeof out, "%s", test_path("bad"));
+    pare_compress_options o = options_of("wanda", out);
+    o.calib = NULL;
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "--calib");
+    o.calib = test_path("absent");
+    assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "absent");
+    o.calib = test_write("empty.txt", "", 0);
+    assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "found 0 tokens, expected at least 16");
+    o.calib = test_write("short.txt", "only a few", 10);
+    assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "found 10 tokens");
+    o = options_of("wanda", out);
+    o.calib_ctx = 1;
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "calib-ctx");
+    o.calib_ctx = TINY_CTX + 1;
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "calib-ctx");
+    o = options_of("wanda@embd", out);
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "token_embd.weight");
+    o = options_of("gptq + q8_0@ffn", out);
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "stored as int4_g64 by gptq");
+    o.recipe = "gptq";
+    o.max_memory = 1000;
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "max-memory");
+    o.max_memory = 0;
+    o.model = tiny_model("poisoned", &(tiny_options){.poison = NAN});
+    assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "found nan");
+    o.model = tiny_model("huge", &(tiny_options){.scale = 1e30f});
+    assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "block 0");
+    assert_false(pare_path_exists(out));
+}
+
+/* ---- what comes out ---- */
+
+static pare_compress_report *report_of(const pare_compress_options *o) {
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    pare_compress_report *report = NULL;
+    assert_ok(pare_compress(&report, rt, o, err));
+    pare_runtime_free(rt);
+    return report;
+}
+
+static double mean_output_error(const char *recipe) {
+    char out[1024];
+    snprintf(out, sizeof out, "%s", test_path("result"));
+    pare_compress_options o = options_of(recipe, out);
+    o.calib_samples = 16;
+    pare_compress_report *report = report_of(&o);
+    const pare_compress_info *info = pare_compress_result(report);
+    double sum = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < info->n_layers; i++) {
+        const pare_layer_report *l = &info->layers[i];
+        if (l->output_error < 0) continue;
+        sum += l->output_error;
+        n++;
+        assert_true(l->changed && l->error > 0);
+    }
+    assert_int_equal(n, 7 * TINY_LAYERS);
+    pare_compress_report_free(report);
+    remove_all(out);
+    return sum / (double)n;
+}
+
+/* Prune and quantize in one run: the zeros of the first step stay, and the second's codes are in
+ * the file. */
+static void steps_compose(void **state) {
+    (void)state;
+    char out[1024];
+    snprintf(out, sizeof out, "%s", test_path("composed"));
+    pare_compress_options o = options_of("wanda:sparsity=2:4 + gptq:bits=4,group=32 + q8_0", out);
+    pare_compress_report *report = report_of(&o);
+    const pare_compress_info *info = pare_compress_result(report);
+    size_t n = 0;
+    for (size_t i = 0; i < info->n_layers; i++) {
+        const pare_layer_report *l = &info->layers[i];
+        if (strcmp(l->name, "token_embd.weight") == 0) assert_string_equal(l->encoding, "q8_0");
+        if (strncmp(l->name, "blk.", 4) != 0 || strstr(l->name, "norm")) continue;
+        assert_string_equal(l->encoding, "int4_g32");
+        assert_true(l->sparsity >= 0.5);
+        n++;
+    }
+    assert_int_equal(n, 7 * TINY_LAYERS);
+    assert_true(info->calib_samples == 2 && info->calib_ctx == 16);
+    pare_compress_report_free(report);
+    remove_all(out);
+    double gptq = mean_output_error("gptq:bits=3,group=32"),
+           pruned = mean_output_error("sparsegpt:sparsity=0.5");
+    assert_true(gptq > 0.01 && gptq < 0.3);
+    assert_true(pruned > 0.05 && pruned < 0.7);
+}
+
+static void the_plan_says_what_it_takes(void **state) {
+    (void)state;
+    pare_compress_options o = options_of("gptq", NULL);
+    o.dry_run = true;
+    pare_compress_report *report = report_of(&o);
+    const pare_compress_info *info = pare_compress_result(report);
+    assert_true(info->disk_bytes > 3 * 2 * 16 * TINY_DIM * 4);
+    assert_true(info->work_bytes > TINY_DIM * TINY_DIM * 8);
+    pare_compress_report_free(report);
+}
+
+int main(void) {
+    model = strdup(tiny_model("tiny", NULL));
+    static char words[20000];
+    for (size_t i = 0; i < sizeof words; i++)
+        words[i] = (char)(i % 60 == 59     ? '\n'
+                          : i * i % 7 == 3 ? ' '
+                                           : 'a' + (int)(i * i * 31 % 26));
+    text = strdup(test_write("calib.txt", words, sizeof words));
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(steps_compose),           cmocka_unit_test(the_plan_says_what_it_takes),
+        cmocka_unit_test(bad_calibration),         cmocka_unit_test(two_runs_at_once),
+        cmocka_unit_test(changed_before_a_resume), cmocka_unit_test(damaged_work_files),
+        cmocka_unit_test(killed_after_every_call), cmocka_unit_test(every_call_fails),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
