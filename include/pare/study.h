@@ -186,6 +186,24 @@ pare_status pare_records_list(pare_record_list *out, pare_records *db,
                               const pare_record_query *query, pare_error *err);
 void pare_record_list_free(pare_record_list *list);
 
+/* --- reports --- */
+
+typedef enum pare_report_format {
+    PARE_REPORT_HTML = 0, /* one page that needs nothing else: no scripts, no other files */
+    PARE_REPORT_MARKDOWN, /* its tables */
+    PARE_REPORT_CSV       /* a row per record: the fields, then the tasks as NAME=ACC;... */
+} pare_report_format;
+
+/* A report of records with their details. Base models, the variants that recipes made of them and
+ * evaluations are joined by the hashes of contents, never by names; perplexities stand in one table
+ * only when protocol, context, windows, text and mode are the same. title NULL: "pare report".
+ * *n bytes and a NUL; free with pare_text_free. Errors: PARE_ERR_NOMEM. */
+pare_status pare_report(char **text, size_t *n, const pare_record_list *records,
+                        pare_report_format format, const char *title, pare_error *err);
+
+/* Writes text to a file that appears when it is complete; one that stands there is replaced. */
+pare_status pare_text_save(const char *path, const char *text, size_t n, pare_error *err);
+
 #ifdef __cplusplus
 }
 #endif
