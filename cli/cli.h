@@ -119,7 +119,9 @@ __attribute__((format(printf, 2, 3))) void cli_bound(cli *c, const char *format,
 /* A line of information on stderr, unless --quiet. */
 __attribute__((format(printf, 2, 3))) void cli_note(cli *c, const char *format, ...);
 
-/* c->rt from the common options, with progress, warnings and cancellation. Done once. */
+/* The common options, with progress, warnings and cancellation. */
+pare_options cli_runtime_options(cli *c);
+/* c->rt from these. Done once. */
 pare_status cli_runtime(cli *c);
 /* The signal that asked to stop, or 0. */
 int cli_signal(void);

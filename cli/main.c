@@ -104,8 +104,7 @@ static void on_warning(void *arg, const char *line) { cli_warn(arg, "%s", line);
 
 /* --- the runtime --- */
 
-pare_status cli_runtime(cli *c) {
-    if (c->rt) return PARE_OK;
+pare_options cli_runtime_options(cli *c) {
     pare_options options = pare_options_default();
     options.n_threads = (int)c->common.threads;
     options.seed = (uint64_t)c->common.seed;
@@ -114,11 +113,14 @@ pare_status cli_runtime(cli *c) {
     options.warn = on_warning;
     options.callback_arg = c;
     options.cancel = &stop_signal;
-    pare_isa asked = PARE_ISA_REF;
-    if (c->common.isa > 0) {
-        asked = (pare_isa)(c->common.isa - 1); /* 0 = auto */
-        options.isa = asked;
-    }
+    if (c->common.isa > 0) options.isa = (pare_isa)(c->common.isa - 1); /* 0 = auto */
+    return options;
+}
+
+pare_status cli_runtime(cli *c) {
+    if (c->rt) return PARE_OK;
+    pare_options options = cli_runtime_options(c);
+    pare_isa asked = options.isa;
     pare_status st = pare_runtime_create(&c->rt, &options, &c->err);
     if (st == PARE_OK && c->common.isa > 0 && asked > pare_isa_best())
         cli_fallback(c, "--isa %s: this processor offers %s, which is used", pare_isa_name(asked),

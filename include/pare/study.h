@@ -186,6 +186,63 @@ pare_status pare_records_list(pare_record_list *out, pare_records *db,
                               const pare_record_query *query, pare_error *err);
 void pare_record_list_free(pare_record_list *list);
 
+/* --- sweeps --- */
+
+typedef struct pare_sweep pare_sweep;
+
+typedef enum pare_keep {
+    PARE_KEEP_NONE = 0, /* outputs are removed when they have been evaluated */
+    PARE_KEEP_BEST,     /* of each model the one with the least perplexity stays */
+    PARE_KEEP_ALL
+} pare_keep;
+
+typedef enum pare_run_state {
+    PARE_RUN_WAITING = 0,
+    PARE_RUN_THERE, /* a record of the same run is there: skipped */
+    PARE_RUN_DONE,
+    PARE_RUN_FAILED
+} pare_run_state;
+
+/* One run: a recipe applied to a model, and one evaluation of the result. Strings are owned by the
+ * sweep. */
+typedef struct pare_sweep_run {
+    const char *model, *recipe; /* canonical; "" = the dense model */
+    const char *eval;           /* "FILE hf-2048 10 windows exact", "piqa,arc_easy", "speed" */
+    const char *out;            /* of the compression; NULL = dense */
+    pare_run_state state;
+    int64_t record;               /* id; 0 = none */
+    uint64_t in_bytes, out_bytes; /* of tensors; 0 = not known yet */
+    double bits_per_weight, ppl;  /* NaN = not known */
+    const char *message;          /* of a failure, else NULL */
+} pare_sweep_run;
+
+/* Reads a sweep file (docs/sweeps.md): lines "key = value", or recipes; '#' starts a comment. more:
+ * n_more further lines, from elsewhere. Every key, value and recipe is checked; nothing is read but
+ * this text. name: for messages. Errors: PARE_ERR_INPUT with the line, PARE_ERR_NOMEM. */
+pare_status pare_sweep_parse(pare_sweep **out, const char *text, size_t n, const char *name,
+                             const char *const *more, size_t n_more, pare_error *err);
+void pare_sweep_free(pare_sweep *s);
+/* In the order in which they run: model by model, the dense one first. */
+size_t pare_sweep_n_runs(const pare_sweep *s);
+const pare_sweep_run *pare_sweep_run_at(const pare_sweep *s, size_t i);
+
+typedef struct pare_sweep_options {
+    pare_options runtime; /* of all jobs together: each gets its share of the threads */
+    pare_records
+        *records; /* runs whose record is there are skipped; NULL = neither that nor records */
+    int jobs;     /* compressions at the same time, 1 to 64; 0 = 1 */
+    bool dry_run; /* sizes and states only: plans every run, writes nothing */
+    /* After each run (skipped ones too); never two at once. May be NULL. */
+    void (*on_run)(void *arg, const pare_sweep_run *run, size_t n_done, size_t n_runs);
+    void *arg;
+} pare_sweep_options;
+
+/* Runs them all. A failed run is told in its state and kept as a record; the others go on, and the
+ * result is PARE_OK. Errors are those that concern all: PARE_ERR_INPUT (a model or text that is not
+ * there, before any work), PARE_ERR_ARG, PARE_ERR_NOMEM, PARE_ERR_INTERRUPTED (what is finished has
+ * its record: the same call goes on). */
+pare_status pare_sweep_run_all(pare_sweep *s, const pare_sweep_options *options, pare_error *err);
+
 /* --- reports --- */
 
 typedef enum pare_report_format {

@@ -85,9 +85,23 @@ void *pare_arena_alloc(pare_arena *arena, size_t count, size_t size) {
     return arena->base ? arena->base + begin : NULL;
 }
 
+/* A line "KEY   N kB" of a file under /proc, in bytes; 0 = not there. */
+static size_t proc_bytes(const char *path, const char *key) {
+    FILE *f = fopen(path, "r");
+    if (!f) return 0;
+    char line[256];
+    size_t n = strlen(key);
+    unsigned long long kib = 0;
+    while (!kib && fgets(line, sizeof line, f))
+        if (strncmp(line, key, n) == 0) kib = strtoull(line + n, NULL, 10);
+    fclose(f);
+    return (size_t)kib * 1024;
+}
+
 size_t pare_peak_rss_bytes(void) {
+    size_t peak = proc_bytes("/proc/self/status", "VmHWM:"); /* unlike getrusage's, can be reset */
     struct rusage usage;
-    if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+    if (peak || getrusage(RUSAGE_SELF, &usage) != 0) return peak;
 #ifdef __APPLE__
     return (size_t)usage.ru_maxrss;
 #else
@@ -95,15 +109,11 @@ size_t pare_peak_rss_bytes(void) {
 #endif
 }
 
-size_t pare_available_bytes(void) {
-    FILE *f = fopen("/proc/meminfo", "r");
-    if (!f) return 0;
-    char line[256];
-    static const char key[] = "MemAvailable:"; /* then a number of kB */
-    unsigned long long kib = 0;
-    while (!kib && fgets(line, sizeof line, f))
-        if (strncmp(line, key, sizeof key - 1) == 0)
-            kib = strtoull(line + sizeof key - 1, NULL, 10);
+void pare_peak_rss_reset(void) {
+    FILE *f = fopen("/proc/self/clear_refs", "w");
+    if (!f) return;
+    fputs("5", f);
     fclose(f);
-    return (size_t)kib * 1024;
 }
+
+size_t pare_available_bytes(void) { return proc_bytes("/proc/meminfo", "MemAvailable:"); }

@@ -54,8 +54,11 @@ typedef struct pare_arena {
  * NULL. */
 void *pare_arena_alloc(pare_arena *arena, size_t count, size_t size);
 
-/* Peak resident memory of this process in bytes. */
+/* Peak resident memory of this process in bytes, since it began or since the last reset. */
 size_t pare_peak_rss_bytes(void);
+
+/* Begins a new peak where the system can (Linux). */
+void pare_peak_rss_reset(void);
 
 /* Memory that the machine can still give, in bytes; 0 = unknown. */
 size_t pare_available_bytes(void);
