@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -23,29 +24,37 @@ pare_record *cli_record_begin(cli *c) {
     return r;
 }
 
-int64_t cli_record_end(cli *c, pare_record *r, const char *records) {
+/* The database for a run's record; NULL where there is to be none, or it cannot be used. */
+static pare_records *open_for_run(cli *c, const char *records) {
     char path[4096];
     pare_records *db = NULL;
     pare_error kept = c->err, err = {0};
-    int64_t id = 0;
-    if (!r) return 0;
     pare_status st = records_path(c, path, sizeof path, records);
-    if (st != PARE_OK) {
-        cli_warn(c, "no record: %s", c->err.message);
-        c->err = kept;
-    } else if (!is_none(path)) {
-        st = pare_records_open(&db, path, true, &err);
-        if (st == PARE_OK) {
-            r->peak_rss_bytes = (int64_t)cli_peak_rss();
-            if (pare_record_complete(r, c->rt, db, &err) != PARE_OK)
-                cli_warn(c, "the record is incomplete: %s", err.message);
-            st = pare_records_add(db, r, &err);
-        }
-        if (st == PARE_OK)
-            id = r->id;
-        else
-            cli_warn(c, "no record: %s", err.message);
-    }
+    if (st != PARE_OK) err = c->err;
+    c->err = kept;
+    if (st == PARE_OK && is_none(path)) return NULL;
+    if (st == PARE_OK) st = pare_records_open(&db, path, true, &err);
+    if (st != PARE_OK) cli_warn(c, "no record: %s", err.message);
+    return db;
+}
+
+static bool is_folder(const char *path) {
+    struct stat info;
+    return path && stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+int64_t cli_record_end(cli *c, pare_record *r, const char *records) {
+    if (!r) return 0;
+    pare_error err = {0};
+    pare_records *db = open_for_run(c, records);
+    bool card = is_folder(r->out);
+    r->peak_rss_bytes = (int64_t)cli_peak_rss();
+    if ((db || card) && pare_record_complete(r, c->rt, db, &err) != PARE_OK)
+        cli_warn(c, "the record is incomplete: %s", err.message);
+    if (db && pare_records_add(db, r, &err) != PARE_OK) cli_warn(c, "no record: %s", err.message);
+    if (card && pare_model_card_write(r->out, r, &err) != PARE_OK)
+        cli_warn(c, "no model card: %s", err.message);
+    int64_t id = r->id;
     pare_records_close(db);
     pare_record_free(r);
     return id;

@@ -12,9 +12,9 @@
 
 /* An empty record of this verb; NULL with a warning when memory is out. */
 pare_record *cli_record_begin(cli *c);
-/* Completes the record, adds it to the database that --records names (NULL = the default), and
- * frees it (NULL: nothing is done). The id, or 0: no failure here costs a run its result, it is
- * told in a warning. */
+/* Completes the record, adds it to the database that --records names (NULL = the default), writes
+ * the model card of its output where that is a folder, and frees it (NULL: nothing is done). The
+ * id, or 0: no failure here costs a run its result, it is told in a warning. */
 int64_t cli_record_end(cli *c, pare_record *r, const char *records);
 /* The id as JSON; 0 is null. */
 json_t *cli_record_id(int64_t id);

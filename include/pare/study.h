@@ -186,6 +186,13 @@ pare_status pare_records_list(pare_record_list *out, pare_records *db,
                               const pare_record_query *query, pare_error *err);
 void pare_record_list_free(pare_record_list *list);
 
+/* --- model cards --- */
+
+/* Writes README.md into a folder that a compression made, from its completed record: recipe, base
+ * model and its licence, data, numbers before and after, hashes, how to run it. One that stands
+ * there is replaced. Errors: PARE_ERR_IO, PARE_ERR_INPUT (no such folder), PARE_ERR_NOMEM. */
+pare_status pare_model_card_write(const char *folder, const pare_record *r, pare_error *err);
+
 /* --- sweeps --- */
 
 typedef struct pare_sweep pare_sweep;

@@ -1,4 +1,5 @@
 /* A report as one HTML page. Every number links to the record that it comes from. */
+#include "study/escape.h"
 #include "study/record_columns.h"
 #include "study/report_plot.h"
 #include "study/report_style.h"

@@ -94,13 +94,4 @@ typedef struct pare_lines {
 } pare_lines;
 void pare_plot_lines(pare_buffer *out, const pare_lines *l);
 
-/* --- text --- */
-
-/* Text for HTML, also in attributes: markup is escaped, and what is no UTF-8, control characters
- * and those that turn the writing direction become U+FFFD; line ends and tabs a blank. */
-void pare_html_text(pare_buffer *out, const char *text);
-/* At most max_chars characters of a text, which loses its middle. Returns the number of characters.
- * out has room for 4 * max_chars + 4 bytes. */
-size_t pare_text_shorten(char *out, const char *text, size_t max_chars);
-
 #endif

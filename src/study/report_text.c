@@ -1,4 +1,5 @@
 /* Reports as Markdown and CSV, and the entry to all three forms. */
+#include "study/escape.h"
 #include "study/record_columns.h"
 #include "study/report_table.h"
 
@@ -11,29 +12,11 @@
 
 /* --- Markdown --- */
 
-/* What Markdown or HTML would take for markup is escaped; line ends and control bytes are blanks.
- */
-static void markdown_text(pare_buffer *b, const char *text) {
-    for (; *text; text++) {
-        unsigned char byte = (unsigned char)*text;
-        if (byte < 0x20 || byte == 0x7F)
-            pare_buffer_add(b, " ", 1);
-        else if (byte == '<')
-            pare_buffer_print(b, "&lt;");
-        else if (byte == '&')
-            pare_buffer_print(b, "&amp;");
-        else if (strchr("\\|*_`[]#~!>", byte))
-            pare_buffer_print(b, "\\%c", byte);
-        else
-            pare_buffer_add(b, text, 1);
-    }
-}
-
 static void markdown_table(pare_buffer *b, const pare_report_table *t) {
     if (!t->n_rows) return;
     for (size_t k = 0; k < t->n_columns; k++) {
         pare_buffer_print(b, "| ");
-        markdown_text(b, k ? t->titles[k] : "n");
+        pare_markdown_text(b, k ? t->titles[k] : "n");
         pare_buffer_print(b, " ");
     }
     pare_buffer_print(b, "| record |\n");
@@ -44,7 +27,7 @@ static void markdown_table(pare_buffer *b, const pare_report_table *t) {
         const pare_table_cell *row = t->cells + i * t->n_columns;
         for (size_t k = 0; k < t->n_columns; k++) {
             pare_buffer_print(b, "| ");
-            markdown_text(b, row[k].text ? row[k].text : row[k].number);
+            pare_markdown_text(b, row[k].text ? row[k].text : row[k].number);
             pare_buffer_print(b, " ");
         }
         pare_buffer_print(b, "| "); /* each record that a number of the row comes from */
@@ -63,12 +46,12 @@ static pare_status markdown_model(pare_buffer *b, const pare_report_model *m) {
     pare_report_table t;
     char text[400];
     pare_buffer_print(b, "## ");
-    markdown_text(b, pare_model_title(m->any));
+    pare_markdown_text(b, pare_model_title(m->any));
     pare_buffer_print(b, "\n\n");
     for (size_t s = 0; s < m->n_settings; s++) {
         pare_setting_text(&m->settings[s], text, sizeof text);
         pare_buffer_print(b, "Perplexity: ");
-        markdown_text(b, text);
+        pare_markdown_text(b, text);
         pare_buffer_print(b, "\n\n");
         PARE_TRY(pare_report_table_make(&t, m, s, NULL));
         markdown_table(b, &t);
@@ -88,7 +71,7 @@ static pare_status markdown_model(pare_buffer *b, const pare_report_model *m) {
 void pare_report_markdown(pare_buffer *b, const pare_report_data *data,
                           const pare_record_list *records, const char *title) {
     pare_buffer_print(b, "# ");
-    markdown_text(b, title);
+    pare_markdown_text(b, title);
     pare_buffer_print(b, "\n\n");
     for (size_t i = 0; i < data->n; i++)
         if (markdown_model(b, &data->models[i]) != PARE_OK) b->failed = true;
@@ -99,9 +82,9 @@ void pare_report_markdown(pare_buffer *b, const pare_report_data *data,
         if (!n_failed++)
             pare_buffer_print(b, "## Failed runs\n\n| record | recipe | why |\n|---|---|---|\n");
         pare_buffer_print(b, "| %lld | ", (long long)r->id);
-        markdown_text(b, r->recipe ? r->recipe : "");
+        pare_markdown_text(b, r->recipe ? r->recipe : "");
         pare_buffer_print(b, " | ");
-        markdown_text(b, r->message ? r->message : "");
+        pare_markdown_text(b, r->message ? r->message : "");
         pare_buffer_print(b, " |\n");
     }
 }

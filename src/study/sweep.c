@@ -208,6 +208,15 @@ static void keep_record(sweep_run *w, pare_runtime *rt, pare_sweep_run *run, par
     pthread_mutex_unlock(&w->lock);
 }
 
+/* The card of an output that may stay; that of the last evaluation. */
+static void keep_card(const sweep_run *w, pare_runtime *rt, const pare_record *r) {
+    pare_error err = {0};
+    if (w->s->keep == PARE_KEEP_NONE || !r->out || !pare_path_is_folder(r->out)) return;
+    if (!isfinite(r->ppl)) return; /* of a speed: it would replace one with more in it */
+    if (pare_model_card_write(r->out, r, &err) != PARE_OK)
+        pare_warn(rt, "no model card: %s", err.message);
+}
+
 static pare_status new_record(const sweep_run *w, pare_record **r, pare_runtime *rt,
                               const pare_sweep_unit *u, size_t i, pare_error *err) {
     PARE_TRY(pare_record_new(r, "sweep", rt, err));
@@ -260,6 +269,7 @@ static pare_status evaluate(sweep_run *w, pare_runtime *rt, const pare_sweep_uni
     if (st == PARE_OK) {
         run->state = PARE_RUN_DONE;
         keep_record(w, rt, run, r);
+        keep_card(w, rt, r);
         if (r->out_sha256 && !l->out_sha256[0])
             snprintf(l->out_sha256, sizeof l->out_sha256, "%s", r->out_sha256);
         run->in_bytes = (uint64_t)r->in_bytes;

@@ -4,6 +4,7 @@
 #include "support/tiny_model.h"
 
 #include "base/rng.h"
+#include "study/escape.h"
 #include "study/report_data.h"
 #include "study/report_plot.h"
 #include "study/report_table.h"
