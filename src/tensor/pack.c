@@ -188,13 +188,11 @@ static void invert_table(uint8_t index[256], pare_packed_table table) {
 }
 
 /* Where two of four values are kept: those that are not zero, two different places. */
-static void two_places(uint8_t places[2], bool a, bool b, bool c, bool d) {
-    const bool there[4] = {a, b, c, d};
-    size_t n = 0;
-    for (uint8_t i = 0; i < 4 && n < 2; i++)
-        if (there[i]) places[n++] = i;
-    if (n == 0) places[n++] = 0;
-    if (n == 1) places[1] = places[0] == 3 ? 2 : 3;
+static const uint8_t *two_places(bool a, bool b, bool c, bool d) {
+    static const uint8_t places[16][2] = {{0, 3}, {0, 3}, {1, 3}, {0, 1}, {2, 3}, {0, 2},
+                                          {1, 2}, {0, 1}, {3, 2}, {0, 3}, {1, 3}, {0, 1},
+                                          {2, 3}, {0, 2}, {1, 2}, {0, 1}};
+    return places[a | b << 1 | c << 2 | d << 3];
 }
 
 /* 256 inputs (or the row's rest) of a row as blocks of one row, to[b * NR]. */
@@ -207,15 +205,16 @@ static void take_row(pare_packed_row *to, const pack_job *job, size_t row, size_
     job->codes(q, scale, offset, &job->t->view, row, col, n);
     if (job->read_super) job->read_super(&super, &job->t->view, row, col / 256, n);
     for (size_t b = 0; b < n / 32; b++, to += NR) {
+        const int8_t *codes = q + 32 * b;
         uint8_t stored[32];
-        for (size_t i = 0; i < 32; i++) {
-            int8_t c = q[32 * b + i];
-            stored[i] = p.table ? job->index[(uint8_t)c] : (uint8_t)(c + p.zero);
-        }
+        if (p.table)
+            for (size_t i = 0; i < 32; i++) stored[i] = job->index[(uint8_t)codes[i]];
+        else
+            for (size_t i = 0; i < 32; i++) stored[i] = (uint8_t)(codes[i] + p.zero);
         if (!p.two_four) memcpy(to->code, stored, sizeof stored);
         for (size_t g = 0; g < 8 && p.two_four; g++) {
             const int8_t *four = q + 32 * b + 4 * g;
-            two_places(to->place + 2 * g, four[0], four[1], four[2], four[3]);
+            memcpy(to->place + 2 * g, two_places(four[0], four[1], four[2], four[3]), 2);
             for (int k = 0; k < 2; k++)
                 to->code[2 * g + (size_t)k] = stored[4 * g + to->place[2 * g + (size_t)k]];
         }
@@ -255,7 +254,7 @@ static void pack_values(void *panel, const pack_job *job, size_t row0, size_t n_
             for (size_t g = 0; g < 8; g++) {
                 const float *four = w + 4 * g;
                 uint8_t *at = places[r] + 2 * g;
-                two_places(at, four[0] != 0, four[1] != 0, four[2] != 0, four[3] != 0);
+                memcpy(at, two_places(four[0] != 0, four[1] != 0, four[2] != 0, four[3] != 0), 2);
                 for (size_t k = 0; k < 2; k++) values[r][2 * g + k] = pare_f32_to_bf16(four[at[k]]);
             }
         }

@@ -220,9 +220,13 @@ static pare_status validate(const pare_tensor *t, int m, int bits, pare_error *e
     const pare_view *w = &t->view;
     const uint8_t *mask = w->part[MASK];
     size_t bytes = w->cols / 8, groups = scales_of(w->cols, bits);
+    bool half_set[256];
+    for (unsigned v = 0; v < 256; v++) {
+        int low = __builtin_popcount(v & 15), high = __builtin_popcount(v >> 4);
+        half_set[v] = m == 4 ? low == 2 && high == 2 : low + high == 4;
+    }
     for (size_t i = 0; i < w->rows * bytes; i++) {
-        int low = __builtin_popcount(mask[i] & 15), high = __builtin_popcount(mask[i] >> 4);
-        if (m == 4 ? low != 2 || high != 2 : low + high != 4)
+        if (!half_set[mask[i]])
             return pare_fail(err, PARE_ERR_INPUT,
                              "row %zu, columns from %zu: found mask 0x%02x, expected %d bits of "
                              "each %d set",
