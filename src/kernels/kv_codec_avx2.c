@@ -2,6 +2,7 @@
 
 #include "kernels/blocks.h"
 #include "kernels/intrinsics.h"
+#include "kernels/unroll.h"
 
 /* Rows shorter than a vector end in a copy through a buffer of eight. */
 #define TAIL(type, p, n)                                                                           \
@@ -124,6 +125,7 @@ void pare_kv_load_q8_0_avx2(float *y, size_t ldy, const void *rows, size_t row_s
         const pare_q8_0 *row = (const void *)((const uint8_t *)rows + i * row_stride);
         for (size_t b = 0; b < head_dim / 32; b++) {
             __m256 d = _mm256_set1_ps(pare_f16_to_f32(row[b].d));
+            PARE_UNROLL
             for (int i8 = 0; i8 < 4; i8++) {
                 __m128i q = _mm_loadl_epi64((const void *)(row[b].q + 8 * i8));
                 _mm256_storeu_ps(y + b * 32 + 8 * i8,
@@ -181,11 +183,11 @@ void pare_kv_load_q4_0_avx2(float *y, size_t ldy, const void *rows, size_t row_s
         for (size_t b = 0; b < head_dim / 32; b++) {
             __m256 d = _mm256_set1_ps(pare_f16_to_f32(row[b].d));
             __m128i both = _mm_loadu_si128((const void *)row[b].qs);
-            __m128i half[2] = {_mm_and_si128(both, low),
-                               _mm_and_si128(_mm_srli_epi16(both, 4), low)};
+            PARE_UNROLL
             for (int v = 0; v < 4; v++) {
-                __m128i q = _mm_sub_epi8(half[v / 2], eight);
-                q = v % 2 ? _mm_srli_si128(q, 8) : q;
+                __m128i q = v < 2 ? both : _mm_srli_epi16(both, 4);
+                q = _mm_sub_epi8(_mm_and_si128(q, low), eight);
+                if (v % 2) q = _mm_srli_si128(q, 8);
                 _mm256_storeu_ps(y + b * 32 + 8 * v,
                                  _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q))));
             }

@@ -26,7 +26,7 @@ static float row_max(const float *x, size_t n) {
     return vm_bits(bad) ? NAN : max;
 }
 
-/* sum exp(scale * (x - max)), and the terms to y unless it is NULL. */
+/* sum exp(scale * (x - max)), scale >= 0, and the terms to y unless it is NULL. */
 static double sum_exp(float *y, const float *x, float scale, float max, size_t n) {
     const vf s = vf_set(scale), m = vf_set(max);
     double sum = 0.0;
@@ -34,13 +34,13 @@ static double sum_exp(float *y, const float *x, float scale, float max, size_t n
         size_t end = begin + BLOCK < n ? begin + BLOCK : n, i = begin;
         vf acc = vf_zero();
         for (; i + VF <= end; i += VF) {
-            vf e = vf_exp(vf_mul(s, vf_sub(vf_load(x + i), m)));
+            vf e = vf_exp_negative(vf_mul(s, vf_sub(vf_load(x + i), m)));
             if (y) vf_store(y + i, e);
             acc = vf_add(acc, e);
         }
         if (i < end) {
             size_t rest = end - i;
-            vf e = vf_exp(vf_mul(s, vf_sub(vf_load_n(x + i, rest), m)));
+            vf e = vf_exp_negative(vf_mul(s, vf_sub(vf_load_n(x + i, rest), m)));
             if (y) vf_store_n(y + i, e, rest);
             acc = vf_add(acc, vf_select(vm_range(0, (int)rest), e, vf_zero()));
         }
