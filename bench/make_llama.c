@@ -1,6 +1,6 @@
 /* Makes a random llama larger than any cache, for speed alone: 22 layers of 2048 channels, 32 heads
- * on 4 key-value heads, a feed-forward part of 5632, an output of its own; f16, normal weights. The
- * tokenizer is another GGUF model's, so that every program loads the file.
+ * on 4 key-value heads, a feed-forward part of 5632, an output of its own, 65536 positions; f16,
+ * normal weights. The tokenizer is another GGUF model's, so that every program loads the file.
  *
  *     make_llama TOKENIZER.gguf OUT.gguf
  */
@@ -29,7 +29,7 @@ static void keys(pare_gguf_writer *w, const pare_gguf *tokenizer) {
         const char *name;
         uint32_t value;
     } sizes[] = {
-        {"llama.block_count", LAYERS},         {"llama.context_length", 2048},
+        {"llama.block_count", LAYERS},         {"llama.context_length", 65536},
         {"llama.embedding_length", DIM},       {"llama.feed_forward_length", FFN},
         {"llama.attention.head_count", HEADS}, {"llama.attention.head_count_kv", KV_HEADS},
         {"llama.rope.dimension_count", HEAD},  {"general.file_type", 1},

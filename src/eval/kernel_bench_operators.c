@@ -75,24 +75,29 @@ static void run_quantize(pare_fwd *f, const operator_bench *d) {
     pare_barrier(f->w);
 }
 
-/* bytes: read and written, of a value of the row. */
+/* Fused operations of an exponential, as vmath.h has it. */
+enum { EXP = 10 };
+
+/* bytes: read and written, of a value of the row; fused: multiplications and fused operations on
+ * it, where there are enough to bind (divisions left out). */
 static const struct {
     const char *kernel, *encoding;
     double bytes;
+    int fused;
     operator_fn run;
 } operators[] = {
-    {"rmsnorm", "f32", 8, run_rmsnorm},
-    {"add_rmsnorm", "f32", 16, run_add_rmsnorm},
-    {"layernorm", "f32", 8, run_layernorm},
-    {"rope", "f32", 8, run_rope},
-    {"softmax", "f32", 8, run_softmax},
-    {"logsumexp", "f32", 4, run_logsumexp},
-    {"argmax", "f32", 4, run_argmax},
-    {"silu_mul", "f32", 12, run_silu_mul},
-    {"gelu_mul", "f32", 12, run_gelu_mul},
-    {"softcap", "f32", 8, run_softcap},
+    {"rmsnorm", "f32", 8, 0, run_rmsnorm},
+    {"add_rmsnorm", "f32", 16, 0, run_add_rmsnorm},
+    {"layernorm", "f32", 8, 0, run_layernorm},
+    {"rope", "f32", 8, 0, run_rope},
+    {"softmax", "f32", 8, EXP + 2, run_softmax},
+    {"logsumexp", "f32", 4, EXP + 1, run_logsumexp},
+    {"argmax", "f32", 4, 0, run_argmax},
+    {"silu_mul", "f32", 12, EXP + 1, run_silu_mul},
+    {"gelu_mul", "f32", 12, EXP + 4, run_gelu_mul},
+    {"softcap", "f32", 8, 0, run_softcap},
     /* int8, an f32 scale and sum per 32, a sum per 16 */
-    {"quantize", "q8", 4 + 1 + 8.0 / 32 + 4.0 / 16, run_quantize},
+    {"quantize", "q8", 4 + 1 + 8.0 / 32 + 4.0 / 16, 0, run_quantize},
 };
 enum { N_OPERATORS = sizeof operators / sizeof *operators };
 
@@ -121,6 +126,9 @@ static pare_status measure_rows(operator_bench *d, pare_error *err) {
                                .rows = d->rows,
                                .bytes = operators[i].bytes * (double)d->rows * (double)width,
                                .read_limit = d->read_limit,
+                               .ops = 2.0 * operators[i].fused * (double)(d->rows * width),
+                               .op_limit = b->limits.f32_flop_per_s,
+                               .products = operators[i].fused ? "f32" : NULL,
                                .rms_error = NAN};
         PARE_TRY(pare_kernel_team_time(&row.seconds, b, run_operator, &c, err));
         b->o->on_row(b->o->arg, &row);
