@@ -121,6 +121,7 @@ static int64_t record(cli *c, const char *model, const compress_options *o,
     record->model = model;
     record->out = o->out;
     record->text = o->eval;
+    if (r->info->calib_samples) record->calib = o->calib;
     if (r->before) record->base_ppl = r->before->ppl;
     return cli_record_end(c, record, o->records);
 }

@@ -31,6 +31,7 @@ typedef struct pare_record_layer {
     const char *name, *from, *encoding;
     int64_t n_params, in_bytes, out_bytes;
     double bits_per_weight, sparsity, error, seconds;
+    double output_error; /* NaN where it was not measured */
 } pare_record_layer;
 
 typedef struct pare_record_task {

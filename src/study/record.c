@@ -75,16 +75,18 @@ pare_status pare_record_set_compression(pare_record *r, const pare_compress_info
     if (!layers) return fail_memory(err);
     for (size_t i = 0; i < info->n_layers; i++) {
         const pare_layer_report *l = &info->layers[i];
-        layers[i] = (pare_record_layer){.name = l->name,
-                                        .from = l->from,
-                                        .encoding = l->encoding,
-                                        .n_params = (int64_t)l->n_params,
-                                        .in_bytes = (int64_t)l->in_bytes,
-                                        .out_bytes = (int64_t)l->out_bytes,
-                                        .bits_per_weight = l->bits_per_weight,
-                                        .sparsity = l->sparsity,
-                                        .error = l->error,
-                                        .seconds = l->seconds};
+        layers[i] =
+            (pare_record_layer){.name = l->name,
+                                .from = l->from,
+                                .encoding = l->encoding,
+                                .n_params = (int64_t)l->n_params,
+                                .in_bytes = (int64_t)l->in_bytes,
+                                .out_bytes = (int64_t)l->out_bytes,
+                                .bits_per_weight = l->bits_per_weight,
+                                .sparsity = l->sparsity,
+                                .error = l->error,
+                                .output_error = l->output_error < 0 ? (double)NAN : l->output_error,
+                                .seconds = l->seconds};
         r->n_params += (int64_t)l->n_params;
     }
     r->layers = layers;
@@ -97,6 +99,8 @@ pare_status pare_record_set_compression(pare_record *r, const pare_compress_info
     r->out_bytes = (int64_t)info->out_bytes;
     r->bits_per_weight = info->bits_per_weight;
     r->sparsity = info->sparsity;
+    r->calib_samples = (int64_t)info->calib_samples;
+    r->calib_ctx = (int64_t)info->calib_ctx;
     r->seconds = info->seconds;
     return PARE_OK;
 }

@@ -78,17 +78,9 @@ const pare_column pare_record_columns[] = {
 
 #define L pare_record_layer
 const pare_column pare_layer_columns[] = {
-    TEXT(L, name),
-    TEXT(L, from),
-    TEXT(L, encoding),
-    COUNT(L, n_params),
-    COUNT(L, in_bytes),
-    COUNT(L, out_bytes),
-    REAL(L, bits_per_weight),
-    REAL(L, sparsity),
-    REAL(L, error),
-    REAL(L, seconds),
-    {0},
+    TEXT(L, name),      TEXT(L, from),       TEXT(L, encoding),        COUNT(L, n_params),
+    COUNT(L, in_bytes), COUNT(L, out_bytes), REAL(L, bits_per_weight), REAL(L, sparsity),
+    REAL(L, error),     REAL(L, seconds),    REAL(L, output_error),    {0},
 };
 #undef L
 

@@ -426,8 +426,10 @@ static void layer_row(pare_buffer *b, const pare_record_layer *l) {
     element(b, "<tr><td></td><td class=\"text mono\">", l->name ? l->name : "?", "</td>");
     element(b, "<td>", l->from ? l->from : "?", "</td>");
     element(b, "<td>", l->encoding ? l->encoding : "?", "</td>");
-    PRINT("<td>%lld</td><td>%.3f</td><td>%.2f</td><td>%.5f</td><td>%.2f</td></tr>\n",
+    PRINT("<td>%lld</td><td>%.3f</td><td>%.2f</td><td>%.5f</td><td>%.2f</td><td>",
           (long long)l->out_bytes, l->bits_per_weight, 100 * l->sparsity, l->error, l->seconds);
+    if (isfinite(l->output_error)) PRINT("%.5f", l->output_error);
+    PRINT("</td></tr>\n");
 }
 
 static bool is_copied(const pare_record_layer *l) {
@@ -440,7 +442,8 @@ static void layers(pare_buffer *b, const pare_record *r) {
     heat_map(b, r);
     PRINT("<details><summary>Table of tensors</summary><div class=\"scroll\"><table><thead><tr>"
           "<th></th><th class=\"text\">tensor</th><th>from</th><th>to</th><th>bytes</th>"
-          "<th>bits/weight</th><th>zeros, %%</th><th>error</th><th>s</th></tr></thead><tbody>\n");
+          "<th>bits/weight</th><th>zeros, %%</th><th>error</th><th>s</th><th>output "
+          "error</th></tr></thead><tbody>\n");
     for (size_t i = 0; i < r->n_layers; i++) {
         n_copied += is_copied(&r->layers[i]);
         if (!is_copied(&r->layers[i])) layer_row(b, &r->layers[i]);

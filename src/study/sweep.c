@@ -224,12 +224,6 @@ static pare_status new_record(const sweep_run *w, pare_record **r, pare_runtime 
     (*r)->model = u->model;
     (*r)->model_sha256 = hash_of(w, u->model);
     (*r)->recipe = u->recipe;
-    if (w->s->calib && u->out) {
-        (*r)->calib = w->s->calib;
-        (*r)->calib_sha256 = hash_of(w, w->s->calib);
-        (*r)->calib_samples = w->s->calib_samples;
-        (*r)->calib_ctx = w->s->calib_ctx;
-    }
     return PARE_OK;
 }
 
@@ -261,6 +255,10 @@ static pare_status evaluate(sweep_run *w, pare_runtime *rt, const pare_sweep_uni
     PARE_TRY(new_record(w, &r, rt, u, u->first + e, err));
     pare_status st = info ? pare_record_set_compression(r, info, err) : PARE_OK;
     r->out = u->out;
+    if (r->calib_samples) { /* the recipe did calibrate */
+        r->calib = w->s->calib;
+        r->calib_sha256 = hash_of(w, w->s->calib);
+    }
     if (l->out_sha256[0]) r->out_sha256 = l->out_sha256;
     if (st == PARE_OK) st = load(&l->model, &l->tok, rt, u->out ? u->out : u->model, err);
     if (st == PARE_OK)
@@ -313,14 +311,27 @@ static void settle_output(sweep_run *w, const pare_sweep_unit *u) {
 }
 
 static pare_compress_options compress_options(const pare_sweep *s, const pare_sweep_unit *u) {
-    return (pare_compress_options){
-        .model = u->model, .out = u->out, .recipe = u->recipe, .format = s->format};
+    return (pare_compress_options){.model = u->model,
+                                   .out = u->out,
+                                   .recipe = u->recipe,
+                                   .format = s->format,
+                                   .calib = s->calib,
+                                   .calib_samples = s->calib ? (size_t)s->calib_samples : 0,
+                                   .calib_ctx = s->calib ? (size_t)s->calib_ctx : 0};
 }
 
+/* What an interrupted run left is gone on with; where it belongs to other inputs, it is dropped. */
 static pare_status compress(const sweep_run *w, pare_compress_report **report, pare_runtime *rt,
                             const pare_sweep_unit *u, pare_error *err) {
     pare_compress_options co = compress_options(w->s, u);
+    char *work = pare_asprintf("%s.work", u->out);
+    if (!work) return fail_memory(err);
+    bool begun = pare_path_exists(work);
+    pare_free(work);
     if (pare_path_exists(u->out)) remove_output(u->out); /* of a run that ended before its record */
+    pare_status st = pare_compress(report, rt, &co, err);
+    if (!begun || (st != PARE_ERR_ARG && st != PARE_ERR_INPUT)) return st;
+    co.restart = true;
     return pare_compress(report, rt, &co, err);
 }
 

@@ -5,6 +5,7 @@
 
 #include "pare/study.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -91,7 +92,7 @@ static void of_sweep(void **state) {
 
 static void hostile(void **state) {
     (void)state;
-    static const pare_record_layer layers[] = {{"a", "b", "x|<y>\n", 1, 2, 3, 4, 0, 0, 0}};
+    static const pare_record_layer layers[] = {{"a", "b", "x|<y>\n", 1, 2, 3, 4, 0, 0, 0, NAN}};
     static const char *const fallbacks[] = {"line\nbreak <b>"};
     pare_record *r;
     assert_ok(pare_record_new(&r, "compress", NULL, err));

@@ -17,8 +17,8 @@
 
 static pare_record *sample(void) {
     static const pare_record_layer layers[] = {
-        {"blk.0.attn_q.weight", "f32", "q4_k", 4096, 16384, 2304, 4.5, 0.25, 0.0625, 0.5},
-        {"odd \"name\" <&>\n", NULL, "", 1, 2, 3, NAN, 0, INFINITY, 0}};
+        {"blk.0.attn_q.weight", "f32", "q4_k", 4096, 16384, 2304, 4.5, 0.25, 0.0625, 0.5, NAN},
+        {"odd \"name\" <&>\n", NULL, "", 1, 2, 3, NAN, 0, INFINITY, 0, NAN}};
     static const pare_record_task tasks[] = {{"piqa", 100, 0.7, 0.045, 0.71, 0.044, NAN}};
     static const char *const fallbacks[] = {"a: kept", "b: wider"};
     pare_record *r;

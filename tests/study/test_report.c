@@ -231,12 +231,12 @@ static const char evil[] = "<script>alert(\"1\")</script>|`x`\n&'\x01\xFF=\xE2\x
 
 static pare_record_list sample(void) {
     static const pare_record_layer layers[] = {
-        {evil, evil, evil, 10, 20, 5, 4, 0, 0.5, 0.1},
-        {"blk.0.attn_q.weight", "f32", "q4_k", 10, 40, 5, 4.5, 0, 0.05, 0.1},
-        {"blk.1.attn_q.weight", "f32", "q4_k", 10, 40, 5, 4.5, 0, 0.06, 0.1},
-        {"blk.1.<b>", "f32", "q4_k", 10, 40, 5, 4.5, 0, 0.06, 0.1},
-        {"blk.9999999999.x", "f32", "q4_k", 10, 40, 5, 4.5, 0, 0.06, 0.1},
-        {NULL, NULL, NULL, 0, 0, 0, NAN, NAN, NAN, NAN}};
+        {evil, evil, evil, 10, 20, 5, 4, 0, 0.5, 0.1, NAN},
+        {"blk.0.attn_q.weight", "f32", "q4_k", 10, 40, 5, 4.5, 0, 0.05, 0.1, NAN},
+        {"blk.1.attn_q.weight", "f32", "q4_k", 10, 40, 5, 4.5, 0, 0.06, 0.1, NAN},
+        {"blk.1.<b>", "f32", "q4_k", 10, 40, 5, 4.5, 0, 0.06, 0.1, NAN},
+        {"blk.9999999999.x", "f32", "q4_k", 10, 40, 5, 4.5, 0, 0.06, 0.1, NAN},
+        {NULL, NULL, NULL, 0, 0, 0, NAN, NAN, NAN, NAN, NAN}};
     static const pare_record_task tasks[] = {{evil, 100, 0.7, 0.045, NAN, NAN, NAN},
                                              {"piqa", 100, 0.7, 0.045, 0.71, 0.044, NAN}};
     static const char *const fallbacks[] = {evil};

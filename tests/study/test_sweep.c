@@ -283,6 +283,31 @@ static void best(void **state) {
     pare_sweep_free(s);
 }
 
+/* Recipes that measure inputs get the calibration text, and their records name it; others do not.
+ */
+static void calibrated(void **state) {
+    (void)state;
+    pare_records *db = open_new("calib.db");
+    char more[1200];
+    snprintf(more, sizeof more, "dense = no\ncalib = %s samples=2 ctx=32", test_path("text"));
+    pare_sweep *s = sweep("gptq:bits=4,group=32\nq8_0", more);
+    seen seen = {0};
+    assert_ok(run(s, db, &seen, 1, err));
+    for (size_t i = 0; i < 4; i++)
+        if (pare_sweep_run_at(s, i)->message) fail_msg("%s", pare_sweep_run_at(s, i)->message);
+    assert_int_equal(seen.n_state[PARE_RUN_DONE], 4);
+    pare_record_list list;
+    assert_ok(pare_records_list(&list, db, NULL, err));
+    for (size_t i = 0; i < 4; i++) {
+        bool q8 = strcmp(list.items[i]->recipe, "q8_0") == 0;
+        assert_int_equal(list.items[i]->calib_samples, q8 ? 0 : 2);
+        assert_int_equal(list.items[i]->calib_sha256 != NULL, !q8);
+    }
+    pare_record_list_free(&list);
+    pare_sweep_free(s);
+    pare_records_close(db);
+}
+
 static void missing_inputs(void **state) {
     (void)state;
     pare_sweep *s;
@@ -357,9 +382,11 @@ static void verb(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(file),        cmocka_unit_test(bad_files),      cmocka_unit_test(resumes),
-        cmocka_unit_test(interrupted), cmocka_unit_test(failures),       cmocka_unit_test(jobs),
-        cmocka_unit_test(best),        cmocka_unit_test(missing_inputs), cmocka_unit_test(verb),
+        cmocka_unit_test(file),           cmocka_unit_test(bad_files),
+        cmocka_unit_test(resumes),        cmocka_unit_test(interrupted),
+        cmocka_unit_test(failures),       cmocka_unit_test(jobs),
+        cmocka_unit_test(best),           cmocka_unit_test(calibrated),
+        cmocka_unit_test(missing_inputs), cmocka_unit_test(verb),
     };
     return cmocka_run_group_tests(tests, make_models, NULL);
 }
