@@ -1,4 +1,4 @@
-/* Perplexity under a named protocol, and the distance of a model to another one.
+/* Perplexity under a named protocol, the distance of a model to another one, zero-shot tasks.
  *
  *     pare_eval_options eo = pare_eval_options_default();
  *     eo.protocol = PARE_PROTOCOL_LLAMA_CPP;
@@ -88,6 +88,61 @@ pare_status pare_eval_against(pare_perplexity *out, pare_distance *distance, par
 /* The ids of a text as a protocol takes them. Free with pare_ids_free. */
 pare_status pare_eval_tokens(pare_ids *ids, const pare_tokenizer *tok, const char *text, size_t len,
                              pare_protocol protocol, pare_error *err);
+
+/* --- zero-shot tasks, as lm-evaluation-harness asks them of a causal model without examples --- */
+
+/* Whether a BOS token stands in front of every request. */
+typedef enum pare_bos {
+    PARE_BOS_AUTO = 0, /* as the tokenizer does by itself */
+    PARE_BOS_ALWAYS,
+    PARE_BOS_NEVER
+} pare_bos;
+
+/* A task that pare knows; all strings are static. */
+typedef struct pare_task_info {
+    const char *name, *split, *summary;
+    bool has_acc_norm, has_ppl;
+    bool quoted_norm; /* the literature mostly quotes acc_norm */
+} pare_task_info;
+/* Task number i, from 0; false past the last one. */
+bool pare_task_at(pare_task_info *info, size_t i);
+
+typedef struct pare_task_result {
+    const char *name;  /* static */
+    size_t n;          /* documents */
+    double acc;        /* share of them whose right answer has the largest log-likelihood (ties: the
+                          first); has_ppl: of those that the model would have written itself */
+    double acc_stderr; /* sqrt(acc (1 - acc) / (n - 1)) */
+    double acc_norm;   /* the same of log-likelihood / code points; NaN where the task has none */
+    double acc_norm_stderr;
+    double ppl;        /* exp(-mean log-likelihood of an answer), per word; NaN as above */
+    double ppl_stderr; /* ppl * sd / sqrt(n) */
+    size_t n_requests, n_tokens; /* tokens of all requests, context and answer */
+    size_t n_scored;             /* of them answers' */
+    size_t n_computed; /* that passed through the model: what requests share counts once */
+    size_t n_cut;      /* requests longer than the model's maximum, cut in front */
+    uint32_t crc32;    /* of the n_tokens ids */
+    bool bos;          /* each request begins with a BOS */
+    pare_compute compute;
+    double seconds; /* without loading and tokenizing */
+} pare_task_result;
+
+/* Two models on the same documents. d_i = right_i(model) - right_i(base). */
+typedef struct pare_task_pair {
+    double base_acc, base_acc_norm, base_ppl;
+    double diff, diff_stderr;           /* mean of d_i, sd(d_i) / sqrt(n) */
+    double diff_norm, diff_norm_stderr; /* NaN where the task has no acc_norm */
+    size_t gained, lost;                /* right in one of the two only, by acc: the flips */
+    size_t gained_norm, lost_norm;
+} pare_task_pair;
+
+/* A mean over tasks, and its standard error sqrt(sum of squares) / number of tasks. */
+typedef struct pare_task_mean {
+    size_t n; /* tasks */
+    double acc, acc_stderr;
+    double quoted, quoted_stderr; /* acc_norm where it is the one that the literature quotes */
+} pare_task_mean;
+pare_task_mean pare_task_mean_of(const pare_task_result *results, size_t n);
 
 #ifdef __cplusplus
 }

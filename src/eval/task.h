@@ -1,0 +1,161 @@
+/* Zero-shot tasks: one descriptor a task, the documents of its file as requests, their tokens,
+ * their log-likelihoods, the metrics. Each step stands on its own and is tested on its own:
+ *
+ *     pare_task_load(&set, pare_task_find("piqa"), "data/tasks", 0, err);   texts
+ *     pare_task_encode(&tokens, &set, tok, PARE_BOS_AUTO, 0, err);          ids
+ *     pare_task_score(scores, &tokens, rt, m, &options, NULL, NULL, err);   log-likelihoods
+ *     pare_task_grade(&grade, &set, scores, err);                           right or wrong
+ *
+ * The protocol is that of EleutherAI's lm-evaluation-harness (causal models, no examples in the
+ * prompt, no chat template). A document gives requests of a context and a continuation; only the
+ * continuation is scored. Nothing but a task's own function knows what its file looks like. */
+#ifndef PARE_SRC_EVAL_TASK_H
+#define PARE_SRC_EVAL_TASK_H
+
+#include "io/json.h"
+#include "pare/eval.h"
+#include "text/text_buffer.h"
+
+/* A piece of a set's text. */
+typedef struct pare_task_text {
+    size_t at, n; /* bytes */
+} pare_task_text;
+
+typedef struct pare_task_request {
+    pare_task_text context, continuation;
+    size_t n_chars; /* code points of the choice: what its log-likelihood is divided by for acc_norm
+                       (the space before it is not counted) */
+} pare_task_request;
+
+typedef struct pare_task_doc {
+    size_t first, n; /* its requests */
+    size_t gold;     /* number of the right one among them */
+    size_t line;     /* of the file, from 1 */
+} pare_task_doc;
+
+typedef struct pare_task pare_task;
+
+/* The documents of a task. Zero-initialise; free with pare_task_set_free. */
+typedef struct pare_task_set {
+    const pare_task *task;
+    char *file;            /* where they come from; owned */
+    pare_text_buffer text; /* of all requests; a context that requests share stands once */
+    pare_task_request *requests;
+    size_t n_requests, requests_capacity;
+    pare_task_doc *docs;
+    size_t n_docs, docs_capacity;
+} pare_task_set;
+void pare_task_set_free(pare_task_set *set);
+
+/* --- descriptors (task_list.c) --- */
+
+/* A row of the file on its way to a document. */
+typedef struct pare_task_row {
+    pare_json json;
+    int64_t label; /* this row's in the file of labels; -1 where the task has none */
+    pare_task_set *set;
+    pare_task_text context; /* of the requests to come */
+    size_t gold;            /* to be set by the task */
+} pare_task_row;
+
+/* What a task reports; a bit mask. */
+enum {
+    PARE_TASK_ACC = 1,      /* share of documents whose gold request has the largest ll */
+    PARE_TASK_ACC_NORM = 2, /* the same of ll / n_chars */
+    PARE_TASK_WORD = 4      /* one request a document: acc = the share of those that the model would
+                               have chosen itself, token by token; perplexity of a continuation */
+};
+
+struct pare_task {
+    const char *name, *split, *summary;
+    const char *const *files; /* in the data folder: the first that exists; NULL ends */
+    const char *labels;       /* the right answers, a number a line; NULL = in the rows */
+    unsigned metrics;         /* PARE_TASK_ bits */
+    bool quoted_norm;         /* the metric most often quoted is acc_norm */
+    /* Makes a row's requests: sets the context, adds choices, sets gold. */
+    pare_status (*read)(pare_task_row *row, pare_error *err);
+};
+
+extern const pare_task pare_tasks[]; /* ends with an empty one */
+/* By name, or NULL. */
+const pare_task *pare_task_find(const char *name);
+
+/* --- what descriptors build with (task_set.c) --- */
+
+/* The context of the requests that are added next: the pieces one after the other; s NULL ends. */
+pare_status pare_task_context(pare_task_row *row, const pare_span *pieces, pare_error *err);
+/* A request whose continuation is before + choice. */
+pare_status pare_task_choice(pare_task_row *row, const char *before, pare_span choice,
+                             pare_error *err);
+
+/* --- texts (task_set.c) --- */
+
+/* The documents of the text of a task's file; `name` is for messages. labels: the text of its file
+ * of labels, or NULL. limit: only the first so many; 0 = all. Errors: PARE_ERR_INPUT (file and line
+ * are named), PARE_ERR_NOMEM; *set is then empty. */
+pare_status pare_task_parse(pare_task_set *set, const pare_task *task, const char *name,
+                            pare_span text, const pare_span *labels, size_t limit, pare_error *err);
+/* The same from a data folder. Errors: also PARE_ERR_IO; a missing file is PARE_ERR_INPUT and named
+ * with the folder. */
+pare_status pare_task_load(pare_task_set *set, const pare_task *task, const char *folder,
+                           size_t limit, pare_error *err);
+
+static inline pare_span pare_task_span(const pare_task_set *set, pare_task_text t) {
+    return (pare_span){set->text.data + t.at, t.n};
+}
+
+/* SHA-256 over each request's context, a byte 0, its continuation, a byte 0. */
+void pare_task_sha256(uint8_t digest[32], const pare_task_set *set);
+
+/* --- tokens (task_tokens.c) --- */
+
+typedef struct pare_task_item {
+    size_t at;                  /* of its first token in ids */
+    size_t n_context, n_scored; /* tokens: first the context's, then the continuation's */
+} pare_task_item;
+
+/* The tokens of all requests. Zero-initialise; free with pare_task_tokens_free. */
+typedef struct pare_task_tokens {
+    const pare_task_set *set; /* borrowed */
+    pare_ids ids;
+    pare_task_item *items;      /* [set->n_requests] */
+    size_t n_context, n_scored; /* before anything was cut */
+    uint32_t crc32;             /* of all ids, context then continuation, before anything was cut */
+    size_t n_cut;               /* requests that were too long: their first tokens are left out */
+} pare_task_tokens;
+void pare_task_tokens_free(pare_task_tokens *tokens);
+
+/* ctx_max: positions of the model, 0 = no bound. A request keeps its last ctx_max + 1 tokens (the
+ * last of them is only predicted). Errors: PARE_ERR_INPUT with file and line: a continuation
+ * without tokens or longer than ctx_max; PARE_ERR_ARG: PARE_BOS_ALWAYS without a BOS;
+ * PARE_ERR_NOMEM. */
+pare_status pare_task_encode(pare_task_tokens *tokens, const pare_task_set *set,
+                             const pare_tokenizer *tok, pare_bos bos, size_t ctx_max,
+                             pare_error *err);
+
+/* --- metrics (task_grade.c) --- */
+
+typedef struct pare_task_score {
+    double ll;   /* natural log-likelihood of the continuation */
+    bool greedy; /* each of its tokens has the largest logit (the lowest id on ties) */
+} pare_task_score;
+
+/* Right or wrong, document by document. Zero-initialise; free with pare_task_grade_free. */
+typedef struct pare_task_grade {
+    const pare_task_set *set; /* borrowed */
+    bool *right, *right_norm; /* [n_docs]; right_norm NULL where the task has no acc_norm */
+    double ll_mean, ll_sd;    /* of the gold requests */
+} pare_task_grade;
+void pare_task_grade_free(pare_task_grade *grade);
+
+/* scores [set->n_requests]. Errors: PARE_ERR_INPUT where a score is not a number (file and line),
+ * PARE_ERR_NOMEM. */
+pare_status pare_task_grade_make(pare_task_grade *grade, const pare_task_set *set,
+                                 const pare_task_score *scores, pare_error *err);
+/* Fills n, acc, acc_norm, ppl and their errors; the rest is left alone. */
+void pare_task_grade_result(pare_task_result *out, const pare_task_grade *grade);
+/* Documents right in one of two models only. */
+void pare_task_grade_pair(pare_task_pair *out, const pare_task_grade *model,
+                          const pare_task_grade *base);
+
+#endif
