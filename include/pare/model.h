@@ -107,6 +107,25 @@ pare_status pare_session_eval_many(pare_session *const *sessions, size_t n_sessi
                                    const int32_t *const *ids, const size_t *n, float *logits,
                                    pare_error *err);
 
+/* A prediction that is wanted: of `target`, by token number `row` of those that sequence number
+ * `sequence` gets. */
+typedef struct pare_score {
+    size_t sequence, row;
+    int32_t target;
+    int32_t top;   /* out: the id with the largest logit (the lowest of equals) */
+    float logprob; /* out: log softmax(logits)[target], natural */
+} pare_score;
+
+/* Appends tokens as pare_session_eval_many does and computes the scores, which are in the order of
+ * sequences and rows; a row may have several. What a token gives has the same bits whatever is
+ * computed with it and however its sequence was cut into calls, if all its tokens came by this
+ * function: so sequences with a common beginning may be forked from it. That costs speed where few
+ * tokens are computed together. Errors: as for pare_session_eval_many; PARE_ERR_ARG for a score
+ * that is out of order or out of range. */
+pare_status pare_session_score_many(pare_session *const *sessions, size_t n_sessions,
+                                    const int32_t *const *ids, const size_t *n, pare_score *scores,
+                                    size_t n_scores, pare_error *err);
+
 /* Appends n tokens and gives the logits of positions [from, n) piece by piece to `sink`, in order,
  * from the calling thread. logits [n_rows][vocab_size], valid during the call. A sink that returns
  * non-zero stops with PARE_ERR_INTERRUPTED. */

@@ -260,6 +260,12 @@ void pare_op_logprob_block(pare_fwd *f, const pare_logprob *p, const float *logi
         p->lse[i] = first ? log_add(p->lse[i], lse) : lse;
         size_t target = (size_t)p->targets[i];
         if (target >= first && target - first < count) p->target[i] = row[target - first];
+        if (!p->top) continue;
+        size_t at = f->k->softmax->argmax(row, count);
+        if (first == 0) p->largest[i] = -INFINITY, p->top[i] = -1;
+        if (at == count || !(row[at] > p->largest[i])) continue; /* the row holds a NaN */
+        p->largest[i] = row[at];
+        p->top[i] = (int32_t)(first + at);
     }
     pare_barrier(f->w);
 }

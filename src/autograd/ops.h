@@ -39,6 +39,7 @@ typedef struct pare_fwd {
     pare_worker *w; /* in a plan: n is set, team is not needed */
     pare_isa isa;
     pare_compute compute;
+    bool many; /* the paths of many rows for any number: a row's bits do not depend on the others */
     const pare_op_kernels *k;
     pare_arena arena; /* shared memory; every thread moves its own copy through the same steps */
     pare_arena own;   /* of this thread alone; capacity 0: there is none */
@@ -185,6 +186,8 @@ typedef struct pare_logprob {
     double *lse;            /* [n] log of the sum of exp over the blocks so far */
     float *target;          /* [n] logit of the target, once its block was seen */
     const int32_t *targets; /* [n] */
+    float *largest;         /* [n] largest logit so far, and its id (the lowest of equals; -1: no */
+    int32_t *top;           /* number is above -Inf); both may be NULL */
 } pare_logprob;
 
 /* Takes the logits [n][ld] of entries [first, first + count) of the vocabulary; first = 0 begins

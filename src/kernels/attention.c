@@ -158,6 +158,8 @@ static void write_row(const attn_job *job, float *out, const float *o, float sum
         job->k->scale(out, 1.0f / sum, job->kv->head_dim);
 }
 
+static bool is_many(const attn_job *job, size_t n) { return n > PARE_ATTN_FEW || job->a->many; }
+
 /* ---- many tokens: tiles of queries ---- */
 
 /* Queries [q0, q0 + n_q) x heads [h0, h0 + n_h) of kv head g. */
@@ -375,7 +377,7 @@ static void run_spans(pare_worker *w, const attn_job *all, attn_space *s,
     for (size_t t = pare_take(w, 1); i < n_spans;) {
         attn_job job = job_of(all, &spans[i], layer, first);
         size_t n_tasks = job.kv->n_kv_heads * parts_of_group(&job);
-        if (spans[i].n == 0 || spans[i].n > PARE_ATTN_FEW) n_tasks = 0;
+        if (spans[i].n == 0 || is_many(all, spans[i].n)) n_tasks = 0;
         if (t - begin < n_tasks) {
             run_alone(&job, s, t - begin, partials);
             t = pare_take(w, 1);
@@ -409,7 +411,7 @@ void pare_attention(pare_worker *w, pare_isa isa, void *scratch, float *out, siz
     size_t n_few = 0;
     for (size_t i = 0, first = 0; i < n_spans; first += spans[i++].n) {
         attn_job job = job_of(&all, &spans[i], layer, first);
-        if (job.n > PARE_ATTN_FEW)
+        if (is_many(&job, job.n))
             run_many(w, &job, &space);
         else if (n_spans == 1)
             run_few(w, &job, &space, partials);

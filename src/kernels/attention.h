@@ -72,6 +72,7 @@ typedef struct pare_attn {
     size_t window;  /* 0 = all earlier positions */
     float scale;
     float softcap; /* 0 = none */
+    bool many;     /* the path of many tokens for spans of any length */
 } pare_attn;
 
 /* A right-hand side in panels of 16 columns: row t, column j of panel p is b[p * panel + t * row +

@@ -45,22 +45,25 @@ void pare_pass_logits(pare_fwd *f, const pare_model *m, float *logits, const flo
 
 /* Many rows at a time, that the head's weights are unpacked rarely; then only a part of the
  * vocabulary has room. */
-void pare_pass_logprobs(pare_fwd *f, const pare_model *m, float *logprob, const float *y, size_t n,
-                        const int32_t *targets, float *logits, size_t room) {
+void pare_pass_logprobs(pare_fwd *f, const pare_model *m, float *logprob, int32_t *top,
+                        const float *y, size_t n, const int32_t *targets, float *logits,
+                        size_t room) {
     enum { ROWS = 512, GRAIN = 64 };
     size_t vocab = m->config.vocab_size, rows = n < ROWS ? n : ROWS;
     pare_fwd_marks mark = pare_fwd_mark(f);
-    size_t count = vocab;
-    if (room / rows < vocab) count = room / rows / GRAIN * GRAIN;
+    size_t count = vocab, most = f->many ? ROWS : rows; /* the cut changes the last bits */
+    if (room / most < vocab) count = room / most / GRAIN * GRAIN;
     if (!count && vocab) { /* a vocabulary too small to be cut */
         rows = room / vocab;
         count = vocab;
     }
-    pare_logprob p = {pare_fwd_alloc(f, rows, sizeof(double)),
-                      pare_fwd_alloc(f, rows, sizeof(float)), NULL};
+    pare_logprob p = {.lse = pare_fwd_alloc(f, rows, sizeof(double)),
+                      .target = pare_fwd_alloc(f, rows, sizeof(float)),
+                      .largest = pare_fwd_alloc(f, rows, sizeof(float))};
     for (size_t some; n; n -= some) {
         some = n < rows ? n : rows;
         p.targets = targets;
+        p.top = top;
         for (size_t first = 0; first < vocab; first += count) {
             size_t width = vocab - first < count ? vocab - first : count;
             logits_of(f, m, logits, y, some, first, width == vocab ? 0 : width);
@@ -71,6 +74,7 @@ void pare_pass_logprobs(pare_fwd *f, const pare_model *m, float *logprob, const 
         y += some * m->config.embed_dim;
         targets += some;
         logprob += some;
+        if (top) top += some;
     }
     pare_fwd_release(f, mark);
 }
@@ -136,7 +140,7 @@ void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, 
     } else {
         pare_op_kv_store(f, spans, at, k, ld, v, ld, n);
     }
-    pare_attn attn = {c->n_heads, local ? c->window : 0, c->attn_scale, c->attn_softcap};
+    pare_attn attn = {c->n_heads, local ? c->window : 0, c->attn_scale, c->attn_softcap, f->many};
     float *o = pare_fwd_alloc(f, n * q_dim, sizeof *o);
     pare_op_attention(f, o, q_dim, q, ld, spans, p->n_spans, at, &attn, c->n_kv_heads, c->head_dim,
                       n);

@@ -92,9 +92,10 @@ void pare_pass_finish(pare_fwd *f, const pare_model *m, float *y, const float *h
 /* logits[n][vocab_size] of y. */
 void pare_pass_logits(pare_fwd *f, const pare_model *m, float *logits, const float *y, size_t n);
 /* logprob[i] of targets[i] after y[i], with no more than `room` logits (>= vocab_size) at a time.
- */
-void pare_pass_logprobs(pare_fwd *f, const pare_model *m, float *logprob, const float *y, size_t n,
-                        const int32_t *targets, float *logits, size_t room);
+ * top[i] = the id with the largest logit (the lowest of equals); may be NULL. */
+void pare_pass_logprobs(pare_fwd *f, const pare_model *m, float *logprob, int32_t *top,
+                        const float *y, size_t n, const int32_t *targets, float *logits,
+                        size_t room);
 
 /* All of it but the logits: y[n][embed_dim]. */
 void pare_pass_run(pare_fwd *f, const pare_model *m, pare_pass *p, float *y);

@@ -50,17 +50,33 @@ typedef struct region {
     bool score;     /* log-probabilities instead of logits */
     float *logprob; /* [head_n] of `targets` */
     const int32_t *targets;
+    /* with `many`: a row's bits do not depend on what is computed with it */
+    bool many;
+    int32_t *top;         /* [head_n] ids of the largest logits, or NULL */
+    const size_t *picked; /* [head_n] rows of hidden that are scored, or NULL: head_first on */
+    float *picks;         /* [head_n][embed_dim] room for them */
 } region;
+
+/* The same row may be picked several times. */
+static const float *pick_rows(pare_fwd *f, const region *r) {
+    size_t width = r->e->m->config.embed_dim, begin, end;
+    pare_share(f->w, r->head_n, 1, &begin, &end);
+    for (size_t i = begin; i < end; i++)
+        memcpy(r->picks + i * width, r->e->hidden + r->picked[i] * width, width * sizeof(float));
+    pare_barrier(f->w);
+    return r->picks;
+}
 
 static void run_head(pare_fwd *f, const region *r) {
     const engine *e = r->e;
     const pare_model_config *c = &e->m->config;
     const float *y = e->hidden ? e->hidden + r->head_first * c->embed_dim : NULL;
+    if (r->picked) y = pick_rows(f, r);
     if (!r->score) {
         pare_pass_logits(f, e->m, r->logits, y, r->head_n);
         return;
     }
-    pare_pass_logprobs(f, e->m, r->logprob, y, r->head_n, r->targets, e->logits,
+    pare_pass_logprobs(f, e->m, r->logprob, r->top, y, r->head_n, r->targets, e->logits,
                        LOGITS_ROWS * c->vocab_size);
 }
 
@@ -91,6 +107,7 @@ static void region_thread(pare_worker *w, void *arg) {
         .w = w,
         .isa = pare_runtime_isa(e->m->rt),
         .compute = e->compute,
+        .many = r->many,
         .k = pare_op_kernels_get(pare_runtime_isa(e->m->rt)),
         .arena = {.base = e->arena, .capacity = e->arena_bytes},
         .own = {.base = e->arena + e->arena_bytes + e->linear_bytes + (size_t)w->id * e->own_bytes,
@@ -328,7 +345,7 @@ static pare_status next_pass(const many_pass *p, pare_session *const *sessions, 
                              pare_error *err) {
     engine *e = sessions[0]->e;
     PARE_TRY(pare_check_cancel(e->m->rt, err));
-    *r = (region){.e = e, .ids = p->ids, .spans = p->spans, .last_rows = true};
+    *r = (region){.e = e, .ids = p->ids, .spans = p->spans};
     for (size_t i = 0; i < n_sessions && r->n < e->n_batch; i++) {
         pare_session *s = sessions[i];
         size_t left = n[i] - p->done[i], room = e->n_batch - r->n;
@@ -358,6 +375,13 @@ static void complete(const many_pass *p, const region *pass, const size_t *n, fl
     }
 }
 
+static void advance(const many_pass *p, pare_session *const *sessions, const region *r) {
+    for (size_t i = 0; i < r->n_spans; i++) {
+        pare_kv_cache_advance(&sessions[p->owner[i]]->kv, p->spans[i].n);
+        p->done[p->owner[i]] += p->spans[i].n;
+    }
+}
+
 static pare_status eval_many(const many_pass *p, pare_session *const *sessions, size_t n_sessions,
                              const int32_t *const *ids, const size_t *n, float *logits,
                              pare_error *err) {
@@ -365,41 +389,166 @@ static pare_status eval_many(const many_pass *p, pare_session *const *sessions, 
         region r;
         PARE_TRY(next_pass(p, sessions, n_sessions, ids, n, &r, err));
         if (r.n == 0) return PARE_OK;
+        r.last_rows = true;
         run(&r);
-        for (size_t i = 0; i < r.n_spans; i++) {
-            pare_kv_cache_advance(&sessions[p->owner[i]]->kv, p->spans[i].n);
-            p->done[p->owner[i]] += p->spans[i].n;
-        }
+        advance(p, sessions, &r);
         if (logits) complete(p, &r, n, logits);
     }
 }
 
-pare_status pare_session_eval_many(pare_session *const *sessions, size_t n_sessions,
-                                   const int32_t *const *ids, const size_t *n, float *logits,
-                                   pare_error *err) {
+static pare_status check_many(pare_session *const *sessions, size_t n_sessions,
+                              const int32_t *const *ids, const size_t *n, pare_error *err) {
     for (size_t i = 0; i < n_sessions; i++) {
         PARE_TRY(check_tokens(sessions[i], ids[i], n[i], err));
-        if (n[i] == 0 && logits)
-            return pare_fail(err, PARE_ERR_ARG, "sequence %zu: found 0 tokens, expected some", i);
         for (size_t j = 0; j < i; j++)
             if (sessions[i] == sessions[j] || sessions[i]->e != sessions[j]->e)
                 return pare_fail(err, PARE_ERR_ARG,
                                  "sequences %zu and %zu: expected two forks of one session", j, i);
     }
+    return PARE_OK;
+}
+
+static pare_status many_begin(many_pass *p, const engine *e, size_t n_sessions, pare_error *err) {
+    *p = (many_pass){
+        pare_calloc(n_sessions, sizeof *p->spans), pare_calloc(n_sessions, sizeof *p->owner),
+        pare_calloc(n_sessions, sizeof *p->done), pare_calloc(e->n_batch, sizeof *p->ids)};
+    if (p->spans && p->owner && p->done && p->ids) return PARE_OK;
+    return pare_fail(err, PARE_ERR_NOMEM, "a pass of %zu sequences", n_sessions);
+}
+
+static void many_end(many_pass *p) {
+    pare_free(p->spans);
+    pare_free(p->owner);
+    pare_free(p->done);
+    pare_free(p->ids);
+}
+
+pare_status pare_session_eval_many(pare_session *const *sessions, size_t n_sessions,
+                                   const int32_t *const *ids, const size_t *n, float *logits,
+                                   pare_error *err) {
+    PARE_TRY(check_many(sessions, n_sessions, ids, n, err));
+    for (size_t i = 0; logits && i < n_sessions; i++)
+        if (n[i] == 0)
+            return pare_fail(err, PARE_ERR_ARG, "sequence %zu: found 0 tokens, expected some", i);
     if (n_sessions == 0) return PARE_OK;
-    many_pass p = {pare_calloc(n_sessions, sizeof *p.spans),
-                   pare_calloc(n_sessions, sizeof *p.owner),
-                   pare_calloc(n_sessions, sizeof *p.done),
-                   pare_calloc(sessions[0]->e->n_batch, sizeof *p.ids)};
-    pare_status st = PARE_OK;
-    if (p.spans && p.owner && p.done && p.ids)
-        st = eval_many(&p, sessions, n_sessions, ids, n, logits, err);
-    else
-        st = pare_fail(err, PARE_ERR_NOMEM, "a pass of %zu sequences", n_sessions);
-    pare_free(p.spans);
-    pare_free(p.owner);
-    pare_free(p.done);
-    pare_free(p.ids);
+    many_pass p;
+    pare_status st = many_begin(&p, sessions[0]->e, n_sessions, err);
+    if (st == PARE_OK) st = eval_many(&p, sessions, n_sessions, ids, n, logits, err);
+    many_end(&p);
+    return st;
+}
+
+/* ---- scores of several sequences ---- */
+
+/* Scores that are computed together: at most n_batch. */
+typedef struct score_batch {
+    size_t *rows;     /* [n_batch] of hidden */
+    int32_t *targets; /* [n_batch] */
+    int32_t *top;     /* [n_batch] */
+    float *logprob;   /* [n_batch] */
+    float *picks;     /* [n_batch][embed_dim] */
+} score_batch;
+
+static pare_status check_scores(const pare_score *scores, size_t n_scores, const engine *e,
+                                size_t n_sessions, const size_t *n, pare_error *err) {
+    for (size_t i = 0; i < n_scores; i++) {
+        const pare_score *s = &scores[i];
+        bool ordered = i == 0 || s->sequence > s[-1].sequence ||
+                       (s->sequence == s[-1].sequence && s->row >= s[-1].row);
+        bool there = s->sequence < n_sessions && s->row < n[s->sequence] && s->target >= 0 &&
+                     (size_t)s->target < e->m->config.vocab_size;
+        if (!ordered || !there)
+            return pare_fail(err, PARE_ERR_ARG,
+                             "score %zu: found row %zu of sequence %zu with target %d, expected "
+                             "rows that are there, in order, and a token",
+                             i, s->row, s->sequence, (int)s->target);
+    }
+    return PARE_OK;
+}
+
+static pare_status score_begin(score_batch *b, const engine *e, pare_error *err) {
+    size_t n = e->n_batch;
+    *b = (score_batch){pare_calloc(n, sizeof *b->rows), pare_calloc(n, sizeof *b->targets),
+                       pare_calloc(n, sizeof *b->top), pare_calloc(n, sizeof *b->logprob),
+                       pare_calloc(n * e->m->config.embed_dim, sizeof *b->picks)};
+    if (b->rows && b->targets && b->top && b->logprob && b->picks) return PARE_OK;
+    return pare_fail(err, PARE_ERR_NOMEM, "scores of %zu tokens", n);
+}
+
+static void score_end(score_batch *b) {
+    pare_free(b->rows);
+    pare_free(b->targets);
+    pare_free(b->top);
+    pare_free(b->logprob);
+    pare_free(b->picks);
+}
+
+/* Computes scores[n], n <= n_batch, whose rows of hidden are in b->rows. */
+static void score_rows(const score_batch *b, engine *e, pare_score *scores, size_t n) {
+    for (size_t i = 0; i < n; i++) b->targets[i] = scores[i].target;
+    run(&(region){.e = e,
+                  .many = true,
+                  .head_n = n,
+                  .score = true,
+                  .logprob = b->logprob,
+                  .targets = b->targets,
+                  .top = b->top,
+                  .picked = b->rows,
+                  .picks = b->picks});
+    for (size_t i = 0; i < n; i++) {
+        scores[i].logprob = b->logprob[i];
+        scores[i].top = b->top[i];
+    }
+}
+
+/* The scores from *next on whose rows were in this pass, of tokens before p->done. */
+static void score_pass(const many_pass *p, const score_batch *b, const region *pass,
+                       pare_score *scores, size_t n_scores, size_t *next) {
+    size_t first = *next, n = 0, row = 0; /* row: of hidden, the first of span i */
+    for (size_t i = 0; i < pass->n_spans; row += p->spans[i++].n) {
+        size_t owner = p->owner[i], from = p->done[owner] - p->spans[i].n;
+        for (; *next < n_scores; ++*next) {
+            const pare_score *s = &scores[*next];
+            if (s->sequence != owner || s->row >= p->done[owner]) break;
+            b->rows[n++] = row + s->row - from;
+            if (n < pass->e->n_batch) continue;
+            score_rows(b, pass->e, scores + first, n);
+            first = *next + 1;
+            n = 0;
+        }
+    }
+    if (n) score_rows(b, pass->e, scores + first, n);
+}
+
+static pare_status score_many(const many_pass *p, const score_batch *b,
+                              pare_session *const *sessions, size_t n_sessions,
+                              const int32_t *const *ids, const size_t *n, pare_score *scores,
+                              size_t n_scores, pare_error *err) {
+    for (size_t next = 0;;) {
+        region r;
+        PARE_TRY(next_pass(p, sessions, n_sessions, ids, n, &r, err));
+        if (r.n == 0) return PARE_OK;
+        r.many = true;
+        run(&r);
+        advance(p, sessions, &r);
+        score_pass(p, b, &r, scores, n_scores, &next);
+    }
+}
+
+pare_status pare_session_score_many(pare_session *const *sessions, size_t n_sessions,
+                                    const int32_t *const *ids, const size_t *n, pare_score *scores,
+                                    size_t n_scores, pare_error *err) {
+    PARE_TRY(check_many(sessions, n_sessions, ids, n, err));
+    if (n_sessions == 0) return PARE_OK;
+    engine *e = sessions[0]->e;
+    PARE_TRY(check_scores(scores, n_scores, e, n_sessions, n, err));
+    many_pass p;
+    score_batch b = {0};
+    pare_status st = many_begin(&p, e, n_sessions, err);
+    if (st == PARE_OK) st = score_begin(&b, e, err);
+    if (st == PARE_OK) st = score_many(&p, &b, sessions, n_sessions, ids, n, scores, n_scores, err);
+    many_end(&p);
+    score_end(&b);
     return st;
 }
 

@@ -172,7 +172,8 @@ size_t pare_linear_alike_rows(const pare_encoding *enc) {
 
 static bool takes_few(const pare_linear_job *job, const pare_linear_out *o) {
     if (o->rows && !o->w->enc->packed) return false; /* the kernels write whole rows of y */
-    return job->n <= few_rows(o->w->enc, takes_int8(job, o), job->dots->packed_max_n);
+    size_t n = o->many && job->n <= PARE_DOT_MAX_N ? PARE_DOT_MAX_N + 1 : job->n;
+    return n <= few_rows(o->w->enc, takes_int8(job, o), job->dots->packed_max_n);
 }
 
 size_t pare_linear_scratch_bytes(size_t n, size_t in_max, int n_threads, pare_compute compute) {

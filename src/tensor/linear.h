@@ -27,6 +27,7 @@ typedef struct pare_linear_out {
     size_t ldy;
     size_t row0, rows; /* only rows [row0, row0 + rows) of w, y beginning with row0 (of packed forms
                           a multiple of 16); 0: all */
+    bool many;         /* take the path of many rows for any n: a row's bits do not depend on n */
 } pare_linear_out;
 
 /* Bytes of scratch that linear_forward needs for up to n rows of `in_max` inputs on n_threads

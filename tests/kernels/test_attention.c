@@ -54,7 +54,7 @@ static problem make_problem(shape s) {
     p.k = random_floats(p.n_pos * p.kv_dim, 2, 1.0f);
     p.v = random_floats(p.n_pos * p.kv_dim, 3, 1.0f);
     p.out = random_floats(s.n * p.q_dim, 4, 1.0f); /* must be overwritten */
-    p.attn = (pare_attn){s.n_heads, s.window, 1.0f / sqrtf((float)s.head_dim), s.softcap};
+    p.attn = (pare_attn){s.n_heads, s.window, 1.0f / sqrtf((float)s.head_dim), s.softcap, false};
     const pare_kv_codec *codec = pare_kv_codec_find(s.codec);
     size_t row = pare_kv_row_bytes(codec, s.head_dim);
     size_t keys = s.n_kv_heads * PARE_ATTN_KEYS * row;

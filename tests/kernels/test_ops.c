@@ -405,7 +405,7 @@ static void all_operators(pare_worker *w, void *arg) {
     pare_op_softcap(&f, b[7], b[7], 2.0f, ROWS, DIM);
     pare_op_softcap(&f, b[2], b[7], 0.0f, ROWS, DIM);
     pare_op_relu(&f, b[2], b[2], ROWS, DIM);
-    pare_logprob scores = {p->lse, p->target, targets};
+    pare_logprob scores = {.lse = p->lse, .target = p->target, .targets = targets};
     pare_op_logprob_block(&f, &scores, p->logits, VOCAB, ROWS, 0, 200);
     pare_op_logprob_block(&f, &scores, p->logits + 200, VOCAB, ROWS, 200, VOCAB - 200);
     pare_op_logprob_finish(&f, &scores, p->logprob, ROWS);
@@ -462,8 +462,9 @@ static void operators_do_not_depend_on_threads(void **state) {
 static void logprob_parts(void **state) {
     (void)state;
     enum { HALF = 8 };
-    float logits[4][2 * HALF] = {{0}}, target[4], logprob[4];
+    float logits[4][2 * HALF] = {{0}}, target[4], logprob[4], largest[4];
     double lse[4];
+    int32_t top[4];
     static const int32_t targets[4] = {HALF, HALF, HALF, 0};
     for (int i = 0; i < HALF; i++) logits[0][i] = logits[3][HALF + i] = -INFINITY;
     logits[1][3] = logits[2][HALF + 3] = NAN;
@@ -475,12 +476,13 @@ static void logprob_parts(void **state) {
                   .isa = isa,
                   .k = pare_op_kernels_get(isa),
                   .arena = {.base = memory, .capacity = sizeof memory}};
-    pare_logprob p = {lse, target, targets};
+    pare_logprob p = {lse, target, targets, largest, top};
     pare_op_logprob_block(&f, &p, logits[0], 2 * HALF, 4, 0, HALF);
     pare_op_logprob_block(&f, &p, logits[0] + HALF, 2 * HALF, 4, HALF, HALF);
     pare_op_logprob_finish(&f, &p, logprob, 4);
     assert_true(fabs(logprob[0] + log(HALF)) < 1e-6 && fabs(logprob[3] + log(HALF)) < 1e-6);
     assert_true(isnan(logprob[1]) && isnan(logprob[2]));
+    assert_true(top[0] == HALF && top[3] == 0); /* the first of equals; -Inf never is */
     pare_runtime_free(rt);
 }
 
