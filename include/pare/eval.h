@@ -103,6 +103,7 @@ typedef struct pare_task_info {
     const char *name, *split, *summary;
     bool has_acc_norm, has_ppl;
     bool quoted_norm; /* the literature mostly quotes acc_norm */
+    bool variant;     /* of another one: another split or an older form */
 } pare_task_info;
 /* Task number i, from 0; false past the last one. */
 bool pare_task_at(pare_task_info *info, size_t i);
@@ -136,6 +137,20 @@ typedef struct pare_task_pair {
     size_t gained_norm, lost_norm;
 } pare_task_pair;
 
+typedef struct pare_tasks_options {
+    const char *data; /* the folder of the tasks' files (docs/tasks.md) */
+    size_t limit;     /* only the first so many documents of a task; 0 = all */
+    pare_bos bos;
+    pare_compute compute; /* default exact */
+    const char *kv;       /* as in pare_session_options */
+    /* After each task; base and pair NULL without a base model. May be NULL. */
+    void (*on_task)(void *arg, const pare_task_result *result, const pare_task_pair *pair);
+    /* Documents of the running task done so far. May be NULL. */
+    void (*on_documents)(void *arg, const char *task, size_t done, size_t total);
+    void *arg;
+} pare_tasks_options;
+pare_tasks_options pare_tasks_options_default(void);
+
 /* A mean over tasks, and its standard error sqrt(sum of squares) / number of tasks. */
 typedef struct pare_task_mean {
     size_t n; /* tasks */
@@ -143,6 +158,19 @@ typedef struct pare_task_mean {
     double quoted, quoted_stderr; /* acc_norm where it is the one that the literature quotes */
 } pare_task_mean;
 pare_task_mean pare_task_mean_of(const pare_task_result *results, size_t n);
+
+/* Reads all files that the tasks need and tells what is wrong with them. Errors: as below. */
+pare_status pare_tasks_check(const char *const *names, size_t n, const pare_tasks_options *options,
+                             pare_error *err);
+
+/* Runs tasks names[0 .. n) one after the other: results [n]. With a base model (else NULL) that one
+ * too, pairs [n]. A log-likelihood has the same bits whatever is computed together with it.
+ * Errors: PARE_ERR_ARG (unknown task), PARE_ERR_INPUT (a file is missing or a row is not as
+ * expected: file and line are named), PARE_ERR_INTERRUPTED. All files are read before any work. */
+pare_status pare_eval_tasks(pare_task_result *results, pare_task_pair *pairs, pare_runtime *rt,
+                            pare_model *m, const pare_tokenizer *tok, pare_model *base,
+                            const pare_tokenizer *base_tok, const char *const *names, size_t n,
+                            const pare_tasks_options *options, pare_error *err);
 
 #ifdef __cplusplus
 }

@@ -3,8 +3,8 @@
  *
  *     pare_task_load(&set, pare_task_find("piqa"), "data/tasks", 0, err);   texts
  *     pare_task_encode(&tokens, &set, tok, PARE_BOS_AUTO, 0, err);          ids
- *     pare_task_score(scores, &tokens, rt, m, &options, NULL, NULL, err);   log-likelihoods
- *     pare_task_grade(&grade, &set, scores, err);                           right or wrong
+ *     pare_task_score_all(scores, &n, &tokens, rt, m, &options, err);       log-likelihoods
+ *     pare_task_grade_make(&grade, &set, scores, err);                      right or wrong
  *
  * The protocol is that of EleutherAI's lm-evaluation-harness (causal models, no examples in the
  * prompt, no chat template). A document gives requests of a context and a continuation; only the
@@ -72,6 +72,7 @@ struct pare_task {
     const char *labels;       /* the right answers, a number a line; NULL = in the rows */
     unsigned metrics;         /* PARE_TASK_ bits */
     bool quoted_norm;         /* the metric most often quoted is acc_norm */
+    bool variant;             /* of another task */
     /* Makes a row's requests: sets the context, adds choices, sets gold. */
     pare_status (*read)(pare_task_row *row, pare_error *err);
 };
@@ -122,6 +123,7 @@ typedef struct pare_task_tokens {
     size_t n_context, n_scored; /* before anything was cut */
     uint32_t crc32;             /* of all ids, context then continuation, before anything was cut */
     size_t n_cut;               /* requests that were too long: their first tokens are left out */
+    bool bos;                   /* the encodings begin with a BOS */
 } pare_task_tokens;
 void pare_task_tokens_free(pare_task_tokens *tokens);
 
@@ -133,12 +135,31 @@ pare_status pare_task_encode(pare_task_tokens *tokens, const pare_task_set *set,
                              const pare_tokenizer *tok, pare_bos bos, size_t ctx_max,
                              pare_error *err);
 
-/* --- metrics (task_grade.c) --- */
+/* --- log-likelihoods (task_score.c) --- */
 
 typedef struct pare_task_score {
     double ll;   /* natural log-likelihood of the continuation */
     bool greedy; /* each of its tokens has the largest logit (the lowest id on ties) */
 } pare_task_score;
+
+typedef struct pare_task_score_options {
+    pare_compute compute;
+    const char *kv; /* as in pare_session_options */
+    /* Neither changes a bit of the result: */
+    size_t batch_tokens; /* tokens that a batch of documents has, about; 0 = 4096 */
+    bool alone;          /* every request from its first token on, nothing shared */
+    /* as in pare_tasks_options */
+    void (*on_documents)(void *arg, const char *task, size_t done, size_t total);
+    void *arg;
+} pare_task_score_options;
+
+/* scores [tokens->set->n_requests]. n_computed: tokens that passed through the model. Errors: those
+ * of sessions; PARE_ERR_INTERRUPTED. */
+pare_status pare_task_score_all(pare_task_score *scores, size_t *n_computed,
+                                const pare_task_tokens *tokens, pare_runtime *rt, pare_model *m,
+                                const pare_task_score_options *options, pare_error *err);
+
+/* --- metrics (task_grade.c) --- */
 
 /* Right or wrong, document by document. Zero-initialise; free with pare_task_grade_free. */
 typedef struct pare_task_grade {

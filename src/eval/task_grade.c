@@ -135,7 +135,8 @@ bool pare_task_at(pare_task_info *info, size_t i) {
                              .summary = t->summary,
                              .has_acc_norm = t->metrics & PARE_TASK_ACC_NORM,
                              .has_ppl = t->metrics & PARE_TASK_WORD,
-                             .quoted_norm = t->quoted_norm};
+                             .quoted_norm = t->quoted_norm,
+                             .variant = t->variant};
     return true;
 }
 

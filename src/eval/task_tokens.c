@@ -162,6 +162,7 @@ pare_status pare_task_encode(pare_task_tokens *tokens, const pare_task_set *set,
         pare_task_tokens_free(tokens);
         return st;
     }
+    tokens->bos = e.bos >= 0 || (e.flags && pare_tokenizer_adds_bos(tok));
     tokens->crc32 = pare_ids_crc32(tokens->ids.data, tokens->ids.n);
     for (size_t i = 0; i < set->n_requests; i++) cut_item(tokens, &tokens->items[i], ctx_max);
     return PARE_OK;
