@@ -1,14 +1,14 @@
-/* pare eval: perplexity under a named protocol, and the distance to another model. */
+/* pare eval: perplexity under a named protocol, zero-shot tasks, and the distance to another model.
+ */
+#include "eval_tasks.h"
 #include "recording.h"
-
-#include "pare/eval.h"
 
 #include <stdlib.h>
 
 typedef struct eval_options {
-    const char *text, *against, *kv, *records;
-    int protocol, compute;
-    int64_t ctx, windows;
+    const char *text, *tasks, *data, *against, *kv, *records;
+    int protocol, bos, compute;
+    int64_t ctx, windows, limit;
 } eval_options;
 
 static const cli_option table[] = {
@@ -20,6 +20,14 @@ static const cli_option table[] = {
                "tokens a window; 0 = 2048 for hf, 512 for llama.cpp, at most the model's maximum"),
     CLI_OPTION(eval_options, 0, "windows", CLI_INT, windows, "N", 0, 1 << 30,
                "only the first N windows; 0 = all"),
+    CLI_OPTION(eval_options, 0, "tasks", CLI_TEXT, tasks, "LIST", 0, 0,
+               "zero-shot tasks: \"piqa,arc_easy\"; all = the ten"),
+    CLI_OPTION(eval_options, 0, "limit", CLI_INT, limit, "N", 0, 1 << 30,
+               "only the first N documents of each task; 0 = all"),
+    CLI_OPTION(eval_options, 0, "data", CLI_TEXT, data, "DIR", 0, 0,
+               "folder of the tasks' files (default $PARE_DATA/tasks, else ../shared/data/tasks)"),
+    CLI_OPTION(eval_options, 0, "bos", CLI_CHOICE, bos, "auto|always|never", 0, 0,
+               "whether a BOS stands before each request of a task; auto = as the tokenizer does"),
     CLI_OPTION(eval_options, 0, "against", CLI_TEXT, against, "MODEL", 0, 0,
                "also measure the distance to this model, side by side"),
     CLI_OPTION(eval_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
@@ -78,7 +86,6 @@ static json_t *distance_json(const pare_distance *d) {
     json_object_set_new(out, "same_top", cli_json_real(d->same_top));
     json_object_set_new(out, "ppl_ratio", cli_json_real(d->ppl_ratio));
     json_object_set_new(out, "base_ppl", cli_json_real(d->base_ppl));
-    json_object_set_new(out, "flips", json_null()); /* answers changed: needs tasks */
     return out;
 }
 
@@ -112,30 +119,58 @@ static pare_status print_distance(cli *c, const pare_distance *d) {
     return cli_table_end(c, &t);
 }
 
-static pare_status print_result(cli *c, const pare_perplexity *p, const pare_distance *d,
-                                int64_t record_id) {
-    cli_progress_end(c);
-    if (c->common.json) {
-        json_t *out = cli_json_begin(c);
-        json_object_set_new(out, "perplexity", perplexity_json(p));
-        if (d) json_object_set_new(out, "against", distance_json(d));
-        json_object_set_new(out, "record_id", cli_record_id(record_id));
-        return cli_json_print(c, out, true);
-    }
-    pare_status st = print_table(c, p);
-    if (st == PARE_OK && d) st = cli_printf(c, "\n");
-    return st == PARE_OK && d ? print_distance(c, d) : st;
+/* What a run has found; NULL = not asked for. */
+typedef struct result {
+    const pare_perplexity *ppl;
+    const pare_distance *distance;
+    const eval_tasks *tasks;
+} result;
+
+static json_t *against_json(const result *r) {
+    json_t *out = r->distance ? distance_json(r->distance) : json_object();
+    if (r->tasks)
+        eval_tasks_pairs_json(r->tasks, out);
+    else
+        json_object_set_new(out, "flips", json_null()); /* answers changed: needs tasks */
+    return out;
+}
+
+static pare_status print_json(cli *c, const result *r, bool against, int64_t record_id) {
+    json_t *out = cli_json_begin(c);
+    if (r->ppl) json_object_set_new(out, "perplexity", perplexity_json(r->ppl));
+    if (r->tasks) eval_tasks_json(r->tasks, out);
+    if (against) json_object_set_new(out, "against", against_json(r));
+    json_object_set_new(out, "record_id", cli_record_id(record_id));
+    return cli_json_print(c, out, true);
+}
+
+static pare_status print_tables(cli *c, const result *r) {
+    pare_status st = r->ppl ? print_table(c, r->ppl) : PARE_OK;
+    if (st == PARE_OK && r->distance) st = cli_printf(c, "\n");
+    if (st == PARE_OK && r->distance) st = print_distance(c, r->distance);
+    if (st == PARE_OK && r->ppl && r->tasks) st = cli_printf(c, "\n");
+    return st == PARE_OK && r->tasks ? eval_tasks_print(r->tasks) : st;
 }
 
 /* The id of the run's record, or 0. */
-static int64_t record(cli *c, const char *model, const eval_options *o, const pare_perplexity *p,
-                      const pare_distance *d) {
+static int64_t record(cli *c, const char *model, const eval_options *o, const result *found) {
+    pare_record_task tasks[EVAL_MAX_TASKS];
     pare_record *r = cli_record_begin(c);
     if (!r) return 0;
     pare_error err = {0};
-    if (pare_record_set_perplexity(r, p, &err) != PARE_OK)
+    if (found->ppl && pare_record_set_perplexity(r, found->ppl, &err) != PARE_OK)
         cli_warn(c, "the record is incomplete: %s", err.message);
-    if (d) pare_record_set_distance(r, d);
+    if (found->distance) pare_record_set_distance(r, found->distance);
+    for (size_t i = 0; found->tasks && i < found->tasks->n; i++) {
+        const pare_task_result *t = &found->tasks->results[i];
+        tasks[i] = (pare_record_task){t->name,     (int64_t)t->n,      t->acc, t->acc_stderr,
+                                      t->acc_norm, t->acc_norm_stderr, t->ppl};
+    }
+    if (found->tasks) {
+        r->tasks = tasks;
+        r->n_tasks = found->tasks->n;
+        r->compute = o->compute == PARE_COMPUTE_EXACT ? "exact" : "fast";
+    }
     r->model = model;
     r->text = o->text;
     r->against = o->against;
@@ -160,10 +195,11 @@ static void unload(loaded *l) {
     pare_tokenizer_free(l->tok);
 }
 
-static pare_status run(cli *c, const void *options, char **args, size_t n_args) {
-    const eval_options *o = options;
-    (void)n_args;
-    if (!o->text) return cli_fail(c, PARE_ERR_ARG, "eval: found no --text, expected --text FILE");
+/* base NULL: no distance. */
+static pare_status run_text(cli *c, const eval_options *o, pare_perplexity *ppl,
+                            pare_distance *distance, const char *text, size_t n,
+                            const loaded *model, const loaded *base) {
+    state progress = {.c = c};
     pare_eval_options eo = pare_eval_options_default();
     eo.protocol = (pare_protocol)o->protocol;
     eo.ctx = (size_t)o->ctx;
@@ -172,29 +208,39 @@ static pare_status run(cli *c, const void *options, char **args, size_t n_args) 
     eo.kv = o->kv;
     eo.name = o->text;
     eo.on_window = on_window;
-    state progress = {.c = c};
     eo.arg = &progress;
-    loaded model = {0}, base = {0};
-    char *text = NULL;
-    size_t n = 0;
-    pare_perplexity ppl;
-    pare_distance distance;
-    pare_status st = cli_runtime(c);
-    if (st == PARE_OK) st = cli_read(c, &text, &n, o->text);
-    if (st == PARE_OK) st = load(c, &model, args[0]);
-    if (st == PARE_OK && o->against) st = load(c, &base, o->against);
-    if (st == PARE_OK && o->against)
-        st = pare_eval_against(&ppl, &distance, c->rt, model.model, model.tok, base.model, base.tok,
-                               text, n, &eo, &c->err);
-    else if (st == PARE_OK)
-        st = pare_eval_perplexity(&ppl, c->rt, model.model, model.tok, text, n, &eo, &c->err);
+    pare_status st =
+        base ? pare_eval_against(ppl, distance, c->rt, model->model, model->tok, base->model,
+                                 base->tok, text, n, &eo, &c->err)
+             : pare_eval_perplexity(ppl, c->rt, model->model, model->tok, text, n, &eo, &c->err);
     if (st == PARE_ERR_INTERRUPTED && progress.done)
         cli_fail(c, st,
                  "after %zu of %zu windows, perplexity so far %.4f; the same command starts again",
                  progress.done, progress.total, progress.ppl);
+    cli_progress_end(c);
+    return st;
+}
+
+static pare_status run_all(cli *c, const eval_options *o, const char *path, eval_tasks *tasks) {
+    loaded model = {0}, base = {0};
+    pare_perplexity ppl;
+    pare_distance distance;
+    char *text = NULL;
+    size_t n = 0;
+    const loaded *other = o->against ? &base : NULL;
+    pare_status st = PARE_OK;
+    if (o->text) st = cli_read(c, &text, &n, o->text);
+    if (st == PARE_OK && o->tasks) st = eval_tasks_begin(tasks, c, o->tasks, o->data);
+    if (st == PARE_OK) st = load(c, &model, path);
+    if (st == PARE_OK && other) st = load(c, &base, o->against);
+    if (st == PARE_OK && o->text) st = run_text(c, o, &ppl, &distance, text, n, &model, other);
+    if (st == PARE_OK && o->tasks)
+        st = eval_tasks_run(tasks, model.model, model.tok, base.model, base.tok);
     if (st == PARE_OK) {
-        const pare_distance *d = o->against ? &distance : NULL;
-        st = print_result(c, &ppl, d, record(c, args[0], o, &ppl, d));
+        const result r = {o->text ? &ppl : NULL, o->text && other ? &distance : NULL,
+                          o->tasks ? tasks : NULL};
+        int64_t id = record(c, path, o, &r);
+        st = c->common.json ? print_json(c, &r, other != NULL, id) : print_tables(c, &r);
     }
     free(text);
     unload(&model);
@@ -202,16 +248,41 @@ static pare_status run(cli *c, const void *options, char **args, size_t n_args) 
     return st;
 }
 
+static pare_status run(cli *c, const void *options, char **args, size_t n_args) {
+    const eval_options *o = options;
+    (void)n_args;
+    if (!o->text && !o->tasks)
+        return cli_fail(c, PARE_ERR_ARG,
+                        "eval: found no --text and no --tasks, expected --text FILE or --tasks "
+                        "LIST");
+    eval_tasks *tasks = calloc(1, sizeof *tasks);
+    if (!tasks) return cli_fail(c, PARE_ERR_NOMEM, "eval: out of memory");
+    tasks->options = pare_tasks_options_default();
+    tasks->options.limit = (size_t)o->limit;
+    tasks->options.bos = (pare_bos)o->bos;
+    tasks->options.compute = (pare_compute)o->compute;
+    tasks->options.kv = o->kv;
+    pare_status st = cli_runtime(c);
+    if (st == PARE_OK) st = run_all(c, o, args[0], tasks);
+    eval_tasks_free(tasks);
+    free(tasks);
+    return st;
+}
+
 const cli_verb cli_verb_eval = {
     .name = "eval",
     .arguments = "MODEL",
-    .summary = "perplexity, and the distance to another model",
+    .summary = "perplexity, zero-shot tasks, and the distance to another model",
     .notes =
         "A perplexity means something only with its protocol. hf: rows joined as the papers do, "
         "windows of 2048 tokens, all but the first scored. llama.cpp: the raw text, windows of "
         "512, "
         "the second half scored. The CRC-32 of the ids tells whether two programs scored the same "
-        "tokens. --against gives KL(other || MODEL) over the full vocabulary.",
+        "tokens. Tasks are asked as lm-evaluation-harness asks them, without examples; "
+        "docs/tasks.md "
+        "has the prompts and the files. --against gives KL(other || MODEL) over the full "
+        "vocabulary "
+        "and the answers that are right in one of the two only.",
     .options = table,
     .defaults = &defaults,
     .options_size = sizeof defaults,
@@ -221,6 +292,7 @@ const cli_verb cli_verb_eval = {
         {"pare eval model.gguf --text wiki.test.raw --ctx 256 --windows 4",
          "pare eval model.gguf --text wiki.test.raw --protocol llama.cpp --ctx 128 --windows 4 "
          "--json",
-         "pare eval model.gguf --text wiki.test.raw --ctx 128 --windows 2 --against model.gguf"},
+         "pare eval model.gguf --text wiki.test.raw --ctx 128 --windows 2 --against model.gguf",
+         "pare eval model.gguf --tasks copa,rte --data tasks --limit 20"},
     .run = run,
 };

@@ -9,7 +9,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+/* Data of two tasks, and a folder whose file is broken. */
+static void make_tasks(void) {
+    static const char copa[] =
+        "{\"premise\": \"I ran.\", \"choice1\": \"I fell.\", \"choice2\": \"It rained.\","
+        " \"question\": \"effect\", \"label\": 0}\n";
+    static const char rte[] = "{\"sentence1\": \"A.\", \"sentence2\": \"B.\", \"label\": 0}\n"
+                              "{\"sentence1\": \"C.\", \"sentence2\": \"D.\", \"label\": 1}\n";
+    static const char *const folders[] = {"tasks", "tasks/copa", "tasks/rte", "bad", "bad/rte"};
+    for (size_t i = 0; i < 5; i++) mkdir(test_path(folders[i]), 0777);
+    test_write("tasks/copa/val.jsonl", copa, sizeof copa - 1);
+    test_write("tasks/rte/dev.jsonl", rte, sizeof rte - 1);
+    test_write("bad/rte/dev.jsonl", "{}\n{\"sentence1\": \n", 20);
+}
 
 static int make_files(void **state) {
     (void)state;
@@ -27,6 +42,7 @@ static int make_files(void **state) {
     for (int i = 0; n + 80 < sizeof text; i++)
         n += (size_t)sprintf(text + n, i % 9 ? " Line %d , of a text with words .\n" : " \n", i);
     test_write("wiki.test.raw", text, n);
+    make_tasks();
     return 0;
 }
 
@@ -384,6 +400,36 @@ static void eval_against(void **state) {
     json_decref(o);
 }
 
+static void eval_tasks(void **state) {
+    (void)state;
+    json_t *o =
+        program_json(NULL, "pare eval model.gguf --tasks rte,copa --data tasks --bos never");
+    json_t *rte = json_array_get(json_object_get(o, "tasks"), 0);
+    program_has(rte, "name,n,acc,acc_norm,acc_stderr,acc_norm_stderr,ppl,n_requests,n_tokens,"
+                     "n_scored,n_computed,n_cut,crc32,bos,compute,seconds");
+    program_has(o, "tasks_mean.acc,tasks_mean.acc_stderr,tasks_mean.quoted");
+    assert_null(json_object_get(o, "perplexity"));
+    assert_string_equal(string(rte, "name"), "rte");
+    assert_true(integer(rte, "n") == 2 && integer(rte, "n_requests") == 4);
+    json_decref(o);
+
+    /* beside the perplexity, and against a model: itself changes nothing */
+    o = program_json(NULL, "pare eval model.gguf --tasks rte --limit 1 --data tasks --text "
+                           "wiki.test.raw --ctx 64 --windows 2 --against model.gguf");
+    program_has(o, "perplexity.ppl,against.kl_mean,against.flips,against.tasks");
+    json_t *against = json_object_get(o, "against");
+    json_t *pair = json_array_get(json_object_get(against, "tasks"), 0);
+    assert_int_equal(integer(against, "flips"), 0);
+    assert_true(number(pair, "diff") == 0 && number(pair, "diff_stderr") == 0);
+    assert_int_equal(integer(json_array_get(json_object_get(o, "tasks"), 0), "n"), 1);
+    json_decref(o);
+    program_result r = program_run(NULL, "pare eval model.gguf --tasks copa --data tasks --against "
+                                         "other");
+    assert_int_equal(r.code, 0);
+    assert_true(strstr(r.out, "gained") && strstr(r.out, "mean acc "));
+    program_free(&r);
+}
+
 static void eval_errors(void **state) {
     (void)state;
     test_write("short.txt", "too short", 9);
@@ -391,7 +437,15 @@ static void eval_errors(void **state) {
     const struct {
         const char *command, *told;
     } cases[] = {
-        {"pare eval model.gguf", "no --text"},
+        {"pare eval model.gguf", "found no --text and no --tasks"},
+        {"pare eval model.gguf --tasks rte,copia --data tasks", "did you mean 'copa'?"},
+        {"pare eval model.gguf --tasks , --data tasks", "--tasks: found none"},
+        {"pare eval model.gguf --tasks qqqqqqqq --data tasks", "expected some of all, lambada_op"},
+        {"pare eval model.gguf --tasks rte,rte --data tasks", "found 'rte' twice"},
+        {"pare eval model.gguf --tasks all --data tasks", "lambada_test.jsonl: found no such file"},
+        {"pare eval model.gguf --tasks rte --data bad",
+         "bad/rte/dev.jsonl: line 1: sentence1: fou"},
+        {"pare eval model.gguf --tasks rte --data tasks --bos maybe", "--bos"},
         {"pare eval model.gguf --text no/file", "no/file"},
         {"pare eval model.gguf --text .", "found a folder"},
         {"pare eval model.gguf --text empty.txt", "found 0 tokens, expected at least 512"},
@@ -574,6 +628,7 @@ int main(void) {
         cmocka_unit_test(conversation),
         cmocka_unit_test(eval),
         cmocka_unit_test(eval_against),
+        cmocka_unit_test(eval_tasks),
         cmocka_unit_test(eval_errors),
         cmocka_unit_test(compress_errors),
         cmocka_unit_test(bench),
