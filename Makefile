@@ -18,7 +18,7 @@ JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 sources = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: all deps models demo check test asan tsan clang lint format-check tidy fuzz bench bench-peers format install clean
+.PHONY: all deps models demo check test asan tsan clang lint format-check tidy fuzz bench bench-peers docs format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -59,6 +59,10 @@ fuzz: | deps
 	@scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 lint: format-check tidy
+
+# what is made from the descriptors
+docs: all
+	@$(BUILD)/pare methods --json | python3 scripts/methods-doc.py > docs/methods.md
 
 format-check: | deps
 	@clang-format --dry-run --Werror $(sources)

@@ -169,6 +169,10 @@ static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err)
         !pare_mix_takes(t->canonical, p->n_dims))
         p->enc = pare_encoding_find("f32");
     p->recode = p->n_methods || p->enc != t->enc;
+    /* with calibration text encodings of whole numbers weigh errors by the inputs */
+    if (c->o->calib && p->recode && !p->quantizer && p->enc->codes && p->n_dims == 2 &&
+        p->unit < pare_source_config(c->source)->n_layers)
+        p->needs |= PARE_NEED_SQUARES;
     p->raw = c->same_format && !p->recode;
     if (!pare_output_holds(c->format, p->enc))
         return pare_fail(err, PARE_ERR_UNSUPPORTED,
@@ -358,9 +362,10 @@ static pare_status write_all(compress_run *c, const pare_work *work, pare_error 
     return st;
 }
 
-/* --- recipes with methods --- */
+/* --- recipes with methods, or with calibration --- */
 
 static bool has_methods(const compress_run *c) {
+    if (c->needs) return true;
     for (size_t i = 0; i < c->n_plans; i++)
         if (c->plans[i].n_methods && c->plans[i].unit < pare_source_config(c->source)->n_layers)
             return true;
@@ -434,6 +439,8 @@ static pare_status run(compress_run *c, pare_error *err) {
     PARE_TRY(make_plan(c, err));
     PARE_TRY(tell_idle_steps(c, err));
     PARE_TRY(begin_report(c, err));
+    if (c->o->calib && !c->needs)
+        pare_warn(c->rt, "%s: nothing in this recipe uses calibration text", c->o->calib);
     if (has_methods(c))
         PARE_TRY(by_units(c, err));
     else if (!c->o->dry_run)

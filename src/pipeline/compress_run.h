@@ -56,7 +56,7 @@ compress_add_fallback(compress_run *c, pare_error *err, const char *format, ...)
 
 /* Does the tensor's plan need all of its values at once? */
 static inline bool plan_is_whole(const tensor_plan *p) {
-    return p->n_methods || p->enc->block_bytes == 0;
+    return p->n_methods || p->needs || p->enc->block_bytes == 0;
 }
 
 /* Reads, transforms, encodes and measures tensor i; its line of the report is filled in. *out owns

@@ -148,6 +148,17 @@ static pare_status measure_output(compress_run *c, const tensor_plan *p, const p
     return PARE_OK;
 }
 
+/* Mean squares of the inputs, f32 [cols]; NULL without statistics. */
+static pare_status importance_of(float **out, const pare_input_stats *x, pare_error *err) {
+    *out = NULL;
+    if (!x || !x->squares || !x->n_tokens) return PARE_OK;
+    float *h = pare_malloc(x->cols, sizeof *h);
+    if (!h) return fail_memory(err);
+    for (size_t i = 0; i < x->cols; i++) h[i] = (float)(x->squares[i] / (double)x->n_tokens);
+    *out = h;
+    return PARE_OK;
+}
+
 static pare_status recode(compress_run *c, const tensor_plan *p, size_t index,
                           const pare_input_stats *x, const float *before, float *w, grid_space grid,
                           pare_tensor *out, pare_error *err) {
@@ -163,10 +174,16 @@ static pare_status recode(compress_run *c, const tensor_plan *p, size_t index,
                            .note = keep_note,
                            .note_arg = c};
     PARE_TRY(run_methods(c, p, &job, err));
-    pare_status st = p->quantizer && p->enc->grid
-                         ? pare_tensor_encode_grid(c->rt, out, p->enc, w, p->rows, p->cols,
-                                                   grid.scale, grid.zero, err)
-                         : pare_tensor_encode(c->rt, out, p->enc, w, p->rows, p->cols, NULL, err);
+    pare_status st;
+    if (p->quantizer) {
+        st = pare_tensor_encode_grid(c->rt, out, p->enc, w, p->rows, p->cols, grid.scale, grid.zero,
+                                     err);
+    } else {
+        float *importance = NULL;
+        PARE_TRY(importance_of(&importance, x, err));
+        st = pare_tensor_encode(c->rt, out, p->enc, w, p->rows, p->cols, importance, err);
+        pare_free(importance);
+    }
     if (st != PARE_OK)
         return pare_fail_prefix(err, "%s: %s", pare_source_path(c->source), p->t->canonical);
     return before ? measure_output(c, p, x, before, out, w, &c->report->layers[index], err)
@@ -250,6 +267,11 @@ static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pa
 /* Blocks of tiny values that the encoding's scales cannot hold: told, or refused. */
 static pare_status check_flushed(compress_run *c, const tensor_plan *p, const pare_tensor *out,
                                  pare_error *err) {
+    if (out->n_flat_importance)
+        PARE_TRY(compress_add_fallback(c, err,
+                                       "%s: %zu groups of 32 inputs saw nothing in calibration: "
+                                       "their errors count as the mean",
+                                       p->t->canonical, out->n_flat_importance));
     if (!out->n_flushed) return PARE_OK;
     if (c->o->no_fallback)
         return pare_fail(err, PARE_ERR_ARG,

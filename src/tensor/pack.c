@@ -135,10 +135,12 @@ static const pare_encoding packed_nm24_bf16 = {.name = "nm24_bf16",
                                                .dotf = PARE_DOTF_nm24_bf16,
                                                .packed = &pare_packed_nm24_bf16};
 
-static const struct {
+typedef struct packed_form {
     const pare_encoding *from, *to;
     read_super_fn *read_super; /* NULL: scales per block */
-} forms[] = {
+} packed_form;
+
+static const packed_form forms[] = {
     {&pare_enc_q4_0, &packed_q4_0, NULL},
     {&pare_enc_q4_1, &packed_q4_1, NULL},
     {&pare_enc_q5_0, &packed_q5_0, NULL},
@@ -160,16 +162,23 @@ static const struct {
 };
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
-static size_t form_of(const pare_encoding *e) {
-    size_t i = 0;
-    while (i < N_FORMS && forms[i].from != e) i++;
-    return i;
+/* Grouped integers lie in the narrowest panels that hold code - zero: a zero point per group costs
+ * a bit, and 2 and 3 bits take 4. */
+static const pare_encoding *grid_panels(const pare_encoding *e) {
+    if (e->has_offset) return NULL;
+    if (e->code_min >= -8 && e->code_max <= 7) return &packed_q4_0;
+    return e->code_min >= -16 && e->code_max <= 15 ? &packed_q5_0 : &packed_q8_0;
 }
 
-const pare_encoding *pare_encoding_packed(const pare_encoding *e) {
-    size_t i = form_of(e);
-    return i < N_FORMS ? forms[i].to : NULL;
+/* `to` NULL: there is none. */
+static packed_form form_of(const pare_encoding *e) {
+    if (e->grid) return (packed_form){e, grid_panels(e), NULL};
+    for (size_t i = 0; i < N_FORMS; i++)
+        if (forms[i].from == e) return forms[i];
+    return (packed_form){e, NULL, NULL};
 }
+
+const pare_encoding *pare_encoding_packed(const pare_encoding *e) { return form_of(e).to; }
 
 /* ---- packing ---- */
 
@@ -274,11 +283,11 @@ size_t pare_tensor_pack_scratch(const pare_encoding *e, size_t cols) {
 }
 
 void pare_tensor_pack(pare_tensor *t, pare_isa isa, void *scratch, void *to) {
-    size_t form = form_of(t->enc);
-    if (form == N_FORMS) return;
+    packed_form form = form_of(t->enc);
+    if (!form.to) return;
     pack_job job = {.t = t,
-                    .p = *forms[form].to->packed,
-                    .read_super = forms[form].read_super,
+                    .p = *form.to->packed,
+                    .read_super = form.read_super,
                     .codes = pare_unpack_kernels_get(isa)->codes[t->enc->dot]};
     if (!job.codes) job.codes = t->enc->codes;
     invert_table(job.index, job.p.table);
@@ -293,7 +302,7 @@ void pare_tensor_pack(pare_tensor *t, pare_isa isa, void *scratch, void *to) {
         (job.p.kind == PARE_PACKED_NONE ? pack_values : pack_codes)(scratch, &job, row0, n_rows);
         memcpy(memory + i * panel_bytes, scratch, panel_bytes);
     }
-    t->enc = forms[form].to;
+    t->enc = form.to;
     t->view = (pare_view){.rows = t->view.rows, .cols = t->view.cols, .part = {memory}};
     memset(t->part_bytes, 0, sizeof t->part_bytes);
     t->part_bytes[0] = n * panel_bytes;

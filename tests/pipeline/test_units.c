@@ -392,7 +392,7 @@ static void bad_calibration(void **state) {
     o.model = tiny_model("poisoned", &(tiny_options){.poison = NAN});
     assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "found nan");
     o.model = tiny_model("huge", &(tiny_options){.scale = 1e30f});
-    assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "block 0");
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "scale that int4_g64 cannot store");
     assert_false(pare_path_exists(out));
 }
 
@@ -456,6 +456,26 @@ static void steps_compose(void **state) {
     assert_true(pruned > 0.05 && pruned < 0.7);
 }
 
+/* An encoding with calibration text weighs errors by the inputs: other bytes, and it resumes. */
+static void encodings_take_importance(void **state) {
+    (void)state;
+    char out[1024], plain[65], weighed[65];
+    snprintf(out, sizeof out, "%s", test_path("weighed.gguf"));
+    pare_compress_options o = options_of("q4_0", out);
+    assert_int_equal(run_apart(&o, KILL, 40, 0), -1);
+    assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
+    snprintf(weighed, sizeof weighed, "%s", hash_of(out));
+    remove_all(out);
+    assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
+    assert_string_equal(hash_of(out), weighed);
+    remove_all(out);
+    o.calib = NULL;
+    assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
+    snprintf(plain, sizeof plain, "%s", hash_of(out));
+    assert_string_not_equal(plain, weighed);
+    remove_all(out);
+}
+
 static void the_plan_says_what_it_takes(void **state) {
     (void)state;
     pare_compress_options o = options_of("gptq", NULL);
@@ -476,10 +496,15 @@ int main(void) {
                                            : 'a' + (int)(i * i * 31 % 26));
     text = strdup(test_write("calib.txt", words, sizeof words));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(steps_compose),           cmocka_unit_test(the_plan_says_what_it_takes),
-        cmocka_unit_test(bad_calibration),         cmocka_unit_test(two_runs_at_once),
-        cmocka_unit_test(changed_before_a_resume), cmocka_unit_test(damaged_work_files),
-        cmocka_unit_test(killed_after_every_call), cmocka_unit_test(every_call_fails),
+        cmocka_unit_test(steps_compose),
+        cmocka_unit_test(encodings_take_importance),
+        cmocka_unit_test(the_plan_says_what_it_takes),
+        cmocka_unit_test(bad_calibration),
+        cmocka_unit_test(two_runs_at_once),
+        cmocka_unit_test(changed_before_a_resume),
+        cmocka_unit_test(damaged_work_files),
+        cmocka_unit_test(killed_after_every_call),
+        cmocka_unit_test(every_call_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
