@@ -340,7 +340,7 @@ static pare_status model(pare_buffer *b, pare_record *pool, const pare_report_mo
     if (m->n_left_out)
         PRINT("<p class=\"soft\">%zu perplexities under still other settings are left out.</p>\n",
               m->n_left_out);
-    PARE_TRY(one_table(b, m, SIZE_MAX, "Not evaluated"));
+    PARE_TRY(one_table(b, m, SIZE_MAX, "Without a perplexity"));
     pare_report_table t;
     PARE_TRY(pare_report_tasks_make(&t, m, NULL));
     if (t.n_rows) PRINT("<h3>Accuracy, %% (normalized where the task has it)</h3>\n");

@@ -98,7 +98,9 @@ static pare_table_cell number_cell(value v, int digits, const char *sign) {
 
 static void add_error(pare_table_cell *c, double error) {
     size_t n = strlen(c->number);
-    if (n && isfinite(error)) snprintf(c->number + n, sizeof c->number - n, " ± %.2g", error);
+    if (!n || !isfinite(error)) return;
+    /* two digits, never as 1.9e+02 */
+    snprintf(c->number + n, sizeof c->number - n, error < 10 ? " ± %.2g" : " ± %.0f", error);
 }
 
 static const char *recipe_text(const pare_variant *v) { return *v->recipe ? v->recipe : "dense"; }
@@ -235,6 +237,7 @@ const pare_variant *pare_report_smallest(const pare_report_model *m, double max_
         const pare_variant *v = &m->variants[i];
         bool good = *v->recipe && pare_cell_ppl(&v->cells[0]) <= (1 + max_loss) * dense_ppl;
         if (good && pare_variant_bytes(v) > 0 &&
+            pare_variant_bytes(v) < pare_variant_bytes(dense) &&
             (!best || pare_variant_bytes(v) < pare_variant_bytes(best)))
             best = v;
     }

@@ -32,8 +32,8 @@ pare_status pare_report_tasks_make(pare_report_table *t, const pare_report_model
                                    pare_error *err);
 void pare_report_table_free(pare_report_table *t);
 
-/* The smallest variant whose perplexity under the first setting is at most (1 + loss) times the
- * dense one's; NULL when there is none, or no dense one. */
+/* The smallest variant, smaller than the dense model, whose perplexity under the first setting is
+ * at most (1 + loss) times the dense one's; NULL when there is none, or no dense one. */
 const pare_variant *pare_report_smallest(const pare_report_model *m, double loss);
 
 /* The whole reports. */

@@ -58,7 +58,7 @@ static pare_status markdown_model(pare_buffer *b, const pare_report_model *m) {
         pare_report_table_free(&t);
     }
     PARE_TRY(pare_report_table_make(&t, m, SIZE_MAX, NULL));
-    if (t.n_rows) pare_buffer_print(b, "Not evaluated\n\n");
+    if (t.n_rows) pare_buffer_print(b, "Without a perplexity\n\n");
     markdown_table(b, &t);
     pare_report_table_free(&t);
     PARE_TRY(pare_report_tasks_make(&t, m, NULL));

@@ -140,6 +140,7 @@ static pare_record *make(pare_record_list *list, int64_t id, const char *verb, c
     r->recipe = recipe;
     r->out = out;
     r->out_sha256 = out;
+    r->in_bytes = (int64_t)2000 << 20;
     r->out_bytes = (1000 - id) << 20;
     r->bits_per_weight = 4.5;
     /* newest first */
@@ -204,6 +205,8 @@ static void joins(void **state) {
     assert_int_equal(dense->cells[0].r->id, 7);
     assert_string_equal(pare_report_smallest(z, 0.1)->recipe, "q8_0");
     assert_null(pare_report_smallest(z, 0.05));
+    list.items[2]->out_bytes = (int64_t)2000 << 20; /* no smaller than the dense model */
+    assert_null(pare_report_smallest(z, 0.1));
     pare_report_data_free(&d);
     free_list(&list);
 }
