@@ -6,7 +6,7 @@
 #include <string.h>
 
 typedef struct sweep_options {
-    const char *records, *calib, *out, *format, *keep, *speed;
+    const char *records, *calib, *out, *format, *keep, *speed, *tasks, *data;
     cli_texts model, eval;
     int64_t jobs;
     bool dry_run, no_dense;
@@ -20,6 +20,9 @@ static const cli_option options[] = {
                "may be given again"),
     CLI_OPTION(sweep_options, 0, "speed", CLI_TEXT, speed, "'decode=N ...'", 0, 0,
                "measure decoding and prefill (prefill=N)"),
+    CLI_OPTION(sweep_options, 0, "tasks", CLI_TEXT, tasks, "'LIST limit=N'", 0, 0,
+               "zero-shot tasks, \"piqa,arc_easy\""),
+    CLI_OPTION(sweep_options, 0, "data", CLI_TEXT, data, "DIR", 0, 0, "folder of the tasks' files"),
     CLI_OPTION(sweep_options, 0, "calib", CLI_TEXT, calib, "'FILE samples=N ...'", 0, 0,
                "calibration text, with samples= and ctx= behind it"),
     CLI_OPTION(sweep_options, 'o', "out", CLI_TEXT, out, "FOLDER", 0, 0, "where outputs go"),
@@ -57,6 +60,8 @@ static lines option_lines(const sweep_options *o) {
     for (size_t i = 0; i < o->model.n; i++) add_line(&l, "model", o->model.item[i]);
     for (size_t i = 0; i < o->eval.n; i++) add_line(&l, "eval", o->eval.item[i]);
     add_line(&l, "speed", o->speed);
+    add_line(&l, "tasks", o->tasks);
+    add_line(&l, "data", o->data);
     add_line(&l, "calib", o->calib);
     add_line(&l, "out", o->out);
     add_line(&l, "format", o->format);

@@ -79,6 +79,11 @@ static void make_key(const sweep_run *w, const pare_sweep_unit *u, const pare_sw
                       hash_of(w, e->path), (int)e->protocol, (int)e->compute, (long long)e->ctx,
                       (long long)e->windows, e->against && made, (long long)e->decode,
                       (long long)e->prefill);
+    for (size_t i = 0; i < e->n_tasks; i++) pare_buffer_print(&b, "task %s\n", e->tasks[i]);
+    if (e->n_tasks) {
+        pare_buffer_print(&b, "limit %lld data ", (long long)e->limit);
+        pare_buffer_add(&b, s->data, strlen(s->data));
+    }
     pare_sha256 h;
     uint8_t digest[32];
     pare_sha256_init(&h);
@@ -185,6 +190,32 @@ static pare_status eval_speed(pare_record *r, pare_runtime *rt, const pare_sweep
     return PARE_OK;
 }
 
+static pare_tasks_options tasks_options(const pare_sweep *s, const pare_sweep_eval *e) {
+    pare_tasks_options o = pare_tasks_options_default();
+    o.data = s->data;
+    o.limit = (size_t)e->limit;
+    return o;
+}
+
+static pare_status eval_tasks(pare_record *r, pare_runtime *rt, const pare_sweep *s,
+                              const pare_sweep_eval *e, const loaded *l, pare_error *err) {
+    pare_tasks_options o = tasks_options(s, e);
+    pare_task_result *results = pare_record_calloc(r, e->n_tasks, sizeof *results);
+    pare_record_task *tasks = pare_record_calloc(r, e->n_tasks, sizeof *tasks);
+    if (!results || !tasks) return fail_memory(err);
+    PARE_TRY(pare_eval_tasks(results, NULL, rt, l->model, l->tok, NULL, NULL, e->tasks, e->n_tasks,
+                             &o, err));
+    for (size_t i = 0; i < e->n_tasks; i++) {
+        const pare_task_result *t = &results[i];
+        tasks[i] = (pare_record_task){t->name,     (int64_t)t->n,      t->acc, t->acc_stderr,
+                                      t->acc_norm, t->acc_norm_stderr, t->ppl};
+    }
+    r->tasks = tasks;
+    r->n_tasks = e->n_tasks;
+    r->compute = o.compute == PARE_COMPUTE_EXACT ? "exact" : "fast";
+    return PARE_OK;
+}
+
 /* --- one unit --- */
 
 static void tell(sweep_run *w, const pare_sweep_run *run) {
@@ -262,8 +293,9 @@ static pare_status evaluate(sweep_run *w, pare_runtime *rt, const pare_sweep_uni
     if (l->out_sha256[0]) r->out_sha256 = l->out_sha256;
     if (st == PARE_OK) st = load(&l->model, &l->tok, rt, u->out ? u->out : u->model, err);
     if (st == PARE_OK)
-        st = eval->kind == PARE_EVAL_SPEED ? eval_speed(r, rt, eval, l, err)
-                                           : eval_text(r, rt, u, eval, l, err);
+        st = eval->kind == PARE_EVAL_SPEED   ? eval_speed(r, rt, eval, l, err)
+             : eval->kind == PARE_EVAL_TASKS ? eval_tasks(r, rt, w->s, eval, l, err)
+                                             : eval_text(r, rt, u, eval, l, err);
     if (st == PARE_OK) {
         run->state = PARE_RUN_DONE;
         keep_record(w, rt, run, r);
@@ -456,7 +488,12 @@ static pare_status prepare(sweep_run *w, pare_runtime *rt, pare_error *err) {
         pare_description_free(d);
         PARE_TRY(hash_shared(w, rt, s->models.item[i], err));
     }
-    for (size_t i = 0; i < s->n_evals; i++) PARE_TRY(hash_shared(w, rt, s->evals[i].path, err));
+    for (size_t i = 0; i < s->n_evals; i++) {
+        const pare_sweep_eval *e = &s->evals[i];
+        pare_tasks_options o = tasks_options(s, e);
+        PARE_TRY(hash_shared(w, rt, e->path, err));
+        if (e->n_tasks) PARE_TRY(pare_tasks_check(e->tasks, e->n_tasks, &o, err));
+    }
     PARE_TRY(hash_shared(w, rt, s->calib, err));
     for (size_t i = 0; i < s->n_units; i++)
         for (size_t e = 0; e < s->n_evals; e++)

@@ -11,7 +11,7 @@ typedef struct pare_sweep_texts {
     size_t n;
 } pare_sweep_texts;
 
-typedef enum pare_eval_kind { PARE_EVAL_TEXT = 0, PARE_EVAL_SPEED } pare_eval_kind;
+typedef enum pare_eval_kind { PARE_EVAL_TEXT = 0, PARE_EVAL_SPEED, PARE_EVAL_TASKS } pare_eval_kind;
 
 /* One evaluation. */
 typedef struct pare_sweep_eval {
@@ -19,9 +19,12 @@ typedef struct pare_sweep_eval {
     const char *path; /* of the text */
     pare_protocol protocol;
     pare_compute compute;
-    int64_t ctx, windows;    /* 0 = the protocol's, all */
-    bool against;            /* also the distance to the dense model */
-    int64_t decode, prefill; /* tokens of the speed */
+    int64_t ctx, windows;     /* 0 = the protocol's, all */
+    bool against;             /* also the distance to the dense model */
+    int64_t decode, prefill;  /* tokens of the speed */
+    const char *const *tasks; /* [n_tasks] names */
+    size_t n_tasks;
+    int64_t limit; /* documents of a task; 0 = all */
     char label[200];
 } pare_sweep_eval;
 
@@ -40,6 +43,7 @@ struct pare_sweep {
     const char *calib; /* NULL = none */
     int64_t calib_samples, calib_ctx;
     const char *out, *format;
+    const char *data; /* folder of the tasks' files; NULL = none named */
     pare_keep keep;
     bool dense;
     pare_sweep_unit *units;

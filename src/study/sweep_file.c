@@ -186,6 +186,49 @@ static pare_status read_speed(parser *p, pare_span value) {
     return PARE_OK;
 }
 
+/* Whether pare knows a task of that name; *name is its own. */
+static bool find_task(const char **name, pare_span word) {
+    pare_task_info info;
+    for (size_t i = 0; pare_task_at(&info, i); i++)
+        if (strlen(info.name) == word.n && memcmp(info.name, word.s, word.n) == 0) {
+            *name = info.name;
+            return true;
+        }
+    return false;
+}
+
+static pare_status read_tasks(parser *p, pare_span value) {
+    int64_t limit = 0;
+    const setting known[] = {{"limit", NULL, 0, 1 << 30, &limit}, {NULL, NULL, 0, 0, NULL}};
+    PARE_TRY(take_settings(p, &value, true, known));
+    pare_sweep_eval *e = add_eval(p);
+    const char **names = pare_record_calloc(p->s->pool, value.n / 2 + 1, sizeof *names);
+    if (!e || !names) return fail_memory(p);
+    *e = (pare_sweep_eval){.kind = PARE_EVAL_TASKS, .tasks = names, .limit = limit};
+    for (const char *at = value.s, *end = at + value.n; at <= end;) {
+        const char *comma = memchr(at, ',', (size_t)(end - at));
+        pare_span word = trim(at, (size_t)((comma ? comma : end) - at));
+        if (!find_task(&names[e->n_tasks], word))
+            return FAIL(p, "tasks: found '%.*s', which is not known",
+                        (int)(word.n < 60 ? word.n : 60), word.s);
+        for (size_t i = 0; i < e->n_tasks; i++)
+            if (names[i] == names[e->n_tasks])
+                return FAIL(p, "tasks: found '%s' a second time", names[i]);
+        e->n_tasks++;
+        at = (comma ? comma : end) + 1;
+    }
+    int n =
+        snprintf(e->label, sizeof e->label, "%.*s", (int)(value.n < 150 ? value.n : 150), value.s);
+    if (limit) snprintf(e->label + n, sizeof e->label - (size_t)n, " limit=%lld", (long long)limit);
+    return PARE_OK;
+}
+
+static pare_status read_data(parser *p, pare_span value) {
+    if (p->s->data) return FAIL(p, "found data a second time");
+    p->s->data = pare_record_strndup(p->s->pool, value.s, value.n);
+    return p->s->data ? PARE_OK : fail_memory(p);
+}
+
 static pare_status read_calib(parser *p, pare_span value) {
     pare_sweep *s = p->s;
     const setting known[] = {{"samples", NULL, 1, 1 << 20, &s->calib_samples},
@@ -255,9 +298,10 @@ static pare_status read_dense(parser *p, pare_span value) {
 static const struct {
     const char *key;
     pare_status (*read)(parser *p, pare_span value);
-} keys[] = {{"model", read_model},   {"recipe", read_recipe}, {"calib", read_calib},
-            {"eval", read_eval},     {"speed", read_speed},   {"out", read_out},
-            {"format", read_format}, {"keep", read_keep},     {"dense", read_dense}};
+} keys[] = {{"model", read_model}, {"recipe", read_recipe}, {"calib", read_calib},
+            {"eval", read_eval},   {"speed", read_speed},   {"tasks", read_tasks},
+            {"data", read_data},   {"out", read_out},       {"format", read_format},
+            {"keep", read_keep},   {"dense", read_dense}};
 enum { N_KEYS = sizeof keys / sizeof *keys };
 
 static pare_status read_line(parser *p, pare_span line) {
@@ -271,7 +315,7 @@ static pare_status read_line(parser *p, pare_span line) {
         if (strlen(keys[i].key) == key.n && memcmp(keys[i].key, key.s, key.n) == 0)
             return value.n ? keys[i].read(p, value)
                            : FAIL(p, "%s: found nothing, expected a value", keys[i].key);
-    char names[120] = "";
+    char names[160] = "";
     for (size_t i = 0; i < N_KEYS; i++) {
         size_t used = strlen(names);
         snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", keys[i].key);
@@ -345,6 +389,11 @@ static pare_status multiply(parser *p) {
     if (missing)
         return pare_fail(p->err, PARE_ERR_INPUT, "%s: found no %s, expected '%s = ...'", p->name,
                          missing, missing);
+    for (size_t i = 0; i < s->n_evals; i++)
+        if (s->evals[i].kind == PARE_EVAL_TASKS && !s->data)
+            return pare_fail(p->err, PARE_ERR_INPUT,
+                             "%s: found tasks without their files, expected 'data = FOLDER'",
+                             p->name);
     size_t n_units = s->models.n * (s->recipes.n + s->dense);
     if (n_units * s->n_evals > PARE_SWEEP_MAX_RUNS)
         return pare_fail(p->err, PARE_ERR_INPUT, "%s: found %zu runs, expected at most %d", p->name,

@@ -78,6 +78,11 @@ static void bad_files(void **state) {
         {"out = a\nout = b", "found out a second time"},
         {"calib = c\ncalib = d", "found calib a second time"},
         {"calib = c samples=0", "samples: found '0'"},
+        {"tasks = piqa,pika", "tasks: found 'pika', which is not known"},
+        {"tasks = piqa,", "tasks: found ''"},
+        {"tasks = piqa, piqa", "tasks: found 'piqa' a second time"},
+        {"data = a\ndata = b", "found data a second time"},
+        {"model = m\nq8_0\nout = o\ntasks = piqa", "expected 'data = FOLDER'"},
         {"model = \xFF", "no UTF-8"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -308,6 +313,33 @@ static void calibrated(void **state) {
     pare_records_close(db);
 }
 
+/* Tasks: their accuracies are in the record; files that are not there are told before any work. */
+static void tasks(void **state) {
+    (void)state;
+    const char *data = test_data("tasks");
+    if (!data) skip();
+    pare_records *db = open_new("tasks.db");
+    char more[1200];
+    snprintf(more, sizeof more, "dense = no\ntasks = copa, rte limit=3\ndata = %s", data);
+    pare_sweep *s = sweep("q8_0", more);
+    seen seen = {0};
+    assert_ok(run(s, db, &seen, 1, err));
+    assert_int_equal(seen.n_state[PARE_RUN_DONE], 4);
+    pare_sweep_free(s);
+    pare_record_list list;
+    pare_record_query q = {.details = true};
+    assert_ok(pare_records_list(&list, db, &q, err));
+    assert_int_equal(list.items[0]->n_tasks, 2);
+    assert_string_equal(list.items[0]->tasks[1].name, "rte");
+    assert_int_equal(list.items[0]->tasks[1].n, 3);
+    assert_int_equal(list.items[1]->n_tasks, 0);
+    pare_record_list_free(&list);
+    pare_records_close(db);
+    s = sweep("q8_0", "tasks = copa\ndata = absent");
+    assert_fails(run(s, NULL, &seen, 1, err), PARE_ERR_INPUT, "absent");
+    pare_sweep_free(s);
+}
+
 static void missing_inputs(void **state) {
     (void)state;
     pare_sweep *s;
@@ -382,10 +414,9 @@ static void verb(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(file),           cmocka_unit_test(bad_files),
-        cmocka_unit_test(resumes),        cmocka_unit_test(interrupted),
-        cmocka_unit_test(failures),       cmocka_unit_test(jobs),
-        cmocka_unit_test(best),           cmocka_unit_test(calibrated),
+        cmocka_unit_test(file),           cmocka_unit_test(bad_files),  cmocka_unit_test(resumes),
+        cmocka_unit_test(interrupted),    cmocka_unit_test(failures),   cmocka_unit_test(jobs),
+        cmocka_unit_test(best),           cmocka_unit_test(calibrated), cmocka_unit_test(tasks),
         cmocka_unit_test(missing_inputs), cmocka_unit_test(verb),
     };
     return cmocka_run_group_tests(tests, make_models, NULL);
