@@ -295,7 +295,7 @@ static void calibrated(void **state) {
     pare_records *db = open_new("calib.db");
     char more[1200];
     snprintf(more, sizeof more, "dense = no\ncalib = %s samples=2 ctx=32", test_path("text"));
-    pare_sweep *s = sweep("gptq:bits=4,group=32\nq8_0", more);
+    pare_sweep *s = sweep("gptq:bits=4,group=32\nbf16", more);
     seen seen = {0};
     assert_ok(run(s, db, &seen, 1, err));
     for (size_t i = 0; i < 4; i++)
@@ -304,9 +304,9 @@ static void calibrated(void **state) {
     pare_record_list list;
     assert_ok(pare_records_list(&list, db, NULL, err));
     for (size_t i = 0; i < 4; i++) {
-        bool q8 = strcmp(list.items[i]->recipe, "q8_0") == 0;
-        assert_int_equal(list.items[i]->calib_samples, q8 ? 0 : 2);
-        assert_int_equal(list.items[i]->calib_sha256 != NULL, !q8);
+        bool plain = strcmp(list.items[i]->recipe, "bf16") == 0;
+        assert_int_equal(list.items[i]->calib_samples, plain ? 0 : 2);
+        assert_int_equal(list.items[i]->calib_sha256 != NULL, !plain);
     }
     pare_record_list_free(&list);
     pare_sweep_free(s);
