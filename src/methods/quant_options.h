@@ -32,7 +32,7 @@ typedef struct pare_quant_options {
          .offset = offsetof(options, q.grid),                                                      \
          .def = grid_,                                                                             \
          .choices = PARE_GRID_CHOICES,                                                             \
-         .help = "how codes stand for numbers: docs/encodings.md, Grids"},                                \
+         .help = "how codes stand for numbers: docs/encodings.md, Grids"},                         \
     {                                                                                              \
         .name = "search", .type = PARE_PARAM_CHOICE, .offset = offsetof(options, q.search),        \
         .def = search_, .choices = PARE_GRID_SEARCH_CHOICES,                                       \
