@@ -61,8 +61,9 @@ typedef struct region {
 static const float *pick_rows(pare_fwd *f, const region *r) {
     size_t width = r->e->m->config.embed_dim, begin, end;
     pare_share(f->w, r->head_n, 1, &begin, &end);
-    for (size_t i = begin; i < end; i++)
-        memcpy(r->picks + i * width, r->e->hidden + r->picked[i] * width, width * sizeof(float));
+    const float *hidden = r->e->hidden; /* NULL in a plan */
+    for (size_t i = begin; hidden && i < end; i++)
+        memcpy(r->picks + i * width, hidden + r->picked[i] * width, width * sizeof(float));
     pare_barrier(f->w);
     return r->picks;
 }
