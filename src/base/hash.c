@@ -99,6 +99,17 @@ void pare_sha256_final(pare_sha256 *h, uint8_t digest[32]) {
     for (int i = 0; i < 32; i++) digest[i] = (uint8_t)(h->state[i / 4] >> (24 - 8 * (i % 4)));
 }
 
+void pare_sha256_hex(pare_sha256 *h, char out[65]) {
+    static const char digits[] = "0123456789abcdef";
+    uint8_t digest[32];
+    pare_sha256_final(h, digest);
+    for (int i = 0; i < 32; i++) {
+        out[2 * i] = digits[digest[i] >> 4];
+        out[2 * i + 1] = digits[digest[i] & 15];
+    }
+    out[64] = '\0';
+}
+
 uint64_t pare_hash_bytes(const void *data, size_t n) {
     const uint8_t *p = data;
     uint64_t h = 0xcbf29ce484222325u;

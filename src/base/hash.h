@@ -16,6 +16,8 @@ typedef struct pare_sha256 {
 void pare_sha256_init(pare_sha256 *h);
 void pare_sha256_update(pare_sha256 *h, const void *data, size_t n);
 void pare_sha256_final(pare_sha256 *h, uint8_t digest[32]);
+/* The same as 64 lower-case hexadecimal digits and a NUL. */
+void pare_sha256_hex(pare_sha256 *h, char out[65]);
 
 /* FNV-1a with a final mix; for hash tables. */
 uint64_t pare_hash_bytes(const void *data, size_t n);

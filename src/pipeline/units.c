@@ -2,7 +2,7 @@
  * follow the compressed blocks before it (or the dense ones, where all methods say so). */
 #include "pipeline/compress_run.h"
 
-#include "base/hash.h"
+#include "base/file_digest.h"
 #include "base/memory.h"
 #include "base/os.h"
 #include "io/json.h"
@@ -98,29 +98,17 @@ pare_status compress_plan_units(compress_run *c, const pare_calibration *cal, pa
 
 /* SHA-256 over all files of the model, and over what the folder says beside the weights. */
 static pare_status hash_model(compress_run *c, char sha[65], pare_error *err) {
-    enum { PIECE = 4 << 20 };
-    uint8_t digest[32], *piece = pare_malloc(PIECE, 1);
-    if (!piece) return fail_memory(err);
     pare_sha256 h;
     pare_sha256_init(&h);
-    pare_status st = PARE_OK;
-    for (size_t i = 0; i < pare_source_n_files(c->source) && st == PARE_OK; i++) {
-        const pare_file *file = pare_source_file(c->source, i);
-        for (uint64_t at = 0; at < file->size && st == PARE_OK; at += PIECE) {
-            size_t n = file->size - at < PIECE ? (size_t)(file->size - at) : PIECE;
-            st = pare_file_read_at(file, piece, n, at, err);
-            pare_sha256_update(&h, piece, n);
-            if (st == PARE_OK) st = pare_check_cancel(c->rt, err);
-        }
-    }
+    for (size_t i = 0; i < pare_source_n_files(c->source); i++)
+        PARE_TRY(pare_file_digest(pare_source_file(c->source, i), &h, NULL, c->rt, err));
     const pare_json *config = pare_source_config_json(c->source);
-    char *text = config ? json_dumps(config->root, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    char *text =
+        config && config->root ? json_dumps(config->root, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     if (text) pare_sha256_update(&h, text, strlen(text));
     free(text);
-    pare_free(piece);
-    pare_sha256_final(&h, digest);
-    for (int i = 0; i < 32; i++) snprintf(sha + 2 * i, 3, "%02x", digest[i]);
-    return st;
+    pare_sha256_hex(&h, sha);
+    return PARE_OK;
 }
 
 pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,

@@ -1,7 +1,6 @@
 #include "pipeline/work_folder.h"
 
-#include "base/hash.h"
-#include "base/os.h"
+#include "base/file_digest.h"
 #include "io/json.h"
 #include "io/safetensors_writer.h"
 
@@ -9,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_MANIFEST = 256 << 20, PIECE = 1 << 20 };
+enum { MAX_MANIFEST = 256 << 20 };
 
 struct pare_work {
     pare_runtime *rt;
@@ -42,24 +41,13 @@ char *pare_work_states_path(const pare_work *w, size_t unit) { return file_of(w,
 static pare_status digest(const char *path, uint64_t *size, uint32_t *crc, char sha[65],
                           pare_error *err) {
     pare_file file;
-    PARE_TRY(pare_file_open(&file, path, err));
-    uint8_t *piece = pare_malloc(PIECE, 1), bytes[32];
-    pare_status st = piece ? PARE_OK : pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", path);
     pare_sha256 h;
+    PARE_TRY(pare_file_open(&file, path, err));
     pare_sha256_init(&h);
     *size = file.size;
     if (crc) *crc = 0;
-    for (uint64_t at = 0; at < file.size && st == PARE_OK; at += PIECE) {
-        size_t n = file.size - at < PIECE ? (size_t)(file.size - at) : PIECE;
-        st = pare_file_read_at(&file, piece, n, at, err);
-        if (crc) *crc = pare_crc32(*crc, piece, n);
-        if (sha) pare_sha256_update(&h, piece, n);
-    }
-    if (sha) {
-        pare_sha256_final(&h, bytes);
-        for (int i = 0; i < 32; i++) snprintf(sha + 2 * i, 3, "%02x", bytes[i]);
-    }
-    pare_free(piece);
+    pare_status st = pare_file_digest(&file, sha ? &h : NULL, crc, NULL, err);
+    if (sha) pare_sha256_hex(&h, sha);
     pare_file_close(&file);
     return st;
 }
@@ -73,7 +61,7 @@ static json_t *states_of(const pare_work *w, size_t unit) {
 static bool states_good(const pare_work *w, size_t unit) {
     const json_t *entry = states_of(w, unit);
     char *path = pare_work_states_path(w, unit);
-    uint64_t size;
+    uint64_t size = 0;
     uint32_t crc;
     bool good = entry && path && digest(path, &size, &crc, NULL, NULL) == PARE_OK &&
                 (json_int_t)size == json_integer_value(json_object_get(entry, "bytes")) &&
@@ -86,7 +74,7 @@ static bool unit_good(const pare_work *w, size_t unit) {
     const json_t *entry = json_array_get(json_object_get(w->manifest, "units"), unit);
     const char *want = json_string_value(json_object_get(entry, "sha256"));
     char *path = file_of(w, "unit", unit), sha[65];
-    uint64_t size;
+    uint64_t size = 0;
     bool good = want && path && digest(path, &size, NULL, sha, NULL) == PARE_OK &&
                 (json_int_t)size == json_integer_value(json_object_get(entry, "bytes")) &&
                 strcmp(sha, want) == 0;
@@ -103,12 +91,10 @@ static bool sum_of(const json_t *manifest, char sha[65]) {
     char *text = copy ? json_dumps(copy, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     json_decref(copy);
     if (!text) return false;
-    uint8_t bytes[32];
     pare_sha256 h;
     pare_sha256_init(&h);
     pare_sha256_update(&h, text, strlen(text));
-    pare_sha256_final(&h, bytes);
-    for (int i = 0; i < 32; i++) snprintf(sha + 2 * i, 3, "%02x", bytes[i]);
+    pare_sha256_hex(&h, sha);
     free(text);
     return true;
 }
@@ -316,7 +302,7 @@ static void drop_states(pare_work *w, size_t unit) {
 pare_status pare_work_finish_unit(pare_work *w, size_t unit, json_t *report,
                                   const uint32_t *states_crc, pare_error *err) {
     char *path = file_of(w, "unit", unit), sha[65];
-    uint64_t size;
+    uint64_t size = 0;
     pare_status st = path ? digest(path, &size, NULL, sha, err) : fail_memory(w, err);
     pare_free(path);
     if (st != PARE_OK) return st;

@@ -3,7 +3,7 @@
 #include "study/record_columns.h"
 #include "study/records.h"
 
-#include "base/hash.h"
+#include "base/file_digest.h"
 #include "base/memory.h"
 #include "base/runtime.h"
 #include "io/gguf.h"
@@ -16,7 +16,6 @@
 #include <string.h>
 
 enum {
-    PIECE = 1 << 20,
     /* a file changed within the clock's step after it was read looks as if it had not */
     SETTLED_NS = 2000000000,
     MAX_CARD = 1 << 20
@@ -26,32 +25,7 @@ static pare_status fail_memory(pare_error *err, const char *path) {
     return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", path);
 }
 
-static void print_digest(char out[65], pare_sha256 *h) {
-    uint8_t digest[32];
-    pare_sha256_final(h, digest);
-    for (int i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", digest[i]);
-}
-
 /* --- one file --- */
-
-static pare_status read_and_hash(char out[65], pare_runtime *rt, const pare_file *f,
-                                 pare_error *err) {
-    pare_sha256 h;
-    pare_sha256_init(&h);
-    uint8_t *piece = pare_malloc(PIECE, 1);
-    pare_status st = piece ? PARE_OK : fail_memory(err, f->path);
-    for (uint64_t at = 0; st == PARE_OK && at < f->size;) {
-        size_t n = f->size - at < PIECE ? (size_t)(f->size - at) : PIECE;
-        st = rt ? pare_check_cancel(rt, err) : PARE_OK;
-        if (st == PARE_OK) st = pare_file_read_at(f, piece, n, at, err);
-        if (st == PARE_OK) pare_sha256_update(&h, piece, n);
-        at += n;
-        if (rt) pare_progress(rt, "hash", (double)at / 1e6, (double)f->size / 1e6, "MB");
-    }
-    if (st == PARE_OK) print_digest(out, &h);
-    pare_free(piece);
-    return st;
-}
 
 static bool same_stamp(const pare_file_stamp *a, const pare_file_stamp *b) {
     return a->device == b->device && a->inode == b->inode && a->size == b->size &&
@@ -67,7 +41,10 @@ static pare_status hash_file(pare_content *out, pare_runtime *rt, pare_records *
     out->n_files = 1;
     pare_status st = pare_path_stamp(&before, path, err);
     if (st == PARE_OK && !pare_records_find_hash(cache, &before, out->sha256)) {
-        st = read_and_hash(out->sha256, rt, &f, err);
+        pare_sha256 h;
+        pare_sha256_init(&h);
+        st = pare_file_digest(&f, &h, NULL, rt, err);
+        pare_sha256_hex(&h, out->sha256);
         bool settled = pare_wall_s() * 1000000000 - before.changed_ns > SETTLED_NS;
         if (st == PARE_OK && settled && pare_path_stamp(&after, path, NULL) == PARE_OK &&
             same_stamp(&before, &after))
@@ -157,7 +134,7 @@ pare_status pare_content_hash(pare_content *out, pare_runtime *rt, pare_records 
     pare_sha256_init(&set.lines);
     PARE_TRY(folder ? hash_folder(&set, rt, cache, path, err)
                     : hash_parts(&set, rt, cache, path, stem, parts, err));
-    print_digest(set.total.sha256, &set.lines);
+    pare_sha256_hex(&set.lines, set.total.sha256);
     *out = set.total;
     return PARE_OK;
 }

@@ -85,11 +85,9 @@ static void make_key(const sweep_run *w, const pare_sweep_unit *u, const pare_sw
         pare_buffer_add(&b, s->data, strlen(s->data));
     }
     pare_sha256 h;
-    uint8_t digest[32];
     pare_sha256_init(&h);
     pare_sha256_update(&h, b.data, b.n);
-    pare_sha256_final(&h, digest);
-    for (int i = 0; i < 32; i++) snprintf(key + 2 * i, 3, "%02x", digest[i]);
+    pare_sha256_hex(&h, key);
     if (b.failed) key[0] = '\0';
     pare_buffer_free(&b);
 }

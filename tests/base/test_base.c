@@ -146,12 +146,10 @@ static void crc32_vectors(void **state) {
 
 static void sha_hex(char hex[65], const void *data, size_t n, size_t piece) {
     pare_sha256 h;
-    uint8_t digest[32];
     pare_sha256_init(&h);
     for (size_t i = 0; i < n; i += piece)
         pare_sha256_update(&h, (const char *)data + i, n - i < piece ? n - i : piece);
-    pare_sha256_final(&h, digest);
-    for (int i = 0; i < 32; i++) snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+    pare_sha256_hex(&h, hex);
 }
 
 static void sha256_vectors(void **state) {

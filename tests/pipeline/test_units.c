@@ -120,9 +120,7 @@ static const char *hash_of(const char *folder) {
         pare_free(names[i]);
     }
     pare_free(names);
-    uint8_t digest[32];
-    pare_sha256_final(&h, digest);
-    for (int i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", digest[i]);
+    pare_sha256_hex(&h, out);
     return out;
 }
 
