@@ -415,8 +415,9 @@ pare_status pare_lock_take(pare_lock *lock, const char *path, pare_error *err) {
     }
     if (ftruncate(lock->fd, 0) != 0 ||
         pwrite(lock->fd, mine, strlen(mine), 0) != (ssize_t)strlen(mine)) {
+        pare_status st = fail_io(err, path, "write");
         pare_lock_release(lock);
-        return fail_io(err, path, "write");
+        return st;
     }
     return PARE_OK;
 }

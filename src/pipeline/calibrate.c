@@ -292,15 +292,41 @@ static void gather(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_
     if (input && input->statistics) pare_statistics_add(w, input->statistics, x, ldx, n);
 }
 
-static pare_status make_statistics(pare_calibration *cal, size_t layer, pare_needs_fn needs,
-                                   void *arg, pare_error *err) {
+/* Finds out which matrices of the loaded layer share an input. */
+static void find_inputs(pare_calibration *cal, size_t layer) {
     forget_inputs(cal);
     region r = {.cal = cal, .layer = layer, .n = 2, .probe = discover}; /* 1 takes another path */
+    memset(cal->h, 0, cal->h_bytes);
     pare_team_run(cal->rt, region_thread, &r);
+}
+
+static unsigned needs_of_input(const shared_input *input, pare_needs_fn needs, void *arg) {
+    unsigned wanted = 0;
+    for (size_t k = 0; k < input->n_names; k++) wanted |= needs(arg, input->names[k]);
+    return wanted;
+}
+
+pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_needs_fn needs,
+                                  void *arg, size_t *bytes, pare_error *err) {
+    PARE_TRY(pare_calibration_load(cal, layer, err));
+    find_inputs(cal, layer);
+    *bytes = 0;
+    for (size_t i = 0; i < cal->n_inputs; i++) {
+        unsigned wanted = needs_of_input(&cal->inputs[i], needs, arg);
+        if (wanted)
+            *bytes +=
+                pare_statistics_bytes(cal->inputs[i].in, wanted, pare_runtime_threads(cal->rt));
+    }
+    pare_calibration_drop(cal, layer);
+    return PARE_OK;
+}
+
+static pare_status make_statistics(pare_calibration *cal, size_t layer, pare_needs_fn needs,
+                                   void *arg, pare_error *err) {
+    find_inputs(cal, layer);
     for (size_t i = 0; i < cal->n_inputs; i++) {
         shared_input *input = &cal->inputs[i];
-        unsigned wanted = 0;
-        for (size_t k = 0; k < input->n_names; k++) wanted |= needs(arg, input->names[k]);
+        unsigned wanted = needs_of_input(input, needs, arg);
         if (wanted)
             PARE_TRY(pare_statistics_create(&input->statistics, cal->rt, input->in, wanted, err));
     }

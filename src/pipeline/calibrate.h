@@ -51,6 +51,10 @@ void pare_calibration_replace(pare_calibration *cal, size_t layer, const char *n
 /* What a matrix of the layer needs to know of its inputs (PARE_NEED_*). */
 typedef unsigned (*pare_needs_fn)(void *arg, const char *name);
 
+/* Bytes of the statistics that a layer's inputs take; it is loaded for that and given back. */
+pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_needs_fn needs,
+                                  void *arg, size_t *bytes, pare_error *err);
+
 /* Runs the loaded layer over all sequences of file `from`. needs: statistics are gathered, see
  * pare_calibration_inputs; NULL: none. to: the outputs, with their CRC-32; NULL: not kept. Errors:
  * PARE_ERR_INPUT (NaN or infinity: names the layer, the matrix and the sequence),

@@ -265,6 +265,7 @@ static pare_status begin_report(compress_run *c, pare_error *err) {
             .in_bytes = p->t->n_bytes,
             .out_bytes = bytes,
             .bits_per_weight = p->t->n_params ? 8.0 * (double)bytes / (double)p->t->n_params : 0,
+            .output_error = -1,
             .changed = p->recode,
         };
         uint64_t values = plan_is_whole(p) ? p->t->n_params : PARE_CHUNK_VALUES;
@@ -386,11 +387,22 @@ static pare_status open_calibration(compress_run *c, pare_calibration **cal, par
     return pare_calibration_open(cal, c->rt, c->o->model, &o, err);
 }
 
+/* Refuses a plan that takes more than the caller allows. */
+static pare_status check_memory(const compress_run *c, pare_error *err) {
+    unsigned long long allowed = c->o->max_memory, planned = c->report->info.work_bytes;
+    if (!allowed || planned <= allowed) return PARE_OK;
+    return pare_fail(err, PARE_ERR_ARG,
+                     "max-memory: found %llu bytes, expected at least %llu for what is at work at "
+                     "once: a tensor, or a block with its statistics and the method's work space",
+                     allowed, planned);
+}
+
 static pare_status by_units(compress_run *c, pare_error *err) {
     pare_calibration *cal;
     pare_work *work = NULL;
     PARE_TRY(open_calibration(c, &cal, err));
     pare_status st = compress_plan_units(c, cal, err);
+    if (st == PARE_OK) st = check_memory(c, err);
     if (st == PARE_OK && !c->o->dry_run) {
         st = compress_open_work(c, cal, &work, err);
         if (st == PARE_OK) st = compress_units(c, cal, work, err);
@@ -399,8 +411,8 @@ static pare_status by_units(compress_run *c, pare_error *err) {
         if (st == PARE_OK) st = write_all(c, work, err);
         if (st == PARE_OK) pare_work_remove(work);
         pare_work_close(work);
-        if (st == PARE_ERR_INTERRUPTED && c->needs)
-            pare_fail_prefix(err, "finished blocks are kept; the same command goes on");
+        if (st == PARE_ERR_INTERRUPTED)
+            pare_fail_prefix(err, "finished blocks are kept, the same command goes on");
     }
     pare_calibration_close(cal);
     return st;
@@ -441,10 +453,12 @@ static pare_status run(compress_run *c, pare_error *err) {
     PARE_TRY(begin_report(c, err));
     if (c->o->calib && !c->needs)
         pare_warn(c->rt, "%s: nothing in this recipe uses calibration text", c->o->calib);
-    if (has_methods(c))
+    if (has_methods(c)) {
         PARE_TRY(by_units(c, err));
-    else if (!c->o->dry_run)
-        PARE_TRY(write_all(c, NULL, err));
+    } else {
+        PARE_TRY(check_memory(c, err));
+        if (!c->o->dry_run) PARE_TRY(write_all(c, NULL, err));
+    }
     sum_report(c, pare_now_s() - start);
     return PARE_OK;
 }

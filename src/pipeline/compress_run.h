@@ -66,9 +66,9 @@ pare_status compress_tensor(compress_run *c, size_t i, const pare_input_stats *x
 
 /* ---- units.c: blocks of a recipe with methods. cal: NULL without calibration ---- */
 
-/* Memory and disk that the units take, into the report. Errors: PARE_ERR_ARG (more than
- * max_memory), PARE_ERR_IO (the disk has less). */
-pare_status compress_plan_units(compress_run *c, const pare_calibration *cal, pare_error *err);
+/* Memory and disk that the units take, into the report. Errors: PARE_ERR_IO (the disk has less),
+ * those of loading a block. */
+pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_error *err);
 
 /* OUT.work of this run. */
 pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,

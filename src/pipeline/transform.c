@@ -290,7 +290,6 @@ pare_status compress_tensor(compress_run *c, size_t i, const pare_input_stats *x
     pare_layer_report *layer = &c->report->layers[i];
     double start = pare_now_s();
     pare_tensor in = {0};
-    layer->output_error = -1;
     *out = (pare_tensor){0};
     PARE_TRY(pare_source_read(c->source, p->t, !p->raw, &in, err));
     pare_status st = PARE_OK;

@@ -20,8 +20,7 @@ static size_t n_layers_of(const compress_run *c) { return pare_source_config(c->
 
 /* --- what it takes --- */
 
-/* Statistics that a layer's input needs, counted once for those that share it as nearly as the
- * names tell: the largest of each width. */
+/* Work space of the methods that take a tensor: the largest. */
 static size_t largest_work(const compress_run *c, const tensor_plan *p) {
     size_t most = 0;
     for (size_t i = 0; i < c->recipe->n_steps; i++) {
@@ -35,30 +34,30 @@ static size_t largest_work(const compress_run *c, const tensor_plan *p) {
     return most;
 }
 
+static unsigned needs_of(void *arg, const char *name) {
+    const compress_run *c = arg;
+    for (size_t i = 0; i < c->n_plans; i++)
+        if (c->plans[i].needs && strcmp(c->plans[i].t->canonical, name) == 0)
+            return c->plans[i].needs;
+    return 0;
+}
+
+/* The block's tensors before and after, and the tensor at work. */
 static uint64_t unit_memory(const compress_run *c, size_t unit) {
-    uint64_t statistics = 0, tensors = 0, work = 0;
-    size_t widths[64], n_widths = 0;
+    uint64_t tensors = 0, work = 0;
     for (size_t i = 0; i < c->n_plans; i++) {
         const tensor_plan *p = &c->plans[i];
         if (p->unit != unit) continue;
         tensors += p->t->n_bytes + c->report->layers[i].out_bytes;
         uint64_t values = plan_is_whole(p) ? p->t->n_params * sizeof(float) : 0;
-        bool hessian = p->needs & PARE_NEED_HESSIAN;
+        bool hessian = p->needs & PARE_NEED_HESSIAN; /* then the values before are kept too */
         uint64_t bytes = largest_work(c, p) + values * (hessian ? 2 : 1) + p->t->n_bytes;
         if (bytes > work) work = bytes;
-        /* q, k, v and gate, up share an input: attn_output is alone with its width where heads and
-         * model have one */
-        bool alone = strstr(p->t->canonical, "attn_output") != NULL, seen = alone;
-        for (size_t k = 0; k < n_widths && !alone; k++) seen |= widths[k] == p->cols;
-        if (!p->needs) continue;
-        if (!seen || alone || strstr(p->t->canonical, "ffn_gate"))
-            statistics += pare_statistics_bytes(p->cols, p->needs, pare_runtime_threads(c->rt));
-        if (n_widths < 64) widths[n_widths++] = p->cols;
     }
-    return tensors + statistics + work;
+    return tensors + work;
 }
 
-pare_status compress_plan_units(compress_run *c, const pare_calibration *cal, pare_error *err) {
+pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_error *err) {
     pare_compress_info *info = &c->report->info;
     uint64_t most = 0, disk = 0;
     for (size_t unit = 0; unit < n_layers_of(c); unit++) {
@@ -70,7 +69,9 @@ pare_status compress_plan_units(compress_run *c, const pare_calibration *cal, pa
     if (cal) {
         const pare_source_tensor *table = pare_source_find(c->source, "token_embd.weight"),
                                  *head = pare_source_find(c->source, "output.weight");
-        most += pare_calibration_memory(cal) + (table ? table->n_bytes : 0) +
+        size_t statistics; /* of the first block: they are alike */
+        PARE_TRY(pare_calibration_plan(cal, 0, needs_of, c, &statistics, err));
+        most += statistics + pare_calibration_memory(cal) + (table ? table->n_bytes : 0) +
                 (head ? head->n_bytes : 0);
         disk += 3 * pare_calibration_file_bytes(cal);
         info->calib_samples = pare_calibration_sequences(cal);
@@ -79,12 +80,6 @@ pare_status compress_plan_units(compress_run *c, const pare_calibration *cal, pa
     }
     if (most > info->work_bytes) info->work_bytes = most;
     info->disk_bytes = disk;
-    if (c->o->max_memory && info->work_bytes > c->o->max_memory)
-        return pare_fail(err, PARE_ERR_ARG,
-                         "max-memory: found %llu bytes, expected at least %llu for the largest "
-                         "block, its statistics and the method's work space",
-                         (unsigned long long)c->o->max_memory,
-                         (unsigned long long)info->work_bytes);
     if (c->o->dry_run || !c->o->out) return PARE_OK;
     uint64_t room;
     PARE_TRY(pare_disk_free(&room, c->o->out, err));
@@ -191,15 +186,6 @@ typedef struct unit_job {
     uint32_t crc;    /* of `to` */
 } unit_job;
 
-static unsigned needs_of(void *arg, const char *name) {
-    const unit_job *job = arg;
-    for (size_t k = 0; k < job->n; k++) {
-        const tensor_plan *p = &job->c->plans[job->plans[k]];
-        if (strcmp(p->t->canonical, name) == 0) return p->needs;
-    }
-    return 0;
-}
-
 static pare_status transform(unit_job *job, pare_error *err) {
     compress_run *c = job->c;
     for (size_t k = 0; k < job->n; k++) {
@@ -231,7 +217,7 @@ static pare_status do_unit(unit_job *job, pare_error *err) {
     size_t first_fallback = c->report->info.n_fallbacks;
     if (job->cal) {
         PARE_TRY(pare_calibration_load(job->cal, job->unit, err));
-        PARE_TRY(pare_calibration_run(job->cal, job->unit, job->from, needs_of, job,
+        PARE_TRY(pare_calibration_run(job->cal, job->unit, job->from, needs_of, c,
                                       job->dense_inputs ? job->to : NULL, &job->crc, err));
     }
     PARE_TRY(transform(job, err));
