@@ -303,7 +303,6 @@ static void sparsegpt_lies_between_least_squares_and_the_mask(void **state) {
         if (!(exact <= ours * 1.0001 && ours <= only))
             fail_msg("%s: found %g, %g, %g, expected them in order", patterns[k], exact, ours,
                      only);
-        /* and the joint method rounds what it keeps, not what it dropped */
         free(q);
         free(mask);
         free(best);
@@ -445,12 +444,67 @@ static void gptq_is_better_than_rounding(void **state) {
         double ours = output_error(&x, q, w, R), nearest = output_error(&x, rtn, w, R);
         if (!(ours < 0.8 * nearest))
             fail_msg("%s: found %g, expected less than 0.8 of %g", options[k], ours, nearest);
-        /* blocks of another size change nothing but rounding */
         free(q);
     }
     free(w);
     free(rtn);
     free_world(&x);
+}
+
+static size_t n_different(const float *a, const float *b, size_t n) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) count += fabsf(a[i] - b[i]) > 1e-5f;
+    return count;
+}
+
+/* Much damping is rounding to nearest; the block of columns changes rounding errors only, which now
+ * and then turn a code; act_order is the plain sweep on relabelled columns. */
+static void gptq_limits_and_symmetries(void **state) {
+    (void)state;
+    enum { N = 96, R = 12 };
+    static const char base[] = "bits=3,group=0,grid=gptq_asym,search=none";
+    char options[200];
+    world x = make_world(N, 400, 14), damped = world_of(N, x.h), other = world_of(N, x.h);
+    for (size_t i = 0; i < N; i++) damped.h[i * N + i] += 1e9;
+    float *w = random_weights(R * N, 8), *a = malloc(R * N * sizeof *a),
+          *b = malloc(R * N * sizeof *b), *moved = malloc(R * N * sizeof *b);
+    memcpy(a, w, R * N * sizeof *w);
+    memcpy(b, w, R * N * sizeof *w);
+    must_run("gptq", base, &damped, a, R);
+    must_run("rtn", base, &x, b, R);
+    assert_true(n_different(a, b, R * N) <= 1);
+
+    memcpy(a, w, R * N * sizeof *w);
+    memcpy(b, w, R * N * sizeof *w);
+    must_run("gptq", base, &x, a, R);
+    snprintf(options, sizeof options, "%s,block=16", base);
+    must_run("gptq", options, &x, b, R);
+    assert_true(n_different(a, b, R * N) <= R * N / 50);
+
+    /* the columns in falling order of their mean squares */
+    size_t order[N];
+    for (size_t i = 0; i < N; i++) {
+        size_t k = i;
+        for (; k > 0 && x.squares[order[k - 1]] < x.squares[i]; k--) order[k] = order[k - 1];
+        order[k] = i;
+    }
+    for (size_t i = 0; i < N; i++) {
+        other.squares[i] = x.squares[order[i]];
+        for (size_t k = 0; k < N; k++) other.h[i * N + k] = x.h[order[i] * N + order[k]];
+        for (size_t r = 0; r < R; r++) moved[r * N + i] = w[r * N + order[i]];
+    }
+    snprintf(options, sizeof options, "%s,act_order=false", base);
+    must_run("gptq", options, &other, moved, R);
+    for (size_t r = 0; r < R; r++)
+        for (size_t i = 0; i < N; i++) b[r * N + order[i]] = moved[r * N + i];
+    assert_int_equal(n_different(a, b, R * N), 0);
+    free(w);
+    free(a);
+    free(b);
+    free(moved);
+    free_world(&x);
+    free_world(&damped);
+    free_world(&other);
 }
 
 static void gptq_keeps_what_was_pruned(void **state) {
@@ -587,6 +641,7 @@ int main(void) {
         cmocka_unit_test(wanda_ties_and_the_variant),
         cmocka_unit_test(gptq_reduces_to_rounding),
         cmocka_unit_test(gptq_is_better_than_rounding),
+        cmocka_unit_test(gptq_limits_and_symmetries),
         cmocka_unit_test(gptq_keeps_what_was_pruned),
         cmocka_unit_test(odd_weights),
         cmocka_unit_test(threads_do_not_matter),
