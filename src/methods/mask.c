@@ -51,35 +51,38 @@ static uint32_t kth_key(const float *w, const float *score, size_t n, size_t k, 
     return prefix;
 }
 
-void pare_mask_share(float *w, const float *score, size_t n, double share) {
-    size_t keep = pare_mask_n_keep(n, share);
-    if (keep == n) return;
-    size_t n_equal;
-    uint32_t threshold = kth_key(w, score, n, keep, &n_equal);
+/* Keeps the `keep` highest of n scores, 0 < keep < n. Of equal ones at the border the first stay,
+ * or (first_go) the first go. */
+static void keep_highest(float *w, const float *score, size_t n, size_t keep, bool first_go) {
+    size_t stay, go = 0; /* equal ones that stay, behind those that go */
+    uint32_t threshold = kth_key(w, score, n, keep, &stay);
+    if (first_go) {
+        for (size_t i = 0; i < n; i++) go += key_at(w, score, i) == threshold;
+        go -= stay;
+    }
     for (size_t i = 0; i < n; i++) {
         uint32_t key = key_at(w, score, i);
         if (key > threshold) continue;
-        if (key == threshold && n_equal > 0)
-            n_equal--;
-        else
-            w[i] = 0.0f;
+        if (key == threshold && go > 0) {
+            go--;
+        } else if (key == threshold && stay > 0) {
+            stay--;
+            continue;
+        }
+        w[i] = 0.0f;
     }
 }
 
+void pare_mask_share(float *w, const float *score, size_t n, double share) {
+    size_t keep = pare_mask_n_keep(n, share);
+    if (keep < n) keep_highest(w, score, n, keep, false);
+}
+
 void pare_mask_lowest(float *w, const float *score, size_t n, size_t n_prune) {
-    if (n_prune == 0) return;
-    size_t keep = n - n_prune, n_equal = 0, n_at = 0;
-    if (keep == 0) {
+    if (n_prune == n)
         memset(w, 0, n * sizeof *w);
-        return;
-    }
-    uint32_t threshold = kth_key(w, score, n, keep, &n_equal);
-    for (size_t i = 0; i < n; i++) n_at += key_at(w, score, i) == threshold;
-    size_t drop = n_at - n_equal; /* so many of the equal ones go, the first of them */
-    for (size_t i = 0; i < n; i++) {
-        uint32_t key = key_at(w, score, i);
-        if (key < threshold || (key == threshold && drop > 0 && drop--)) w[i] = 0.0f;
-    }
+    else if (n_prune > 0)
+        keep_highest(w, score, n, n - n_prune, true);
 }
 
 void pare_mask_n_m(float *w, const float *score, size_t rows, size_t cols, int n, int m) {

@@ -192,10 +192,10 @@ static pare_status climb(pare_obs *obs, bool *factored, factor *f, const pare_in
     return PARE_OK;
 }
 
-pare_status pare_obs_factor(pare_obs *obs, bool *factored, pare_runtime *rt,
-                            const pare_input_stats *x, const uint32_t *perm, double damp,
-                            pare_error *err) {
-    size_t n = x->cols, bytes = n * n * sizeof(double);
+pare_status pare_obs_factor(pare_obs *obs, bool *factored, const pare_weight_job *job,
+                            const uint32_t *perm, double damp, pare_error *err) {
+    pare_runtime *rt = job->rt;
+    size_t n = job->x->cols, bytes = n * n * sizeof(double);
     *obs = (pare_obs){.n = n, .ld = (n + 15) & ~(size_t)15};
     factor *f = pare_malloc(1, sizeof *f);
     if (!f) return fail_memory(err);
@@ -206,12 +206,14 @@ pare_status pare_obs_factor(pare_obs *obs, bool *factored, pare_runtime *rt,
     obs->dead = pare_calloc(n, sizeof *obs->dead);
     pare_status st = PARE_OK;
     if (f->a && f->xt && obs->u && obs->dead)
-        st = climb(obs, factored, f, x, perm, damp, err);
+        st = climb(obs, factored, f, job->x, perm, damp, err);
     else
         st = fail_memory(err);
     if (f->a) pare_big_free(f->a, bytes);
     if (f->xt) pare_big_free(f->xt, bytes);
     pare_free(f);
+    if (st == PARE_OK && *factored && obs->damp > damp)
+        pare_job_note(job, "Hessian not positive definite: damping raised to %g", obs->damp);
     if (st != PARE_OK) pare_obs_free(obs);
     return st;
 }

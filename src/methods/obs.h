@@ -20,14 +20,13 @@ typedef struct pare_obs {
     size_t n_dead;
 } pare_obs;
 
-/* Factors the Hessian of x, columns in the order of perm[n] (NULL: as they are). Dead columns get
- * H_jj = 1. Where the damped matrix is not positive definite damping is doubled up to 1, then the
- * diagonal gets a floor of 1e-6 of its maximum, times ten up to six times. *factored is false when
- * nothing helped: the caller rounds to nearest. Errors: PARE_ERR_NOMEM, PARE_ERR_INPUT (values that
- * are not finite), PARE_ERR_INTERRUPTED. */
-pare_status pare_obs_factor(pare_obs *obs, bool *factored, pare_runtime *rt,
-                            const pare_input_stats *x, const uint32_t *perm, double damp,
-                            pare_error *err);
+/* Factors the Hessian of the job's inputs, columns in the order of perm[n] (NULL: as they are).
+ * Dead columns get H_jj = 1. Where the damped matrix is not positive definite damping is doubled up
+ * to 1, then the diagonal gets a floor of 1e-6 of its maximum, times ten up to six times, and the
+ * job notes it. *factored is false when nothing helped: the caller rounds to nearest. Errors:
+ * PARE_ERR_NOMEM, PARE_ERR_INPUT (values that are not finite), PARE_ERR_INTERRUPTED. */
+pare_status pare_obs_factor(pare_obs *obs, bool *factored, const pare_weight_job *job,
+                            const uint32_t *perm, double damp, pare_error *err);
 void pare_obs_free(pare_obs *obs);
 /* Bytes that factoring and sweeping take at most. */
 size_t pare_obs_bytes(size_t rows, size_t cols);

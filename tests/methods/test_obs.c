@@ -122,14 +122,14 @@ static void factor_is_that_of_the_inverse(void **state) {
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
         size_t n = sizes[s];
         world w = make_world(n, 3 * n + 5, s);
+        const pare_weight_job job = {.rt = rt, .x = &w.x};
         uint32_t *perm = malloc(n * sizeof *perm);
         for (size_t i = 0; i < n; i++) perm[i] = (uint32_t)((i * 7 + 3) % n);
         bool valid = n % 7 != 0; /* then the line above permutes */
         for (int permuted = 0; permuted < (valid ? 2 : 1); permuted++) {
             pare_obs obs;
             bool factored;
-            assert_ok(
-                pare_obs_factor(&obs, &factored, rt, &w.x, permuted ? perm : NULL, 0.01, err));
+            assert_ok(pare_obs_factor(&obs, &factored, &job, permuted ? perm : NULL, 0.01, err));
             assert_true(factored && obs.damp == 0.01 && obs.n_dead == 0);
             double mean = 0;
             for (size_t i = 0; i < n; i++) mean += w.h[i * n + i] / (double)n;
@@ -160,24 +160,26 @@ static void odd_hessians(void **state) {
     pare_obs obs;
     bool factored;
     world w = make_world(20, 100, 1);
+    n_notes = 0;
+    const pare_weight_job job = {.rt = rt, .name = "w", .x = &w.x, .note = count_note};
     for (size_t i = 0; i < 20; i++) w.h[3 * 20 + i] = w.h[i * 20 + 3] = 0;
-    assert_ok(pare_obs_factor(&obs, &factored, rt, &w.x, NULL, 0.01, err));
+    assert_ok(pare_obs_factor(&obs, &factored, &job, NULL, 0.01, err));
     assert_true(factored && obs.dead[3] && obs.n_dead == 1);
     pare_obs_free(&obs);
 
     w.h[5 * 20 + 6] = w.h[6 * 20 + 5] = 1.05 * sqrt(w.h[5 * 21] * w.h[6 * 21]); /* none has it */
-    assert_ok(pare_obs_factor(&obs, &factored, rt, &w.x, NULL, 0.01, err));
-    assert_true(factored && obs.damp > 0.01);
+    assert_ok(pare_obs_factor(&obs, &factored, &job, NULL, 0.01, err));
+    assert_true(factored && obs.damp > 0.01 && n_notes == 1);
     pare_obs_free(&obs);
 
     for (size_t i = 0; i < 20; i++)
         for (size_t k = 0; k < 20; k++) w.h[i * 20 + k] = i == k ? 1 : -1e9;
-    assert_ok(pare_obs_factor(&obs, &factored, rt, &w.x, NULL, 0.01, err));
+    assert_ok(pare_obs_factor(&obs, &factored, &job, NULL, 0.01, err));
     assert_false(factored);
     pare_obs_free(&obs);
 
     w.h[5 * 20 + 5] = NAN;
-    assert_fails(pare_obs_factor(&obs, &factored, rt, &w.x, NULL, 0.01, err), PARE_ERR_INPUT,
+    assert_fails(pare_obs_factor(&obs, &factored, &job, NULL, 0.01, err), PARE_ERR_INPUT,
                  "column 5");
     free_world(&w);
 }
@@ -199,9 +201,10 @@ static void sweep_identity(void **state) {
     (void)state;
     enum { N = 150, R = 21 };
     world x = make_world(N, 500, 2);
+    const pare_weight_job job = {.rt = rt, .x = &x.x};
     pare_obs obs;
     bool factored, keep[R * N];
-    assert_ok(pare_obs_factor(&obs, &factored, rt, &x.x, NULL, 0.01, err));
+    assert_ok(pare_obs_factor(&obs, &factored, &job, NULL, 0.01, err));
     float *w = random_weights(R * N, 1), *first = NULL;
     for (size_t i = 0; i < R * N; i++) keep[i] = pare_rng_uniform(9, 9, i) < 0.5f;
     fixed f = {keep, N};

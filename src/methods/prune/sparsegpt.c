@@ -130,12 +130,10 @@ static pare_status sparsegpt_run(const pare_weight_job *job, const void *options
     PARE_TRY(pare_mask_check_pattern(job, "sparsegpt", &o->sparsity, err));
     pare_obs obs;
     bool factored;
-    PARE_TRY(pare_obs_factor(&obs, &factored, job->rt, job->x, NULL, o->damp, err));
+    PARE_TRY(pare_obs_factor(&obs, &factored, job, NULL, o->damp, err));
     if (!factored) {
         pare_job_note(job, "Hessian not positive definite: pruned without passing errors on");
         factor_of_diagonal(&obs, job->x);
-    } else if (obs.damp > o->damp) {
-        pare_job_note(job, "Hessian not positive definite: damping raised to %g", obs.damp);
     }
     size_t width = ((size_t)o->block + 15) & ~(size_t)15, n = job->rows * width,
            bytes = job->rows * obs.ld * sizeof(float);

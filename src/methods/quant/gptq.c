@@ -212,14 +212,12 @@ static pare_status gptq_run(const pare_weight_job *job, const void *options, par
     pare_obs obs = {0};
     bool factored = false;
     pare_status st = importance && (perm || !o->act_order)
-                         ? pare_obs_factor(&obs, &factored, job->rt, job->x, perm, o->damp, err)
+                         ? pare_obs_factor(&obs, &factored, job, perm, o->damp, err)
                          : pare_fail(err, PARE_ERR_NOMEM, "%s: gptq: out of memory", job->name);
     if (st == PARE_OK && !factored) {
         round_to_nearest(&j);
         pare_job_note(job, "Hessian not positive definite: rounded to nearest");
     } else if (st == PARE_OK) {
-        if (obs.damp > o->damp)
-            pare_job_note(job, "Hessian not positive definite: damping raised to %g", obs.damp);
         st = quantize(&j, &obs, err);
     }
     pare_obs_free(&obs);
