@@ -23,7 +23,8 @@ static void make_tasks(void) {
     for (size_t i = 0; i < 5; i++) mkdir(test_path(folders[i]), 0777);
     test_write("tasks/copa/val.jsonl", copa, sizeof copa - 1);
     test_write("tasks/rte/dev.jsonl", rte, sizeof rte - 1);
-    test_write("bad/rte/dev.jsonl", "{}\n{\"sentence1\": \n", 20);
+    static const char bad[] = "{}\n{\"sentence1\": \n";
+    test_write("bad/rte/dev.jsonl", bad, sizeof bad - 1);
 }
 
 static int make_files(void **state) {
