@@ -150,6 +150,7 @@ static pare_status print_all(cli *c, const char *slot) {
     for (size_t i = 0; pare_encoding_at(i); i++) {
         const pare_encoding *e = pare_encoding_at(i);
         double bits = pare_encoding_bits_per_weight(e);
+        if (pare_encoding_is_grouped(e)) continue; /* 48 of a kind: a line for all */
         cli_cell(&t, "%s", pare_encoding_name(e));
         if (bits > 0)
             cli_cell(&t, "%.4g", bits);
@@ -158,7 +159,11 @@ static pare_status print_all(cli *c, const char *slot) {
         cli_cell(&t, "%s", pare_encoding_summary(e));
     }
     if ((st = cli_table_end(c, &t)) != PARE_OK) return st;
-    cli_printf(c, "\nmixes (one encoding per kind of tensor):");
+    cli_printf(c, "\ngrouped integers (a scale per row or group, uint: and a zero point):");
+    for (size_t i = 0; pare_encoding_at(i); i++)
+        if (pare_encoding_is_grouped(pare_encoding_at(i)))
+            cli_printf(c, " %s", pare_encoding_name(pare_encoding_at(i)));
+    cli_printf(c, "\n\nmixes (one encoding per kind of tensor):");
     for (size_t i = 0; pare_mix_name_at(i); i++) cli_printf(c, " %s", pare_mix_name_at(i));
     return cli_printf(c, "\n");
 }

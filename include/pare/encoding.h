@@ -25,6 +25,10 @@ const pare_encoding *pare_encoding_at(size_t i);
 const char *pare_encoding_name(const pare_encoding *e);
 const char *pare_encoding_summary(const pare_encoding *e);
 
+/* Whole numbers of some bits with a scale (and a zero point) per group of inputs: one of the many
+ * forms that methods such as gptq write ("int4_g64"). */
+bool pare_encoding_is_grouped(const pare_encoding *e);
+
 /* Bits per weight of a dense format (of long rows, for forms whose last block is short: see
  * pare_encoding_row_bytes); 0 where it depends on the matrix (sparse encodings). */
 double pare_encoding_bits_per_weight(const pare_encoding *e);

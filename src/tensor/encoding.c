@@ -43,6 +43,7 @@ const pare_encoding *pare_encoding_of_grid(int bits, bool asymmetric, size_t gro
 
 const char *pare_encoding_name(const pare_encoding *e) { return e->name; }
 const char *pare_encoding_summary(const pare_encoding *e) { return e->summary; }
+bool pare_encoding_is_grouped(const pare_encoding *e) { return e->grid != NULL; }
 size_t pare_encoding_block_len(const pare_encoding *e) { return e->block_len; }
 
 static size_t span_of(const pare_encoding *e) { return e->span ? e->span : e->block_len; }
