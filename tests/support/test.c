@@ -12,6 +12,12 @@
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) { return "leak:libomp"; }
 
+/* One test of a program: its name, or a pattern with * and ?. */
+__attribute__((constructor)) static void filter_tests(void) {
+    const char *pattern = getenv("PARE_TEST");
+    if (pattern && *pattern) cmocka_set_test_filter(pattern);
+}
+
 static char folder[512];
 
 static void remove_tree(const char *path) {
