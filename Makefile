@@ -47,16 +47,17 @@ asan:
 	@$(MAKE) --no-print-directory test BUILD=build-asan CMAKE_FLAGS="-DPARE_SANITIZE=ON -DPARE_BENCH=OFF"
 
 # what runs on the team of threads
+tsan_tests = base ops attention linear archs compress generate encoding
 tsan: | deps
 	@cmake -S . -B build-tsan -G Ninja -DPARE_TSAN=ON -DPARE_BENCH=OFF >/dev/null
-	@ninja -C build-tsan
-	@ctest --test-dir build-tsan --output-on-failure -j $(JOBS) -R '^test_(base|ops|attention|linear|archs|session|compress|eval|generate|encoding)$$'
+	@ninja -C build-tsan $(tsan_tests:%=test_%)
+	@ctest --test-dir build-tsan --output-on-failure -j $(JOBS) -R "^test_($$(echo $(tsan_tests) | tr ' ' '|'))$$"
 
 clang:
 	@CC=clang $(MAKE) --no-print-directory test BUILD=build-clang
 
 fuzz: | deps
-	@scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_SEED)
+	@JOBS=$(JOBS) scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 lint: format-check tidy
 

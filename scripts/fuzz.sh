@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds every fuzz target with libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer and runs each for
-# SECONDS (default 60) from inputs that the target itself makes. A crash leaves its input in build-fuzz/found.
+# SECONDS (default 60), JOBS (default: one a core) at a time, from inputs that the target itself makes. A crash leaves
+# its input in build-fuzz/found.
 # SEED (default 1) fixes the order of mutations, so that a gate repeats itself; 0 draws a new one each time.
 set -euo pipefail
 seconds=${1:-60}
@@ -20,4 +21,4 @@ run() {
 }
 export -f run
 export build seconds seed
-printf '%s\n' $build/fuzz/fuzz_* | xargs -P "$(nproc)" -I{} bash -c 'run {}'
+printf '%s\n' $build/fuzz/fuzz_* | xargs -P "${JOBS:-$(nproc)}" -I{} bash -c 'run {}'
