@@ -106,6 +106,25 @@ static pare_status scan_text(scan *s) {
     return PARE_OK;
 }
 
+/* --- memory --- */
+
+static json_malloc_t inner_malloc;
+static _Thread_local size_t n_failures;
+
+static void *watched_malloc(size_t n) {
+    void *p = inner_malloc(n);
+    n_failures += !p;
+    return p;
+}
+
+__attribute__((constructor)) static void watch_jansson(void) {
+    json_free_t inner_free;
+    json_get_alloc_funcs(&inner_malloc, &inner_free);
+    json_set_alloc_funcs(watched_malloc, inner_free);
+}
+
+size_t pare_json_failures(void) { return n_failures; }
+
 /* --- loading --- */
 
 /* `text` is changed. */
@@ -115,14 +134,15 @@ static pare_status parse(pare_json *out, char *text, size_t n, const char *name,
     PARE_TRY(scan_text(&s));
     json_error_t problem;
     size_t options = JSON_REJECT_DUPLICATES | (flags & PARE_JSON_ALLOW_NUL ? JSON_ALLOW_NUL : 0);
+    size_t failures = n_failures;
     json_t *root = json_loadb(text, n, options, &problem);
-    if (!root) {
-        /* jansson often fails without a word when memory is out */
-        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
-        if (memory) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", name);
+    if (n_failures != failures) { /* whatever jansson made of it: a text may lack characters */
+        json_decref(root);
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", name);
+    }
+    if (!root)
         return pare_fail(err, PARE_ERR_INPUT, "%s: line %d, column %d: %s", name, problem.line,
                          problem.column, problem.text);
-    }
     char *place = pare_strdup(name);
     if (!place) {
         json_decref(root);

@@ -26,6 +26,10 @@ enum {
 /* For pare_json_load: "\u0000" in strings is accepted (tokenizers); keys never may hold it. */
 enum { PARE_JSON_ALLOW_NUL = 1 };
 
+/* How often memory was out inside of jansson on this thread. Jansson does not tell all of it: who
+ * builds a document compares the number before with that after. */
+size_t pare_json_failures(void);
+
 /* A document, or a part of one that keeps it alive. Free with pare_json_free. */
 typedef struct pare_json {
     json_t *root; /* one reference is held; an object or an array */

@@ -34,6 +34,7 @@ struct pare_output {
     char *path, *folder; /* final name; temporary folder */
     char *file;          /* in the folder */
     uint64_t split;
+    size_t json_failures; /* before the first document was built */
     written *items;
     size_t n_items, capacity, next;
     float
@@ -114,6 +115,7 @@ pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_sou
     o->gguf = strcmp(format, "gguf") == 0;
     o->same_format = strcmp(format, pare_source_format(source)) == 0;
     o->split = split_bytes;
+    o->json_failures = pare_json_failures();
     o->path = pare_strdup(path);
     if (!o->path) return fail_memory(o, err);
     size_t n = strlen(o->path);
@@ -534,6 +536,7 @@ pare_status pare_output_finish(pare_output *o, pare_error *err) {
     if (o->next != o->n_items)
         return pare_fail(err, PARE_ERR_INTERNAL, "%s: wrote %zu tensors, declared %zu", o->path,
                          o->next, o->n_items);
+    if (pare_json_failures() != o->json_failures) return fail_memory(o, err);
     PARE_TRY(o->gguf ? pare_gguf_finish(o->gguf_writer, err) : pare_st_finish(o->st_writer, err));
     PARE_TRY(verify(o, err));
     PARE_TRY(pare_check_cancel(o->rt, err));

@@ -91,6 +91,13 @@ pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_err
 
 /* --- the work folder --- */
 
+/* A document is whole when jansson never was out of memory since `failures`. */
+static json_t *whole(json_t *document, size_t failures) {
+    if (document && pare_json_failures() == failures) return document;
+    json_decref(document);
+    return NULL;
+}
+
 /* SHA-256 over all files of the model, and over what the folder says beside the weights. */
 static pare_status hash_model(compress_run *c, char sha[65], pare_error *err) {
     pare_sha256 h;
@@ -100,6 +107,7 @@ static pare_status hash_model(compress_run *c, char sha[65], pare_error *err) {
     const pare_json *config = pare_source_config_json(c->source);
     char *text =
         config && config->root ? json_dumps(config->root, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    if (!text && config && config->root) return fail_memory(err);
     if (text) pare_sha256_update(&h, text, strlen(text));
     free(text);
     pare_sha256_hex(&h, sha);
@@ -109,6 +117,7 @@ static pare_status hash_model(compress_run *c, char sha[65], pare_error *err) {
 pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,
                                pare_error *err) {
     char sha[65];
+    size_t failures = pare_json_failures();
     PARE_TRY(hash_model(c, sha, err));
     json_t *f = json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:I, s:s}", "version", PARE_VERSION,
                           "model", sha, "recipe", pare_recipe_text(c->recipe), "format", c->format,
@@ -122,6 +131,7 @@ pare_status compress_open_work(compress_run *c, const pare_calibration *cal, par
         json_object_set_new(f, "calib_ctx", json_integer((json_int_t)pare_calibration_ctx(cal)));
         json_object_set_new(f, "compute", json_integer(c->o->calib_compute));
     }
+    f = whole(f, failures);
     pare_status st =
         f ? pare_work_open(work, c->rt, c->o->out, f, n_layers_of(c), c->o->restart, err)
           : fail_memory(err);
@@ -132,6 +142,7 @@ pare_status compress_open_work(compress_run *c, const pare_calibration *cal, par
 /* --- reports of units, kept and brought back --- */
 
 static json_t *unit_report(const compress_run *c, size_t unit, size_t first_fallback) {
+    size_t failures = pare_json_failures();
     json_t *layers = json_object(), *fallbacks = json_array();
     for (size_t i = 0; i < c->n_plans; i++) {
         const pare_layer_report *l = &c->report->layers[i];
@@ -144,7 +155,7 @@ static json_t *unit_report(const compress_run *c, size_t unit, size_t first_fall
     }
     for (size_t i = first_fallback; i < c->report->info.n_fallbacks; i++)
         json_array_append_new(fallbacks, json_string(c->report->fallbacks[i]));
-    return json_pack("{s:o, s:o}", "layers", layers, "fallbacks", fallbacks);
+    return whole(json_pack("{s:o, s:o}", "layers", layers, "fallbacks", fallbacks), failures);
 }
 
 static pare_status restore_report(compress_run *c, size_t unit, const json_t *report,

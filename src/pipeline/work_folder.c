@@ -58,39 +58,52 @@ static json_t *states_of(const pare_work *w, size_t unit) {
     return json_object_get(json_object_get(w->manifest, "states"), key);
 }
 
-static bool states_good(const pare_work *w, size_t unit) {
-    const json_t *entry = states_of(w, unit);
-    char *path = pare_work_states_path(w, unit);
+/* Whether a file is what its entry of the manifest says, by size and SHA-256 (units) or CRC-32
+ * (states). One that cannot be read is not; only memory that is out is an error: it says nothing
+ * about the file. */
+static pare_status file_good(bool *good, const pare_work *w, const json_t *entry, const char *kind,
+                             size_t unit, pare_error *err) {
+    const char *sha = json_string_value(json_object_get(entry, "sha256"));
+    const json_t *crc = json_object_get(entry, "crc32");
+    *good = false;
+    if (!sha && !crc) return PARE_OK;
+    char *path = file_of(w, kind, unit), found_sha[65];
     uint64_t size = 0;
-    uint32_t crc;
-    bool good = entry && path && digest(path, &size, &crc, NULL, NULL) == PARE_OK &&
-                (json_int_t)size == json_integer_value(json_object_get(entry, "bytes")) &&
-                (json_int_t)crc == json_integer_value(json_object_get(entry, "crc32"));
+    uint32_t found_crc = 0;
+    pare_error own = {0};
+    if (!path) return fail_memory(w, err);
+    pare_status st = digest(path, &size, crc ? &found_crc : NULL, sha ? found_sha : NULL, &own);
     pare_free(path);
-    return good;
+    if (st == PARE_ERR_NOMEM) return pare_fail(err, st, "%s", own.message);
+    *good = st == PARE_OK &&
+            (json_int_t)size == json_integer_value(json_object_get(entry, "bytes")) &&
+            (!crc || (json_int_t)found_crc == json_integer_value(crc)) &&
+            (!sha || strcmp(sha, found_sha) == 0);
+    return PARE_OK;
 }
 
-static bool unit_good(const pare_work *w, size_t unit) {
-    const json_t *entry = json_array_get(json_object_get(w->manifest, "units"), unit);
-    const char *want = json_string_value(json_object_get(entry, "sha256"));
-    char *path = file_of(w, "unit", unit), sha[65];
-    uint64_t size = 0;
-    bool good = want && path && digest(path, &size, NULL, sha, NULL) == PARE_OK &&
-                (json_int_t)size == json_integer_value(json_object_get(entry, "bytes")) &&
-                strcmp(sha, want) == 0;
-    pare_free(path);
-    return good;
+static pare_status states_good(bool *good, const pare_work *w, size_t unit, pare_error *err) {
+    return file_good(good, w, states_of(w, unit), "states", unit, err);
+}
+
+static pare_status unit_good(bool *good, const pare_work *w, size_t unit, pare_error *err) {
+    const json_t *units = json_object_get(w->manifest, "units");
+    return file_good(good, w, json_array_get(units, unit), "unit", unit, err);
 }
 
 /* --- the manifest --- */
 
 /* SHA-256 of the manifest's text without the sum itself. */
 static bool sum_of(const json_t *manifest, char sha[65]) {
+    size_t failures = pare_json_failures();
     json_t *copy = json_copy((json_t *)manifest);
     json_object_del(copy, "sha256");
     char *text = copy ? json_dumps(copy, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     json_decref(copy);
-    if (!text) return false;
+    if (!text || pare_json_failures() != failures) {
+        free(text);
+        return false;
+    }
     pare_sha256 h;
     pare_sha256_init(&h);
     pare_sha256_update(&h, text, strlen(text));
@@ -119,18 +132,23 @@ static bool has_shape(const json_t *m) {
            json_is_object(json_object_get(m, "states")) && json_is_array(units);
 }
 
-/* The manifest of that name, or NULL when it is not there or damaged. */
-static json_t *load_manifest(const pare_work *w, const char *name) {
+/* The manifest of that name into w, or NULL when it is not there or damaged. */
+static pare_status load_manifest(pare_work *w, const char *name, pare_error *err) {
     char *path = pare_path_join(w->path, name), sum[65];
+    if (!path) return fail_memory(w, err);
     pare_json j = {0};
-    json_t *found = NULL;
-    if (path && pare_json_load(&j, path, MAX_MANIFEST, 0, NULL) == PARE_OK && has_shape(j.root)) {
-        const char *said = json_string_value(json_object_get(j.root, "sha256"));
-        if (said && sum_of(j.root, sum) && strcmp(sum, said) == 0) found = json_incref(j.root);
-    }
-    pare_json_free(&j);
+    pare_error own = {0};
+    pare_status st = pare_json_load(&j, path, MAX_MANIFEST, 0, &own);
     pare_free(path);
-    return found;
+    if (st == PARE_ERR_NOMEM) return pare_fail(err, st, "%s", own.message);
+    if (st != PARE_OK) return PARE_OK;
+    const char *said = json_string_value(json_object_get(j.root, "sha256"));
+    if (!sum_of(j.root, sum))
+        st = fail_memory(w, err);
+    else if (said && strcmp(sum, said) == 0 && has_shape(j.root))
+        w->manifest = json_incref(j.root);
+    pare_json_free(&j);
+    return st;
 }
 
 /* --- opening --- */
@@ -154,20 +172,26 @@ static pare_status compare_fingerprints(const pare_work *w, const json_t *now, p
 
 /* Units from the first bad one on are forgotten, and so are those behind which no hidden states
  * are. */
-static void settle_n_done(pare_work *w) {
+static pare_status settle_n_done(pare_work *w, pare_error *err) {
     json_t *units = json_object_get(w->manifest, "units");
     size_t listed = json_array_size(units), n = 0;
-    while (n < listed && unit_good(w, n)) n++;
-    bool states = json_object_size(json_object_get(w->manifest, "states")) > 0;
+    bool whole = true, states = json_object_size(json_object_get(w->manifest, "states")) > 0;
+    for (; n < listed; n++) {
+        PARE_TRY(unit_good(&whole, w, n, err));
+        if (!whole) break;
+    }
     size_t good = n;
-    while (states && good > 0 && good < w->n_units && !states_good(w, good)) good--;
-    if (states && good == 0 && !states_good(w, 0))
-        json_object_clear(json_object_get(w->manifest, "states"));
+    if (states && good < w->n_units) {
+        PARE_TRY(states_good(&whole, w, good, err));
+        while (!whole && good > 0) PARE_TRY(states_good(&whole, w, --good, err));
+        if (!whole) json_object_clear(json_object_get(w->manifest, "states"));
+    }
     if (good < listed)
         pare_warn(w->rt, "%s: found damaged files; going on from block %zu of %zu finished ones",
                   w->path, good, listed);
     while (json_array_size(units) > good) json_array_remove(units, json_array_size(units) - 1);
     w->n_done = good;
+    return PARE_OK;
 }
 
 static pare_status start_anew(pare_work *w, const json_t *fingerprint, pare_error *err) {
@@ -183,13 +207,16 @@ static pare_status enter(pare_work *w, const json_t *fingerprint, bool restart, 
     pare_status st = path ? pare_lock_take(&w->lock, path, err) : fail_memory(w, err);
     pare_free(path);
     if (st != PARE_OK) return st;
-    if (!restart) w->manifest = load_manifest(w, "manifest");
-    if (!restart && !w->manifest && (w->manifest = load_manifest(w, "manifest.old")))
-        pare_warn(w->rt, "%s: the manifest is damaged or missing; the one before is used", w->path);
+    if (!restart) PARE_TRY(load_manifest(w, "manifest", err));
+    if (!restart && !w->manifest) {
+        PARE_TRY(load_manifest(w, "manifest.old", err));
+        if (w->manifest)
+            pare_warn(w->rt, "%s: the manifest is damaged or missing; the one before is used",
+                      w->path);
+    }
     if (!w->manifest) return start_anew(w, fingerprint, err);
     PARE_TRY(compare_fingerprints(w, fingerprint, err));
-    settle_n_done(w);
-    return PARE_OK;
+    return settle_n_done(w, err);
 }
 
 pare_status pare_work_open(pare_work **out, pare_runtime *rt, const char *output,
@@ -229,6 +256,8 @@ void pare_work_remove(pare_work *w) {
         pare_free(path);
     }
     pare_folder_discard(w->path);
+    if (pare_path_exists(w->path))
+        pare_warn(w->rt, "%s: cannot be removed; it is no longer needed", w->path);
 }
 
 /* --- units --- */

@@ -3,8 +3,8 @@
 
 #include "base/memory.h"
 #include "io/common.h"
+#include "io/json.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -184,6 +184,7 @@ static json_t *lines_json(const char *const *lines, size_t n) {
 }
 
 pare_status pare_record_json(char **text, const pare_record *r, bool details, pare_error *err) {
+    size_t failures = pare_json_failures();
     json_t *o = item_json(pare_record_columns, r);
     if (o && details) {
         json_object_set_new(
@@ -194,7 +195,7 @@ pare_status pare_record_json(char **text, const pare_record *r, bool details, pa
     }
     char *dumped = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
     json_decref(o);
-    *text = dumped ? pare_strdup(dumped) : NULL;
+    *text = dumped && pare_json_failures() == failures ? pare_strdup(dumped) : NULL;
     free(dumped);
     return *text ? PARE_OK : fail_memory(err);
 }

@@ -1,21 +1,9 @@
 /* Allocation faults (robustness row F5) over the readers and writers: the k-th allocation fails,
  * once and from then on, for every k. Always: no crash, no leak, a clear status, nothing under an
- * output's name.
- *
- * The allocator is replaced inside this program, which works with glibc and without sanitizers. */
-#include "support/test.h"
+ * output's name. */
+#include "support/alloc_faults.h"
 
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(memory_sanitizer)
-#define NO_FAULTS
-#endif
-#endif
-#else
-#define NO_FAULTS
-#endif
-
-#ifdef NO_FAULTS
+#if !FAULTS
 #include <stdio.h>
 
 int main(void) {
@@ -30,43 +18,7 @@ int main(void) {
 #include "support/gguf_build.h"
 #include "support/st_build.h"
 
-#include <errno.h>
 #include <sys/stat.h>
-#include <unistd.h>
-
-void *__libc_malloc(size_t n);
-void *__libc_calloc(size_t count, size_t size);
-void *__libc_realloc(void *p, size_t n);
-void __libc_free(void *p);
-
-/* Counted while `armed`: allocation number fail_at fails, with `persistent` all from it on. */
-static bool armed, persistent;
-static long count, fail_at, live;
-
-static bool fails(void) {
-    if (!armed) return false;
-    count++;
-    bool fail = persistent ? count >= fail_at : count == fail_at;
-    if (fail) errno = ENOMEM;
-    return fail;
-}
-
-static void *counted(void *p) {
-    if (armed && p) live++;
-    return p;
-}
-
-void *malloc(size_t n) { return fails() ? NULL : counted(__libc_malloc(n)); }
-void *calloc(size_t n, size_t size) { return fails() ? NULL : counted(__libc_calloc(n, size)); }
-void *realloc(void *p, size_t n) {
-    if (fails()) return NULL;
-    void *q = __libc_realloc(p, n);
-    return p ? q : counted(q);
-}
-void free(void *p) {
-    if (armed && p) live--;
-    __libc_free(p);
-}
 
 /* Runs a scenario for every k, both ways. It returns the status of its first failure and cleans up.
  * json: jansson is in it, which now and then takes a failed allocation for a wrong character. */

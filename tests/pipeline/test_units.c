@@ -56,16 +56,8 @@ int mkdir(const char *path, mode_t mode) {
     return faulty() ? -1 : (int)syscall(SYS_mkdir, path, mode);
 }
 
-/* Every call where runs are fast: gcc's build, with its vector kernels. A sanitizer, another
- * compiler and the plain level see every seventh, each recipe others. */
-static long step(void) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__clang__)
-    return 7;
-#else
-    const char *level = getenv("PARE_ISA");
-    return level && strcmp(level, "ref") == 0 ? 7 : 1;
-#endif
-}
+/* Every call; where runs are slow every seventh, of each recipe others. */
+static long step(void) { return test_is_slow() ? 7 : 1; }
 
 /* ---- runs ---- */
 
@@ -96,55 +88,6 @@ static pare_status run(const pare_compress_options *o, int threads, pare_error *
     pare_compress_report_free(report);
     pare_runtime_free(rt);
     return st;
-}
-
-static void hash_file(pare_sha256 *h, const char *path) {
-    char *data;
-    size_t size;
-    assert_ok(pare_file_read_all(&data, &size, path, 1 << 28, err));
-    pare_sha256_update(h, data, size);
-    pare_free(data);
-}
-
-/* SHA-256 of a file, or over names and contents of a folder's files, as hex; static ring. */
-static const char *hash_of(const char *folder) {
-    static char ring[8][65];
-    static int next;
-    char *out = ring[next++ % 8];
-    char **names = NULL;
-    size_t n = 0;
-    pare_sha256 h;
-    pare_sha256_init(&h);
-    if (pare_path_is_folder(folder))
-        assert_ok(pare_folder_list(&names, &n, folder, err));
-    else
-        hash_file(&h, folder);
-    for (size_t i = 0; i < n; i++) {
-        char *path = pare_path_join(folder, names[i]);
-        pare_sha256_update(&h, names[i], strlen(names[i]));
-        hash_file(&h, path);
-        pare_free(path);
-        pare_free(names[i]);
-    }
-    pare_free(names);
-    pare_sha256_hex(&h, out);
-    return out;
-}
-
-static void remove_all(const char *path) {
-    DIR *dir = opendir(path);
-    if (dir) {
-        for (struct dirent *e; (e = readdir(dir));) {
-            if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-            char *inner = pare_path_join(path, e->d_name);
-            remove_all(inner);
-            pare_free(inner);
-        }
-        closedir(dir);
-        rmdir(path);
-    } else {
-        unlink(path);
-    }
 }
 
 /* What stands beside an output: nothing may, once it is there. */
@@ -191,24 +134,24 @@ static void killed_after_every_call(void **state) {
         pare_compress_options o = options_of(recipe, out);
         assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
         char expected[65];
-        snprintf(expected, sizeof expected, "%s", hash_of(out));
+        snprintf(expected, sizeof expected, "%s", test_hash(out));
         assert_clean(out);
-        remove_all(out);
+        test_remove(out);
         long k = (long)m % step();
         for (int code = -1; code == -1; k += step()) {
             code = run_apart(&o, KILL, k, 0);
             if (code != 0 && code != -1) fail_msg("%s, call %ld: exit code %d", recipe, k, code);
             /* the rename of the output may have been the last call; then it must be whole */
             if (code == -1 && pare_path_exists(out)) {
-                assert_string_equal(hash_of(out), expected);
-                remove_all(out);
+                assert_string_equal(test_hash(out), expected);
+                test_remove(out);
             }
             if (run_apart(&o, NEVER, 0, 0) != 0 && !pare_path_exists(out))
                 fail_msg("%s: no resume after call %ld", recipe, k);
-            if (strcmp(hash_of(out), expected) != 0)
+            if (strcmp(test_hash(out), expected) != 0)
                 fail_msg("%s: other bytes after call %ld", recipe, k);
             assert_clean(out);
-            remove_all(out);
+            test_remove(out);
         }
         assert_true(k > 20);
     }
@@ -226,21 +169,21 @@ static void every_call_fails(void **state) {
         for (int kind = FAIL_ONCE; kind <= FAIL_FROM; kind++) {
             pare_compress_options o = options_of(recipes[r], out);
             assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
-            snprintf(expected, sizeof expected, "%s", hash_of(out));
-            remove_all(out);
+            snprintf(expected, sizeof expected, "%s", test_hash(out));
+            test_remove(out);
             int code = 1;
             for (long k = 1 + (r + kind) % step(); code != 0; k += step()) {
                 code = run_apart(&o, kind, k, errors[(k + r) % 2]);
                 if (code != 0 && code != 1)
                     fail_msg("%s, call %ld: exit code %d", recipes[r], k, code);
                 if (code == 1 && pare_path_exists(out)) { /* only the last syncs come after */
-                    assert_string_equal(hash_of(out), expected);
-                    remove_all(out);
+                    assert_string_equal(test_hash(out), expected);
+                    test_remove(out);
                 }
                 if (code == 1) assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
-                assert_string_equal(hash_of(out), expected);
-                remove_all(out);
-                remove_all(work);
+                assert_string_equal(test_hash(out), expected);
+                test_remove(out);
+                test_remove(work);
             }
         }
     pare_free(work);
@@ -251,8 +194,8 @@ static void leave_unfinished(const pare_compress_options *o, char *work, size_t 
     static char recipe[100]; /* the last one, and where it was stopped */
     static long first_k;
     snprintf(work, n, "%s.work", o->out);
-    remove_all(o->out);
-    remove_all(work);
+    test_remove(o->out);
+    test_remove(work);
     if (strcmp(recipe, o->recipe) != 0) first_k = 5;
     snprintf(recipe, sizeof recipe, "%s", o->recipe);
     for (long k = first_k;; k++) { /* until the first unit is in the manifest */
@@ -265,7 +208,7 @@ static void leave_unfinished(const pare_compress_options *o, char *work, size_t 
         pare_free(manifest);
         first_k = k;
         if (one) return;
-        remove_all(work);
+        test_remove(work);
     }
 }
 
@@ -287,8 +230,8 @@ static void interrupted(void **state) {
     snprintf(out, sizeof out, "%s", test_path("interrupted"));
     pare_compress_options o = options_of("wanda", out);
     assert_ok(run(&o, 1, err));
-    snprintf(expected, sizeof expected, "%s", hash_of(out));
-    remove_all(out);
+    snprintf(expected, sizeof expected, "%s", test_hash(out));
+    test_remove(out);
     o.calib_samples = 2;
     for (double at = 0; at <= 7; at += 1) { /* 2 sequences, twice through 2 blocks */
         interruption i = {.at = at};
@@ -310,9 +253,9 @@ static void interrupted(void **state) {
             assert_false(pare_path_exists(out));
             assert_ok(run(&o, 1, err));
         }
-        assert_string_equal(hash_of(out), expected);
+        assert_string_equal(test_hash(out), expected);
         assert_clean(out);
-        remove_all(out);
+        test_remove(out);
     }
 }
 
@@ -335,7 +278,7 @@ static void damaged_work_files(void **state) {
     snprintf(out, sizeof out, "%s", test_path("damaged"));
     pare_compress_options o = options_of("gptq", out);
     assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
-    snprintf(expected, sizeof expected, "%s", hash_of(out));
+    snprintf(expected, sizeof expected, "%s", test_hash(out));
     static const char *const files[] = {"manifest", "manifest.old", "unit-0", "states-0",
                                         "states-1"};
     for (size_t f = 0; f < 5; f++)
@@ -352,11 +295,11 @@ static void damaged_work_files(void **state) {
             pare_free(path);
             if (run_apart(&o, NEVER, 0, 0) != 0)
                 fail_msg("%s, damage %d: no resume", files[f], kind);
-            if (strcmp(hash_of(out), expected) != 0)
+            if (strcmp(test_hash(out), expected) != 0)
                 fail_msg("%s, damage %d: other bytes", files[f], kind);
             assert_clean(out);
         }
-    remove_all(out);
+    test_remove(out);
 }
 
 /* Another recipe, seed, text, model: refused by name. Threads may change. */
@@ -366,7 +309,7 @@ static void changed_before_a_resume(void **state) {
     snprintf(out, sizeof out, "%s", test_path("changed"));
     pare_compress_options o = options_of("gptq", out), other = o;
     assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
-    snprintf(expected, sizeof expected, "%s", hash_of(out));
+    snprintf(expected, sizeof expected, "%s", test_hash(out));
     leave_unfinished(&o, work, sizeof work);
 
     other.recipe = "gptq:bits=3";
@@ -385,14 +328,14 @@ static void changed_before_a_resume(void **state) {
     assert_fails(run(&other, 1, err), PARE_ERR_ARG, "keep");
 
     assert_ok(run(&o, 3, err));
-    assert_string_equal(hash_of(out), expected);
-    remove_all(out);
+    assert_string_equal(test_hash(out), expected);
+    test_remove(out);
     leave_unfinished(&o, work, sizeof work);
     other = o;
     other.recipe = "rtn";
     other.restart = true;
     assert_ok(run(&other, 1, err));
-    remove_all(out);
+    test_remove(out);
 }
 
 static void two_runs_at_once(void **state) {
@@ -413,12 +356,12 @@ static void two_runs_at_once(void **state) {
     snprintf(line, sizeof line, "process 1 on %s", host);
     assert_non_null(test_write("twice.work/lock", line, strlen(line)));
     assert_ok(run(&o, 1, err));
-    remove_all(out);
+    test_remove(out);
     assert_int_equal(mkdir(work, 0777), 0);
     assert_non_null(test_write("twice.work/lock", "process 1 on elsewhere", 22));
     assert_fails(run(&o, 1, err), PARE_ERR_ARG, "elsewhere");
     pare_free(path);
-    remove_all(work);
+    test_remove(work);
 }
 
 /* ---- what calibration refuses ---- */
@@ -484,7 +427,7 @@ static double mean_output_error(const char *recipe) {
     }
     assert_int_equal(n, 7 * TINY_LAYERS);
     pare_compress_report_free(report);
-    remove_all(out);
+    test_remove(out);
     return sum / (double)n;
 }
 
@@ -509,7 +452,7 @@ static void steps_compose(void **state) {
     assert_int_equal(n, 7 * TINY_LAYERS);
     assert_true(info->calib_samples == 2 && info->calib_ctx == 16);
     pare_compress_report_free(report);
-    remove_all(out);
+    test_remove(out);
     double gptq = mean_output_error("gptq:bits=3,group=32"),
            pruned = mean_output_error("sparsegpt:sparsity=0.5");
     assert_true(gptq > 0.01 && gptq < 0.3);
@@ -524,16 +467,16 @@ static void encodings_take_importance(void **state) {
     pare_compress_options o = options_of("q4_0", out);
     assert_int_equal(run_apart(&o, KILL, 40, 0), -1);
     assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
-    snprintf(weighed, sizeof weighed, "%s", hash_of(out));
-    remove_all(out);
+    snprintf(weighed, sizeof weighed, "%s", test_hash(out));
+    test_remove(out);
     assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
-    assert_string_equal(hash_of(out), weighed);
-    remove_all(out);
+    assert_string_equal(test_hash(out), weighed);
+    test_remove(out);
     o.calib = NULL;
     assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
-    snprintf(plain, sizeof plain, "%s", hash_of(out));
+    snprintf(plain, sizeof plain, "%s", test_hash(out));
     assert_string_not_equal(plain, weighed);
-    remove_all(out);
+    test_remove(out);
 }
 
 static void the_plan_says_what_it_takes(void **state) {

@@ -1,5 +1,9 @@
 #include "support/test.h"
 
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/os.h"
+
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,25 +24,27 @@ __attribute__((constructor)) static void filter_tests(void) {
 
 static char folder[512];
 
-static void remove_tree(const char *path) {
+void test_remove(const char *path) {
     DIR *dir = opendir(path);
-    if (dir) {
-        for (struct dirent *e; (e = readdir(dir));) {
-            if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-            char child[1024];
-            snprintf(child, sizeof child, "%s/%s", path, e->d_name);
-            struct stat info;
-            if (lstat(child, &info) == 0 && S_ISDIR(info.st_mode))
-                remove_tree(child);
-            else
-                unlink(child);
-        }
-        closedir(dir);
+    if (!dir) {
+        unlink(path);
+        return;
     }
+    for (struct dirent *e; (e = readdir(dir));) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+        char child[1024];
+        snprintf(child, sizeof child, "%s/%s", path, e->d_name);
+        struct stat info;
+        if (lstat(child, &info) == 0 && S_ISDIR(info.st_mode))
+            test_remove(child);
+        else
+            unlink(child);
+    }
+    closedir(dir);
     rmdir(path);
 }
 
-static void remove_folder(void) { remove_tree(folder); }
+static void remove_folder(void) { test_remove(folder); }
 
 const char *test_folder(void) {
     if (!folder[0]) {
@@ -69,6 +75,38 @@ const char *test_write(const char *name, const void *data, size_t n) {
         exit(1);
     }
     return path;
+}
+
+static void hash_file(pare_sha256 *h, const char *path) {
+    char *data;
+    size_t size;
+    assert_ok(pare_file_read_all(&data, &size, path, 1 << 28, err));
+    pare_sha256_update(h, data, size);
+    pare_free(data);
+}
+
+const char *test_hash(const char *path) {
+    static char ring[8][65];
+    static int next;
+    char *out = ring[next++ % 8];
+    char **names = NULL;
+    size_t n = 0;
+    pare_sha256 h;
+    pare_sha256_init(&h);
+    if (pare_path_is_folder(path))
+        assert_ok(pare_folder_list(&names, &n, path, err));
+    else
+        hash_file(&h, path);
+    for (size_t i = 0; i < n; i++) {
+        char *inner = pare_path_join(path, names[i]);
+        pare_sha256_update(&h, names[i], strlen(names[i]));
+        hash_file(&h, inner);
+        pare_free(inner);
+        pare_free(names[i]);
+    }
+    pare_free(names);
+    pare_sha256_hex(&h, out);
+    return out;
 }
 
 const char *test_data_folder(void) {
@@ -108,6 +146,15 @@ const char *test_model(const char *name) {
     if (access(path, R_OK) == 0) return path;
     printf("skipped: %s is not there (scripts/models.sh fetches it)\n", path);
     return NULL;
+}
+
+bool test_is_slow(void) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__clang__)
+    return true;
+#else
+    const char *level = getenv("PARE_ISA");
+    return level && strcmp(level, "ref") == 0;
+#endif
 }
 
 pare_runtime *test_runtime(int n_threads, pare_isa isa) {

@@ -41,6 +41,11 @@ const char *test_path(const char *name);
 /* Writes bytes to a file in test_folder() and returns its path. */
 const char *test_write(const char *name, const void *data, size_t n);
 
+/* Removes a file, or a folder with all that is in it; what does not exist is no error. */
+void test_remove(const char *path);
+/* SHA-256 of a file, or over names and contents of a folder's files, as hex; static ring of 8. */
+const char *test_hash(const char *path);
+
 /* The data folder ($PARE_DATA, else ../shared/data beside the source tree), or NULL: then the test
  * prints that it skips. */
 const char *test_data_folder(void);
@@ -50,6 +55,10 @@ const char *test_data(const char *name);
 /* A real model by short name ("smollm2", "gemma3"): its path in the cache folder ($PARE_CACHE, else
  * ~/.cache/pare), or NULL with a line. scripts/models.sh fetches them. */
 const char *test_model(const char *name);
+
+/* True where runs take several times as long as in gcc's build with its vector kernels: with a
+ * sanitizer, another compiler, on the plain level. Sweeps over all calls step there. */
+bool test_is_slow(void);
 
 /* A runtime with n threads and a level; fails the test when it cannot be made. */
 pare_runtime *test_runtime(int n_threads, pare_isa isa);

@@ -1,0 +1,166 @@
+/* Allocation faults (robustness row F5) over calibrated runs, for every method of the registry: an
+ * allocation of every chain of callers fails, one alone, the next with all that follow. Always: no
+ * crash, no leak, a clear status; what was finished is good for a resume, which gives the bytes of
+ * a run that was never disturbed. */
+#include "support/alloc_faults.h"
+
+#if !FAULTS
+#include <stdio.h>
+
+int main(void) {
+    printf("skipped: the allocator cannot be replaced here\n");
+    return 77;
+}
+#else
+
+#include "base/memory.h"
+#include "base/os.h"
+#include "pare/compress.h"
+#include "pare/methods.h"
+#include "support/tiny_model.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+
+int fsync(int fd) { return (void)fd, 0; } /* nothing here loses power */
+
+static char model[600], text[600], out[600], work[600];
+
+static int n_warnings;
+
+static void count_warning(void *arg, const char *line) {
+    (void)arg, (void)line;
+    n_warnings++;
+}
+
+static pare_status run(const char *recipe, int threads, pare_error *err) {
+    const pare_options options = {.n_threads = threads, .isa = PARE_ISA_AMX, .warn = count_warning};
+    const pare_compress_options o = {.model = model,
+                                     .out = out,
+                                     .recipe = recipe,
+                                     .calib = text,
+                                     .calib_samples = 2,
+                                     .calib_ctx = 16};
+    pare_runtime *rt;
+    pare_compress_report *report = NULL;
+    PARE_TRY(pare_runtime_create(&rt, &options, err));
+    pare_status st = pare_compress(&report, rt, &o, err);
+    pare_compress_report_free(report);
+    pare_runtime_free(rt);
+    return st;
+}
+
+static void check_after(const char *recipe, long k, pare_status st, const pare_error *err,
+                        const char *expected) {
+    if (live != 0) fail_msg("%s, allocation %ld: %ld blocks leak", recipe, k, live);
+    /* without memory a folder cannot be listed, so it stays; the next run removes it */
+    char *left = pare_asprintf("%s.tmp-%ld", out, (long)getpid());
+    if (pare_path_exists(left) && !persistent)
+        fail_msg("%s, allocation %ld: %s is left", recipe, k, left);
+    test_remove(left);
+    pare_free(left);
+    if (st != PARE_OK) {
+        /* jansson now and then takes a failed allocation for a wrong character */
+        if ((st != PARE_ERR_NOMEM && st != PARE_ERR_INPUT) || err->status != st || !err->message[0])
+            fail_msg("%s, allocation %ld: found %s \"%s\"", recipe, k, pare_status_name(st),
+                     err->message);
+        if (pare_path_exists(out)) fail_msg("%s, allocation %ld: %s exists", recipe, k, out);
+        if (!pare_path_exists(work)) return;
+        if (k % 3 != 0) { /* of the others some resumed from the same place */
+            test_remove(work);
+            return;
+        }
+        assert_ok(run(recipe, 1, err));
+    }
+    if (strcmp(test_hash(out), expected) != 0)
+        fail_msg("%s, allocation %ld: other bytes", recipe, k);
+    if (pare_path_exists(work) && !n_warnings)
+        fail_msg("%s, allocation %ld: %s stays without a word", recipe, k, work);
+    test_remove(work);
+    test_remove(out);
+}
+
+static void allocations_fail(const char *recipe) {
+    size_t first = n_places;
+    assert_ok(run(recipe, 1, err)); /* what the C library keeps from a first use is no leak */
+    test_remove(out);
+    pare_error err = {0};
+    count = live = 0;
+    fail_at = 0;
+    persistent = false;
+    armed = true;
+    pare_status st = run(recipe, 1, &err);
+    armed = false;
+    if (st != PARE_OK) fail_msg("%s: %s", recipe, err.message);
+    assert_int_equal(live, 0);
+    uint64_t *table = seen;
+    seen = NULL;
+    char expected[65];
+    snprintf(expected, sizeof expected, "%s", test_hash(out));
+    test_remove(out);
+    for (size_t i = first; i < n_places; i += test_is_slow() ? 7 : 1) {
+        err = (pare_error){0};
+        count = live = n_warnings = 0;
+        fail_at = places[i];
+        persistent = i % 2;
+        armed = true;
+        st = run(recipe, 1, &err);
+        armed = false;
+        check_after(recipe, fail_at, st, &err, expected);
+    }
+    seen = table;
+}
+
+static void every_method(void **state) {
+    (void)state;
+    seen = calloc(SEEN, sizeof *seen);
+    places = calloc(SEEN, sizeof *places);
+    assert_true(seen && places);
+    void *frame[1];
+    backtrace(frame, 1); /* allocates when first called */
+    for (size_t m = 0; pare_method_at(m); m++)
+        allocations_fail(pare_method_name(pare_method_at(m)));
+    assert_true(n_places > 100 && n_places < SEEN / 2);
+    free(seen);
+    free(places);
+    seen = NULL;
+}
+
+/* No thread for the second worker: the runtime says so. (OpenMP's own threads, from the third on,
+ * end the process where the system has none to give.) */
+static bool no_threads;
+
+int pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg) {
+    static int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    if (no_threads) return EAGAIN;
+    if (!real) *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+    return real(t, a, fn, arg);
+}
+
+static void threads_fail(void **state) {
+    (void)state;
+    no_threads = true;
+    pare_error err = {0};
+    pare_runtime *rt = NULL;
+    const pare_options options = {.n_threads = 2, .isa = PARE_ISA_AMX};
+    count = live = 0;
+    armed = true;
+    fail_at = 0;
+    pare_status st = pare_runtime_create(&rt, &options, &err);
+    armed = no_threads = false;
+    assert_true(st == PARE_ERR_NOMEM && !rt && live == 0 && err.message[0]);
+}
+
+int main(void) {
+    snprintf(model, sizeof model, "%s", tiny_model("tiny", NULL));
+    char words[4000];
+    for (size_t i = 0; i < sizeof words; i++) words[i] = (char)('a' + i * i * 31 % 26);
+    snprintf(text, sizeof text, "%s", test_write("calib.txt", words, sizeof words));
+    snprintf(out, sizeof out, "%s", test_path("out"));
+    snprintf(work, sizeof work, "%s.work", out);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_method),
+                                       cmocka_unit_test(threads_fail)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+#endif
