@@ -20,23 +20,26 @@ static pare_status fail_memory(pare_error *err) {
 typedef struct factor {
     pare_runtime *rt;
     pare_gemm64_fn gemm;
-    size_t n;
-    double *a;                              /* [n][n]: A, then L in the lower triangle */
-    double *xt;                             /* [n][n]: the transpose of L^-1, upper */
-    double diag[NB * NB], inverse[NB * NB]; /* of the block at hand: L and L^-1, row-major */
+    size_t n, ld; /* ld: rows apart in memory */
+    double *a;    /* [n][ld]: A, then L in the lower triangle; above it grows the transpose of L^-1,
+                   * which takes the blocks on the diagonal whole */
+    double inverse[NB * NB]; /* of the block at hand: L^-1 */
     size_t begin, end;
 } factor;
+
+/* An odd number of cache lines: the rows of a block then fall into different sets of the caches. */
+static size_t row_stride(size_t n) { return ((n + 7) / 8 | 1) * 8; }
 
 /* Unblocked factorization of the diagonal block; false: not positive definite. */
 static bool factor_diagonal(factor *f) {
     for (size_t j = f->begin; j < f->end; j++) {
-        double *row = f->a + j * f->n;
+        double *row = f->a + j * f->ld;
         double d = row[j];
         for (size_t k = f->begin; k < j; k++) d -= row[k] * row[k];
         if (!(d > 0.0) || !isfinite(d)) return false;
         row[j] = sqrt(d);
         for (size_t i = j + 1; i < f->end; i++) {
-            double *other = f->a + i * f->n, sum = other[j];
+            double *other = f->a + i * f->ld, sum = other[j];
             for (size_t k = f->begin; k < j; k++) sum -= other[k] * row[k];
             other[j] = sum / row[j];
         }
@@ -49,7 +52,7 @@ static void invert_diagonal(factor *f) {
     size_t m = f->end - f->begin;
     memset(f->inverse, 0, sizeof f->inverse);
     for (size_t i = 0; i < m; i++) {
-        const double *row = f->a + (f->begin + i) * f->n + f->begin;
+        const double *row = f->a + (f->begin + i) * f->ld + f->begin;
         f->inverse[i * NB + i] = 1.0 / row[i];
         for (size_t j = 0; j < i; j++) {
             double sum = 0.0;
@@ -63,12 +66,14 @@ static void invert_diagonal(factor *f) {
 static void solve_rows(void *arg, size_t begin, size_t end) {
     const factor *f = arg;
     size_t m = f->end - f->begin;
-    double out[NB];
-    for (size_t i = f->end + begin; i < f->end + end; i++) {
-        double *row = f->a + i * f->n + f->begin;
+    double out[NB * NB];
+    for (size_t i = begin, rows; i < end; i += rows) {
+        double *block = f->a + (f->end + i) * f->ld + f->begin;
+        rows = end - i < NB ? end - i : NB;
         memset(out, 0, sizeof out);
-        f->gemm(out, NB, row, f->n, f->inverse, NB, 1, m, m);
-        for (size_t j = 0; j < m; j++) row[j] = -out[j];
+        f->gemm(out, NB, block, f->ld, f->inverse, NB, rows, m, m);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < m; j++) block[r * f->ld + j] = -out[r * NB + j];
     }
 }
 
@@ -79,8 +84,8 @@ static void update_rows(void *arg, size_t begin, size_t end) {
         size_t i = f->end + b * NB, m = f->n - i < NB ? f->n - i : NB;
         for (size_t j = f->end; j <= i; j += NB) {
             size_t n = f->n - j < NB ? f->n - j : NB;
-            f->gemm(f->a + i * f->n + j, f->n, f->a + i * f->n + f->begin, f->n,
-                    f->a + j * f->n + f->begin, f->n, m, n, f->end - f->begin);
+            f->gemm(f->a + i * f->ld + j, f->ld, f->a + i * f->ld + f->begin, f->ld,
+                    f->a + j * f->ld + f->begin, f->ld, m, n, f->end - f->begin);
         }
     }
 }
@@ -91,7 +96,7 @@ static bool cholesky(factor *f) {
         if (!factor_diagonal(f)) return false;
         invert_diagonal(f);
         size_t left = f->n - f->end;
-        pare_parallel_for(f->rt, left, ROWS, solve_rows, f);
+        pare_parallel_for(f->rt, left, NB, solve_rows, f);
         pare_parallel_for(f->rt, (left + NB - 1) / NB, 1, update_rows, f);
     }
     return true;
@@ -100,28 +105,27 @@ static bool cholesky(factor *f) {
 /* Block column j of X = L^-1 above the block row: X_ij = -L_ii^-1 sum_k L_ik X_kj, transposed. */
 static void invert_blocks(void *arg, size_t begin, size_t end) {
     const factor *f = arg;
-    size_t m = f->end - f->begin, n = f->n;
+    size_t m = f->end - f->begin, ld = f->ld;
     double sum[NB * NB], out[NB * NB];
     for (size_t b = begin; b < end; b++) {
         size_t j = b * NB; /* whole blocks: they lie before the last one */
         memset(sum, 0, sizeof sum);
         memset(out, 0, sizeof out);
-        f->gemm(sum, NB, f->xt + j * n + j, n, f->a + f->begin * n + j, n, NB, m, f->begin - j);
+        f->gemm(sum, NB, f->a + j * ld + j, ld, f->a + f->begin * ld + j, ld, NB, m, f->begin - j);
         f->gemm(out, NB, sum, NB, f->inverse, NB, NB, m, m);
         for (size_t r = 0; r < NB; r++)
-            for (size_t c = 0; c < m; c++) f->xt[(j + r) * n + f->begin + c] = -out[r * NB + c];
+            for (size_t c = 0; c < m; c++) f->a[(j + r) * ld + f->begin + c] = -out[r * NB + c];
     }
 }
 
 static void invert(factor *f) {
-    memset(f->xt, 0, f->n * f->n * sizeof *f->xt);
     for (f->begin = 0; f->begin < f->n; f->begin = f->end) {
         f->end = f->n - f->begin < NB ? f->n : f->begin + NB;
         invert_diagonal(f);
         size_t m = f->end - f->begin;
         for (size_t r = 0; r < m; r++)
-            for (size_t c = 0; c <= r; c++)
-                f->xt[(f->begin + c) * f->n + f->begin + r] = f->inverse[r * NB + c];
+            for (size_t c = 0; c < m; c++)
+                f->a[(f->begin + c) * f->ld + f->begin + r] = f->inverse[r * NB + c];
         pare_parallel_for(f->rt, f->begin / NB, 1, invert_blocks, f);
     }
 }
@@ -133,9 +137,9 @@ static void fill(factor *f, const pare_input_stats *x, const uint32_t *perm, con
     for (size_t i = 0; i < n; i++) {
         size_t from_i = perm ? perm[n - 1 - i] : n - 1 - i;
         for (size_t j = 0; j <= i; j++)
-            f->a[i * n + j] = x->hessian[from_i * n + (perm ? perm[n - 1 - j] : n - 1 - j)];
-        double d = dead[n - 1 - i] ? 1.0 : f->a[i * n + i];
-        f->a[i * n + i] = fmax(d + add, floor);
+            f->a[i * f->ld + j] = x->hessian[from_i * n + (perm ? perm[n - 1 - j] : n - 1 - j)];
+        double d = dead[n - 1 - i] ? 1.0 : f->a[i * f->ld + i];
+        f->a[i * f->ld + i] = fmax(d + add, floor);
     }
 }
 
@@ -144,7 +148,7 @@ static void store_u(pare_obs *obs, const factor *f) {
     memset(obs->u, 0, n * obs->ld * sizeof *obs->u);
     for (size_t j = 0; j < n; j++)
         for (size_t k = j; k < n; k++)
-            obs->u[j * obs->ld + k] = (float)f->xt[(n - 1 - k) * n + n - 1 - j];
+            obs->u[j * obs->ld + k] = (float)f->a[(n - 1 - k) * f->ld + n - 1 - j];
 }
 
 /* U in f32 must still be a factor. */
@@ -195,22 +199,20 @@ static pare_status climb(pare_obs *obs, bool *factored, factor *f, const pare_in
 pare_status pare_obs_factor(pare_obs *obs, bool *factored, const pare_weight_job *job,
                             const uint32_t *perm, double damp, pare_error *err) {
     pare_runtime *rt = job->rt;
-    size_t n = job->x->cols, bytes = n * n * sizeof(double);
+    size_t n = job->x->cols, ld = row_stride(n), bytes = n * ld * sizeof(double);
     *obs = (pare_obs){.n = n, .ld = (n + 15) & ~(size_t)15};
     factor *f = pare_malloc(1, sizeof *f);
     if (!f) return fail_memory(err);
-    *f = (factor){.rt = rt, .gemm = pare_gemm64_get(pare_runtime_isa(rt)), .n = n};
+    *f = (factor){.rt = rt, .gemm = pare_gemm64_get(pare_runtime_isa(rt)), .n = n, .ld = ld};
     f->a = pare_big_alloc(bytes);
-    f->xt = pare_big_alloc(bytes);
     obs->u = pare_big_alloc(n * obs->ld * sizeof *obs->u);
     obs->dead = pare_calloc(n, sizeof *obs->dead);
     pare_status st = PARE_OK;
-    if (f->a && f->xt && obs->u && obs->dead)
+    if (f->a && obs->u && obs->dead)
         st = climb(obs, factored, f, job->x, perm, damp, err);
     else
         st = fail_memory(err);
     if (f->a) pare_big_free(f->a, bytes);
-    if (f->xt) pare_big_free(f->xt, bytes);
     pare_free(f);
     if (st == PARE_OK && *factored && obs->damp > damp)
         pare_job_note(job, "Hessian not positive definite: damping raised to %g", obs->damp);
@@ -225,7 +227,8 @@ void pare_obs_free(pare_obs *obs) {
 }
 
 size_t pare_obs_bytes(size_t rows, size_t cols) {
-    return cols * cols * (2 * sizeof(double) + sizeof(float)) + 3 * rows * cols * sizeof(float);
+    return cols * row_stride(cols) * sizeof(double) + cols * cols * sizeof(float) +
+           3 * rows * cols * sizeof(float);
 }
 
 /* ---- the sweep ---- */
@@ -316,57 +319,86 @@ pare_status pare_obs_sweep(float *w, size_t rows, const pare_obs *obs, const par
 
 /* ---- the error of the output ---- */
 
+/* d H d^T = 2 d T d^T, T the part of H above its diagonal and half of the diagonal. T is packed:
+ * panel p has columns 16 p to 16 p + 15 and the rows to its last column. */
 typedef struct error_job {
     const pare_attn_kernels *gemm;
-    const float *a, *b, *h; /* h [cols][ld] */
+    const float *a, *b;
+    const double *hessian; /* [cols][cols] */
     size_t rows, cols, ld;
+    float *t;     /* panels, one after the other */
     double *sums; /* [rows] */
-    float *space; /* [n_threads][2][ROWS][ld] */
+    float *space; /* [n_threads][ERROR_ROWS][ld + NR] */
 } error_job;
+
+enum { ERROR_ROWS = 48 /* a panel is read once for them */, NR = PARE_ATTN_NR };
+
+static size_t panel_rows(const error_job *j, size_t p) {
+    return j->cols < (p + 1) * NR ? j->cols : (p + 1) * NR;
+}
+/* Floats before panel p; p may be the number of panels. */
+static size_t panel_at(size_t p) { return p * (p + 1) / 2 * NR * NR; }
+
+static void pack_panels(void *arg, size_t begin, size_t end) {
+    const error_job *j = arg;
+    for (size_t p = begin; p < end; p++) {
+        float *to = j->t + panel_at(p);
+        size_t first = p * NR, n = j->cols - first < NR ? j->cols - first : NR;
+        memset(to, 0, panel_rows(j, p) * NR * sizeof *to);
+        for (size_t r = 0; r < first + n; r++)
+            for (size_t c = r > first ? r - first : 0; c < n; c++) {
+                double h = j->hessian[r * j->cols + first + c];
+                to[r * NR + c] = (float)(r == first + c ? 0.5 * h : h);
+            }
+    }
+}
 
 static void error_rows(pare_worker *w, void *arg) {
     const error_job *j = arg;
-    float *d = j->space + (size_t)w->id * 2 * ROWS * j->ld, *y = d + ROWS * j->ld;
-    for (size_t r; (r = pare_take(w, ROWS)) < j->rows;) {
-        size_t m = j->rows - r < ROWS ? j->rows - r : ROWS;
-        for (size_t i = 0; i < m; i++)
-            for (size_t k = 0; k < j->cols; k++)
-                d[i * j->ld + k] =
-                    j->a[(r + i) * j->cols + k] - (j->b ? j->b[(r + i) * j->cols + k] : 0.0f);
-        pare_attn_panels h = {j->h, j->ld / PARE_ATTN_NR, j->ld, PARE_ATTN_NR};
-        j->gemm->gemm(y, j->ld, d, j->ld, m, &h, j->cols, false);
+    float *d = j->space + (size_t)w->id * ERROR_ROWS * (j->ld + NR), *y = d + ERROR_ROWS * j->ld;
+    for (size_t r; (r = pare_take(w, ERROR_ROWS)) < j->rows;) {
+        size_t m = j->rows - r < ERROR_ROWS ? j->rows - r : ERROR_ROWS;
         for (size_t i = 0; i < m; i++) {
-            double sum = 0.0;
-            for (size_t k = 0; k < j->cols; k++)
-                sum += (double)d[i * j->ld + k] * (double)y[i * j->ld + k];
-            j->sums[r + i] = sum;
+            const float *a = j->a + (r + i) * j->cols, *b = j->b ? j->b + (r + i) * j->cols : NULL;
+            for (size_t k = 0; k < j->ld; k++)
+                d[i * j->ld + k] = k < j->cols ? a[k] - (b ? b[k] : 0.0f) : 0.0f;
+            j->sums[r + i] = 0.0;
+        }
+        for (size_t p = 0; p * NR < j->cols; p++) {
+            pare_attn_panels t = {j->t + panel_at(p), 1, NR, 0};
+            j->gemm->gemm(y, NR, d, j->ld, m, &t, panel_rows(j, p), false);
+            for (size_t i = 0; i < m; i++)
+                for (size_t k = 0; k < NR; k++)
+                    j->sums[r + i] +=
+                        2.0 * (double)d[i * j->ld + p * NR + k] * (double)y[i * NR + k];
         }
     }
 }
 
 double pare_output_error(pare_runtime *rt, const pare_input_stats *x, const float *a,
                          const float *b, size_t rows) {
-    size_t cols = x->cols, ld = (cols + 15) & ~(size_t)15, bytes = cols * ld * sizeof(float);
-    float *h = pare_big_alloc(bytes);
-    error_job j = {
-        .gemm = pare_op_kernels_get(pare_runtime_isa(rt))->attn,
-        .a = a,
-        .b = b,
-        .h = h,
-        .rows = rows,
-        .cols = cols,
-        .ld = ld,
-        .sums = pare_malloc(rows, sizeof(double)),
-        .space = pare_malloc(2 * ROWS * ld * (size_t)pare_runtime_threads(rt), sizeof(float))};
+    size_t cols = x->cols, panels = (cols + NR - 1) / NR, ld = panels * NR,
+           bytes = panel_at(panels) * sizeof(float);
+    float *t = pare_big_alloc(bytes);
+    error_job j = {.gemm = pare_op_kernels_get(pare_runtime_isa(rt))->attn,
+                   .a = a,
+                   .b = b,
+                   .hessian = x->hessian,
+                   .rows = rows,
+                   .cols = cols,
+                   .ld = ld,
+                   .t = t,
+                   .sums = pare_malloc(rows, sizeof(double)),
+                   .space = pare_malloc(ERROR_ROWS * (ld + NR) * (size_t)pare_runtime_threads(rt),
+                                        sizeof(float))};
     double total = -1.0;
-    if (h && j.sums && j.space) {
-        for (size_t i = 0; i < cols; i++)
-            for (size_t k = 0; k < cols; k++) h[i * ld + k] = (float)x->hessian[i * cols + k];
+    if (t && j.sums && j.space) {
+        pare_parallel_for(rt, panels, 1, pack_panels, &j);
         pare_team_run(rt, error_rows, &j);
         total = 0.0;
         for (size_t r = 0; r < rows; r++) total += j.sums[r];
     }
-    if (h) pare_big_free(h, bytes);
+    if (t) pare_big_free(t, bytes);
     pare_free(j.sums);
     pare_free(j.space);
     return total > -1.0 && total < 0.0 ? 0.0 : total;

@@ -630,6 +630,28 @@ static void falls_back_and_says_so(void **state) {
     free_world(&x);
 }
 
+/* Widths and numbers of rows that end within a panel and a block of rows. */
+static void error_of_the_output(void **state) {
+    (void)state;
+    const size_t widths[] = {1, 16, 37, 96}, heights[] = {1, 5, 48, 50};
+    for (size_t k = 0; k < 4; k++) {
+        world x = make_world(widths[k], 200, 31 + k);
+        float *zeros = calloc(50 * x.n, sizeof *zeros), *a = random_weights(50 * x.n, 32 + k),
+              *b = random_weights(50 * x.n, 36 + k);
+        for (size_t i = 0; i < 4; i++) {
+            double want = output_error(&x, a, b, heights[i]);
+            assert_float_equal(pare_output_error(rt, &x.x, a, b, heights[i]) / want, 1.0, 1e-5);
+            want = output_error(&x, a, zeros, heights[i]);
+            assert_float_equal(pare_output_error(rt, &x.x, a, NULL, heights[i]) / want, 1.0, 1e-5);
+        }
+        assert_true(pare_output_error(rt, &x.x, a, a, 50) == 0.0);
+        free(zeros);
+        free(a);
+        free(b);
+        free_world(&x);
+    }
+}
+
 int main(void) {
     rt = test_runtime(2, PARE_ISA_AMX);
     const struct CMUnitTest tests[] = {
@@ -650,6 +672,7 @@ int main(void) {
         cmocka_unit_test(threads_do_not_matter),
         cmocka_unit_test(sparsity_0_and_1),
         cmocka_unit_test(falls_back_and_says_so),
+        cmocka_unit_test(error_of_the_output),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     pare_runtime_free(rt);
