@@ -19,7 +19,8 @@ static const cli_option options[] = {
 static const methods_options defaults = {0};
 
 static const char *type_name(pare_param_type type) {
-    static const char *const names[] = {"float", "int", "bool", "sparsity", "choice"};
+    static const char *const names[] = {"float",  "int",       "bool",  "sparsity",
+                                        "choice", "structure", "shares"};
     return names[type];
 }
 
@@ -30,7 +31,7 @@ static const char *choice_at(const char *choices, int index, int *len) {
 }
 
 static json_t *param_json(const pare_param *p) {
-    bool choice = p->type == PARE_PARAM_CHOICE;
+    bool choice = p->choices != NULL;
     json_t *o = json_pack("{s:s, s:s}", "name", p->name, "type", type_name(p->type));
     int len = 0;
     const char *text = choice ? choice_at(p->choices, (int)p->def, &len) : NULL;
@@ -90,17 +91,16 @@ static pare_status print_one(cli *c, const pare_method *m) {
     cli_table_begin(&t, "parameter|type|default|range");
     for (const pare_param *p = pare_method_params(m); p->name; p++) {
         int len = 0;
-        const char *text =
-            p->type == PARE_PARAM_CHOICE ? choice_at(p->choices, (int)p->def, &len) : "";
+        const char *text = p->choices ? choice_at(p->choices, (int)p->def, &len) : "";
         cli_cell(&t, "%s", p->name);
         cli_cell(&t, "%s", type_name(p->type));
-        if (p->type == PARE_PARAM_CHOICE)
+        if (p->choices)
             cli_cell(&t, "%.*s", len, text);
         else if (p->type == PARE_PARAM_BOOL)
             cli_cell(&t, "%s", p->def != 0 ? "true" : "false");
         else
             cli_cell(&t, "%g", p->def);
-        if (p->type == PARE_PARAM_CHOICE)
+        if (p->choices)
             cli_cell(&t, "%s", p->choices);
         else if (p->type == PARE_PARAM_BOOL)
             cli_cell(&t, "true|false");

@@ -55,7 +55,8 @@ typedef struct pare_layer_report {
     const char *name; /* canonical, or the stored name of a tensor the model does not use */
     const char *from, *encoding; /* encodings before and after */
     uint64_t n_params, in_bytes, out_bytes;
-    double bits_per_weight, sparsity; /* sparsity: share of exact zeros after; 0 in a dry run */
+    double bits_per_weight, sparsity; /* sparsity: share of exact zeros after; in a dry run what
+                                         the recipe means the tensor to have */
     double error;                     /* ||w' - w|| / ||w||, 0 when the bytes were copied */
     double output_error; /* the same of the layer's output on the calibration tokens; -1: not
                             measured (it takes a method that needs the Hessian) */
@@ -77,7 +78,8 @@ typedef struct pare_compress_info {
     size_t calib_samples, calib_ctx; /* 0 without calibration */
     uint32_t calib_crc32;            /* of all calibration ids in order */
     double bits_per_weight, sparsity, seconds;
-    bool lossless; /* no value changed */
+    bool lossless;   /* no value changed */
+    bool dense_pass; /* all calibration sequences run through the dense model first */
 } pare_compress_info;
 
 typedef struct pare_compress_report pare_compress_report;

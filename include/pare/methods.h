@@ -21,8 +21,10 @@ typedef enum pare_param_type {
     PARE_PARAM_FLOAT,
     PARE_PARAM_INT,
     PARE_PARAM_BOOL,
-    PARE_PARAM_SPARSITY, /* a share ("0.5", "50%") or a pattern "N:M"; stored as pare_sparsity */
-    PARE_PARAM_CHOICE    /* one of `choices` ("a|b|c"); stored as its index, an int */
+    PARE_PARAM_SPARSITY,  /* a share ("0.5", "50%") or a pattern "N:M"; stored as pare_sparsity */
+    PARE_PARAM_CHOICE,    /* one of `choices` ("a|b|c"); stored as its index, an int */
+    PARE_PARAM_STRUCTURE, /* "weight", "block_RxC", "channel_in", "channel_out"; pare_structure */
+    PARE_PARAM_SHARES     /* "0.4;0.5;60%" or "none"; stored as pare_shares */
 } pare_param_type;
 
 /* Sparsity as a parameter: a share of zeros, or n kept of every m. */
@@ -31,12 +33,32 @@ typedef struct pare_sparsity {
     int n, m;     /* 0 = unstructured */
 } pare_sparsity;
 
+/* What is pruned or kept together. */
+typedef enum pare_structure_kind {
+    PARE_STRUCTURE_WEIGHT, /* single weights */
+    PARE_STRUCTURE_BLOCK,
+    PARE_STRUCTURE_CHANNEL_IN, /* all weights of an input: a column of [outputs][inputs] */
+    PARE_STRUCTURE_CHANNEL_OUT /* all weights of an output: a row */
+} pare_structure_kind;
+
+typedef struct pare_structure {
+    pare_structure_kind kind;
+    int rows, cols; /* of a block: outputs x inputs, 1 to 4096 each; else 0 */
+} pare_structure;
+
+/* A list of shares of zeros, in [0, 1]. */
+enum { PARE_MAX_SHARES = 256 };
+typedef struct pare_shares {
+    int n;
+    double share[PARE_MAX_SHARES];
+} pare_shares;
+
 typedef struct pare_param {
     const char *name;
     pare_param_type type;
     size_t offset;        /* into the method's options struct */
     double def, min, max; /* of numbers; bool: def 0 or 1; choice: def = index */
-    const char *choices;  /* "a|b|c" of a choice, else NULL */
+    const char *choices;  /* "a|b|c" of a choice; of structures and shares what may be written */
     const char *help;     /* one line */
 } pare_param;
 

@@ -55,6 +55,7 @@ struct pare_method {
     size_t options_size;
     const pare_param *params; /* ends with name NULL */
     unsigned needs;           /* PARE_NEED_*; 0 = no calibration data */
+    bool prunes;              /* the options begin with pare_prune_options */
     /* The statistics are those of the dense model's blocks, each of which gets the dense output of
      * the one before; else of blocks that follow compressed ones. */
     bool dense_inputs;
@@ -84,6 +85,7 @@ void pare_method_defaults(const pare_method *m, void *options);
 pare_status pare_param_set(const pare_param *p, void *options, const char *text, pare_error *err);
 
 /* The canonical text of a parameter's value ("0.5", "2:4", "true", a choice's name) into out. */
+enum { PARE_PARAM_TEXT_MAX = 4096 }; /* holds every value */
 void pare_param_text(const pare_param *p, const void *options, char *out, size_t out_size);
 
 /* True when the value is the default. */

@@ -74,22 +74,81 @@ static pare_status set_pattern(const pare_param *p, pare_sparsity *s, const char
     return PARE_OK;
 }
 
+/* "0.5" or "50%", len bytes. */
+static bool parse_share(double *out, const char *text, size_t len) {
+    char number[64];
+    bool percent = len > 1 && text[len - 1] == '%';
+    if (len >= sizeof number) return false;
+    snprintf(number, sizeof number, "%.*s", (int)(percent ? len - 1 : len), text);
+    if (!parse_number(out, number)) return false;
+    if (percent) *out /= 100.0;
+    return true;
+}
+
 static pare_status set_sparsity(const pare_param *p, pare_sparsity *s, const char *text,
                                 pare_error *err) {
-    if (strchr(text, ':')) return set_pattern(p, s, text, err);
-    char number[64];
-    size_t len = strlen(text);
-    bool percent = len > 1 && text[len - 1] == '%';
-    snprintf(number, sizeof number, "%.*s", (int)(percent ? len - 1 : len), text);
     double v;
-    if (len >= sizeof number || !parse_number(&v, number))
+    if (strchr(text, ':')) return set_pattern(p, s, text, err);
+    if (!parse_share(&v, text, strlen(text)))
         return pare_fail(err, PARE_ERR_ARG,
                          "%s: found '%s', expected a share such as 0.5 or 50%%, or N:M", p->name,
                          text);
-    if (percent) v /= 100.0;
     if (v < p->min || v > p->max) return fail_range(p, text, err);
     *s = (pare_sparsity){v, 0, 0};
     return PARE_OK;
+}
+
+/* 1 to 4096, digits only; *end: behind it. */
+static bool parse_side(int *out, const char *text, const char **end) {
+    int v = 0;
+    const char *t = text;
+    for (; *t >= '0' && *t <= '9' && v <= 4096; t++) v = 10 * v + (*t - '0');
+    *out = v;
+    *end = t;
+    return t > text && v >= 1 && v <= 4096;
+}
+
+static pare_status set_structure(const pare_param *p, pare_structure *s, const char *text,
+                                 pare_error *err) {
+    static const char *const names[] = {[PARE_STRUCTURE_WEIGHT] = "weight",
+                                        [PARE_STRUCTURE_CHANNEL_IN] = "channel_in",
+                                        [PARE_STRUCTURE_CHANNEL_OUT] = "channel_out"};
+    for (int i = 0; i < 4; i++)
+        if (names[i] && strcmp(text, names[i]) == 0) {
+            *s = (pare_structure){(pare_structure_kind)i, 0, 0};
+            return PARE_OK;
+        }
+    pare_structure block = {.kind = PARE_STRUCTURE_BLOCK};
+    const char *end = text + 6;
+    if (strncmp(text, "block_", 6) != 0 || !parse_side(&block.rows, end, &end) || *end != 'x' ||
+        !parse_side(&block.cols, end + 1, &end) || *end != '\0')
+        return pare_fail(err, PARE_ERR_ARG,
+                         "%s: found '%s', expected weight, channel_in, channel_out, or block_RxC "
+                         "with 1 to 4096 outputs and inputs, such as block_16x16",
+                         p->name, text);
+    *s = block;
+    return PARE_OK;
+}
+
+static pare_status set_shares(const pare_param *p, pare_shares *s, const char *text,
+                              pare_error *err) {
+    s->n = 0;
+    if (strcmp(text, "none") == 0) return PARE_OK;
+    for (const char *t = text;; t++) {
+        size_t len = strcspn(t, ";");
+        double v;
+        if (!parse_share(&v, t, len) || v < 0 || v > 1)
+            return pare_fail(err, PARE_ERR_ARG,
+                             "%s: found '%.*s' (number %d), expected shares from 0 to 1 such as "
+                             "0.4;0.5;60%%",
+                             p->name, (int)(len < 64 ? len : 64), t, s->n + 1);
+        if (s->n == PARE_MAX_SHARES)
+            return pare_fail(err, PARE_ERR_ARG, "%s: found more than %d shares", p->name,
+                             PARE_MAX_SHARES);
+        s->share[s->n++] = v;
+        t += len;
+        if (*t == '\0') return PARE_OK;
+    }
 }
 
 static pare_status set_number(const pare_param *p, void *options, const char *text,
@@ -131,6 +190,10 @@ pare_status pare_param_set(const pare_param *p, void *options, const char *text,
     case PARE_PARAM_BOOL:
     case PARE_PARAM_CHOICE:
         return set_choice(p, options, text, err);
+    case PARE_PARAM_STRUCTURE:
+        return set_structure(p, field(p, options), text, err);
+    case PARE_PARAM_SHARES:
+        return set_shares(p, field(p, options), text, err);
     }
     return pare_fail(err, PARE_ERR_INTERNAL, "%s: a parameter of unknown type", p->name);
 }
@@ -151,12 +214,35 @@ static void set_default(const pare_param *p, void *options) {
     case PARE_PARAM_SPARSITY:
         *(pare_sparsity *)f = (pare_sparsity){p->def, 0, 0};
         break;
+    case PARE_PARAM_STRUCTURE:
+        *(pare_structure *)f = (pare_structure){PARE_STRUCTURE_WEIGHT, 0, 0};
+        break;
+    case PARE_PARAM_SHARES:
+        ((pare_shares *)f)->n = 0;
+        break;
     }
 }
 
 void pare_method_defaults(const pare_method *m, void *options) {
     memset(options, 0, m->options_size);
     for (const pare_param *p = m->params; p->name; p++) set_default(p, options);
+}
+
+static void structure_text(const pare_structure *s, char *out, size_t out_size) {
+    if (s->kind == PARE_STRUCTURE_BLOCK)
+        snprintf(out, out_size, "block_%dx%d", s->rows, s->cols);
+    else
+        snprintf(out, out_size, "%s",
+                 s->kind == PARE_STRUCTURE_WEIGHT       ? "weight"
+                 : s->kind == PARE_STRUCTURE_CHANNEL_IN ? "channel_in"
+                                                        : "channel_out");
+}
+
+static void shares_text(const pare_shares *s, char *out, size_t out_size) {
+    size_t at = 0;
+    snprintf(out, out_size, "none");
+    for (int i = 0; i < s->n && at < out_size; i++)
+        at += (size_t)snprintf(out + at, out_size - at, "%s%.9g", i ? ";" : "", s->share[i]);
 }
 
 void pare_param_text(const pare_param *p, const void *options, char *out, size_t out_size) {
@@ -182,6 +268,12 @@ void pare_param_text(const pare_param *p, const void *options, char *out, size_t
             snprintf(out, out_size, "%.9g", s->share);
         break;
     }
+    case PARE_PARAM_STRUCTURE:
+        structure_text(f, out, out_size);
+        break;
+    case PARE_PARAM_SHARES:
+        shares_text(f, out, out_size);
+        break;
     }
 }
 
@@ -197,6 +289,10 @@ bool pare_param_is_default(const pare_param *p, const void *options) {
         return *(const bool *)f == (p->def != 0.0);
     case PARE_PARAM_SPARSITY:
         return ((const pare_sparsity *)f)->m == 0 && ((const pare_sparsity *)f)->share == p->def;
+    case PARE_PARAM_STRUCTURE:
+        return ((const pare_structure *)f)->kind == PARE_STRUCTURE_WEIGHT;
+    case PARE_PARAM_SHARES:
+        return ((const pare_shares *)f)->n == 0;
     }
     return false;
 }

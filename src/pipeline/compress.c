@@ -265,6 +265,7 @@ static pare_status begin_report(compress_run *c, pare_error *err) {
             .in_bytes = p->t->n_bytes,
             .out_bytes = bytes,
             .bits_per_weight = p->t->n_params ? 8.0 * (double)bytes / (double)p->t->n_params : 0,
+            .sparsity = c->o->dry_run ? compress_planned_sparsity(c, i) : 0,
             .output_error = -1,
             .changed = p->recode,
         };
@@ -291,6 +292,7 @@ static void sum_report(compress_run *c, double seconds) {
     info->bits_per_weight = params ? 8.0 * (double)info->out_bytes / (double)params : 0;
     info->sparsity = params ? zeros / (double)params : 0;
     info->seconds = seconds;
+    info->dense_pass = c->dense_pass;
     info->recipe = c->report->recipe;
     info->format = c->report->format;
     info->layers = c->report->layers;
@@ -387,6 +389,12 @@ static pare_status open_calibration(compress_run *c, pare_calibration **cal, par
     return pare_calibration_open(cal, c->rt, c->o->model, &o, err);
 }
 
+static bool units_need_calibration(const compress_run *c) {
+    for (size_t i = 0; i < c->n_plans; i++)
+        if (c->plans[i].needs) return true;
+    return false;
+}
+
 /* Refuses a plan that takes more than the caller allows. */
 static pare_status check_memory(const compress_run *c, pare_error *err) {
     unsigned long long allowed = c->o->max_memory, planned = c->report->info.work_bytes;
@@ -405,6 +413,11 @@ static pare_status by_units(compress_run *c, pare_error *err) {
     if (st == PARE_OK) st = check_memory(c, err);
     if (st == PARE_OK && !c->o->dry_run) {
         st = compress_open_work(c, cal, &work, err);
+        if (st == PARE_OK && c->dense_pass) st = compress_dense_pass(c, cal, work, err);
+        if (!units_need_calibration(c)) { /* only the dense pass did */
+            pare_calibration_close(cal);
+            cal = NULL;
+        }
         if (st == PARE_OK) st = compress_units(c, cal, work, err);
         pare_calibration_close(cal); /* before the output's memory */
         cal = NULL;
@@ -450,6 +463,8 @@ static pare_status run(compress_run *c, pare_error *err) {
     if (!c->report) return fail_memory(err);
     PARE_TRY(make_plan(c, err));
     PARE_TRY(tell_idle_steps(c, err));
+    PARE_TRY(compress_plan_sparsities(c, err));
+    for (size_t i = 0; i < c->n_plans; i++) c->needs |= c->plans[i].dense_needs;
     PARE_TRY(begin_report(c, err));
     if (c->o->calib && !c->needs)
         pare_warn(c->rt, "%s: nothing in this recipe uses calibration text", c->o->calib);
@@ -476,6 +491,7 @@ pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
     pare_recipe_free(c.recipe);
     pare_name_regex_free(c.keep);
     pare_free(c.plans);
+    pare_free(c.shares);
     return st;
 }
 

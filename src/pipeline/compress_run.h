@@ -1,6 +1,6 @@
 /* A compression run from the inside: the plan of every tensor, and what the parts of the pipeline
- * share. compress.c plans and drives, transform.c treats one tensor, calibrate.c runs blocks over
- * calibration text, work_folder.c keeps what is finished. */
+ * share. compress.c plans and drives, sparsity_plan.c shares sparsities out, transform.c treats one
+ * tensor, calibrate.c runs blocks over calibration text, work_folder.c keeps what is finished. */
 #ifndef PARE_SRC_PIPELINE_COMPRESS_RUN_H
 #define PARE_SRC_PIPELINE_COMPRESS_RUN_H
 
@@ -22,6 +22,7 @@ typedef struct tensor_plan {
     size_t n_methods;             /* how many of the recipe's method steps apply */
     const pare_method *quantizer; /* the last of them that says the encoding, or NULL */
     unsigned needs;               /* PARE_NEED_* of its methods */
+    unsigned dense_needs;         /* of the pass over the dense model */
     size_t unit;                  /* number of the layer; n_layers for what is in none */
 } tensor_plan;
 
@@ -45,7 +46,9 @@ typedef struct compress_run {
     bool same_format, tied;
     tensor_plan *plans;
     size_t n_plans;
-    unsigned needs;      /* of all plans; 0 = no calibration */
+    unsigned needs;      /* of all plans, the dense pass too; 0 = no calibration */
+    bool dense_pass;     /* a distribution looks at the dense model first */
+    double *shares;      /* [n_steps][n_plans] sparsity of a step for a tensor; NAN: its own */
     const pare_mix *mix; /* the last mix step without a target */
     pare_compress_report *report;
 } compress_run;
@@ -63,6 +66,22 @@ static inline bool plan_is_whole(const tensor_plan *p) {
  * its storage. x: statistics of its inputs, NULL where its methods need none. */
 pare_status compress_tensor(compress_run *c, size_t i, const pare_input_stats *x, pare_tensor *out,
                             pare_error *err);
+
+/* ---- sparsity_plan.c: distributions of pruning steps become a sparsity per tensor ---- */
+
+/* Fills c->shares with what the headers tell; the rest waits for the dense pass (c->dense_pass). */
+pare_status compress_plan_sparsities(compress_run *c, pare_error *err);
+
+/* Runs the calibration sequences through the dense blocks, or takes what an interrupted run found
+ * by doing so, and fills the rest of c->shares. */
+pare_status compress_dense_pass(compress_run *c, pare_calibration *cal, pare_work *work,
+                                pare_error *err);
+
+/* A step's options for tensor i: options[method->options_size]. */
+void compress_step_options(const compress_run *c, size_t step, size_t i, void *options);
+
+/* The sparsity that the recipe means tensor i to have; 0 for one that nothing prunes. */
+double compress_planned_sparsity(const compress_run *c, size_t i);
 
 /* ---- units.c: blocks of a recipe with methods. cal: NULL without calibration ---- */
 

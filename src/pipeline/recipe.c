@@ -162,7 +162,7 @@ static pare_status set_param(pare_step *step, const char *step_name, text_span p
               value = {equals ? equals + 1 : pair.end, pair.end};
     trim(&name);
     trim(&value);
-    char key[64], text[128];
+    char key[64], text[PARE_PARAM_TEXT_MAX];
     snprintf(key, sizeof key, "%.*s", (int)(name.end - name.p), name.p);
     snprintf(text, sizeof text, "%.*s", (int)(value.end - value.p), value.p);
     if (!equals || (size_t)(value.end - value.p) >= sizeof text)
@@ -280,7 +280,7 @@ static bool write_canonical(pare_recipe *r) {
         const char *separator = ":";
         for (const pare_param *p = step_params(s); good && p->name; p++) {
             if (pare_param_is_default(p, s->options)) continue;
-            char value[64];
+            char value[PARE_PARAM_TEXT_MAX];
             pare_param_text(p, s->options, value, sizeof value);
             good = add_text(&r->text, "%s%s", separator, p->name) &&
                    add_text(&r->text, "=%s%s", value, "");

@@ -128,7 +128,12 @@ static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weigh
         if (!step->method || !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
         job->keep_zeros = pruned;
         job->enc = step->method->encoding ? step->method->encoding(step->options) : NULL;
-        PARE_TRY(step->method->run(job, step->options, err));
+        void *options = pare_malloc(1, step->method->options_size);
+        if (!options) return fail_memory(err);
+        compress_step_options(c, i, (size_t)(p - c->plans), options);
+        pare_status st = step->method->run(job, options, err);
+        pare_free(options);
+        if (st != PARE_OK) return st;
         pruned |= !job->enc;
     }
     return PARE_OK;

@@ -42,6 +42,15 @@ static unsigned needs_of(void *arg, const char *name) {
     return 0;
 }
 
+/* What a matrix's inputs have to tell over all passes. */
+static unsigned all_needs_of(void *arg, const char *name) {
+    const compress_run *c = arg;
+    for (size_t i = 0; i < c->n_plans; i++)
+        if (c->plans[i].t->canonical && strcmp(c->plans[i].t->canonical, name) == 0)
+            return c->plans[i].needs | c->plans[i].dense_needs;
+    return 0;
+}
+
 /* The block's tensors before and after, and the tensor at work. */
 static uint64_t unit_memory(const compress_run *c, size_t unit) {
     uint64_t tensors = 0, work = 0;
@@ -70,7 +79,7 @@ pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_err
         const pare_source_tensor *table = pare_source_find(c->source, "token_embd.weight"),
                                  *head = pare_source_find(c->source, "output.weight");
         size_t statistics; /* of the first block: they are alike */
-        PARE_TRY(pare_calibration_plan(cal, 0, needs_of, c, &statistics, err));
+        PARE_TRY(pare_calibration_plan(cal, 0, all_needs_of, c, &statistics, err));
         most += statistics + pare_calibration_memory(cal) + (table ? table->n_bytes : 0) +
                 (head ? head->n_bytes : 0);
         disk += 3 * pare_calibration_file_bytes(cal);

@@ -14,7 +14,7 @@ struct pare_work {
     pare_runtime *rt;
     char *path;
     pare_lock lock;
-    json_t *manifest; /* {"fingerprint", "states": {"0": {..}}, "units": [..]} */
+    json_t *manifest; /* {"fingerprint", "kept": {..}, "states": {"0": {..}}, "units": [..]} */
     size_t n_done, n_units;
 };
 
@@ -129,6 +129,7 @@ static pare_status publish(pare_work *w, pare_error *err) {
 static bool has_shape(const json_t *m) {
     const json_t *units = json_object_get(m, "units");
     return json_is_object(json_object_get(m, "fingerprint")) &&
+           json_is_object(json_object_get(m, "kept")) &&
            json_is_object(json_object_get(m, "states")) && json_is_array(units);
 }
 
@@ -196,8 +197,8 @@ static pare_status settle_n_done(pare_work *w, pare_error *err) {
 
 static pare_status start_anew(pare_work *w, const json_t *fingerprint, pare_error *err) {
     json_decref(w->manifest);
-    w->manifest =
-        json_pack("{s:O, s:{}, s:[]}", "fingerprint", (json_t *)fingerprint, "states", "units");
+    w->manifest = json_pack("{s:O, s:{}, s:{}, s:[]}", "fingerprint", (json_t *)fingerprint, "kept",
+                            "states", "units");
     return w->manifest ? publish(w, err) : fail_memory(w, err);
 }
 
@@ -264,6 +265,16 @@ void pare_work_remove(pare_work *w) {
 
 const json_t *pare_work_report(const pare_work *w, size_t unit) {
     return json_object_get(json_array_get(json_object_get(w->manifest, "units"), unit), "report");
+}
+
+const json_t *pare_work_kept(const pare_work *w, const char *name) {
+    return json_object_get(json_object_get(w->manifest, "kept"), name);
+}
+
+pare_status pare_work_keep(pare_work *w, const char *name, json_t *value, pare_error *err) {
+    if (json_object_set_new(json_object_get(w->manifest, "kept"), name, value) != 0)
+        return fail_memory(w, err);
+    return publish(w, err);
 }
 
 static pare_status note_states(pare_work *w, size_t unit, uint32_t crc, pare_error *err) {

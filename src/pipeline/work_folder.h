@@ -44,6 +44,11 @@ size_t pare_work_n_done(const pare_work *w);
 /* Are there hidden states at all? Without any the run begins with those before unit 0. */
 bool pare_work_has_states(const pare_work *w);
 
+/* Something that is found out once for the whole run, by name. kept: borrowed, NULL = nothing.
+ * value: taken over, NULL = out of memory. */
+const json_t *pare_work_kept(const pare_work *w, const char *name);
+pare_status pare_work_keep(pare_work *w, const char *name, json_t *value, pare_error *err);
+
 /* The report of a finished unit, as it was given. Borrowed. */
 const json_t *pare_work_report(const pare_work *w, size_t unit);
 

@@ -5,12 +5,14 @@
 #include "base/rng.h"
 
 typedef struct random_options {
-    pare_sparsity sparsity;
+    pare_prune_options p;
 } random_options;
 
 static const pare_param random_params[] = {
-    PARE_PARAM(random_options, sparsity, PARE_PARAM_SPARSITY, 0.5, 0, 1,
-               "share of weights set to zero, or N:M (keep N of every M inputs)"),
+    PARE_PRUNE_SPARSITY(random_options,
+                        "share of weights set to zero, or N:M (keep N of every M inputs)"),
+    PARE_PRUNE_STRUCTURE(random_options),
+    PARE_PRUNE_DISTRIBUTION(random_options),
     {0},
 };
 
@@ -32,22 +34,21 @@ static void score_values(void *arg, size_t begin, size_t end) {
 static pare_status random_run(const pare_weight_job *job, const void *options, pare_error *err) {
     const random_options *o = options;
     size_t n = job->rows * job->cols;
-    PARE_TRY(pare_mask_check_pattern(job, "random", &o->sparsity, err));
     score_job scores = {job, pare_big_alloc(n * sizeof(float))};
     if (!scores.score)
         return pare_fail(err, PARE_ERR_NOMEM, "%s: random: %zu scores", job->name, n);
     pare_parallel_for(job->rt, n, 1 << 14, score_values, &scores);
-    if (o->sparsity.m)
-        pare_mask_n_m(job->w, scores.score, job->rows, job->cols, o->sparsity.n, o->sparsity.m);
-    else
-        pare_mask_share(job->w, scores.score, n, o->sparsity.share);
+    pare_status st = pare_mask_matrix(job, "random", scores.score, &o->p, err);
     pare_big_free(scores.score, n * sizeof(float));
-    return PARE_OK;
+    return st;
 }
 
 static size_t random_work(const void *options, size_t rows, size_t cols) {
-    (void)options;
-    return rows * cols * sizeof(float);
+    return rows * cols * sizeof(float) + pare_mask_work_bytes(options, rows, cols);
+}
+
+static pare_status random_check(const void *options, pare_error *err) {
+    return pare_prune_check(options, err);
 }
 
 const pare_method pare_method_random = {
@@ -60,6 +61,8 @@ const pare_method pare_method_random = {
     .example = "random:sparsity=0.5 + bitmap_bf16",
     .options_size = sizeof(random_options),
     .params = random_params,
+    .prunes = true,
+    .check = random_check,
     .work_bytes = random_work,
     .run = random_run,
 };

@@ -14,20 +14,22 @@
 #include <string.h>
 
 typedef struct sparsegpt_options {
-    pare_sparsity sparsity;
+    pare_prune_options p;
     double damp;
     int block, bits;
 } sparsegpt_options;
 
 static const pare_param sparsegpt_params[] = {
-    PARE_PARAM(sparsegpt_options, sparsity, PARE_PARAM_SPARSITY, 0.5, 0, 1,
-               "share of each block of columns set to zero, or N:M (keep N of every M inputs)"),
+    PARE_PRUNE_SPARSITY(
+        sparsegpt_options,
+        "share of each block of columns set to zero, or N:M (keep N of every M inputs)"),
     PARE_PARAM(sparsegpt_options, damp, PARE_PARAM_FLOAT, 0.01, 0, 1,
                "added to the Hessian's diagonal, as a share of its mean"),
     PARE_PARAM(sparsegpt_options, block, PARE_PARAM_INT, 128, 16, 4096,
                "columns whose mask is chosen together"),
     PARE_PARAM(sparsegpt_options, bits, PARE_PARAM_INT, 0, 0, 8,
                "also quantize: 2 to 8 bits, one scale and zero point a row; 0 = no"),
+    PARE_PRUNE_DISTRIBUTION(sparsegpt_options),
     {0},
 };
 
@@ -48,7 +50,7 @@ static pare_status choose_block(void *arg, const float *w, size_t ld, size_t beg
     (void)err;
     j->begin = begin;
     j->width = width;
-    if (j->o->sparsity.m) return PARE_OK;
+    if (j->o->p.sparsity.m) return PARE_OK;
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < width; c++) {
             float u = j->obs->u[(begin + c) * j->obs->ld + begin + c], v = w[r * ld + begin + c];
@@ -56,7 +58,7 @@ static pare_status choose_block(void *arg, const float *w, size_t ld, size_t beg
             j->score[r * width + c] = gone ? -1.0f : v * v / (u * u);
             j->mark[r * width + c] = 1.0f;
         }
-    pare_mask_lowest(j->mark, j->score, n, (size_t)floor((double)n * j->o->sparsity.share));
+    pare_mask_lowest(j->mark, j->score, n, (size_t)floor((double)n * j->o->p.sparsity.share));
     for (size_t i = 0; i < n; i++) j->pruned[i] = j->mark[i] == 0.0f;
     return PARE_OK;
 }
@@ -64,7 +66,7 @@ static pare_status choose_block(void *arg, const float *w, size_t ld, size_t beg
 /* N:M: the choice among M neighbours, with weights as they are by now. */
 static void choose_group(void *arg, size_t row, size_t col, const float *w, const float *lazy) {
     sparsegpt_job *j = arg;
-    size_t m = (size_t)j->o->sparsity.m;
+    size_t m = (size_t)j->o->p.sparsity.m;
     float mark[64], score[64] = {0};
     (void)lazy;
     for (size_t i = 0; i < m; i++) {
@@ -72,7 +74,7 @@ static void choose_group(void *arg, size_t row, size_t col, const float *w, cons
         mark[i] = 1.0f;
         score[i] = w[col + i] * w[col + i] / (u * u);
     }
-    pare_mask_n_m(mark, score, 1, m, j->o->sparsity.n, (int)m);
+    pare_mask_n_m(mark, score, 1, m, j->o->p.sparsity.n, (int)m);
     for (size_t i = 0; i < m; i++) j->pruned[row * j->width + col - j->begin + i] = mark[i] == 0.0f;
 }
 
@@ -104,9 +106,9 @@ static void copy_rows(float *to, size_t ldt, const float *from, size_t ldf, size
 static pare_status prune(sparsegpt_job *j, float *w, pare_error *err) {
     const pare_weight_job *job = j->weights;
     pare_obs_rule rule = {.arg = j,
-                          .unit = (size_t)j->o->sparsity.m,
+                          .unit = (size_t)j->o->p.sparsity.m,
                           .block = choose_block,
-                          .begin_unit = j->o->sparsity.m ? choose_group : NULL,
+                          .begin_unit = j->o->p.sparsity.m ? choose_group : NULL,
                           .settle = settle};
     size_t block = (size_t)j->o->block;
     copy_rows(w, j->obs->ld, job->w, job->cols, job->rows, job->cols);
@@ -127,7 +129,7 @@ static void factor_of_diagonal(pare_obs *obs, const pare_input_stats *x) {
 
 static pare_status sparsegpt_run(const pare_weight_job *job, const void *options, pare_error *err) {
     const sparsegpt_options *o = options;
-    PARE_TRY(pare_mask_check_pattern(job, "sparsegpt", &o->sparsity, err));
+    PARE_TRY(pare_mask_check_pattern(job, "sparsegpt", &o->p.sparsity, err));
     pare_obs obs;
     bool factored;
     PARE_TRY(pare_obs_factor(&obs, &factored, job, NULL, o->damp, err));
@@ -162,13 +164,14 @@ static const pare_encoding *sparsegpt_encoding(const void *options) {
 
 static pare_status sparsegpt_check(const void *options, pare_error *err) {
     const sparsegpt_options *o = options;
+    PARE_TRY(pare_prune_check(&o->p, err));
     if (o->bits && !pare_encoding_of_grid(o->bits, true, 0))
         return pare_fail(err, PARE_ERR_ARG, "bits: found %d, expected 0, 2, 3, 4, 5, 6 or 8",
                          o->bits);
     size_t block = ((size_t)o->block + 15) & ~(size_t)15;
-    if (o->sparsity.m && block % (size_t)o->sparsity.m)
+    if (o->p.sparsity.m && block % (size_t)o->p.sparsity.m)
         return pare_fail(err, PARE_ERR_ARG, "block: found %d, expected a multiple of %d for %d:%d",
-                         o->block, o->sparsity.m, o->sparsity.n, o->sparsity.m);
+                         o->block, o->p.sparsity.m, o->p.sparsity.n, o->p.sparsity.m);
     return PARE_OK;
 }
 
@@ -193,6 +196,7 @@ const pare_method pare_method_sparsegpt = {
     .options_size = sizeof(sparsegpt_options),
     .params = sparsegpt_params,
     .needs = PARE_NEED_SQUARES | PARE_NEED_HESSIAN,
+    .prunes = true,
     .check = sparsegpt_check,
     .encoding = sparsegpt_encoding,
     .work_bytes = sparsegpt_work,

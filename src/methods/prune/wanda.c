@@ -9,16 +9,18 @@
 #include <string.h>
 
 typedef struct wanda_options {
-    pare_sparsity sparsity;
+    pare_prune_options p;
     bool variant;
 } wanda_options;
 
 static const pare_param wanda_params[] = {
-    PARE_PARAM(wanda_options, sparsity, PARE_PARAM_SPARSITY, 0.5, 0, 1,
-               "share of each row set to zero, or N:M (keep N of every M inputs)"),
+    PARE_PRUNE_SPARSITY(wanda_options,
+                        "share of each row set to zero, or N:M (keep N of every M inputs)"),
     PARE_PARAM(
         wanda_options, variant, PARE_PARAM_BOOL, 0, 0, 1,
         "rows lose the weights that hold the same share of their scores, not the same number"),
+    PARE_PRUNE_STRUCTURE(wanda_options),
+    PARE_PRUNE_DISTRIBUTION(wanda_options),
     {0},
 };
 
@@ -43,16 +45,9 @@ static void score_rows(void *arg, size_t begin, size_t end) {
 static void prune_rows(void *arg, size_t begin, size_t end) {
     const wanda_job *j = arg;
     size_t cols = j->weights->cols;
-    pare_sparsity s = j->o->sparsity;
-    float *w = j->weights->w + begin * cols;
-    const float *score = j->score + begin * cols;
-    if (s.m) {
-        pare_mask_n_m(w, score, end - begin, cols, s.n, s.m);
-        return;
-    }
-    size_t n_prune = (size_t)floor((double)cols * s.share);
-    for (; begin < end; begin++, w += cols, score += cols)
-        pare_mask_lowest(w, score, cols, n_prune);
+    size_t n_prune = (size_t)floor((double)cols * j->o->p.sparsity.share);
+    for (size_t r = begin; r < end; r++)
+        pare_mask_lowest(j->weights->w + r * cols, j->score + r * cols, cols, n_prune);
 }
 
 /* ---- the variant: one alpha for the matrix, found by bisection ---- */
@@ -84,7 +79,7 @@ static size_t prefix(const wanda_job *j, size_t r, double alpha) {
 }
 
 static void find_alpha(wanda_job *j) {
-    double low = 0.0, high = 0.8, target = j->o->sparsity.share;
+    double low = 0.0, high = 0.8, target = j->o->p.sparsity.share;
     size_t rows = j->weights->rows, cols = j->weights->cols;
     j->alpha = 0.4;
     for (;;) {
@@ -128,14 +123,15 @@ static pare_status prune_by_variant(wanda_job *j, pare_error *err) {
 static pare_status wanda_run(const pare_weight_job *job, const void *options, pare_error *err) {
     const wanda_options *o = options;
     size_t bytes = job->rows * job->cols * sizeof(float);
-    PARE_TRY(pare_mask_check_pattern(job, "wanda", &o->sparsity, err));
     float *norm = pare_malloc(job->cols, sizeof *norm);
     wanda_job j = {.weights = job, .o = o, .norm = norm, .score = pare_big_alloc(bytes)};
     pare_status st = PARE_OK;
     if (norm && j.score) {
         for (size_t c = 0; c < job->cols; c++) norm[c] = (float)sqrt(job->x->squares[c]);
         pare_parallel_for(job->rt, job->rows, 16, score_rows, &j);
-        if (o->variant && !o->sparsity.m)
+        if (o->p.sparsity.m || o->p.type.kind != PARE_STRUCTURE_WEIGHT)
+            st = pare_mask_matrix(job, "wanda", j.score, &o->p, err);
+        else if (o->variant)
             st = prune_by_variant(&j, err);
         else
             pare_parallel_for(job->rt, job->rows, 16, prune_rows, &j);
@@ -149,16 +145,17 @@ static pare_status wanda_run(const pare_weight_job *job, const void *options, pa
 
 static pare_status wanda_check(const void *options, pare_error *err) {
     const wanda_options *o = options;
-    if (o->variant && o->sparsity.m)
+    if (o->variant && (o->p.sparsity.m || o->p.type.kind != PARE_STRUCTURE_WEIGHT))
         return pare_fail(err, PARE_ERR_ARG,
-                         "found variant=true with sparsity=%d:%d, expected a share", o->sparsity.n,
-                         o->sparsity.m);
-    return PARE_OK;
+                         "variant: found true with N:M, blocks or channels, expected a share of "
+                         "single weights");
+    return pare_prune_check(&o->p, err);
 }
 
 static size_t wanda_work(const void *options, size_t rows, size_t cols) {
     const wanda_options *o = options;
-    return (o->variant ? 2 : 1) * rows * cols * sizeof(float);
+    return (o->variant ? 2 : 1) * rows * cols * sizeof(float) +
+           pare_mask_work_bytes(&o->p, rows, cols);
 }
 
 const pare_method pare_method_wanda = {
@@ -166,15 +163,18 @@ const pare_method pare_method_wanda = {
     .slot = "pruner",
     .paper = "arXiv:2306.11695",
     .summary = "zeroes the weights of smallest |w| times the norm of their input",
-    .help = "A weight's score is |w_ij| times the L2 norm of input j over the calibration tokens; "
-            "within each output row the lowest scores are set to zero (with N:M within each M "
-            "inputs). No kept weight changes. With variant=true every row loses the weights that "
-            "hold the same share of its score, found by bisection so that the whole matrix "
-            "reaches the sparsity.",
+    .help =
+        "A weight's score is |w_ij| times the L2 norm of input j over the calibration tokens; "
+        "within each output row the lowest scores are set to zero (with N:M within each M "
+        "inputs). No kept weight changes. With variant=true every row loses the weights that "
+        "hold the same share of its score, found by bisection so that the whole matrix "
+        "reaches the sparsity. Blocks and channels (type), not of the paper, compete within the "
+        "matrix.",
     .example = "wanda:sparsity=2:4 + nm24_q8",
     .options_size = sizeof(wanda_options),
     .params = wanda_params,
     .needs = PARE_NEED_SQUARES,
+    .prunes = true,
     .check = wanda_check,
     .work_bytes = wanda_work,
     .run = wanda_run,
