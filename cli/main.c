@@ -2,6 +2,7 @@
  * code and at most one error line. */
 #include "cli.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -39,6 +40,14 @@ static void catch_signals(void) {
     /* long work must not die because `head` has seen enough; the failing write is noticed instead
      */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit of file sizes is an error of the write, with a line */
+}
+
+/* Where 0, 1 or 2 is closed, the next file opened would get its number, and what is printed would
+ * land in it. A closed one stays unusable: /dev/null, opened so that no byte can be written. */
+static void hold_standard_files(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDONLY) < 0) _exit(1);
 }
 
 int cli_signal(void) { return stop_signal; }
@@ -220,6 +229,7 @@ static int finish(cli *c, pare_status st) {
 
 int main(int argc, char **argv) {
     static cli c;
+    hold_standard_files();
     const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
     bool color = !(no_color && *no_color) && !(term && strcmp(term, "dumb") == 0);
     c.out_tty = isatty(STDOUT_FILENO);
