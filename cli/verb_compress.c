@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 typedef struct compress_options {
-    const char *out, *recipe, *format, *keep, *eval, *calib, *records;
+    const char *out, *recipe, *format, *keep, *eval, *calib, *records, *imatrix, *write_imatrix;
     uint64_t split, max_memory;
     int64_t windows, calib_samples, calib_ctx;
     int compute;
@@ -29,6 +29,10 @@ static const cli_option compress_table[] = {
                "sequences, from random places of the text; 0 = 128"),
     CLI_OPTION(compress_options, 0, "calib-ctx", CLI_INT, calib_ctx, "N", 0, 1 << 20,
                "tokens of a sequence; 0 = 512, at most the model's maximum"),
+    CLI_OPTION(compress_options, 0, "imatrix", CLI_TEXT, imatrix, "FILE", 0, 0,
+               "llama.cpp's importance matrix (GGUF or legacy), for block types"),
+    CLI_OPTION(compress_options, 0, "write-imatrix", CLI_TEXT, write_imatrix, "FILE", 0, 0,
+               "write one from the calibration (.dat: the legacy form)"),
     CLI_OPTION(compress_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "of calibration: f32, or 8-bit activations where the weights allow"),
     CLI_OPTION(compress_options, 0, "max-memory", CLI_SIZE, max_memory, "SIZE", 0, 0,
@@ -279,6 +283,8 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
                                 .calib = o->calib,
                                 .calib_samples = (size_t)o->calib_samples,
                                 .calib_ctx = (size_t)o->calib_ctx,
+                                .imatrix = o->imatrix,
+                                .write_imatrix = o->write_imatrix,
                                 .calib_compute = (pare_compute)o->compute,
                                 .max_memory = o->max_memory,
                                 .restart = o->restart,

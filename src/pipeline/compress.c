@@ -47,9 +47,9 @@ static pare_status wanted_encoding(compress_run *c, const pare_step *step, tenso
     const pare_encode_options *e = step->options;
     const char *name = p->t->canonical;
     const pare_encoding *wanted =
-        step->mix
-            ? pare_mix_encoding(step->mix, pare_source_config(c->source), !c->tied, name, e->pure)
-            : step->enc;
+        step->mix ? pare_mix_encoding(step->mix, pare_source_config(c->source), !c->tied, name,
+                                      e->pure, c->o->calib || c->o->imatrix)
+                  : step->enc;
     pare_fallback fallback = c->o->no_fallback ? PARE_FALLBACK_REFUSE : (pare_fallback)e->fallback;
     const pare_encoding *fits = pare_mix_fit(wanted, p->cols, fallback);
     if (!fits)
@@ -169,10 +169,7 @@ static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err)
         !pare_mix_takes(t->canonical, p->n_dims))
         p->enc = pare_encoding_find("f32");
     p->recode = p->n_methods || p->enc != t->enc;
-    /* with calibration text encodings of whole numbers weigh errors by the inputs */
-    if (c->o->calib && p->recode && !p->quantizer && p->enc->codes && p->n_dims == 2 &&
-        p->unit < pare_source_config(c->source)->n_layers)
-        p->needs |= PARE_NEED_SQUARES;
+    if (t->canonical) PARE_TRY(compress_plan_importance(c, p, err));
     p->raw = c->same_format && !p->recode;
     if (!pare_output_holds(c->format, p->enc))
         return pare_fail(err, PARE_ERR_UNSUPPORTED,
@@ -419,6 +416,7 @@ static pare_status by_units(compress_run *c, pare_error *err) {
             cal = NULL;
         }
         if (st == PARE_OK) st = compress_units(c, cal, work, err);
+        if (st == PARE_OK) st = compress_write_imatrix(c, work, err);
         pare_calibration_close(cal); /* before the output's memory */
         cal = NULL;
         if (st == PARE_OK) st = write_all(c, work, err);
@@ -461,6 +459,7 @@ static pare_status run(compress_run *c, pare_error *err) {
             c->mix = c->recipe->steps[i].mix;
     c->report = pare_calloc(1, sizeof *c->report);
     if (!c->report) return fail_memory(err);
+    PARE_TRY(compress_open_imatrix(c, err));
     PARE_TRY(make_plan(c, err));
     PARE_TRY(tell_idle_steps(c, err));
     PARE_TRY(compress_plan_sparsities(c, err));
@@ -492,6 +491,7 @@ pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
     pare_name_regex_free(c.keep);
     pare_free(c.plans);
     pare_free(c.shares);
+    pare_imatrix_free(&c.imatrix);
     return st;
 }
 

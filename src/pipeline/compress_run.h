@@ -4,6 +4,7 @@
 #ifndef PARE_SRC_PIPELINE_COMPRESS_RUN_H
 #define PARE_SRC_PIPELINE_COMPRESS_RUN_H
 
+#include "io/imatrix.h"
 #include "model/source.h"
 #include "pipeline/calibrate.h"
 #include "pipeline/recipe.h"
@@ -46,10 +47,11 @@ typedef struct compress_run {
     bool same_format, tied;
     tensor_plan *plans;
     size_t n_plans;
-    unsigned needs;      /* of all plans, the dense pass too; 0 = no calibration */
-    bool dense_pass;     /* a distribution looks at the dense model first */
-    double *shares;      /* [n_steps][n_plans] sparsity of a step for a tensor; NAN: its own */
-    const pare_mix *mix; /* the last mix step without a target */
+    unsigned needs;       /* of all plans, the dense pass too; 0 = no calibration */
+    bool dense_pass;      /* a distribution looks at the dense model first */
+    pare_imatrix imatrix; /* of the file given, or empty */
+    double *shares;       /* [n_steps][n_plans] sparsity of a step for a tensor; NAN: its own */
+    const pare_mix *mix;  /* the last mix step without a target */
     pare_compress_report *report;
 } compress_run;
 
@@ -66,6 +68,25 @@ static inline bool plan_is_whole(const tensor_plan *p) {
  * its storage. x: statistics of its inputs, NULL where its methods need none. */
 pare_status compress_tensor(compress_run *c, size_t i, const pare_input_stats *x, pare_tensor *out,
                             pare_error *err);
+
+/* ---- importance.c: imatrix files ---- */
+
+/* Reads the file given, if any. */
+pare_status compress_open_imatrix(compress_run *c, pare_error *err);
+/* What a planned tensor needs for its importance, or to write it down; what it lacks is told. */
+pare_status compress_plan_importance(compress_run *c, tensor_plan *p, pare_error *err);
+/* *importance [cols]: of the file, else of x, else NULL; *own: what is to be freed. */
+pare_status compress_importance(const compress_run *c, const tensor_plan *p,
+                                const pare_input_stats *x, float **own, const float **importance,
+                                pare_error *err);
+/* "" without a file. */
+pare_status compress_hash_imatrix(const compress_run *c, char sha[65], pare_error *err);
+/* pare_work_write_unit, with the sums that a file is to be written from. plans[n], tensors[n]. */
+pare_status compress_write_unit(const compress_run *c, const pare_calibration *cal, pare_work *work,
+                                size_t unit, const size_t *plans, const pare_tensor *tensors,
+                                size_t n, pare_error *err);
+/* Writes the file asked for from all units. */
+pare_status compress_write_imatrix(const compress_run *c, const pare_work *work, pare_error *err);
 
 /* ---- sparsity_plan.c: distributions of pruning steps become a sparsity per tensor ---- */
 

@@ -9,14 +9,16 @@ typedef enum tensor_kind { OTHER, OUTPUT, TOKEN_EMBD, ATTN_V, ATTN_OUTPUT, FFN_D
 
 /* Where a mix departs from its base, as rules over layer i of n layers. */
 typedef enum rule {
-    SAME = 0,   /* the base */
-    ALWAYS,     /* `a` */
-    FIRST_2,    /* i < 2: a, else b */
-    FIRST_4,    /* i < 4: a, else the base */
-    FIRST_16TH, /* i < n/16: a, else b */
-    FIRST_8TH,  /* i < n/8: a, else the base */
-    MORE_BITS,  /* first and last eighth and every third between: a, else the base */
-    GQA_4       /* four or more query heads share a key head: a, else b (NULL = the base) */
+    SAME = 0,          /* the base */
+    ALWAYS,            /* `a` */
+    FIRST_2,           /* i < 2: a, else b */
+    FIRST_4,           /* i < 4: a, else the base */
+    FIRST_16TH,        /* i < n/16: a, else b */
+    FIRST_8TH,         /* i < n/8: a, else the base */
+    FIRST_8TH_KNOWN,   /* as FIRST_8TH where importance is known */
+    FIRST_8TH_UNKNOWN, /* as FIRST_8TH where it is not */
+    MORE_BITS,         /* first and last eighth and every third between: a, else the base */
+    GQA_4              /* four or more query heads share a key head: a, else b (NULL = the base) */
 } rule;
 
 typedef struct choice {
@@ -35,9 +37,9 @@ static const pare_mix mixes[] = {
     {"f32", 0, "f32", "f32", {0}, {0}, {0}},
     {"f16", 1, "f16", "f16", {0}, {0}, {0}},
     {"bf16", 32, "bf16", "bf16", {0}, {0}, {0}},
-    {"q4_0", 2, "q4_0", "q6_k", {0}, {0}, {0}},
+    {"q4_0", 2, "q4_0", "q6_k", {0}, {FIRST_8TH_KNOWN, "q4_1", 0}, {0}},
     {"q4_1", 3, "q4_1", "q6_k", {0}, {0}, {0}},
-    {"q5_0", 8, "q5_0", "q6_k", {0}, {0}, {0}},
+    {"q5_0", 8, "q5_0", "q6_k", {0}, {FIRST_8TH_KNOWN, "q5_1", 0}, {0}},
     {"q5_1", 9, "q5_1", "q6_k", {0}, {0}, {0}},
     {"q8_0", 7, "q8_0", "q8_0", {0}, {0}, {0}},
     {"q2_k", 10, "q2_k", "q6_k", {GQA_4, "q4_k", "q3_k"}, {ALWAYS, "q3_k", 0}, {ALWAYS, "q3_k", 0}},
@@ -56,8 +58,8 @@ static const pare_mix mixes[] = {
     {"q5_k_s", 16, "q5_k", "q6_k", {0}, {0}, {0}},
     {"q5_k_m", 17, "q5_k", "q6_k", {MORE_BITS, "q6_k", 0}, {MORE_BITS, "q6_k", 0}, {0}},
     {"q6_k", 18, "q6_k", "q6_k", {0}, {0}, {0}},
-    {"iq4_nl", 25, "iq4_nl", "q6_k", {GQA_4, "q5_k", NULL}, {FIRST_8TH, "q5_k", 0}, {0}},
-    {"iq4_xs", 30, "iq4_xs", "q6_k", {GQA_4, "q5_k", NULL}, {FIRST_8TH, "q5_k", 0}, {0}},
+    {"iq4_nl", 25, "iq4_nl", "q6_k", {GQA_4, "q5_k", NULL}, {FIRST_8TH_UNKNOWN, "q5_k", 0}, {0}},
+    {"iq4_xs", 30, "iq4_xs", "q6_k", {GQA_4, "q5_k", NULL}, {FIRST_8TH_UNKNOWN, "q5_k", 0}, {0}},
 };
 
 enum { N_MIXES = sizeof mixes / sizeof mixes[0] };
@@ -102,7 +104,8 @@ static tensor_kind kind_of(const char *name, bool has_output) {
     return OTHER;
 }
 
-static const char *choose(const choice *c, const char *base, size_t i, size_t n, size_t gqa) {
+static const char *choose(const choice *c, const char *base, size_t i, size_t n, size_t gqa,
+                          bool importance) {
     bool a = true;
     const char *other = base;
     switch (c->rule) {
@@ -122,6 +125,12 @@ static const char *choose(const choice *c, const char *base, size_t i, size_t n,
     case FIRST_8TH:
         a = i < n / 8;
         break;
+    case FIRST_8TH_KNOWN:
+        a = i < n / 8 && importance;
+        break;
+    case FIRST_8TH_UNKNOWN:
+        a = i < n / 8 && !importance;
+        break;
     case MORE_BITS:
         a = i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2;
         break;
@@ -133,7 +142,8 @@ static const char *choose(const choice *c, const char *base, size_t i, size_t n,
 }
 
 const pare_encoding *pare_mix_encoding(const pare_mix *m, const pare_model_config *config,
-                                       bool has_output, const char *canonical, bool pure) {
+                                       bool has_output, const char *canonical, bool pure,
+                                       bool importance) {
     size_t n = config->n_layers, gqa = config->n_heads / config->n_kv_heads;
     size_t i = strncmp(canonical, "blk.", 4) == 0 ? strtoul(canonical + 4, NULL, 10) : 0;
     const char *name = m->base;
@@ -142,13 +152,13 @@ const pare_encoding *pare_mix_encoding(const pare_mix *m, const pare_model_confi
         name = m->output;
         break;
     case ATTN_V:
-        name = choose(&m->attn_v, m->base, i, n, gqa);
+        name = choose(&m->attn_v, m->base, i, n, gqa, importance);
         break;
     case FFN_DOWN:
-        name = choose(&m->ffn_down, m->base, i, n, gqa);
+        name = choose(&m->ffn_down, m->base, i, n, gqa, importance);
         break;
     case ATTN_OUTPUT:
-        name = choose(&m->attn_output, m->base, i, n, gqa);
+        name = choose(&m->attn_output, m->base, i, n, gqa, importance);
         break;
     case TOKEN_EMBD:
     case OTHER:

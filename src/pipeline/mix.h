@@ -22,9 +22,11 @@ const char *pare_mix_name_of_file_type(uint32_t file_type);
 bool pare_mix_takes(const char *canonical, size_t n_dims);
 
 /* The encoding of a taken tensor. has_output: output.weight is stored, the embedding is not the
- * output; pure: the mix's base for all. The rules count layers by the numbers in the names. */
+ * output; pure: the mix's base for all; importance: errors are weighted by inputs. The rules count
+ * layers by the numbers in the names. */
 const pare_encoding *pare_mix_encoding(const pare_mix *m, const pare_model_config *config,
-                                       bool has_output, const char *canonical, bool pure);
+                                       bool has_output, const char *canonical, bool pure,
+                                       bool importance);
 
 /* What to do when rows of `cols` values do not fit an encoding's block. */
 typedef enum pare_fallback {

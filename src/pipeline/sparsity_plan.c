@@ -3,6 +3,7 @@
 #include "pipeline/compress_run.h"
 
 #include "base/memory.h"
+#include "io/json.h"
 #include "methods/distribution.h"
 
 #include <math.h>
@@ -199,13 +200,15 @@ static pare_status run_dense(compress_run *c, pare_calibration *cal, char *const
 }
 
 /* Outliers as the work folder keeps them: [steps][layers], null for a block without tensors of the
- * step. */
+ * step. NULL: out of memory. */
 static json_t *outliers_json(const compress_run *c, const double *outliers) {
-    size_t n = pare_source_config(c->source)->n_layers;
+    size_t failures = pare_json_failures(), n = pare_source_config(c->source)->n_layers;
     json_t *all = json_array();
     for (size_t i = 0; i < c->recipe->n_steps * n; i++)
         json_array_append_new(all, isnan(outliers[i]) ? json_null() : json_real(outliers[i]));
-    return all;
+    if (pare_json_failures() == failures) return all;
+    json_decref(all);
+    return NULL;
 }
 
 static bool read_outliers(const compress_run *c, const json_t *kept, double *outliers) {

@@ -153,17 +153,6 @@ static pare_status measure_output(compress_run *c, const tensor_plan *p, const p
     return PARE_OK;
 }
 
-/* Mean squares of the inputs, f32 [cols]; NULL without statistics. */
-static pare_status importance_of(float **out, const pare_input_stats *x, pare_error *err) {
-    *out = NULL;
-    if (!x || !x->squares || !x->n_tokens) return PARE_OK;
-    float *h = pare_malloc(x->cols, sizeof *h);
-    if (!h) return fail_memory(err);
-    for (size_t i = 0; i < x->cols; i++) h[i] = (float)(x->squares[i] / (double)x->n_tokens);
-    *out = h;
-    return PARE_OK;
-}
-
 static pare_status recode(compress_run *c, const tensor_plan *p, size_t index,
                           const pare_input_stats *x, const float *before, float *w, grid_space grid,
                           pare_tensor *out, pare_error *err) {
@@ -184,10 +173,11 @@ static pare_status recode(compress_run *c, const tensor_plan *p, size_t index,
         st = pare_tensor_encode_grid(c->rt, out, p->enc, w, p->rows, p->cols, grid.scale, grid.zero,
                                      err);
     } else {
-        float *importance = NULL;
-        PARE_TRY(importance_of(&importance, x, err));
+        float *own;
+        const float *importance;
+        PARE_TRY(compress_importance(c, p, x, &own, &importance, err));
         st = pare_tensor_encode(c->rt, out, p->enc, w, p->rows, p->cols, importance, err);
-        pare_free(importance);
+        pare_free(own);
     }
     if (st != PARE_OK)
         return pare_fail_prefix(err, "%s: %s", pare_source_path(c->source), p->t->canonical);
@@ -234,6 +224,8 @@ static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pa
     uint8_t *data = pare_big_alloc(bytes);
     float *w = pare_malloc(step * p->cols, sizeof *w);
     size_t n_flushed = 0;
+    const pare_imatrix_entry *entry = pare_imatrix_find(&c->imatrix, p->t->canonical);
+    const float *importance = entry ? entry->squares : NULL;
     if (!data || !w) {
         pare_free(w);
         pare_big_free(data, bytes);
@@ -247,7 +239,7 @@ static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pa
         st = check_finite(c, w, n * p->cols, r * p->cols, p->t->canonical, err);
         pare_tensor piece = {0};
         if (st == PARE_OK) {
-            st = pare_tensor_encode(c->rt, &piece, p->enc, w, n, p->cols, NULL, err);
+            st = pare_tensor_encode(c->rt, &piece, p->enc, w, n, p->cols, importance, err);
             if (st != PARE_OK)
                 pare_fail_prefix(err, "%s: %s: from row %zu", pare_source_path(c->source),
                                  p->t->canonical, r);

@@ -125,13 +125,15 @@ static pare_status hash_model(compress_run *c, char sha[65], pare_error *err) {
 
 pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,
                                pare_error *err) {
-    char sha[65];
+    char sha[65], imatrix[65];
     size_t failures = pare_json_failures();
     PARE_TRY(hash_model(c, sha, err));
-    json_t *f = json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:I, s:s}", "version", PARE_VERSION,
-                          "model", sha, "recipe", pare_recipe_text(c->recipe), "format", c->format,
-                          "keep", c->o->keep ? c->o->keep : "", "no_fallback", c->o->no_fallback,
-                          "seed", (json_int_t)pare_runtime_seed(c->rt), "isa",
+    PARE_TRY(compress_hash_imatrix(c, imatrix, err));
+    json_t *f = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:I, s:s}", "version",
+                          PARE_VERSION, "model", sha, "recipe", pare_recipe_text(c->recipe),
+                          "format", c->format, "keep", c->o->keep ? c->o->keep : "", "imatrix",
+                          imatrix, "write_imatrix", c->o->write_imatrix != NULL, "no_fallback",
+                          c->o->no_fallback, "seed", (json_int_t)pare_runtime_seed(c->rt), "isa",
                           pare_isa_name(pare_runtime_isa(c->rt)));
     if (f && cal) {
         json_object_set_new(f, "calib", json_integer(pare_calibration_crc32(cal)));
@@ -241,7 +243,8 @@ static pare_status do_unit(unit_job *job, pare_error *err) {
                                       job->dense_inputs ? job->to : NULL, &job->crc, err));
     }
     PARE_TRY(transform(job, err));
-    PARE_TRY(pare_work_write_unit(job->work, job->unit, job->names, job->tensors, job->n, err));
+    PARE_TRY(compress_write_unit(c, job->cal, job->work, job->unit, job->plans, job->tensors,
+                                 job->n, err));
     if (job->to && !job->dense_inputs) PARE_TRY(run_compressed(job, err));
     json_t *report = unit_report(c, job->unit, first_fallback);
     if (!report) return fail_memory(err);

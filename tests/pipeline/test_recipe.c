@@ -94,8 +94,9 @@ static void mix_of(const char *mix, const char *leaf, size_t n_layers, size_t he
     for (size_t i = 0; i < n_layers; i++) {
         char name[64];
         snprintf(name, sizeof name, "blk.%zu.%s.weight", i, leaf);
-        snprintf(out[i], 16, "%s",
-                 pare_mix_encoding(pare_mix_find(mix), &config, has_output, name, false)->name);
+        snprintf(
+            out[i], 16, "%s",
+            pare_mix_encoding(pare_mix_find(mix), &config, has_output, name, false, false)->name);
     }
 }
 
@@ -118,12 +119,35 @@ static void mixes_follow_the_table(void **state) {
 
     static pare_model_config config = {.n_layers = 1, .n_heads = 1, .n_kv_heads = 1};
     const pare_mix *m = pare_mix_find("q4_0");
-    assert_string_equal(pare_mix_encoding(m, &config, false, "token_embd.weight", false)->name,
+    assert_string_equal(
+        pare_mix_encoding(m, &config, false, "token_embd.weight", false, false)->name, "q6_k");
+    assert_string_equal(
+        pare_mix_encoding(m, &config, true, "token_embd.weight", false, false)->name, "q4_0");
+    assert_string_equal(pare_mix_encoding(m, &config, true, "output.weight", false, false)->name,
                         "q6_k");
-    assert_string_equal(pare_mix_encoding(m, &config, true, "token_embd.weight", false)->name,
+    assert_string_equal(pare_mix_encoding(m, &config, true, "output.weight", true, false)->name,
                         "q4_0");
-    assert_string_equal(pare_mix_encoding(m, &config, true, "output.weight", false)->name, "q6_k");
-    assert_string_equal(pare_mix_encoding(m, &config, true, "output.weight", true)->name, "q4_0");
+}
+
+/* What llama.cpp's quantize does otherwise when it has an imatrix: ffn_down of the first eighth. */
+static void mixes_know_importance(void **state) {
+    (void)state;
+    static pare_model_config config = {.n_layers = 16, .n_heads = 8, .n_kv_heads = 4};
+    static const char *const cases[][3] = {{"q4_0", "q4_0", "q4_1"},
+                                           {"q5_0", "q5_0", "q5_1"},
+                                           {"iq4_xs", "q5_k", "iq4_xs"},
+                                           {"iq4_nl", "q5_k", "iq4_nl"},
+                                           {"q4_k_s", "q5_k", "q5_k"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (int known = 0; known < 2; known++) {
+            const pare_mix *m = pare_mix_find(cases[i][0]);
+            assert_string_equal(
+                pare_mix_encoding(m, &config, true, "blk.1.ffn_down.weight", false, known)->name,
+                cases[i][1 + known]);
+            const char *base =
+                pare_mix_encoding(m, &config, true, "blk.2.ffn_down.weight", false, known)->name;
+            assert_string_equal(base, i == 4 ? "q4_k" : cases[i][0]);
+        }
 }
 
 static void narrow_rows_fall_back(void **state) {
@@ -148,12 +172,12 @@ static void every_mix_is_made_of_known_encodings(void **state) {
     for (size_t i = 0; pare_mix_name_at(i); i++) {
         const pare_mix *m = pare_mix_find(pare_mix_name_at(i));
         assert_string_equal(pare_mix_name_of_file_type(pare_mix_file_type(m)), pare_mix_name(m));
-        assert_non_null(pare_mix_encoding(m, &config, true, "output.weight", false));
+        assert_non_null(pare_mix_encoding(m, &config, true, "output.weight", false, false));
         for (size_t layer = 0; layer < 24; layer++)
             for (size_t k = 0; k < 5; k++) {
                 char name[64];
                 snprintf(name, sizeof name, "blk.%zu.%s.weight", layer, leaves[k]);
-                assert_non_null(pare_mix_encoding(m, &config, true, name, false));
+                assert_non_null(pare_mix_encoding(m, &config, true, name, false, false));
             }
     }
 }
@@ -164,6 +188,7 @@ int main(void) {
         cmocka_unit_test(slips_are_named),
         cmocka_unit_test(steps_take_their_tensors),
         cmocka_unit_test(mixes_follow_the_table),
+        cmocka_unit_test(mixes_know_importance),
         cmocka_unit_test(narrow_rows_fall_back),
         cmocka_unit_test(every_mix_is_made_of_known_encodings),
     };
