@@ -3,7 +3,7 @@
 #include "base/memory.h"
 
 float *pare_quant_importance(const pare_weight_job *job) {
-    if (!job->x || !job->x->squares || !job->x->n_tokens) return NULL;
+    if (!job->x || !job->x->squares) return NULL;
     float *h = pare_malloc(job->cols, sizeof *h);
     if (!h) return NULL;
     double sum = 0.0;

@@ -64,8 +64,8 @@ static inline size_t pare_quant_group_at(const pare_weight_job *job, size_t row,
     return row * pare_grid_groups(g, job->cols) + (g->group ? c / g->group : 0);
 }
 
-/* Mean squares of the inputs as weights of a search, f32 [cols]; NULL without statistics or memory.
- * Free with pare_free. */
+/* Mean squares of the inputs as weights of a search, f32 [cols], on average 1; all 1 where no token
+ * was seen. NULL without statistics or memory. Free with pare_free. */
 float *pare_quant_importance(const pare_weight_job *job);
 
 #endif

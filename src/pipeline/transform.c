@@ -123,6 +123,9 @@ static bool was_pruned(const float *w, size_t n) {
 static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weight_job *job,
                                pare_error *err) {
     bool pruned = was_pruned(job->w, job->rows * job->cols);
+    if (job->x && job->x->n_tokens < 32) /* less than the smallest group of a quantizer */
+        pare_job_note(job, "saw %llu calibration tokens only",
+                      (unsigned long long)job->x->n_tokens);
     for (size_t i = 0; i < c->recipe->n_steps; i++) {
         const pare_step *step = &c->recipe->steps[i];
         if (!step->method || !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
@@ -134,6 +137,10 @@ static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weigh
         pare_status st = step->method->run(job, options, err);
         pare_free(options);
         if (st != PARE_OK) return st;
+        /* a grid's values are looked at where they are encoded */
+        if (!job->enc &&
+            check_finite(c, job->w, job->rows * job->cols, 0, p->t->canonical, err) != PARE_OK)
+            return pare_fail_prefix(err, "after %s", step->method->name);
         pruned |= !job->enc;
     }
     return PARE_OK;

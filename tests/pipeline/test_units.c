@@ -9,8 +9,8 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/os.h"
+#include "methods/method.h"
 #include "pare/compress.h"
-#include "pare/methods.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -399,6 +399,44 @@ static void bad_calibration(void **state) {
     assert_false(pare_path_exists(out));
 }
 
+/* Numbers that no method may work on, for every method (N1, N2), and a text of one letter, on which
+ * all must (N19: its Hessians have hardly any rank). */
+static void odd_numbers(void **state) {
+    (void)state;
+    char bad[3][1024], letters[4000], dull[1024], out[1024];
+    snprintf(bad[0], 1024, "%s", tiny_model("nan", &(tiny_options){.poison = NAN}));
+    snprintf(bad[1], 1024, "%s", tiny_model("inf", &(tiny_options){.poison = -INFINITY}));
+    snprintf(bad[2], 1024, "%s", tiny_model("overflowing", &(tiny_options){.last_norm = 3e38f}));
+    memset(letters, 'a', sizeof letters);
+    snprintf(dull, sizeof dull, "%s", test_write("dull.txt", letters, sizeof letters));
+    snprintf(out, sizeof out, "%s", test_path("odd"));
+    for (size_t m = 0; pare_method_at(m); m++) {
+        bool calibrated = pare_method_at(m)->needs;
+        pare_compress_options o = options_of(recipe_of(pare_method_at(m)), out);
+        for (int i = 0; i < (calibrated ? 3 : 2); i++) {
+            o.model = bad[i];
+            pare_error err = {0};
+            pare_status st = run(&o, 1, &err);
+            if (st != PARE_ERR_INPUT ||
+                !strstr(err.message, i == 2 ? "infinity"
+                                     : i    ? "inf"
+                                            : "nan") ||
+                (i == 2 && !strstr(err.message, "calibration: block 1")))
+                fail_msg("%s, model %d: found %s \"%s\"", o.recipe, i, pare_status_name(st),
+                         err.message);
+            assert_false(pare_path_exists(out));
+            char *work = pare_asprintf("%s.work", out);
+            test_remove(work);
+            pare_free(work);
+        }
+        o.model = model;
+        o.calib = dull;
+        assert_ok(run(&o, 1, err));
+        assert_clean(out);
+        test_remove(out);
+    }
+}
+
 /* ---- what comes out ---- */
 
 static pare_compress_report *report_of(const pare_compress_options *o) {
@@ -503,6 +541,7 @@ int main(void) {
         cmocka_unit_test(encodings_take_importance),
         cmocka_unit_test(the_plan_says_what_it_takes),
         cmocka_unit_test(bad_calibration),
+        cmocka_unit_test(odd_numbers),
         cmocka_unit_test(two_runs_at_once),
         cmocka_unit_test(interrupted),
         cmocka_unit_test(changed_before_a_resume),

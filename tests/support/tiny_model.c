@@ -124,6 +124,8 @@ static void add_layer(builder *b, int layer, float scale) {
         char name[96];
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, tensors[i].name);
         add(b, name, tensors[i].rows, tensors[i].cols, tensors[i].norm ? 0 : scale);
+        for (size_t k = 0; i == 0 && layer == TINY_LAYERS - 1 && k < TINY_DIM; k++)
+            if (b->options->last_norm != 0) b->data[b->n - 1 - k] = b->options->last_norm;
     }
 }
 

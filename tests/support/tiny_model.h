@@ -18,6 +18,7 @@ typedef struct tiny_options {
     const char *template; /* chat template, NULL = ChatML, "" = none */
     float poison;         /* written over one weight where it is not 0 (NaN, Inf) */
     float final_norm;     /* 0 = 1; 3e38 makes logits that are no numbers */
+    float last_norm;      /* of the last block's input, 0 = 1; 3e38: its activations overflow */
 } tiny_options;
 
 /* Writes the folder test_folder()/name (options may be NULL) and returns its path. */

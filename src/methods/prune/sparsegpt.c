@@ -42,7 +42,14 @@ typedef struct sparsegpt_job {
     size_t begin, width;
 } sparsegpt_job;
 
-/* Scores of a block, lowest ones marked: mark is 0 where a weight goes. */
+/* Pruned before: such a weight goes, whatever was passed on to it. */
+static bool is_gone(const sparsegpt_job *j, size_t row, size_t col) {
+    const pare_weight_job *job = j->weights;
+    return job->keep_zeros && job->w[row * job->cols + col] == 0.0f;
+}
+
+/* Scores of a block, roots of the paper's (no square of a small u is 0), lowest ones marked: mark
+ * is 0 where a weight goes. */
 static pare_status choose_block(void *arg, const float *w, size_t ld, size_t begin, size_t end,
                                 pare_error *err) {
     sparsegpt_job *j = arg;
@@ -54,12 +61,12 @@ static pare_status choose_block(void *arg, const float *w, size_t ld, size_t beg
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < width; c++) {
             float u = j->obs->u[(begin + c) * j->obs->ld + begin + c], v = w[r * ld + begin + c];
-            bool gone = j->weights->keep_zeros && v == 0.0f;
-            j->score[r * width + c] = gone ? -1.0f : v * v / (u * u);
+            j->score[r * width + c] = is_gone(j, r, begin + c) ? -1.0f : fabsf(v) / u;
             j->mark[r * width + c] = 1.0f;
         }
     pare_mask_lowest(j->mark, j->score, n, (size_t)floor((double)n * j->o->p.sparsity.share));
-    for (size_t i = 0; i < n; i++) j->pruned[i] = j->mark[i] == 0.0f;
+    for (size_t i = 0; i < n; i++)
+        j->pruned[i] = j->mark[i] == 0.0f || is_gone(j, i / width, begin + i % width);
     return PARE_OK;
 }
 
@@ -72,10 +79,12 @@ static void choose_group(void *arg, size_t row, size_t col, const float *w, cons
     for (size_t i = 0; i < m; i++) {
         float u = j->obs->u[(col + i) * j->obs->ld + col + i];
         mark[i] = 1.0f;
-        score[i] = w[col + i] * w[col + i] / (u * u);
+        score[i] = is_gone(j, row, col + i) ? -1.0f : fabsf(w[col + i]) / u;
     }
     pare_mask_n_m(mark, score, 1, m, j->o->p.sparsity.n, (int)m);
-    for (size_t i = 0; i < m; i++) j->pruned[row * j->width + col - j->begin + i] = mark[i] == 0.0f;
+    for (size_t i = 0; i < m; i++)
+        j->pruned[row * j->width + col - j->begin + i] =
+            mark[i] == 0.0f || is_gone(j, row, col + i);
 }
 
 static float settle(void *arg, size_t row, size_t col, float w) {
