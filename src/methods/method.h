@@ -14,7 +14,8 @@
 enum {
     PARE_NEED_SQUARES = 1, /* squares */
     PARE_NEED_ABS = 2,     /* abs_max, abs_sum */
-    PARE_NEED_HESSIAN = 4  /* hessian; squares too */
+    PARE_NEED_HESSIAN = 4, /* hessian; squares too */
+    PARE_NEED_SAMPLES = 8  /* samples */
 };
 
 /* The inputs x of a linear layer over all calibration tokens; layers that share their input share
@@ -26,6 +27,8 @@ typedef struct pare_input_stats {
     const float *abs_max;  /* [cols] max |x| */
     const double *abs_sum; /* [cols] sum of |x| */
     const double *hessian; /* [cols][cols] sum of x x^T, symmetric */
+    const float *samples;  /* [n_samples][cols] the inputs themselves, of the first sequences */
+    size_t n_samples;
 } pare_input_stats;
 
 /* What a method had to do that its user would not expect: one line, counted and told. */
@@ -50,6 +53,28 @@ typedef struct pare_weight_job {
     void *note_arg;
 } pare_weight_job;
 
+/* Linear layers that share their input, and what makes it: a scale of each channel of the input can
+ * be taken out of what makes it and put into the layers' columns. */
+typedef struct pare_scale_job {
+    pare_runtime *rt;
+    const char *name; /* of the first layer, for messages */
+    size_t n, cols;
+    const float *const *w; /* [n] weights [rows[i]][cols] */
+    const size_t *rows;    /* [n] */
+    const pare_input_stats *x;
+    bool from_norm; /* the input is made by a norm, else by another linear layer */
+
+    /* *loss = mean square of what the output of the layers' module (attention for q, k, v; the
+     * feed-forward part for gate and up; else the layer) changes by on the samples, when the layers
+     * have the weights w[i][rows[i]][cols] in place of theirs. Errors: PARE_ERR_NOMEM,
+     * PARE_ERR_INTERRUPTED. */
+    pare_status (*loss)(void *arg, const float *const *w, double *loss, pare_error *err);
+    void *arg;
+
+    pare_note_fn note; /* may be NULL */
+    void *note_arg;
+} pare_scale_job;
+
 struct pare_method {
     const char *name, *slot, *paper, *summary, *help, *example;
     size_t options_size;
@@ -69,13 +94,26 @@ struct pare_method {
     /* Bytes of work space for a matrix; may be NULL: none that counts. */
     size_t (*work_bytes)(const void *options, size_t rows, size_t cols);
 
-    /* Transforms one weight matrix. Errors: PARE_ERR_ARG when the shape does not fit the
-     * parameters, PARE_ERR_NOMEM; w may then be half transformed and is not used. */
+    /* Sequences that are kept as samples; may be NULL: none. */
+    size_t (*samples)(const void *options);
+
+    /* Chooses s[cols] (1 on entry, finite, > 0): the layers' columns are multiplied by s and what
+     * makes their input is divided by it, so that the model computes the same. All groups of a
+     * block choose before any scale is applied, and then `run` sees the scaled weights and
+     * statistics. May be NULL. */
+    pare_status (*scales)(const pare_scale_job *job, const void *options, float *s,
+                          pare_error *err);
+
+    /* Transforms one weight matrix; NULL: the method is done with its scales. Errors: PARE_ERR_ARG
+     * when the shape does not fit the parameters, PARE_ERR_NOMEM; w may then be half transformed
+     * and is not used. */
     pare_status (*run)(const pare_weight_job *job, const void *options, pare_error *err);
 };
 
 __attribute__((format(printf, 2, 3))) void pare_job_note(const pare_weight_job *job,
                                                          const char *format, ...);
+__attribute__((format(printf, 2, 3))) void pare_scale_note(const pare_scale_job *job,
+                                                           const char *format, ...);
 
 /* Fills an options struct with the defaults of the descriptor. */
 void pare_method_defaults(const pare_method *m, void *options);

@@ -14,15 +14,26 @@ static const void *const_field(const pare_param *p, const void *options) {
     return (const char *)options + p->offset;
 }
 
-void pare_job_note(const pare_weight_job *job, const char *format, ...) {
-    if (!job->note) return;
+static void tell(pare_note_fn note, void *arg, const char *name, const char *format, va_list args) {
+    if (!note) return;
     char text[300], line[400];
+    vsnprintf(text, sizeof text, format, args);
+    snprintf(line, sizeof line, "%s: %s", name, text);
+    note(arg, line);
+}
+
+void pare_job_note(const pare_weight_job *job, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    tell(job->note, job->note_arg, job->name, format, args);
     va_end(args);
-    snprintf(line, sizeof line, "%s: %s", job->name, text);
-    job->note(job->note_arg, line);
+}
+
+void pare_scale_note(const pare_scale_job *job, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    tell(job->note, job->note_arg, job->name, format, args);
+    va_end(args);
 }
 
 /* A decimal number and nothing else; a point whatever LC_NUMERIC says. */

@@ -49,6 +49,14 @@ typedef struct pare_weight_spec {
                         in pare_weights (model.h) */
 } pare_weight_spec;
 
+/* The feed-forward part: down(act(gate x) * (up x)), or down(act(up x)). */
+typedef enum pare_ffn {
+    PARE_FFN_SILU_GLU = 1,
+    PARE_FFN_GELU_GLU,
+    PARE_FFN_GELU,
+    PARE_FFN_RELU
+} pare_ffn;
+
 struct pare_model;
 struct pare_pass;
 struct pare_fwd;
@@ -63,9 +71,10 @@ struct pare_arch {
     const char *activations[4]; /* accepted values of `activation_key`; the first is the default */
     const char *activation_key; /* "hidden_act", ... */
     const pare_weight_spec *weights; /* ends with name NULL */
-    bool no_rope;                    /* positions are learned (position_embd) */
-    bool layer_norm;                 /* LayerNorm; else RMSNorm */
-    bool scaled_embeddings;          /* embed_scale is sqrt(dim) */
+    pare_ffn ffn;
+    bool no_rope;           /* positions are learned (position_embd) */
+    bool layer_norm;        /* LayerNorm; else RMSNorm */
+    bool scaled_embeddings; /* embed_scale is sqrt(dim) */
     pare_model_config base; /* defaults of config.json; 0 = the key is required (see config_hf.c) */
     /* What the common keys do not say; may be NULL. Called after them. */
     pare_status (*read_hf)(pare_model_config *c, const struct pare_json *json, pare_error *err);

@@ -56,6 +56,7 @@ const pare_arch pare_arch_gemma2 = {
     .activation_key = "hidden_activation",
     .activations = {"gelu_pytorch_tanh"},
     .weights = weights,
+    .ffn = PARE_FFN_GELU_GLU,
     .scaled_embeddings = true,
     .base = {.vocab_size = 256000,
              .dim = 2304,

@@ -64,6 +64,7 @@ const pare_arch pare_arch_gemma3 = {
     .activation_key = "hidden_activation",
     .activations = {"gelu_pytorch_tanh"},
     .weights = weights,
+    .ffn = PARE_FFN_GELU_GLU,
     .scaled_embeddings = true,
     .base = {.vocab_size = 262208,
              .dim = 2304,

@@ -53,7 +53,7 @@ static void layer(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t i
     pare_block_attention(f, m, p, i, part, x);
     pare_op_add(f, h, h, part, n, dim);
     pare_op_layernorm(f, x, h, l->ffn_norm.w, l->ffn_norm.bias, n, dim, eps);
-    pare_block_ffn(f, m, p, i, part, x, PARE_FFN_GELU);
+    pare_block_ffn(f, m, p, i, part, x);
     pare_op_add(f, h, h, part, n, dim);
 }
 
@@ -71,6 +71,7 @@ const pare_arch pare_arch_gpt2 = {
     .activation_key = "activation_function",
     .activations = {"gelu_new", "gelu_pytorch_tanh"},
     .weights = weights,
+    .ffn = PARE_FFN_GELU,
     .no_rope = true,
     .layer_norm = true,
     .base = {.vocab_size = 50257,

@@ -87,7 +87,7 @@ static void layer(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t i
         if (part == 0)
             pare_block_attention(f, m, p, i, out, in);
         else
-            pare_block_ffn(f, m, p, i, out, in, PARE_FFN_RELU);
+            pare_block_ffn(f, m, p, i, out, in);
         pare_op_add(f, h, h, out, p->n, c->dim);
         if (!c->norm_before)
             pare_op_layernorm(f, h, h, norm->w, norm->bias, p->n, c->dim, c->norm_eps);
@@ -116,6 +116,7 @@ const pare_arch pare_arch_opt = {
     .activation_key = "activation_function",
     .activations = {"relu"},
     .weights = weights,
+    .ffn = PARE_FFN_RELU,
     .no_rope = true,
     .layer_norm = true,
     .base = {.vocab_size = 50272,

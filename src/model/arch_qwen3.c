@@ -34,6 +34,7 @@ const pare_arch pare_arch_qwen3 = {
     .activation_key = "hidden_act",
     .activations = {"silu", "swish"},
     .weights = weights,
+    .ffn = PARE_FFN_SILU_GLU,
     .base = {.head_dim = 128, .ctx_max = 32768, .norm_eps = 1e-6f},
     .read_hf = pare_config_hf_qwen,
     .embed = pare_embed_scaled,

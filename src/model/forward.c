@@ -151,8 +151,9 @@ void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, 
 }
 
 void pare_block_ffn(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer, float *out,
-                    const float *x, pare_ffn kind) {
+                    const float *x) {
     const pare_model_config *c = &m->config;
+    const pare_ffn kind = m->arch->ffn;
     const pare_layer *l = &m->weights.layers[layer];
     pare_fwd_marks mark = pare_fwd_mark(f);
     size_t n = p->n, ffn = c->ffn_dim;
@@ -191,7 +192,7 @@ void pare_block_llama(pare_fwd *f, const pare_model *m, const pare_pass *p, size
     pare_op_rmsnorm(f, x, h, l->attn_norm.w, n, dim, eps);
     pare_block_attention(f, m, p, layer, part, x);
     pare_op_add_rmsnorm(f, x, h, part, l->ffn_norm.w, n, dim, eps);
-    pare_block_ffn(f, m, p, layer, part, x, PARE_FFN_SILU_GLU);
+    pare_block_ffn(f, m, p, layer, part, x);
     pare_op_add(f, h, h, part, n, dim);
 }
 
@@ -208,7 +209,7 @@ void pare_block_gemma(pare_fwd *f, const pare_model *m, const pare_pass *p, size
     pare_block_attention(f, m, p, layer, part, x);
     pare_op_rmsnorm(f, normed, part, l->post_attention_norm.w, n, dim, eps);
     pare_op_add_rmsnorm(f, x, h, normed, l->ffn_norm.w, n, dim, eps);
-    pare_block_ffn(f, m, p, layer, part, x, PARE_FFN_GELU_GLU);
+    pare_block_ffn(f, m, p, layer, part, x);
     pare_op_rmsnorm(f, normed, part, l->post_ffw_norm.w, n, dim, eps);
     pare_op_add(f, h, h, normed, n, dim);
 }

@@ -240,6 +240,14 @@ pare_linear *pare_model_linear(pare_model *m, size_t layer, const char *name) {
     return NULL;
 }
 
+const float **pare_model_vector(pare_model *m, size_t layer, const char *name) {
+    pare_name n;
+    if (!pare_name_parse(&n, m->arch, PARE_NAMES_GGUF, name) || n.layer != layer) return NULL;
+    uint8_t *field = (uint8_t *)&m->weights.layers[layer] + n.spec->offset;
+    if (n.spec->out != PARE_X_NONE) return n.is_bias ? &((pare_linear *)field)->bias : NULL;
+    return n.is_bias ? &((pare_norm *)field)->bias : &((pare_norm *)field)->w;
+}
+
 static pare_status open_globals(pare_model *m, pare_error *err) {
     const pare_model_config *c = &m->config;
     PARE_TRY(pare_source_check_complete(m->source, err));

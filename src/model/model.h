@@ -62,6 +62,8 @@ void pare_model_drop_layer(pare_model *m, size_t layer);
 bool pare_model_is_multiplied(const pare_model *m, const pare_source_tensor *t);
 /* The matrix of that canonical name in a loaded layer, or NULL. */
 pare_linear *pare_model_linear(pare_model *m, size_t layer, const char *name);
+/* Where a loaded layer holds the norm or bias of that canonical name, or NULL. */
+const float **pare_model_vector(pare_model *m, size_t layer, const char *name);
 
 /* ---- the forward pass, called by every thread with its own context (autograd/ops.h) ---- */
 
@@ -108,15 +110,9 @@ void pare_pass_run(pare_fwd *f, const pare_model *m, pare_pass *p, float *y);
 void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer,
                           float *out, const float *a);
 
-typedef enum pare_ffn {
-    PARE_FFN_SILU_GLU,
-    PARE_FFN_GELU_GLU,
-    PARE_FFN_GELU,
-    PARE_FFN_RELU
-} pare_ffn;
-/* out[n][dim] = the feed-forward part on x[n][dim]. */
+/* out[n][dim] = the feed-forward part on x[n][dim], of the architecture's kind. */
 void pare_block_ffn(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer, float *out,
-                    const float *x, pare_ffn kind);
+                    const float *x);
 
 /* A layer of the Llama family, in place on h[n][dim]:
  *     h += attention(rmsnorm(h));  h += down(silu(gate x) * (up x)), x = rmsnorm(h) */

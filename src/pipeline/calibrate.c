@@ -22,7 +22,7 @@ struct pare_calibration {
     pare_runtime *rt;
     pare_model *m;
     pare_compute compute;
-    size_t n, ctx, text_tokens;
+    size_t n, n_samples, ctx, text_tokens;
     int32_t *ids; /* [n][ctx] */
     float *h;     /* [ctx][dim] */
     size_t h_bytes;
@@ -39,13 +39,36 @@ static pare_status fail_memory(pare_error *err) {
 
 /* --- the region that all threads run --- */
 
+typedef enum module { WHOLE_LAYER = 0, ATTENTION, FEED_FORWARD, MATRIX } module;
+
 typedef struct region {
     pare_calibration *cal;
     const int32_t *ids; /* embed these, or */
-    size_t layer;       /* run this layer */
+    size_t layer;       /* run this layer, or */
+    module module;      /* this part of it, */
+    const pare_linear *matrix;
+    const float *x; /* from x[n][] */
+    float *y;       /* to y[n][dim] */
     size_t n;
     pare_probe_fn probe;
 } region;
+
+static void run_module(pare_fwd *f, const pare_pass *pass, const region *r) {
+    const pare_model *m = r->cal->m;
+    if (r->module == ATTENTION) {
+        pare_block_attention(f, m, pass, r->layer, r->y, r->x);
+    } else if (r->module == FEED_FORWARD) {
+        pare_block_ffn(f, m, pass, r->layer, r->y, r->x);
+    } else {
+        size_t in = r->matrix->w.view.cols;
+        pare_op_out out = {.name = r->matrix->name,
+                           .w = &r->matrix->w,
+                           .bias = r->matrix->bias,
+                           .y = r->y,
+                           .ldy = m->config.dim};
+        pare_op_linear(f, r->x, in, r->n, in, &out, 1);
+    }
+}
 
 static void run_region(pare_fwd *f, const region *r) {
     const pare_attn_span alone = {.n = r->n};
@@ -54,7 +77,10 @@ static void run_region(pare_fwd *f, const region *r) {
     if (r->ids || pare_fwd_planning(f)) pare_pass_embed(f, r->cal->m, &pass, r->cal->h);
     if (!r->ids) {
         pare_pass_begin(f, r->cal->m, &pass);
-        pare_pass_layer(f, r->cal->m, &pass, r->layer, r->cal->h);
+        if (r->module)
+            run_module(f, &pass, r);
+        else
+            pare_pass_layer(f, r->cal->m, &pass, r->layer, r->cal->h);
     }
     pare_fwd_release(f, mark);
 }
@@ -154,6 +180,7 @@ static pare_status set_up(pare_calibration *cal, const char *model,
     size_t ctx_max = cal->m->config.ctx_max;
     cal->compute = o->compute;
     cal->n = o->n_sequences ? o->n_sequences : 128;
+    cal->n_samples = o->n_samples < cal->n ? o->n_samples : cal->n;
     cal->ctx = o->ctx ? o->ctx : 512;
     if (!o->ctx && ctx_max && cal->ctx > ctx_max) cal->ctx = ctx_max;
     if (cal->ctx < 2 || (ctx_max && cal->ctx > ctx_max))
@@ -262,6 +289,8 @@ void pare_calibration_drop(pare_calibration *cal, size_t layer) {
 void pare_calibration_replace(pare_calibration *cal, size_t layer, const char *name,
                               const pare_tensor *t) {
     pare_linear *linear = pare_model_linear(cal->m, layer, name);
+    const float **vector = linear ? NULL : pare_model_vector(cal->m, layer, name);
+    if (vector) *vector = t->view.part[0];
     if (!linear) return;
     linear->w = *t;
     linear->w.storage = NULL; /* borrowed */
@@ -314,8 +343,8 @@ pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_need
     for (size_t i = 0; i < cal->n_inputs; i++) {
         unsigned wanted = needs_of_input(&cal->inputs[i], needs, arg);
         if (wanted)
-            *bytes +=
-                pare_statistics_bytes(cal->inputs[i].in, wanted, pare_runtime_threads(cal->rt));
+            *bytes += pare_statistics_bytes(cal->inputs[i].in, wanted, cal->n_samples * cal->ctx,
+                                            pare_runtime_threads(cal->rt));
     }
     pare_calibration_drop(cal, layer);
     return PARE_OK;
@@ -328,7 +357,8 @@ static pare_status make_statistics(pare_calibration *cal, size_t layer, pare_nee
         shared_input *input = &cal->inputs[i];
         unsigned wanted = needs_of_input(input, needs, arg);
         if (wanted)
-            PARE_TRY(pare_statistics_create(&input->statistics, cal->rt, input->in, wanted, err));
+            PARE_TRY(pare_statistics_create(&input->statistics, cal->rt, input->in, wanted,
+                                            cal->n_samples * cal->ctx, err));
     }
     return PARE_OK;
 }
@@ -391,4 +421,58 @@ const pare_input_stats *pare_calibration_inputs(const pare_calibration *cal, con
         for (size_t k = 0; k < cal->inputs[i].n_names; k++)
             if (strcmp(cal->inputs[i].names[k], name) == 0) return cal->inputs[i].result;
     return NULL;
+}
+
+const char *const *pare_calibration_sharing(const pare_calibration *cal, size_t i, size_t *n) {
+    if (i >= cal->n_inputs) return NULL;
+    *n = cal->inputs[i].n_names;
+    return cal->inputs[i].names;
+}
+
+size_t pare_calibration_samples(const pare_calibration *cal) { return cal->n_samples; }
+
+/* --- modules on samples --- */
+
+static module module_of(const pare_layer *l, const pare_linear *matrix) {
+    if (matrix == &l->attn_q || matrix == &l->attn_k || matrix == &l->attn_v ||
+        matrix == &l->attn_qkv)
+        return ATTENTION;
+    return matrix == &l->ffn_gate || matrix == &l->ffn_up ? FEED_FORWARD : MATRIX;
+}
+
+static pare_status run_samples(pare_calibration *cal, region r, size_t in, const float *x, float *y,
+                               pare_error *err) {
+    for (size_t k = 0; k < cal->n_samples; k++) {
+        PARE_TRY(pare_check_cancel(cal->rt, err));
+        r.x = x + k * cal->ctx * in;
+        r.y = y + k * cal->ctx * cal->m->config.dim;
+        pare_team_run(cal->rt, region_thread, &r);
+    }
+    return PARE_OK;
+}
+
+pare_status pare_calibration_module(pare_calibration *cal, size_t layer, size_t i,
+                                    const float *const *w, float *y, pare_error *err) {
+    const shared_input *input = &cal->inputs[i];
+    pare_tensor before[PARE_OP_MAX_OUTS];
+    for (size_t k = 0; k < input->n_names && w; k++) {
+        pare_linear *linear = pare_model_linear(cal->m, layer, input->names[k]);
+        before[k] = linear->w;
+        linear->w = pare_tensor_wrap(pare_encoding_find("f32"), w[k], before[k].view.rows,
+                                     before[k].view.cols);
+    }
+    const pare_linear *first = pare_model_linear(cal->m, layer, input->names[0]);
+    region r = {.cal = cal,
+                .layer = layer,
+                .module = module_of(&cal->m->weights.layers[layer], first),
+                .matrix = first,
+                .n = cal->ctx};
+    pare_status st = run_samples(cal, r, input->in, input->result->samples, y, err);
+    for (size_t k = 0; k < input->n_names && w; k++)
+        pare_model_linear(cal->m, layer, input->names[k])->w = before[k];
+    return st;
+}
+
+void pare_calibration_divide(pare_calibration *cal, size_t i, const float *scale) {
+    pare_statistics_divide(cal->inputs[i].statistics, scale);
 }

@@ -13,6 +13,7 @@ typedef struct pare_calibration_options {
     const char *text;   /* file */
     size_t n_sequences; /* 0 = 128 */
     size_t ctx;         /* 0 = 512, at most the model's maximum */
+    size_t n_samples;   /* of them, whose inputs are kept where a method needs samples */
     pare_compute compute;
 } pare_calibration_options;
 
@@ -44,7 +45,8 @@ pare_status pare_calibration_embed(pare_calibration *cal, const char *to, uint32
 pare_status pare_calibration_load(pare_calibration *cal, size_t layer, pare_error *err);
 void pare_calibration_drop(pare_calibration *cal, size_t layer);
 
-/* Uses t (borrowed until drop) in place of the loaded layer's matrix of that name. */
+/* Uses t (borrowed until drop) in place of the loaded layer's matrix or (f32) vector of that name.
+ */
 void pare_calibration_replace(pare_calibration *cal, size_t layer, const char *name,
                               const pare_tensor *t);
 
@@ -65,5 +67,21 @@ pare_status pare_calibration_run(pare_calibration *cal, size_t layer, const char
 
 /* The statistics of a matrix's inputs in the last run that gathered; NULL = it has none. */
 const pare_input_stats *pare_calibration_inputs(const pare_calibration *cal, const char *name);
+
+/* The inputs that matrices share, as the last run that gathered found them: the names of the n
+ * matrices with input i; NULL past the last. */
+const char *const *pare_calibration_sharing(const pare_calibration *cal, size_t i, size_t *n);
+
+/* Sequences and tokens of the samples. */
+size_t pare_calibration_samples(const pare_calibration *cal);
+
+/* y[samples * ctx][dim] = on the samples of input i the output of the module that takes it:
+ * attention, the feed-forward part, or the matrix alone. w: f32 weights in place of those of the
+ * input's matrices, in their order; NULL: as they are. Errors: PARE_ERR_INTERRUPTED. */
+pare_status pare_calibration_module(pare_calibration *cal, size_t layer, size_t i,
+                                    const float *const *w, float *y, pare_error *err);
+
+/* Input i is divided by scale from now on. */
+void pare_calibration_divide(pare_calibration *cal, size_t i, const float *scale);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "base/os.h"
+#include "model/feeder.h"
 #include "pipeline/calibrate.h"
 #include "pipeline/model_output.h"
 #include "pipeline/work_folder.h"
@@ -153,6 +154,12 @@ static void canonical_shape(tensor_plan *p) {
     p->rows = p->cols ? (size_t)(t->n_params / p->cols) : 0;
 }
 
+static bool has_scales(const compress_run *c) {
+    for (size_t i = 0; i < c->recipe->n_steps; i++)
+        if (c->recipe->steps[i].method && c->recipe->steps[i].method->scales) return true;
+    return false;
+}
+
 static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err) {
     const pare_source_tensor *t = p->t;
     if (!t->enc)
@@ -168,7 +175,12 @@ static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err)
     if (!c->same_format && t->canonical && strcmp(c->format, "gguf") == 0 &&
         !pare_mix_takes(t->canonical, p->n_dims))
         p->enc = pare_encoding_find("f32");
-    p->recode = p->n_methods || p->enc != t->enc;
+    /* scales go into norms and biases as f32 */
+    p->feeds = !kept && c->scales && p->n_dims == 1 &&
+               p->unit < pare_source_config(c->source)->n_layers &&
+               pare_feeds(pare_source_arch(c->source), pare_source_config(c->source), t->canonical);
+    if (p->feeds) p->enc = pare_encoding_find("f32");
+    p->recode = p->n_methods || p->feeds || p->enc != t->enc;
     if (t->canonical) PARE_TRY(compress_plan_importance(c, p, err));
     p->raw = c->same_format && !p->recode;
     if (!pare_output_holds(c->format, p->enc))
@@ -319,7 +331,7 @@ static pare_status final_tensor(compress_run *c, const pare_work *work, size_t i
                                 pare_error *err) {
     const tensor_plan *p = &c->plans[i];
     if (!work || p->unit == pare_source_config(c->source)->n_layers)
-        return compress_tensor(c, i, NULL, out, err);
+        return compress_tensor(c, i, NULL, NULL, out, err);
     size_t rows = p->rows, cols = p->cols;
     if (!p->recode && p->raw) pare_source_shape(p->t, &rows, &cols);
     return pare_work_read(work, p->unit, p->t->canonical, p->enc, rows, cols, out, err);
@@ -372,6 +384,18 @@ static bool has_methods(const compress_run *c) {
     return false;
 }
 
+/* Sequences of samples: as many as the method that wants most. */
+static size_t samples_of(const compress_run *c) {
+    size_t most = 0;
+    for (size_t i = 0; i < c->recipe->n_steps; i++) {
+        const pare_step *step = &c->recipe->steps[i];
+        if (!step->method || !step->method->samples) continue;
+        size_t n = step->method->samples(step->options);
+        if (n > most) most = n;
+    }
+    return most;
+}
+
 static pare_status open_calibration(compress_run *c, pare_calibration **cal, pare_error *err) {
     *cal = NULL;
     if (!c->needs) return PARE_OK;
@@ -382,6 +406,7 @@ static pare_status open_calibration(compress_run *c, pare_calibration **cal, par
     const pare_calibration_options o = {.text = c->o->calib,
                                         .n_sequences = c->o->calib_samples,
                                         .ctx = c->o->calib_ctx,
+                                        .n_samples = samples_of(c),
                                         .compute = c->o->calib_compute};
     return pare_calibration_open(cal, c->rt, c->o->model, &o, err);
 }
@@ -457,6 +482,7 @@ static pare_status run(compress_run *c, pare_error *err) {
     for (size_t i = 0; i < c->recipe->n_steps; i++)
         if (c->recipe->steps[i].mix && !c->recipe->steps[i].target)
             c->mix = c->recipe->steps[i].mix;
+    c->scales = has_scales(c);
     c->report = pare_calloc(1, sizeof *c->report);
     if (!c->report) return fail_memory(err);
     PARE_TRY(compress_open_imatrix(c, err));

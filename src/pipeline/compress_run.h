@@ -24,6 +24,7 @@ typedef struct tensor_plan {
     const pare_method *quantizer; /* the last of them that says the encoding, or NULL */
     unsigned needs;               /* PARE_NEED_* of its methods */
     unsigned dense_needs;         /* of the pass over the dense model */
+    bool feeds;                   /* a step may put scales of a layer's input into it */
     size_t unit;                  /* number of the layer; n_layers for what is in none */
 } tensor_plan;
 
@@ -51,6 +52,7 @@ typedef struct compress_run {
     bool dense_pass;      /* a distribution looks at the dense model first */
     pare_imatrix imatrix; /* of the file given, or empty */
     double *shares;       /* [n_steps][n_plans] sparsity of a step for a tensor; NAN: its own */
+    bool scales;          /* a step chooses scales of inputs */
     const pare_mix *mix;  /* the last mix step without a target */
     pare_compress_report *report;
 } compress_run;
@@ -64,10 +66,37 @@ static inline bool plan_is_whole(const tensor_plan *p) {
     return p->n_methods || p->needs || p->enc->block_bytes == 0;
 }
 
+/* A tensor on its way through the steps of a recipe, of which some need a whole block at once. */
+typedef struct tensor_state {
+    float *w;          /* [rows][cols] values so far; NULL: still as in the file */
+    float *row, *col;  /* [rows], [cols] what rows and columns were multiplied by; NULL: 1 */
+    size_t first_step; /* the steps before it are done */
+} tensor_state;
+
+/* Reads tensor i where that has not been done, and runs the method steps before `upto` on it. x:
+ * statistics of its inputs, NULL where its methods need none. */
+pare_status compress_hold(compress_run *c, size_t i, tensor_state *s, size_t upto,
+                          const pare_input_stats *x, pare_error *err);
+/* Multiplies the rows or the columns by scale[n], the last n of them; the tensor is held. */
+pare_status compress_multiply_rows(const compress_run *c, size_t i, tensor_state *s,
+                                   const float *scale, size_t n, pare_error *err);
+pare_status compress_multiply_cols(const compress_run *c, size_t i, tensor_state *s,
+                                   const float *scale, size_t n, pare_error *err);
+void compress_state_free(tensor_state *s, const tensor_plan *p);
+
 /* Reads, transforms, encodes and measures tensor i; its line of the report is filled in. *out owns
- * its storage. x: statistics of its inputs, NULL where its methods need none. */
-pare_status compress_tensor(compress_run *c, size_t i, const pare_input_stats *x, pare_tensor *out,
-                            pare_error *err);
+ * its storage. s: what has been done already, NULL: nothing. */
+pare_status compress_tensor(compress_run *c, size_t i, tensor_state *s, const pare_input_stats *x,
+                            pare_tensor *out, pare_error *err);
+
+/* scales.c: the step chooses scales of the inputs of a block's layers, and they are folded. plans,
+ * states [n]: of the block's tensors. */
+pare_status compress_scale_block(compress_run *c, pare_calibration *cal, size_t unit, size_t step,
+                                 const size_t *plans, tensor_state *states, size_t n,
+                                 pare_error *err);
+/* Memory that a block takes for it: what is held, and what methods compare. cal: NULL without
+ * calibration. */
+uint64_t compress_scale_memory(const compress_run *c, const pare_calibration *cal, size_t unit);
 
 /* ---- importance.c: imatrix files ---- */
 

@@ -21,6 +21,8 @@ struct pare_statistics {
     pare_input_stats result;
     double *squares, *abs_sum, *hessian;
     float *abs_max;
+    float *samples; /* [n_samples][cols] */
+    size_t n_samples;
     float *across; /* [cols][TOKENS]: the tokens at hand, transposed */
     float *panels; /* [padded / NR][TOKENS][NR] */
     float *tiles;  /* [n_threads][TILE][padded] */
@@ -30,8 +32,9 @@ struct pare_statistics {
 
 static size_t padded_to_panels(size_t cols) { return (cols + NR - 1) / NR * NR; }
 
-size_t pare_statistics_bytes(size_t cols, unsigned needs, int n_threads) {
+size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples, int n_threads) {
     size_t bytes = cols * (2 * sizeof(double) + sizeof(float));
+    if (needs & PARE_NEED_SAMPLES) bytes += n_samples * cols * sizeof(float);
     if (needs & PARE_NEED_HESSIAN)
         bytes += cols * cols * sizeof(double) +
                  (cols + padded_to_panels(cols)) * TOKENS * sizeof(float) +
@@ -40,7 +43,7 @@ size_t pare_statistics_bytes(size_t cols, unsigned needs, int n_threads) {
 }
 
 pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size_t cols,
-                                   unsigned needs, pare_error *err) {
+                                   unsigned needs, size_t n_samples, pare_error *err) {
     pare_statistics *s = pare_calloc(1, sizeof *s);
     *out = s;
     if (!s) return pare_fail(err, PARE_ERR_NOMEM, "statistics: out of memory");
@@ -61,11 +64,15 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size
         good &= (s->panels = pare_big_alloc(s->padded * TOKENS * sizeof *s->panels)) != NULL;
         good &= (s->tiles = pare_big_alloc(tiles * sizeof *s->tiles)) != NULL;
     }
+    if (needs & PARE_NEED_SAMPLES) {
+        s->n_samples = n_samples;
+        good &= (s->samples = pare_big_alloc(n_samples * cols * sizeof *s->samples)) != NULL;
+    }
     if (good) return PARE_OK;
     pare_statistics_free(s);
     *out = NULL;
     return pare_fail(err, PARE_ERR_NOMEM, "statistics of %zu inputs: %zu bytes", cols,
-                     pare_statistics_bytes(cols, needs, pare_runtime_threads(rt)));
+                     pare_statistics_bytes(cols, needs, n_samples, pare_runtime_threads(rt)));
 }
 
 void pare_statistics_free(pare_statistics *s) {
@@ -74,6 +81,7 @@ void pare_statistics_free(pare_statistics *s) {
     pare_free(s->abs_sum);
     pare_free(s->abs_max);
     if (s->hessian) pare_big_free(s->hessian, s->cols * s->cols * sizeof *s->hessian);
+    if (s->samples) pare_big_free(s->samples, s->n_samples * s->cols * sizeof *s->samples);
     if (s->across) pare_big_free(s->across, s->cols * TOKENS * sizeof *s->across);
     if (s->panels) pare_big_free(s->panels, s->padded * TOKENS * sizeof *s->panels);
     if (s->tiles)
@@ -97,6 +105,13 @@ static void add_columns(pare_statistics *s, const float *x, size_t ldx, size_t n
             s->abs_sum[c] += (double)a;
             s->abs_max[c] = a > s->abs_max[c] ? a : s->abs_max[c];
         }
+}
+
+static void keep_samples(pare_statistics *s, const float *x, size_t ldx, size_t n, size_t begin,
+                         size_t end) {
+    for (size_t i = 0; i < n && s->n_tokens + i < s->n_samples; i++)
+        for (size_t c = begin; c < end; c++)
+            s->samples[(s->n_tokens + i) * s->cols + c] = x[i * ldx + c];
 }
 
 /* --- the Hessian --- */
@@ -132,6 +147,7 @@ void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, siz
     size_t begin, end;
     pare_share(w, s->cols, NR, &begin, &end);
     add_columns(s, x, ldx, n, begin, end);
+    if (s->samples) keep_samples(s, x, ldx, n, begin, end);
     for (size_t i = 0, some; s->hessian && i < n; i += some) {
         some = n - i < TOKENS - s->n_held ? n - i : TOKENS - s->n_held;
         hold_columns(s, x + i * ldx, ldx, some, begin, end);
@@ -140,6 +156,7 @@ void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, siz
         pare_barrier(w);
         if (s->n_held == TOKENS) multiply_held(w, s);
     }
+    pare_barrier(w);
     if (w->id == 0) s->n_tokens += n;
     pare_barrier(w);
 }
@@ -164,12 +181,29 @@ const pare_input_stats *pare_statistics_result(pare_statistics *s, size_t n_sequ
             for (size_t c = 0; c < i; c++)
                 s->hessian[i * s->cols + c] = s->hessian[c * s->cols + i];
     }
-    s->result = (pare_input_stats){.cols = s->cols,
-                                   .n_tokens = s->n_tokens,
-                                   .n_sequences = n_sequences,
-                                   .squares = s->squares,
-                                   .abs_max = s->abs_max,
-                                   .abs_sum = s->abs_sum,
-                                   .hessian = s->hessian};
+    s->result =
+        (pare_input_stats){.cols = s->cols,
+                           .n_tokens = s->n_tokens,
+                           .n_sequences = n_sequences,
+                           .squares = s->squares,
+                           .abs_max = s->abs_max,
+                           .abs_sum = s->abs_sum,
+                           .hessian = s->hessian,
+                           .samples = s->samples,
+                           .n_samples = s->n_tokens < s->n_samples ? s->n_tokens : s->n_samples};
     return &s->result;
+}
+
+void pare_statistics_divide(pare_statistics *s, const float *scale) {
+    for (size_t c = 0; c < s->cols; c++) {
+        double d = scale[c];
+        s->squares[c] /= d * d;
+        if (s->abs_sum) s->abs_sum[c] /= d;
+        if (s->abs_max) s->abs_max[c] /= scale[c];
+    }
+    for (size_t r = 0; s->hessian && r < s->cols; r++)
+        for (size_t c = 0; c < s->cols; c++)
+            s->hessian[r * s->cols + c] /= (double)scale[r] * (double)scale[c];
+    for (size_t i = 0; i < s->result.n_samples; i++)
+        for (size_t c = 0; c < s->cols; c++) s->samples[i * s->cols + c] /= scale[c];
 }

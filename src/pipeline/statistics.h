@@ -6,13 +6,14 @@
 
 typedef struct pare_statistics pare_statistics;
 
-/* For inputs of `cols` values; needs: PARE_NEED_*. Errors: PARE_ERR_NOMEM. */
+/* For inputs of `cols` values; needs: PARE_NEED_*. n_samples: so many of the first rows are kept,
+ * where PARE_NEED_SAMPLES is among the needs. Errors: PARE_ERR_NOMEM. */
 pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size_t cols,
-                                   unsigned needs, pare_error *err);
+                                   unsigned needs, size_t n_samples, pare_error *err);
 void pare_statistics_free(pare_statistics *s);
 
 /* Bytes that it takes. */
-size_t pare_statistics_bytes(size_t cols, unsigned needs, int n_threads);
+size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples, int n_threads);
 
 /* Adds the rows x[n][ldx]. Called by every thread of a team with the same arguments; ends with a
  * barrier. The result does not depend on the number of threads. */
@@ -23,5 +24,8 @@ bool pare_statistics_finite(const pare_statistics *s);
 
 /* All that was added, of n_sequences sequences; borrowed until the next call. */
 const pare_input_stats *pare_statistics_result(pare_statistics *s, size_t n_sequences);
+
+/* The result becomes that of inputs divided by scale[cols]; nothing may be added afterwards. */
+void pare_statistics_divide(pare_statistics *s, const float *scale);
 
 #endif

@@ -120,15 +120,19 @@ static bool was_pruned(const float *w, size_t n) {
     return 4 * zeros >= n;
 }
 
+/* Steps [first, last) on the job. */
 static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weight_job *job,
-                               pare_error *err) {
+                               size_t first, size_t last, pare_error *err) {
     bool pruned = was_pruned(job->w, job->rows * job->cols);
-    if (job->x && job->x->n_tokens < 32) /* less than the smallest group of a quantizer */
+    bool to_end = last == c->recipe->n_steps;
+    if (to_end && job->x && job->x->n_tokens < 32) /* less than the smallest group of a quantizer */
         pare_job_note(job, "saw %llu calibration tokens only",
                       (unsigned long long)job->x->n_tokens);
-    for (size_t i = 0; i < c->recipe->n_steps; i++) {
+    for (size_t i = first; i < last; i++) {
         const pare_step *step = &c->recipe->steps[i];
-        if (!step->method || !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
+        if (!step->method || !step->method->run ||
+            !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied))
+            continue;
         job->keep_zeros = pruned;
         job->enc = step->method->encoding ? step->method->encoding(step->options) : NULL;
         void *options = pare_malloc(1, step->method->options_size);
@@ -141,7 +145,7 @@ static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weigh
         if (!job->enc &&
             check_finite(c, job->w, job->rows * job->cols, 0, p->t->canonical, err) != PARE_OK)
             return pare_fail_prefix(err, "after %s", step->method->name);
-        pruned |= !job->enc;
+        pruned |= !job->enc && !step->method->scales;
     }
     return PARE_OK;
 }
@@ -160,21 +164,27 @@ static pare_status measure_output(compress_run *c, const tensor_plan *p, const p
     return PARE_OK;
 }
 
-static pare_status recode(compress_run *c, const tensor_plan *p, size_t index,
+static pare_weight_job job_of(compress_run *c, size_t i, const pare_input_stats *x, float *w) {
+    const tensor_plan *p = &c->plans[i];
+    return (pare_weight_job){.rt = c->rt,
+                             .name = p->t->canonical,
+                             .stream = i,
+                             .w = w,
+                             .rows = p->rows,
+                             .cols = p->cols,
+                             .x = x,
+                             .note = keep_note,
+                             .note_arg = c};
+}
+
+static pare_status recode(compress_run *c, size_t index, size_t first_step,
                           const pare_input_stats *x, const float *before, float *w, grid_space grid,
                           pare_tensor *out, pare_error *err) {
-    pare_weight_job job = {.rt = c->rt,
-                           .name = p->t->canonical,
-                           .stream = index,
-                           .w = w,
-                           .rows = p->rows,
-                           .cols = p->cols,
-                           .x = x,
-                           .scale = grid.scale,
-                           .zero = grid.zero,
-                           .note = keep_note,
-                           .note_arg = c};
-    PARE_TRY(run_methods(c, p, &job, err));
+    const tensor_plan *p = &c->plans[index];
+    pare_weight_job job = job_of(c, index, x, w);
+    job.scale = grid.scale;
+    job.zero = grid.zero;
+    PARE_TRY(run_methods(c, p, &job, first_step, c->recipe->n_steps, err));
     pare_status st;
     if (p->quantizer) {
         st = pare_tensor_encode_grid(c->rt, out, p->enc, w, p->rows, p->cols, grid.scale, grid.zero,
@@ -192,9 +202,19 @@ static pare_status recode(compress_run *c, const tensor_plan *p, size_t index,
                   : PARE_OK;
 }
 
-static pare_status recode_whole(compress_run *c, const tensor_plan *p, size_t index,
+/* All values of `in`, which must be finite. */
+static pare_status decode_all(compress_run *c, const tensor_plan *p, const pare_tensor *in,
+                              float *w, pare_error *err) {
+    rows_job job = {in, w, 0};
+    pare_parallel_for(c->rt, p->rows, 16, decode_rows, &job);
+    return check_finite(c, w, p->rows * p->cols, 0, p->t->canonical, err);
+}
+
+/* s: NULL, or what has been done with `in`, which is as its scales make it. */
+static pare_status recode_whole(compress_run *c, size_t index, const tensor_state *s,
                                 const pare_input_stats *x, const pare_tensor *in, pare_tensor *out,
                                 pare_error *err) {
+    const tensor_plan *p = &c->plans[index];
     size_t n = p->rows * p->cols, groups = p->rows * (p->cols / 32 + 1);
     bool keep = x && x->hessian; /* the output's error is measured against the values before */
     float *w = pare_big_alloc(n * sizeof *w), *before = keep ? pare_big_alloc(n * sizeof *w) : NULL;
@@ -207,13 +227,10 @@ static pare_status recode_whole(compress_run *c, const tensor_plan *p, size_t in
         w && (before || !keep) && (grid.zero || !p->quantizer) && (grid.scale || !p->quantizer)
             ? PARE_OK
             : fail_memory(err);
-    if (st == PARE_OK) {
-        rows_job job = {in, w, 0};
-        pare_parallel_for(c->rt, p->rows, 16, decode_rows, &job);
-        st = check_finite(c, w, n, 0, p->t->canonical, err);
-    }
+    if (st == PARE_OK) st = decode_all(c, p, in, w, err);
     if (st == PARE_OK && keep) memcpy(before, w, n * sizeof *w);
-    if (st == PARE_OK) st = recode(c, p, index, x, before, w, grid, out, err);
+    if (st == PARE_OK && s && s->w) memcpy(w, s->w, n * sizeof *w);
+    if (st == PARE_OK) st = recode(c, index, s ? s->first_step : 0, x, before, w, grid, out, err);
     if (w) pare_big_free(w, n * sizeof *w);
     if (before) pare_big_free(before, n * sizeof *w);
     pare_free(grid.scale);
@@ -288,23 +305,99 @@ static pare_status check_flushed(compress_run *c, const tensor_plan *p, const pa
                                  p->t->canonical, out->n_flushed, p->enc->name);
 }
 
-pare_status compress_tensor(compress_run *c, size_t i, const pare_input_stats *x, pare_tensor *out,
-                            pare_error *err) {
+/* --- steps that need a whole block --- */
+
+void compress_state_free(tensor_state *s, const tensor_plan *p) {
+    if (s->w) pare_big_free(s->w, p->rows * p->cols * sizeof *s->w);
+    pare_free(s->row);
+    pare_free(s->col);
+    *s = (tensor_state){0};
+}
+
+pare_status compress_hold(compress_run *c, size_t i, tensor_state *s, size_t upto,
+                          const pare_input_stats *x, pare_error *err) {
+    const tensor_plan *p = &c->plans[i];
+    if (!s->w) {
+        pare_tensor in = {0};
+        PARE_TRY(pare_source_read(c->source, p->t, true, &in, err));
+        s->w = pare_big_alloc(p->rows * p->cols * sizeof *s->w);
+        pare_status st = s->w ? decode_all(c, p, &in, s->w, err) : fail_memory(err);
+        pare_tensor_free(&in);
+        PARE_TRY(st);
+    }
+    pare_weight_job job = job_of(c, i, x, s->w);
+    PARE_TRY(run_methods(c, p, &job, s->first_step, upto, err));
+    s->first_step = upto;
+    return PARE_OK;
+}
+
+/* all[n_all], made when it is not there, its last n times scale. */
+static pare_status multiply_scale(float **all, size_t n_all, const float *scale, size_t n,
+                                  pare_error *err) {
+    if (!*all) {
+        if (!(*all = pare_malloc(n_all, sizeof **all))) return fail_memory(err);
+        for (size_t i = 0; i < n_all; i++) (*all)[i] = 1.0f;
+    }
+    for (size_t i = 0; i < n; i++) (*all)[n_all - n + i] *= scale[i];
+    return PARE_OK;
+}
+
+pare_status compress_multiply_rows(const compress_run *c, size_t i, tensor_state *s,
+                                   const float *scale, size_t n, pare_error *err) {
+    const tensor_plan *p = &c->plans[i];
+    for (size_t r = 0; r < n; r++)
+        for (size_t k = 0; k < p->cols; k++) s->w[(p->rows - n + r) * p->cols + k] *= scale[r];
+    return multiply_scale(&s->row, p->rows, scale, n, err);
+}
+
+pare_status compress_multiply_cols(const compress_run *c, size_t i, tensor_state *s,
+                                   const float *scale, size_t n, pare_error *err) {
+    const tensor_plan *p = &c->plans[i];
+    for (size_t r = 0; r < p->rows; r++)
+        for (size_t k = 0; k < n; k++) s->w[r * p->cols + p->cols - n + k] *= scale[k];
+    return multiply_scale(&s->col, p->cols, scale, n, err);
+}
+
+/* Replaces the tensor by one in f32 with the scales in it: what the model computes with when all
+ * other scales are in place too, and what errors are measured against. */
+static pare_status put_scales(compress_run *c, const tensor_plan *p, const tensor_state *s,
+                              pare_tensor *t, pare_error *err) {
+    size_t bytes = p->rows * p->cols * sizeof(float);
+    float *w = pare_big_alloc(bytes);
+    if (!w) return fail_memory(err);
+    pare_status st = decode_all(c, p, t, w, err);
+    for (size_t r = 0; r < p->rows && st == PARE_OK; r++)
+        for (size_t k = 0; k < p->cols; k++)
+            w[r * p->cols + k] *= (s->row ? s->row[r] : 1.0f) * (s->col ? s->col[k] : 1.0f);
+    if (st == PARE_OK) st = check_finite(c, w, p->rows * p->cols, 0, p->t->canonical, err);
+    if (st != PARE_OK) {
+        pare_big_free(w, bytes);
+        return st;
+    }
+    pare_tensor_free(t);
+    *t = pare_tensor_wrap(pare_encoding_find("f32"), w, p->rows, p->cols);
+    t->storage = w;
+    t->storage_bytes = bytes;
+    return PARE_OK;
+}
+
+pare_status compress_tensor(compress_run *c, size_t i, tensor_state *s, const pare_input_stats *x,
+                            pare_tensor *out, pare_error *err) {
     const tensor_plan *p = &c->plans[i];
     pare_layer_report *layer = &c->report->layers[i];
     double start = pare_now_s();
     pare_tensor in = {0};
     *out = (pare_tensor){0};
     PARE_TRY(pare_source_read(c->source, p->t, !p->raw, &in, err));
-    pare_status st = PARE_OK;
-    if (p->recode) {
-        st = plan_is_whole(p) ? recode_whole(c, p, i, x, &in, out, err)
+    pare_status st = s && (s->row || s->col) ? put_scales(c, p, s, &in, err) : PARE_OK;
+    if (st == PARE_OK && p->recode) {
+        st = plan_is_whole(p) ? recode_whole(c, i, s, x, &in, out, err)
                               : recode_pieces(c, p, &in, out, err);
         if (st == PARE_OK) st = check_flushed(c, p, out, err);
     }
     pare_tensor *result = p->recode ? out : &in;
     if (st == PARE_OK) st = measure(c, &in, result, layer, err);
-    if (p->recode) layer->changed = layer->error > 0;
+    if (p->recode) layer->changed = layer->error > 0 || (s && (s->row || s->col));
     if (st == PARE_OK) {
         layer->out_bytes = pare_tensor_bytes(result);
         if (layer->n_params)

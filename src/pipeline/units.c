@@ -52,7 +52,7 @@ static unsigned all_needs_of(void *arg, const char *name) {
 }
 
 /* The block's tensors before and after, and the tensor at work. */
-static uint64_t unit_memory(const compress_run *c, size_t unit) {
+static uint64_t unit_memory(const compress_run *c, const pare_calibration *cal, size_t unit) {
     uint64_t tensors = 0, work = 0;
     for (size_t i = 0; i < c->n_plans; i++) {
         const tensor_plan *p = &c->plans[i];
@@ -63,14 +63,14 @@ static uint64_t unit_memory(const compress_run *c, size_t unit) {
         uint64_t bytes = largest_work(c, p) + values * (hessian ? 2 : 1) + p->t->n_bytes;
         if (bytes > work) work = bytes;
     }
-    return tensors + work;
+    return tensors + work + (c->scales ? compress_scale_memory(c, cal, unit) : 0);
 }
 
 pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_error *err) {
     pare_compress_info *info = &c->report->info;
     uint64_t most = 0, disk = 0;
     for (size_t unit = 0; unit < n_layers_of(c); unit++) {
-        uint64_t bytes = unit_memory(c, unit);
+        uint64_t bytes = unit_memory(c, cal, unit);
         if (bytes > most) most = bytes;
     }
     for (size_t i = 0; i < c->n_plans; i++)
@@ -202,14 +202,31 @@ typedef struct unit_job {
     bool dense_inputs;
     const char **names;   /* [n] */
     size_t *plans;        /* [n] */
+    tensor_state *states; /* [n] */
     pare_tensor *tensors; /* [n], those that are done */
     size_t n;
     char *from, *to; /* hidden states before and after; to NULL behind the last unit */
     uint32_t crc;    /* of `to` */
 } unit_job;
 
+/* Does the step take a tensor of this block? */
+static bool step_is_here(const unit_job *job, const pare_step *step) {
+    for (size_t k = 0; k < job->n; k++) {
+        const tensor_plan *p = &job->c->plans[job->plans[k]];
+        if (p->n_methods && pare_step_takes(step, p->t->canonical, p->n_dims, job->c->tied))
+            return true;
+    }
+    return false;
+}
+
 static pare_status transform(unit_job *job, pare_error *err) {
     compress_run *c = job->c;
+    for (size_t i = 0; i < c->recipe->n_steps; i++) {
+        const pare_step *step = &c->recipe->steps[i];
+        if (step->method && step->method->scales && step_is_here(job, step))
+            PARE_TRY(compress_scale_block(c, job->cal, job->unit, i, job->plans, job->states,
+                                          job->n, err));
+    }
     for (size_t k = 0; k < job->n; k++) {
         const tensor_plan *p = &c->plans[job->plans[k]];
         const pare_input_stats *x = NULL;
@@ -218,7 +235,8 @@ static pare_status transform(unit_job *job, pare_error *err) {
             return pare_fail(err, PARE_ERR_UNSUPPORTED,
                              "%s: %s: found no input that calibration could measure",
                              pare_source_path(c->source), p->t->canonical);
-        PARE_TRY(compress_tensor(c, job->plans[k], x, &job->tensors[k], err));
+        PARE_TRY(compress_tensor(c, job->plans[k], &job->states[k], x, &job->tensors[k], err));
+        compress_state_free(&job->states[k], p);
     }
     return PARE_OK;
 }
@@ -226,8 +244,10 @@ static pare_status transform(unit_job *job, pare_error *err) {
 /* The next block's inputs, through the compressed block. */
 static pare_status run_compressed(unit_job *job, pare_error *err) {
     for (size_t k = 0; k < job->n; k++) {
-        if (!job->c->plans[job->plans[k]].recode || job->tensors[k].view.rows < 2) continue;
-        PARE_TRY(pare_tensor_repack(&job->tensors[k], pare_runtime_isa(job->c->rt), err));
+        const tensor_plan *p = &job->c->plans[job->plans[k]];
+        if (!p->recode || (p->n_dims == 1 && !p->feeds)) continue;
+        if (!p->feeds)
+            PARE_TRY(pare_tensor_repack(&job->tensors[k], pare_runtime_isa(job->c->rt), err));
         pare_calibration_replace(job->cal, job->unit, job->names[k], &job->tensors[k]);
     }
     return pare_calibration_run(job->cal, job->unit, job->from, NULL, NULL, job->to, &job->crc,
@@ -263,14 +283,15 @@ static pare_status run_unit(compress_run *c, pare_calibration *cal, pare_work *w
                     .dense_inputs = dense_inputs,
                     .names = pare_calloc(c->n_plans, sizeof *job.names),
                     .plans = pare_calloc(c->n_plans, sizeof *job.plans),
+                    .states = pare_calloc(c->n_plans, sizeof *job.states),
                     .tensors = pare_calloc(c->n_plans, sizeof *job.tensors)};
     bool more = cal && unit + 1 < n_layers_of(c);
     if (cal) job.from = pare_work_states_path(work, unit);
     if (more) job.to = pare_work_states_path(work, unit + 1);
-    pare_status st =
-        job.names && job.plans && job.tensors && (job.from || !cal) && (job.to || !more)
-            ? PARE_OK
-            : fail_memory(err);
+    pare_status st = job.names && job.plans && job.states && job.tensors && (job.from || !cal) &&
+                             (job.to || !more)
+                         ? PARE_OK
+                         : fail_memory(err);
     for (size_t i = 0; i < c->n_plans && st == PARE_OK; i++)
         if (c->plans[i].unit == unit) {
             job.names[job.n] = c->plans[i].t->canonical;
@@ -278,9 +299,13 @@ static pare_status run_unit(compress_run *c, pare_calibration *cal, pare_work *w
         }
     if (st == PARE_OK) st = do_unit(&job, err);
     if (cal) pare_calibration_drop(cal, unit);
-    for (size_t k = 0; k < job.n; k++) pare_tensor_free(&job.tensors[k]);
+    for (size_t k = 0; k < job.n; k++) {
+        compress_state_free(&job.states[k], &c->plans[job.plans[k]]);
+        pare_tensor_free(&job.tensors[k]);
+    }
     pare_free(job.names);
     pare_free(job.plans);
+    pare_free(job.states);
     pare_free(job.tensors);
     pare_free(job.from);
     pare_free(job.to);

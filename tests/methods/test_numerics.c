@@ -15,7 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_COLS = 128, MAX_ROWS = 17, MAX_VALUES = MAX_COLS * MAX_ROWS };
+enum {
+    MAX_COLS = 128,
+    MAX_ROWS = 17,
+    MAX_VALUES = MAX_COLS * MAX_ROWS,
+    MAX_TOKENS = 2 * MAX_COLS + 9
+};
 
 static pare_runtime *rt, *three;
 
@@ -38,7 +43,7 @@ static const char *const input_names[N_INPUTS] = {
 
 typedef struct world {
     double h[MAX_COLS * MAX_COLS], squares[MAX_COLS], abs_sum[MAX_COLS];
-    float abs_max[MAX_COLS];
+    float abs_max[MAX_COLS], samples[MAX_TOKENS * MAX_COLS];
     pare_input_stats x;
 } world;
 
@@ -55,6 +60,7 @@ static void make_world(world *world, inputs kind, size_t n) {
             if (kind == IN_DEAD && c % 3 == 1) x[c] = 0;
             abs_max[c] = fmaxf(abs_max[c], fabsf((float)x[c]));
             abs_sum[c] += fabs(x[c]);
+            world->samples[t * n + c] = (float)x[c];
         }
         for (size_t i = 0; i < n; i++)
             for (size_t k = 0; k < n; k++) h[i * n + k] += x[i] * x[k];
@@ -62,7 +68,8 @@ static void make_world(world *world, inputs kind, size_t n) {
     for (size_t c = 0; c < n; c++) squares[c] = h[c * n + c];
     for (size_t i = 0; i < n * n && kind == IN_NOT_DEFINITE; i++)
         h[i] = i % (n + 1) == 0 ? 1 : -1e9;
-    world->x = (pare_input_stats){n, tokens, 1, squares, abs_max, abs_sum, h};
+    world->x =
+        (pare_input_stats){n, tokens, 1, squares, abs_max, abs_sum, h, world->samples, tokens};
 }
 
 /* ---- weights ---- */
@@ -172,17 +179,53 @@ static bool make_variant(variant *v, const pare_method *m, const pare_param *p, 
 
 /* ---- one run ---- */
 
+static char place[400]; /* what is tried, for messages */
+
 typedef struct outcome {
     pare_status st;
     pare_error err;
     int n_notes;
-    float w[MAX_VALUES], scale[MAX_VALUES];
+    float w[MAX_VALUES], scale[MAX_VALUES], input_scale[MAX_COLS];
     uint8_t zero[MAX_VALUES];
 } outcome;
 
 static void count_note(void *arg, const char *line) {
     assert_true(line[0]);
     ++*(int *)arg;
+}
+
+/* A loss that looks at the weights' change alone, weighed by the inputs. */
+static pare_status weighed_change(void *arg, const float *const *w, double *loss, pare_error *err) {
+    const pare_weight_job *job = arg;
+    (void)err;
+    *loss = 0;
+    for (size_t i = 0; i < job->rows * job->cols; i++) {
+        double d = (double)w[0][i] - (double)job->w[i];
+        *loss += d * d * (job->x->squares[i % job->cols] + 1e-12);
+    }
+    return PARE_OK;
+}
+
+/* Scales of inputs are numbers that can be divided by. */
+static void choose_scales(outcome *o, const variant *v, const pare_weight_job *job) {
+    const float *w = job->w;
+    pare_scale_job scales = {.rt = job->rt,
+                             .name = job->name,
+                             .n = 1,
+                             .cols = job->cols,
+                             .w = &w,
+                             .rows = &job->rows,
+                             .x = job->x,
+                             .from_norm = true,
+                             .loss = weighed_change,
+                             .arg = (void *)job,
+                             .note = count_note,
+                             .note_arg = &o->n_notes};
+    for (size_t c = 0; c < job->cols; c++) o->input_scale[c] = 1;
+    o->st = v->m->scales(&scales, v->options, o->input_scale, &o->err);
+    for (size_t c = 0; c < job->cols; c++)
+        if (!isfinite(o->input_scale[c]) || !(o->input_scale[c] > 0))
+            fail_msg("%s: input %zu: found scale %g", place, c, (double)o->input_scale[c]);
 }
 
 static void run(outcome *o, const variant *v, pare_runtime *on, const float *w, size_t rows,
@@ -202,10 +245,9 @@ static void run(outcome *o, const variant *v, pare_runtime *on, const float *w, 
                            .zero = o->zero,
                            .note = count_note,
                            .note_arg = &o->n_notes};
-    o->st = v->m->run(&job, v->options, &o->err);
+    if (v->m->scales) choose_scales(o, v, &job);
+    if (o->st == PARE_OK && v->m->run) o->st = v->m->run(&job, v->options, &o->err);
 }
-
-static char place[400]; /* what is tried, for messages */
 
 /* What is on a grid is stored as it is, or refused: scales have a smallest and a largest value. */
 static bool encodes(const outcome *o, const variant *v, size_t rows, size_t cols, bool refusable) {
@@ -322,7 +364,8 @@ static void try_variant(const variant *v) {
                 check_better_than_simple(&one, v, w, rows, x);
             run(&other, v, three, w, rows, cols, x, keep_zeros);
             if (memcmp(one.w, other.w, sizeof one.w) != 0 ||
-                memcmp(one.scale, other.scale, sizeof one.scale) != 0)
+                memcmp(one.scale, other.scale, sizeof one.scale) != 0 ||
+                memcmp(one.input_scale, other.input_scale, sizeof one.input_scale) != 0)
                 fail_msg("%s: other bytes with 3 threads", place);
         }
 }

@@ -17,12 +17,16 @@ static pare_runtime *rt;
 /* Statistics of T random tokens of n inputs, columns of different strength, correlated. */
 typedef struct world {
     size_t n;
-    double *h, *squares;
+    double *h, *squares, *abs_sum;
+    float *samples, *abs_max;
     pare_input_stats x;
 } world;
 
 static world make_world(size_t n, size_t tokens, uint64_t stream) {
     world w = {.n = n, .h = calloc(n * n, sizeof(double)), .squares = calloc(n, sizeof(double))};
+    w.abs_sum = calloc(n, sizeof(double));
+    w.abs_max = calloc(n, sizeof(float));
+    w.samples = calloc(tokens * n, sizeof(float));
     double *x = calloc(n, sizeof *x);
     for (size_t t = 0; t < tokens; t++) {
         double common = pare_rng_normal(3, stream, t * (n + 1));
@@ -31,10 +35,15 @@ static world make_world(size_t n, size_t tokens, uint64_t stream) {
                    ((double)pare_rng_normal(3, stream, t * (n + 1) + 1 + c) + 0.7 * common);
         for (size_t i = 0; i < n; i++)
             for (size_t k = 0; k < n; k++) w.h[i * n + k] += x[i] * x[k];
+        for (size_t c = 0; c < n; c++) {
+            float v = w.samples[t * n + c] = (float)x[c];
+            w.abs_sum[c] += fabs((double)v);
+            w.abs_max[c] = fmaxf(w.abs_max[c], fabsf(v));
+        }
     }
     for (size_t c = 0; c < n; c++) w.squares[c] = w.h[c * n + c];
     free(x);
-    w.x = (pare_input_stats){n, tokens, 1, w.squares, NULL, NULL, w.h};
+    w.x = (pare_input_stats){n, tokens, 1, w.squares, w.abs_max, w.abs_sum, w.h, w.samples, tokens};
     return w;
 }
 
@@ -42,13 +51,16 @@ static world world_of(size_t n, const double *h) {
     world w = {.n = n, .h = calloc(n * n, sizeof(double)), .squares = calloc(n, sizeof(double))};
     memcpy(w.h, h, n * n * sizeof *h);
     for (size_t c = 0; c < n; c++) w.squares[c] = h[c * n + c];
-    w.x = (pare_input_stats){n, 1000, 1, w.squares, NULL, NULL, w.h};
+    w.x = (pare_input_stats){n, 1000, 1, w.squares, NULL, NULL, w.h, NULL, 0};
     return w;
 }
 
 static void free_world(world *w) {
     free(w->h);
     free(w->squares);
+    free(w->abs_sum);
+    free(w->abs_max);
+    free(w->samples);
 }
 
 static float *random_weights(size_t n, uint64_t stream) {
@@ -103,7 +115,7 @@ static pare_status run_method(const char *name, const char *options, world *x, f
                            .zero = calloc(groups, 1),
                            .note = count_note};
     n_notes = 0;
-    pare_status st = m->run(&job, o, err);
+    pare_status st = m->run ? m->run(&job, o, err) : PARE_OK; /* NULL: scales only */
     free(job.scale);
     free(job.zero);
     free(o);

@@ -48,6 +48,7 @@ static void byte_name(char out[3], int byte) {
     }
 }
 
+/* template: NULL = bytes only, no special tokens */
 static void write_tokenizer(const char *folder, const char *template) {
     static const char *const special[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     json_t *vocab = json_object(), *added = json_array();
@@ -56,7 +57,7 @@ static void write_tokenizer(const char *folder, const char *template) {
         byte_name(name, i);
         json_object_set_new(vocab, name, json_integer(i));
     }
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3 && template; i++) {
         json_object_set_new(vocab, special[i], json_integer(256 + i));
         json_array_append_new(added, json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", 256 + i,
                                                "content", special[i], "single_word", 0, "lstrip", 0,
@@ -72,11 +73,14 @@ static void write_tokenizer(const char *folder, const char *template) {
                          "model", "type", "BPE", "dropout", "unk_token",
                          "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0,
                          "byte_fallback", 0, "vocab", vocab, "merges"));
+    if (!template) return;
     json_t *config = json_pack("{s:s,s:s,s:s}", "tokenizer_class", "GPT2Tokenizer", "eos_token",
                                "<|im_end|>", "bos_token", "<|endoftext|>");
     if (*template) json_object_set_new(config, "chat_template", json_string(template));
     write_json(folder, "tokenizer_config.json", config);
 }
+
+void tiny_tokenizer(const char *folder) { write_tokenizer(folder, NULL); }
 
 /* --- weights --- */
 

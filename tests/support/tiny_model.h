@@ -24,4 +24,7 @@ typedef struct tiny_options {
 /* Writes the folder test_folder()/name (options may be NULL) and returns its path. */
 const char *tiny_model(const char *name, const tiny_options *options);
 
+/* Writes a byte-level tokenizer of 256 tokens into a folder. */
+void tiny_tokenizer(const char *folder);
+
 #endif

@@ -12,33 +12,12 @@ static const pare_param rtn_params[] = {
     {0},
 };
 
-typedef struct rtn_job {
-    const pare_weight_job *weights;
-    pare_grid grid;
-} rtn_job;
-
-static void round_rows(void *arg, size_t begin, size_t end) {
-    const rtn_job *j = arg;
-    const pare_weight_job *job = j->weights;
-    const pare_encode_kernels *k = pare_encode_kernels_get(pare_runtime_isa(job->rt));
-    size_t step = job->enc->grid->group ? job->enc->grid->group : job->cols;
-    int max = (1 << j->grid.bits) - 1;
-    for (size_t r = begin; r < end; r++)
-        for (size_t c = 0; c < job->cols; c += step) {
-            size_t n = job->cols - c < step ? job->cols - c : step,
-                   at = pare_quant_group_at(job, r, c);
-            float *w = job->w + r * job->cols + c, *scale = job->scale + at;
-            uint8_t *zero = job->zero + at;
-            pare_grid_fit(scale, zero, &j->grid, k, w, NULL, n);
-            for (size_t i = 0; i < n; i++)
-                w[i] = pare_grid_value(pare_grid_code(w[i], *scale, *zero, max), *scale, *zero);
-        }
-}
-
 static pare_status rtn_run(const pare_weight_job *job, const void *options, pare_error *err) {
-    rtn_job j = {job, pare_quant_grid(&((const rtn_options *)options)->q)};
+    const rtn_options *o = options;
+    pare_grid grid = pare_quant_grid(&o->q);
     (void)err;
-    pare_parallel_for(job->rt, job->rows, 8, round_rows, &j);
+    pare_quant_round(job->rt, job->w, job->rows, job->cols, (size_t)o->q.group, &grid, job->scale,
+                     job->zero);
     return PARE_OK;
 }
 
