@@ -8,7 +8,11 @@
 
 size_t pare_mask_n_keep(size_t n, double share) {
     if (share <= 0.0) return n;
-    double keep = nearbyint((double)n * (1.0 - share)); /* to nearest, ties to even */
+    /* The reference counts in f32, so that at halves shares such as 0.9 round as they do there;
+     * from 3e6 on f32 has too few bits for its counts to be right. */
+    double wanted =
+        n < 3000000 ? (double)((float)n * (1.0f - (float)share)) : (double)n * (1.0 - share);
+    double keep = nearbyint(wanted); /* to nearest, ties to even */
     if (keep < 1.0) keep = 1.0;
     return keep > (double)n ? n : (size_t)keep;
 }

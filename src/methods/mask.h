@@ -39,7 +39,7 @@ pare_status pare_mask_matrix(const pare_weight_job *job, const char *method, con
 /* Bytes of work space of that. */
 size_t pare_mask_work_bytes(const pare_prune_options *o, size_t rows, size_t cols);
 
-/* Number of values kept by a share (the rule above). */
+/* Number of values kept by a share (the rule above; in f32 as the reference for n < 3e6). */
 size_t pare_mask_n_keep(size_t n, double share);
 
 #endif

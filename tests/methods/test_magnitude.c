@@ -29,6 +29,10 @@ static void share_keeps_exact_counts_and_lower_indices(void **state) {
     assert_int_equal(pare_mask_n_keep(10, 0.0), 10);
     assert_int_equal(pare_mask_n_keep(10, 1.0), 1); /* one survives */
     assert_int_equal(pare_mask_n_keep(1, 0.9), 1);
+    /* 1 - 0.9 is above 0.1 in f32: exact halves go up, as in the reference */
+    assert_int_equal(pare_mask_n_keep(15, 0.9), 2);
+    assert_int_equal(pare_mask_n_keep(25, 0.9), 3);
+    assert_int_equal(pare_mask_n_keep(50000000, 0.7), 15000000);
 }
 
 /* Against sorting: for every share the kept set is that of a stable sort by descending score. */

@@ -391,6 +391,71 @@ static void wanda_compares_within_rows(void **state) {
     free_world(&x);
 }
 
+/* Magnitude within a tensor is not: larger rows keep more. */
+static void magnitude_compares_across_rows(void **state) {
+    (void)state;
+    enum { N = 40, R = 7 };
+    world x = make_world(N, 100, 3);
+    float *w = random_weights(R * N, 2);
+    for (size_t i = 0; i < R * N; i++) w[i] *= (float)(1 << i / N);
+    must_run("magnitude", "sparsity=0.5", &x, w, R);
+    assert_int_equal(zeros_of(w, R * N), R * N / 2);
+    assert_true(zeros_of(w, N) > zeros_of(w + (R - 1) * N, N) + N / 2);
+    free(w);
+    free_world(&x);
+}
+
+/* Every block of columns loses exactly floor(n s) of its weights, rows as it comes; a layer of one
+ * input is pruned by magnitude over its rows. */
+static void sparsegpt_counts_by_blocks_of_columns(void **state) {
+    (void)state;
+    enum { N = 150, R = 21, BLOCK = 32 };
+    world x = make_world(N, 500, 2);
+    float *w = random_weights(R * N, 1);
+    must_run("sparsegpt", "sparsity=0.3,block=32", &x, w, R);
+    bool uneven = false;
+    for (size_t begin = 0; begin < N; begin += BLOCK) {
+        size_t width = begin + BLOCK < N ? BLOCK : N - begin, zeros = 0;
+        for (size_t r = 0; r < R; r++) zeros += zeros_of(w + r * N + begin, width);
+        assert_int_equal(zeros, (size_t)floor(0.3 * (double)(R * width)));
+    }
+    for (size_t r = 1; r < R; r++) uneven |= zeros_of(w + r * N, N) != zeros_of(w, N);
+    assert_true(uneven);
+    free(w);
+    free_world(&x);
+
+    const double one[] = {3};
+    x = world_of(1, one);
+    float v[] = {0.5f, -2, 1, 0.25f, -0.75f, 3}, kept[] = {0, -2, 1, 0, 0, 3};
+    must_run("sparsegpt", "sparsity=0.5", &x, v, 6);
+    for (size_t i = 0; i < 6; i++) assert_true(v[i] == kept[i]);
+    free_world(&x);
+}
+
+/* Exact counts; what was pruned stays so and counts; a tensor's own numbers, whatever the threads.
+ */
+static void random_keeps_zeros(void **state) {
+    (void)state;
+    enum { N = 64, R = 30 };
+    static const char *const options[] = {"sparsity=0.5", "sparsity=2:4",
+                                          "sparsity=0.5,type=block_4x4"};
+    world x = make_world(N, 100, 3);
+    for (size_t k = 0; k < 3; k++) {
+        float *w = random_weights(R * N, 2), *first = random_weights(R * N, 2);
+        must_run("random", "sparsity=0.25", &x, first, R);
+        assert_int_equal(zeros_of(first, R * N), R * N / 4);
+        memcpy(w, first, R * N * sizeof *w);
+        assert_ok(run_method("random", options[k], &x, w, R, true, err));
+        size_t gone = zeros_of(w, R * N);
+        if (k == 0) assert_int_equal(gone, R * N / 2); /* those of before are the first to go */
+        assert_true(gone >= R * N / 2);
+        for (size_t i = 0; i < R * N; i++) assert_true(w[i] == 0 || w[i] == first[i]);
+        free(w);
+        free(first);
+    }
+    free_world(&x);
+}
+
 static void wanda_ties_and_the_variant(void **state) {
     (void)state;
     enum { N = 40, R = 50 };
@@ -675,6 +740,9 @@ int main(void) {
         cmocka_unit_test(sparsegpt_with_a_diagonal_hessian_is_wanda),
         cmocka_unit_test(sparsegpt_also_quantizes),
         cmocka_unit_test(wanda_compares_within_rows),
+        cmocka_unit_test(magnitude_compares_across_rows),
+        cmocka_unit_test(sparsegpt_counts_by_blocks_of_columns),
+        cmocka_unit_test(random_keeps_zeros),
         cmocka_unit_test(wanda_ties_and_the_variant),
         cmocka_unit_test(gptq_reduces_to_rounding),
         cmocka_unit_test(gptq_is_better_than_rounding),
