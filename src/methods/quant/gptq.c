@@ -43,7 +43,7 @@ typedef struct gptq_job {
     const pare_encode_kernels *k;
     const float *importance; /* [cols] in the original order, or NULL */
     const uint32_t *perm;    /* [cols]: the column at each place, or NULL */
-    bool stat;               /* groups are fitted before */
+    bool stat;               /* groups are fitted before the sweep */
     size_t group;
     const uint8_t *kept; /* [rows][cols]: 0 = pruned; or NULL */
 } gptq_job;
@@ -140,13 +140,13 @@ static void round_to_nearest(gptq_job *j) {
     pare_parallel_for(j->weights->rt, j->weights->rows, 8, round_rows, j);
 }
 
+/* Static groups have been fitted to the original weights. */
 static pare_status sweep(gptq_job *j, const pare_obs *obs, pare_error *err) {
     const pare_weight_job *job = j->weights;
     size_t bytes = job->rows * obs->ld * sizeof(float);
     float *w = pare_big_alloc(bytes);
     if (!w) return pare_fail(err, PARE_ERR_NOMEM, "%s: gptq: work space", job->name);
     gather(j, w, obs->ld);
-    if (j->stat) pare_parallel_for(job->rt, job->rows, 8, fit_rows, j);
     pare_obs_rule rule = {.arg = j,
                           .unit = j->stat ? 0 : j->group,
                           .begin_unit = j->stat ? NULL : begin_group,
