@@ -369,7 +369,8 @@ static void every_method_describes_itself(void **state) {
     for (size_t i = 0; pare_method_at(i); i++) {
         const pare_method *m = pare_method_at(i);
         assert_ptr_equal(pare_method_find(m->name), m);
-        assert_true(m->summary && m->help && m->paper && m->example && m->slot && m->run);
+        assert_true(m->summary && m->help && m->paper && m->example && m->slot);
+        assert_true(m->run || m->scales);
         char text[PARE_PARAM_TEXT_MAX];
         void *options = malloc(m->options_size);
         pare_method_defaults(m, options);
