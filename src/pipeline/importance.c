@@ -14,6 +14,23 @@ static pare_status fail_memory(pare_error *err) {
 
 /* --- read --- */
 
+/* Does a step scale the tensor's inputs? Then a file knows only what they were before. */
+static const pare_method *scaled_by(const compress_run *c, const tensor_plan *p) {
+    for (size_t i = 0; i < c->recipe->n_steps; i++) {
+        const pare_step *step = &c->recipe->steps[i];
+        if (step->method && step->method->scales &&
+            pare_step_takes(step, p->t->canonical, p->n_dims, c->tied))
+            return step->method;
+    }
+    return NULL;
+}
+
+static const pare_imatrix_entry *entry_of(const compress_run *c, const tensor_plan *p) {
+    const char *name = p->t->canonical;
+    const pare_imatrix_entry *e = name ? pare_imatrix_find(&c->imatrix, name) : NULL;
+    return e && !scaled_by(c, p) ? e : NULL;
+}
+
 pare_status compress_open_imatrix(compress_run *c, pare_error *err) {
     const char *path = c->o->imatrix;
     if (c->o->write_imatrix && !c->o->calib)
@@ -36,11 +53,18 @@ pare_status compress_open_imatrix(compress_run *c, pare_error *err) {
 pare_status compress_plan_importance(compress_run *c, tensor_plan *p, pare_error *err) {
     bool in_block = p->unit < pare_source_config(c->source)->n_layers;
     if (c->o->write_imatrix && in_block && p->n_dims == 2 &&
-        pare_mix_takes(p->t->canonical, p->n_dims))
+        pare_mix_takes(p->t->canonical, p->n_dims)) {
+        const pare_method *m = scaled_by(c, p);
+        if (m)
+            return pare_fail(err, PARE_ERR_ARG,
+                             "write-imatrix: found %s in the recipe, which scales inputs; expected "
+                             "a recipe that leaves them as they are",
+                             m->name);
         p->needs |= PARE_NEED_SQUARES;
+    }
     /* encodings of whole numbers weigh errors by the inputs */
     if (!p->recode || p->quantizer || !p->enc->codes || p->n_dims != 2) return PARE_OK;
-    const pare_imatrix_entry *e = pare_imatrix_find(&c->imatrix, p->t->canonical);
+    const pare_imatrix_entry *e = entry_of(c, p);
     if (e && e->n != p->cols)
         return pare_fail(err, PARE_ERR_INPUT, "%s: %s: found %zu values, expected %zu",
                          c->o->imatrix, e->name, e->n, p->cols);
@@ -56,7 +80,7 @@ pare_status compress_plan_importance(compress_run *c, tensor_plan *p, pare_error
 pare_status compress_importance(const compress_run *c, const tensor_plan *p,
                                 const pare_input_stats *x, float **own, const float **importance,
                                 pare_error *err) {
-    const pare_imatrix_entry *e = pare_imatrix_find(&c->imatrix, p->t->canonical);
+    const pare_imatrix_entry *e = entry_of(c, p);
     *own = NULL;
     *importance = e ? e->squares : NULL;
     if (e || !x || !x->squares || !x->n_tokens) return PARE_OK;

@@ -241,6 +241,9 @@ static pare_status recode_whole(compress_run *c, size_t index, const tensor_stat
 /* Rows are independent: piece by piece into one block of bytes. */
 static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pare_tensor *in,
                                  pare_tensor *out, pare_error *err) {
+    float *own; /* stays NULL: there are no statistics */
+    const float *importance;
+    PARE_TRY(compress_importance(c, p, NULL, &own, &importance, err));
     size_t row_bytes = pare_encoding_row_bytes(p->enc, p->cols), bytes = row_bytes * p->rows;
     size_t step = PARE_CHUNK_VALUES / (p->cols ? p->cols : 1);
     if (step < 1) step = 1;
@@ -248,8 +251,6 @@ static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pa
     uint8_t *data = pare_big_alloc(bytes);
     float *w = pare_malloc(step * p->cols, sizeof *w);
     size_t n_flushed = 0;
-    const pare_imatrix_entry *entry = pare_imatrix_find(&c->imatrix, p->t->canonical);
-    const float *importance = entry ? entry->squares : NULL;
     if (!data || !w) {
         pare_free(w);
         pare_big_free(data, bytes);

@@ -85,6 +85,26 @@ static void both_forms_say_the_same(void **state) {
     pare_imatrix_free(&b);
 }
 
+/* Where a step scales inputs a file does not know them any more: calibration does. */
+static void scaled_inputs_are_measured(void **state) {
+    (void)state;
+    pare_compress_options o = options_of("q4_0", true);
+    o.write_imatrix = file;
+    run(&o, 1, NULL);
+    o = options_of("smoothquant@attn + q4_0@attn", true);
+    char measured[65];
+    snprintf(measured, sizeof measured, "%s", run(&o, 1, NULL));
+    o.imatrix = file;
+    size_t n_missing = 0;
+    assert_string_equal(run(&o, 1, &n_missing), measured);
+    assert_int_equal(n_missing, 0);
+    o.write_imatrix = file;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
+    pare_compress_report *report = NULL;
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "found smoothquant");
+    pare_runtime_free(rt);
+}
+
 typedef struct interruption {
     volatile sig_atomic_t cancel;
     int after; /* calls */
@@ -169,6 +189,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(file_gives_the_calibrated_bytes),
         cmocka_unit_test(both_forms_say_the_same),
+        cmocka_unit_test(scaled_inputs_are_measured),
         cmocka_unit_test(cut_off_and_gone_on),
         cmocka_unit_test(what_does_not_fit),
     };
