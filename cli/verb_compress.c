@@ -13,7 +13,7 @@ typedef struct compress_options {
     uint64_t split, max_memory;
     int64_t windows, calib_samples, calib_ctx;
     int compute;
-    bool no_fallback, dry_run, restart;
+    bool no_fallback, dry_run, restart, true_sequential;
 } compress_options;
 
 static const cli_option compress_table[] = {
@@ -35,6 +35,8 @@ static const cli_option compress_table[] = {
                "write one from the calibration (.dat: the legacy form)"),
     CLI_OPTION(compress_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "of calibration: f32, or 8-bit activations where the weights allow"),
+    CLI_SWITCH(compress_options, 0, "true-sequential", true_sequential,
+               "measure inputs again behind each group of a block's layers that was compressed"),
     CLI_OPTION(compress_options, 0, "max-memory", CLI_SIZE, max_memory, "SIZE", 0, 0,
                "refuse a run that is planned to take more"),
     CLI_OPTION(compress_options, 0, "keep", CLI_TEXT, keep, "REGEX", 0, 0,
@@ -286,6 +288,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
                                 .imatrix = o->imatrix,
                                 .write_imatrix = o->write_imatrix,
                                 .calib_compute = (pare_compute)o->compute,
+                                .true_sequential = o->true_sequential,
                                 .max_memory = o->max_memory,
                                 .restart = o->restart,
                                 .no_fallback = o->no_fallback,

@@ -44,12 +44,14 @@ typedef struct pare_compress_options {
     size_t calib_samples;       /* sequences; 0 = 128 */
     size_t calib_ctx;           /* tokens of a sequence; 0 = 512, at most the model's maximum */
     pare_compute calib_compute; /* of the blocks' forward passes; default exact */
-    const char *imatrix;        /* llama.cpp's importance matrix for block types; or NULL */
-    const char *write_imatrix;  /* file to write one to from calibration (".dat": the legacy form);
-                                   or NULL. The inputs are those that methods see: of the dense
-                                   model where the recipe has no methods */
-    uint64_t max_memory;        /* refuse a run that is planned to take more; 0 = no limit */
-    bool restart;               /* drop what an interrupted run left, instead of going on */
+    bool true_sequential; /* within a block, inputs are measured again behind each group of layers
+                             that has been compressed; else once, behind the dense layers */
+    const char *imatrix;  /* llama.cpp's importance matrix for block types; or NULL */
+    const char *write_imatrix; /* file to write one to from calibration (".dat": the legacy form);
+                                  or NULL. The inputs are those that methods see: of the dense
+                                  model where the recipe has no methods */
+    uint64_t max_memory;       /* refuse a run that is planned to take more; 0 = no limit */
+    bool restart;              /* drop what an interrupted run left, instead of going on */
     bool no_fallback; /* a tensor that does not fit its encoding (its rows, or blocks of values
                          too small for its scales) is an error, not a fallback */
     bool dry_run;     /* plan and report only: nothing is written; `out` is checked if given */

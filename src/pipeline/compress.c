@@ -396,6 +396,20 @@ static size_t samples_of(const compress_run *c) {
     return most;
 }
 
+/* Within a block: q, k, v, then the output, then gate and up, then down. */
+static pare_status check_true_sequential(const compress_run *c, pare_error *err) {
+    if (!c->o->true_sequential) return PARE_OK;
+    const char *found = !c->o->calib          ? "no calibration text"
+                        : c->scales           ? "a step that scales a block's inputs together"
+                        : c->o->write_imatrix ? "an importance matrix to write, of dense inputs"
+                                              : NULL;
+    if (!found) return PARE_OK;
+    return pare_fail(err, PARE_ERR_ARG,
+                     "true-sequential: found %s, expected calibration and steps that take one "
+                     "layer at a time",
+                     found);
+}
+
 static pare_status open_calibration(compress_run *c, pare_calibration **cal, pare_error *err) {
     *cal = NULL;
     if (!c->needs) return PARE_OK;
@@ -485,6 +499,7 @@ static pare_status run(compress_run *c, pare_error *err) {
     c->scales = has_scales(c);
     c->report = pare_calloc(1, sizeof *c->report);
     if (!c->report) return fail_memory(err);
+    PARE_TRY(check_true_sequential(c, err));
     PARE_TRY(compress_open_imatrix(c, err));
     PARE_TRY(make_plan(c, err));
     PARE_TRY(tell_idle_steps(c, err));

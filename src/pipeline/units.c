@@ -141,6 +141,7 @@ pare_status compress_open_work(compress_run *c, const pare_calibration *cal, par
                             json_integer((json_int_t)pare_calibration_sequences(cal)));
         json_object_set_new(f, "calib_ctx", json_integer((json_int_t)pare_calibration_ctx(cal)));
         json_object_set_new(f, "compute", json_integer(c->o->calib_compute));
+        json_object_set_new(f, "true_sequential", json_boolean(c->o->true_sequential));
     }
     f = whole(f, failures);
     pare_status st =
@@ -219,25 +220,76 @@ static bool step_is_here(const unit_job *job, const pare_step *step) {
     return false;
 }
 
+static pare_status transform_one(unit_job *job, size_t k, pare_error *err) {
+    compress_run *c = job->c;
+    const tensor_plan *p = &c->plans[job->plans[k]];
+    const pare_input_stats *x = NULL;
+    PARE_TRY(pare_check_cancel(c->rt, err));
+    if (p->needs && !(x = pare_calibration_inputs(job->cal, p->t->canonical)))
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "%s: %s: found no input that calibration could measure",
+                         pare_source_path(c->source), p->t->canonical);
+    PARE_TRY(compress_tensor(c, job->plans[k], &job->states[k], x, &job->tensors[k], err));
+    compress_state_free(&job->states[k], p);
+    return PARE_OK;
+}
+
+/* --- one after the other: each input is measured behind what has been compressed before it --- */
+
+/* The matrices that share an input. */
+typedef struct group {
+    const compress_run *c;
+    const char *names[PARE_OP_MAX_OUTS];
+    size_t n;
+} group;
+
+static bool is_in(const group *g, const char *name) {
+    for (size_t i = 0; i < g->n; i++)
+        if (strcmp(g->names[i], name) == 0) return true;
+    return false;
+}
+
+static unsigned needs_in_group(void *arg, const char *name) {
+    const group *g = arg;
+    return is_in(g, name) ? needs_of((void *)g->c, name) : 0;
+}
+
+static pare_status transform_group(unit_job *job, group *g, bool measured, pare_error *err) {
+    unsigned needs = 0;
+    for (size_t i = 0; i < g->n; i++) needs |= needs_of(job->c, g->names[i]);
+    if (!needs) return PARE_OK;
+    if (!measured)
+        PARE_TRY(pare_calibration_run(job->cal, job->unit, job->from, needs_in_group, g, NULL, NULL,
+                                      err));
+    for (size_t k = 0; k < job->n; k++) {
+        if (!is_in(g, job->names[k])) continue;
+        PARE_TRY(transform_one(job, k, err));
+        pare_calibration_replace(job->cal, job->unit, job->names[k], &job->tensors[k]);
+    }
+    return PARE_OK;
+}
+
+static pare_status transform_in_sequence(unit_job *job, pare_error *err) {
+    const char *const *names;
+    group g = {.c = job->c};
+    for (size_t i = 0; (names = pare_calibration_sharing(job->cal, i, &g.n)); i++) {
+        memcpy(g.names, names, g.n * sizeof *names);
+        PARE_TRY(transform_group(job, &g, i == 0, err));
+    }
+    return PARE_OK;
+}
+
 static pare_status transform(unit_job *job, pare_error *err) {
     compress_run *c = job->c;
+    if (job->cal && c->o->true_sequential) PARE_TRY(transform_in_sequence(job, err));
     for (size_t i = 0; i < c->recipe->n_steps; i++) {
         const pare_step *step = &c->recipe->steps[i];
         if (step->method && step->method->scales && step_is_here(job, step))
             PARE_TRY(compress_scale_block(c, job->cal, job->unit, i, job->plans, job->states,
                                           job->n, err));
     }
-    for (size_t k = 0; k < job->n; k++) {
-        const tensor_plan *p = &c->plans[job->plans[k]];
-        const pare_input_stats *x = NULL;
-        PARE_TRY(pare_check_cancel(c->rt, err));
-        if (p->needs && !(x = pare_calibration_inputs(job->cal, p->t->canonical)))
-            return pare_fail(err, PARE_ERR_UNSUPPORTED,
-                             "%s: %s: found no input that calibration could measure",
-                             pare_source_path(c->source), p->t->canonical);
-        PARE_TRY(compress_tensor(c, job->plans[k], &job->states[k], x, &job->tensors[k], err));
-        compress_state_free(&job->states[k], p);
-    }
+    for (size_t k = 0; k < job->n; k++)
+        if (!job->tensors[k].enc) PARE_TRY(transform_one(job, k, err));
     return PARE_OK;
 }
 

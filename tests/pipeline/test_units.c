@@ -469,6 +469,48 @@ static double mean_output_error(const char *recipe) {
     return sum / (double)n;
 }
 
+static double error_of_layer(const pare_compress_report *report, const char *name) {
+    const pare_compress_info *info = pare_compress_result(report);
+    for (size_t i = 0; i < info->n_layers; i++)
+        if (strcmp(info->layers[i].name, name) == 0) return info->layers[i].output_error;
+    fail_msg("%s: not in the report", name);
+    return -1;
+}
+
+/* The first group of the first block sees the same inputs either way, what follows does not. */
+static void in_sequence(void **state) {
+    (void)state;
+    char out[1024];
+    snprintf(out, sizeof out, "%s", test_path("sequence"));
+    pare_compress_options o = options_of("gptq:bits=3", out);
+    pare_compress_report *once = report_of(&o);
+    test_remove(out);
+    o.true_sequential = true;
+    pare_compress_report *anew = report_of(&o);
+    static const char *const same[] = {"attn_q", "attn_k", "attn_v"}, *const other[] = {
+                                                                          "attn_output", "ffn_gate",
+                                                                          "ffn_up", "ffn_down"};
+    char name[64];
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "blk.0.%s.weight", same[i]);
+        assert_true(error_of_layer(once, name) == error_of_layer(anew, name));
+    }
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "blk.0.%s.weight", other[i]);
+        assert_true(error_of_layer(once, name) != error_of_layer(anew, name));
+        assert_true(error_of_layer(anew, name) > 0);
+    }
+    pare_compress_report_free(once);
+    pare_compress_report_free(anew);
+    test_remove(out);
+    o.recipe = "awq";
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "true-sequential: found a step that scales");
+    o = options_of("rtn", out);
+    o.true_sequential = true;
+    o.calib = NULL;
+    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "true-sequential: found no calibration text");
+}
+
 /* Prune and quantize in one run: the zeros of the first step stay, and the second's codes are in
  * the file. */
 static void steps_compose(void **state) {
@@ -538,6 +580,7 @@ int main(void) {
     text = strdup(test_write("calib.txt", words, sizeof words));
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_compose),
+        cmocka_unit_test(in_sequence),
         cmocka_unit_test(encodings_take_importance),
         cmocka_unit_test(the_plan_says_what_it_takes),
         cmocka_unit_test(bad_calibration),
