@@ -34,7 +34,8 @@ typedef struct pare_model_info {
     const char *arch;      /* "llama", "gemma3", ... */
     const char *name;      /* general.name or "" */
     const char *tokenizer; /* one line, "" where there is none */
-    const char *file_type; /* the mix's name where the file says one, else "" */
+    const char *file_type; /* the mix's name where the file says one; who packed the matrices of a
+                              folder ("GPTQ", "AWQ", "compressed-tensors"); else "" */
     uint64_t n_params, file_bytes, tensor_bytes;
     double bits_per_weight;
     size_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab_size, ctx_max;

@@ -44,6 +44,7 @@ static pare_status describe_gguf(pare_description *d, const pare_gguf *g, pare_e
 }
 
 static pare_status describe_hf(pare_description *d, pare_error *err) {
+    d->info.file_type = pare_source_packing(d->source);
     return pare_json_str(pare_source_config_json(d->source), "_name_or_path", PARE_OPTIONAL,
                          &d->info.name, err);
 }

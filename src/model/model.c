@@ -298,6 +298,8 @@ pare_status pare_model_load(pare_model **out, pare_runtime *rt, const char *path
                   "%s: found %zu tensors of layers from %zu on, which the configuration does not "
                   "count: not used",
                   path, pare_source_n_beyond(source), m->config.n_layers);
+    for (size_t i = 0; pare_source_note(source, i); i++)
+        pare_warn(rt, "%s", pare_source_note(source, i));
     pare_status st = pare_model_load_layers(m, 0, m->config.n_layers, err);
     if (st != PARE_OK) {
         pare_model_free(m);

@@ -189,6 +189,9 @@ void pare_source_close(pare_source *s) {
     for (size_t i = 0; s->owned && i < s->capacity; i++) pare_free(s->owned[i]);
     pare_free(s->owned);
     pare_free(s->tensors);
+    for (size_t i = 0; i < s->n_made; i++) pare_free(s->made[i]);
+    pare_free(s->made);
+    for (size_t i = 0; i < s->n_notes; i++) pare_free(s->notes[i]);
     pare_table_free(&s->by_canonical);
     pare_gguf_close(s->gguf);
     pare_st_close(s->st);
@@ -236,6 +239,10 @@ const char *pare_source_format(const pare_source *s) { return s->gguf ? "gguf" :
 const pare_arch *pare_source_arch(const pare_source *s) { return s->arch; }
 const pare_model_config *pare_source_config(const pare_source *s) { return &s->config; }
 size_t pare_source_n_beyond(const pare_source *s) { return s->n_beyond; }
+const char *pare_source_note(const pare_source *s, size_t i) {
+    return i < s->n_notes ? s->notes[i] : NULL;
+}
+const char *pare_source_packing(const pare_source *s) { return s->packing ? s->packing : ""; }
 size_t pare_source_n_tensors(const pare_source *s) { return s->n_tensors; }
 const pare_gguf *pare_source_gguf(const pare_source *s) { return s->gguf; }
 const pare_json *pare_source_config_json(const pare_source *s) { return &s->config_json; }

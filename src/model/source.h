@@ -15,14 +15,20 @@
  *
  * and each part of an encoding (tensor/encoding.h) is the tensor NAME + suffix of the part's dtype;
  * a block format is NAME, U8 [rows][row_bytes]. Such tensors are [out][in] whatever the
- * architecture does with plain ones. The shape is the one that config.json implies. */
+ * architecture does with plain ones. The shape is the one that config.json implies.
+ *
+ * Matrices that other programs packed (GPTQ, AWQ, compressed-tensors) are read as grouped integers,
+ * repacked on reading (io/quant_layout.h), or as f16 where no grouped form holds their groups. */
 #ifndef PARE_SRC_MODEL_SOURCE_H
 #define PARE_SRC_MODEL_SOURCE_H
 
 #include "base/os.h"
+#include "io/quant_layout.h"
 #include "model/arch.h"
 #include "model/config.h"
 #include "tensor/encoding.h"
+
+enum { PARE_SOURCE_PARTS = PARE_LAYOUT_PARTS }; /* >= PARE_MAX_PARTS */
 
 typedef struct pare_source_tensor {
     const char *name;         /* as in the file (of a sparse tensor: without the parts' suffixes) */
@@ -32,9 +38,11 @@ typedef struct pare_source_tensor {
     size_t n_dims, dims[4];   /* slowest first, as in the file */
     unsigned fix;             /* PARE_FIX_* (arch.h) */
     uint64_t n_params, n_bytes;
-    size_t n_parts;
-    size_t file[PARE_MAX_PARTS];                            /* index for pare_source_file */
-    uint64_t offset[PARE_MAX_PARTS], bytes[PARE_MAX_PARTS]; /* absolute offset in that file */
+    size_t n_parts;     /* of enc */
+    pare_layout layout; /* kind not NONE: stored by another program. The parts in the file are its,
+                           bytes 0 = absent; name is MODULE.weight whatever they are called */
+    size_t file[PARE_SOURCE_PARTS];                               /* index for pare_source_file */
+    uint64_t offset[PARE_SOURCE_PARTS], bytes[PARE_SOURCE_PARTS]; /* absolute offset there */
 } pare_source_tensor;
 
 typedef struct pare_source pare_source;
@@ -55,6 +63,10 @@ const pare_arch *pare_source_arch(const pare_source *s);
 const pare_model_config *pare_source_config(const pare_source *s);
 /* Tensors of layers past the configuration's: they are not used. */
 size_t pare_source_n_beyond(const pare_source *s);
+/* What a reader should be told about how the files are read; NULL past the last. */
+const char *pare_source_note(const pare_source *s, size_t i);
+/* Who packed the matrices: "GPTQ", "AWQ", "compressed-tensors", ...; "" for nobody. */
+const char *pare_source_packing(const pare_source *s);
 size_t pare_source_n_tensors(const pare_source *s);
 const pare_source_tensor *pare_source_tensor_at(const pare_source *s, size_t i);
 /* By canonical name; NULL = absent. */

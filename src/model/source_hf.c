@@ -4,21 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The encodings that quantization_config names: root NULL = none. */
+/* The encodings that pare's own quantization_config names: root NULL = none. */
 static pare_status read_quantization(pare_json *tensors, const pare_source *s, pare_error *err) {
     const pare_json *j = &s->config_json;
     const char *method = NULL;
     *tensors = (pare_json){0};
-    const char *key =
-        pare_json_get(j, "compression_config") ? "compression_config" : "quantization_config";
-    if (!pare_json_get(j, key)) return PARE_OK;
-    char path[64];
-    snprintf(path, sizeof path, "%s.quant_method", key);
-    PARE_TRY(pare_json_str(j, path, PARE_REQUIRED, &method, err));
-    if (strcmp(method, "pare") != 0)
-        return pare_fail(err, PARE_ERR_UNSUPPORTED,
-                         "%s: %s: found \"%.40s\", pare reads plain weights and \"pare\"", j->place,
-                         path, method);
+    if (pare_json_get(j, "compression_config")) return PARE_OK;
+    PARE_TRY(pare_json_str(j, "quantization_config.quant_method", PARE_OPTIONAL, &method, err));
+    if (!method || strcmp(method, "pare") != 0) return PARE_OK;
     int64_t version;
     PARE_TRY(pare_json_int(j, "quantization_config.version", PARE_REQUIRED, 1, 1, &version, err));
     return pare_json_part(tensors, j, "quantization_config.tensors", PARE_REQUIRED, err);
@@ -119,11 +112,12 @@ static pare_status add_plain(pare_source *s, const pare_st_tensor *st, pare_erro
     return source_add(s, &t, false, err);
 }
 
-static pare_status add_tensors(pare_source *s, const pare_json *encoded, pare_table *parts,
-                               pare_error *err) {
+static pare_status add_tensors(pare_source *s, const pare_json *encoded, const source_quant *quant,
+                               pare_table *parts, pare_error *err) {
     size_t n = pare_st_n_tensors(s->st);
     PARE_TRY(source_reserve(s, n, err));
     if (encoded->root) PARE_TRY(add_all_encoded(s, encoded, parts, err));
+    if (quant) PARE_TRY(source_quant_add(s, quant, parts, err));
     for (size_t i = 0; i < n; i++) {
         const pare_st_tensor *t = pare_st_tensor_at(s->st, i);
         if (pare_table_get(parts, t->name, strlen(t->name)) < 0) PARE_TRY(add_plain(s, t, err));
@@ -142,9 +136,12 @@ pare_status source_open_hf(pare_source *s, pare_error *err) {
     pare_json encoded;
     PARE_TRY(read_quantization(&encoded, s, err));
     pare_table parts = {0};
-    st = pare_st_open(&s->st, s->path, err);
-    if (st == PARE_OK) st = add_tensors(s, &encoded, &parts, err);
+    source_quant *quant = NULL;
+    st = source_quant_open(&quant, s, err);
+    if (st == PARE_OK) st = pare_st_open(&s->st, s->path, err);
+    if (st == PARE_OK) st = add_tensors(s, &encoded, quant, &parts, err);
     pare_table_free(&parts);
     pare_json_free(&encoded);
+    pare_free(quant);
     return st;
 }

@@ -21,6 +21,11 @@ struct pare_source {
     size_t n_beyond; /* tensors of layers that the configuration does not count */
     char **owned;    /* [capacity] canonical names, NULL where there is none */
     pare_table by_canonical;
+    char **made; /* [n_made] names of packed matrices, at most n_tensors of the files */
+    size_t n_made;
+    char *notes[4];
+    size_t n_notes;
+    const char *packing;
 };
 
 /* Fills the tensor list and the configuration. */
@@ -33,6 +38,16 @@ pare_status source_reserve(pare_source *s, size_t n, pare_error *err);
  * name, its fixes (none for `canonical_form`), and checks its shape. */
 pare_status source_add(pare_source *s, const pare_source_tensor *t, bool canonical_form,
                        pare_error *err);
+
+/* Matrices that other programs packed (source_quant.c): what config.json says of them, and all that
+ * are there. */
+typedef struct source_quant source_quant;
+/* *out NULL: nobody packed anything. Free with pare_free. Errors: PARE_ERR_UNSUPPORTED (a form that
+ * pare does not read), PARE_ERR_INPUT. */
+pare_status source_quant_open(source_quant **out, pare_source *s, pare_error *err);
+/* Adds the matrices and the names of their tensors to `parts`. */
+pare_status source_quant_add(pare_source *s, const source_quant *q, pare_table *parts,
+                             pare_error *err);
 
 /* The file that holds part 0, for messages. */
 const char *source_file_path(const pare_source *s, const pare_source_tensor *t);

@@ -28,9 +28,13 @@ static bool add_part(size_t *total, size_t bytes) {
            pare_align_size(total, *total, ALIGN);
 }
 
-/* As stored. */
+/* As stored; of another program's matrix: as its encoding. */
 static size_t raw_bytes(const pare_source_tensor *t) {
     size_t total = 0;
+    if (t->layout.kind) {
+        size_t bytes, row = pare_encoding_row_bytes(t->enc, t->layout.cols);
+        return pare_mul_size(&bytes, row, t->layout.rows) && add_part(&total, bytes) ? total : 0;
+    }
     for (size_t i = 0; i < t->n_parts; i++)
         if (t->bytes[i] > SIZE_MAX / 2 || !add_part(&total, (size_t)t->bytes[i])) return 0;
     return total;
@@ -44,10 +48,43 @@ size_t pare_source_read_bytes(const pare_source_tensor *t, bool as_f32) {
     return add_part(&total, bytes) ? total : 0;
 }
 
+/* Another program's parts -> rows of the tensor's encoding. */
+static pare_status read_layout(const pare_source *s, const pare_source_tensor *t, uint8_t *memory,
+                               pare_error *err) {
+    const void *part[PARE_LAYOUT_PARTS] = {NULL};
+    size_t at = 0, total = 0;
+    for (int k = 0; k < PARE_LAYOUT_PARTS; k++)
+        if (t->bytes[k] > SIZE_MAX / 8 || !add_part(&total, (size_t)t->bytes[k]))
+            return pare_fail(err, PARE_ERR_INTERNAL, "%s: size", t->name);
+    uint8_t *raw = pare_big_alloc(total);
+    if (!raw)
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: %s: %zu bytes to read into",
+                         source_file_path(s, t), t->name, total);
+    pare_status st = PARE_OK;
+    for (int k = 0; k < PARE_LAYOUT_PARTS && st == PARE_OK; k++) {
+        if (!t->bytes[k]) continue;
+        part[k] = raw + at;
+        st = pare_file_read_at(pare_source_file(s, t->file[k]), raw + at, (size_t)t->bytes[k],
+                               t->offset[k], err);
+        add_part(&at, (size_t)t->bytes[k]);
+    }
+    if (st == PARE_OK) {
+        st = pare_layout_unpack(memory, t->enc, &t->layout, part, err);
+        if (st != PARE_OK) pare_fail_prefix(err, "%s: %s", source_file_path(s, t), t->name);
+    }
+    pare_big_free(raw, total);
+    return st;
+}
+
 static pare_status read_raw(const pare_source *s, const pare_source_tensor *t, uint8_t *memory,
                             pare_tensor *out, pare_error *err) {
     const void *part[PARE_MAX_PARTS];
     size_t bytes[PARE_MAX_PARTS], at = 0, rows, cols;
+    if (t->layout.kind) {
+        PARE_TRY(read_layout(s, t, memory, err));
+        *out = pare_tensor_wrap(t->enc, memory, t->layout.rows, t->layout.cols);
+        return PARE_OK;
+    }
     for (size_t i = 0; i < t->n_parts; i++) {
         part[i] = memory + at;
         bytes[i] = (size_t)t->bytes[i];

@@ -9,7 +9,7 @@
 #include "io/safetensors.h"
 #include "model/config.h"
 
-/* The path of a fixture's folder; static ring. */
+/* The path of a fixture's folder; static ring. A path from the root stands for itself. */
 const char *fixture_path(const char *name);
 
 /* One tensor on its way into a copy. An edit may change everything; name NULL leaves it out. The
