@@ -21,8 +21,9 @@ static const cli_option compress_table[] = {
                "file (.gguf, replaced if it stands there) or folder (new or empty) to write"),
     CLI_OPTION(compress_options, 'r', "recipe", CLI_TEXT, recipe, "RECIPE", 0, 0,
                "steps joined by '+', or a file with one step per line"),
-    CLI_OPTION(compress_options, 0, "format", CLI_TEXT, format, "hf|gguf", 0, 0,
-               "container (default: gguf when OUT ends in .gguf, MODEL's without OUT, else hf)"),
+    CLI_OPTION(compress_options, 0, "format", CLI_TEXT, format, "FORMAT", 0, 0,
+               "hf, gguf, or packed for other programs: compressed-tensors, int-quantized, gptq, "
+               "gptq-v2, awq (default: gguf when OUT ends in .gguf, MODEL's without OUT, else hf)"),
     CLI_OPTION(compress_options, 0, "calib", CLI_TEXT, calib, "FILE", 0, 0,
                "calibration text, for methods that measure a layer's inputs"),
     CLI_OPTION(compress_options, 0, "calib-samples", CLI_INT, calib_samples, "N", 0, 1 << 20,
@@ -364,8 +365,9 @@ typedef struct convert_options {
 } convert_options;
 
 static const cli_option convert_table[] = {
-    CLI_OPTION(convert_options, 0, "format", CLI_TEXT, format, "hf|gguf", 0, 0,
-               "container (default: gguf when OUT ends in .gguf, else hf)"),
+    CLI_OPTION(convert_options, 0, "format", CLI_TEXT, format, "FORMAT", 0, 0,
+               "hf, gguf, compressed-tensors, int-quantized, gptq, gptq-v2, awq (default: gguf "
+               "when OUT ends in .gguf, else hf)"),
     CLI_OPTION(convert_options, 0, "split", CLI_SIZE, split, "SIZE", 0, 0, "parts of at most SIZE"),
     {0},
 };

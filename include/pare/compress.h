@@ -36,7 +36,9 @@ const char *pare_mix_name_at(size_t i);
 typedef struct pare_compress_options {
     const char *model, *out;
     const char *recipe;   /* recipe text; "" or NULL only changes the container */
-    const char *format;   /* "hf", "gguf", or NULL: gguf when `out` ends in .gguf, else hf */
+    const char *format;   /* "hf", "gguf", packed as other programs load it: "compressed-tensors",
+                             "int-quantized", "gptq", "gptq-v2", "awq"; or NULL: gguf when `out`
+                             ends in .gguf, else hf */
     const char *keep;     /* regex over canonical names: these tensors stay as they are; or NULL */
     uint64_t split_bytes; /* largest part of the output, 0 = one file */
     /* Calibration, for methods that need it: NULL and 0 elsewhere. */

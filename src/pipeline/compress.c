@@ -160,6 +160,23 @@ static bool has_scales(const compress_run *c) {
     return false;
 }
 
+/* What the format cannot hold is refused where the recipe asks for it; a tensor that it leaves
+ * alone becomes plain in a format of other programs, and that is told. */
+static pare_status fit_format(compress_run *c, tensor_plan *p, pare_error *err) {
+    char reason[200];
+    const char *name = p->t->canonical ? p->t->canonical : p->t->name;
+    bool anew = p->n_methods || p->enc != p->t->enc;
+    if (pare_export_fits(&p->stored, c->format, c->source, p->t->canonical, p->enc, p->rows,
+                         p->cols, anew, reason))
+        return PARE_OK;
+    if (anew || !c->format->kind)
+        return pare_fail(err, PARE_ERR_UNSUPPORTED, "%s: %s: format %s: %s",
+                         pare_source_path(c->source), name, c->format->name, reason);
+    p->enc = p->stored = pare_export_plain(c->source);
+    return compress_add_fallback(c, err, "%s: format %s: %s; stored as %s", name, c->format->name,
+                                 reason, p->enc->name);
+}
+
 static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err) {
     const pare_source_tensor *t = p->t;
     if (!t->enc)
@@ -172,7 +189,7 @@ static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err)
     bool kept = !t->canonical || (c->keep && pare_name_regex_match(c->keep, t->canonical));
     if (!kept) PARE_TRY(apply_steps(c, p, err));
     /* what the file keeps in 16 bits and GGUF readers expect in 32: norms, biases, positions */
-    if (!c->same_format && t->canonical && strcmp(c->format, "gguf") == 0 &&
+    if (!c->same_format && t->canonical && strcmp(c->format->container, "gguf") == 0 &&
         !pare_mix_takes(t->canonical, p->n_dims))
         p->enc = pare_encoding_find("f32");
     /* scales go into norms and biases as f32 */
@@ -180,15 +197,30 @@ static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err)
                p->unit < pare_source_config(c->source)->n_layers &&
                pare_feeds(pare_source_arch(c->source), pare_source_config(c->source), t->canonical);
     if (p->feeds) p->enc = pare_encoding_find("f32");
+    PARE_TRY(fit_format(c, p, err));
     p->recode = p->n_methods || p->feeds || p->enc != t->enc;
     if (t->canonical) PARE_TRY(compress_plan_importance(c, p, err));
     p->raw = c->same_format && !p->recode;
-    if (!pare_output_holds(c->format, p->enc))
-        return pare_fail(err, PARE_ERR_UNSUPPORTED,
-                         "%s: %s: found encoding %s, expected one that a %s file holds",
-                         pare_source_path(c->source), t->canonical ? t->canonical : t->name,
-                         p->enc->name, c->format);
     return PARE_OK;
+}
+
+/* A format of packed matrices must get some; AWQ says one group size for all. */
+static pare_status check_packing(const compress_run *c, pare_error *err) {
+    const pare_encoding *first = NULL;
+    for (size_t i = 0; i < c->n_plans; i++) {
+        const pare_encoding *enc = c->plans[i].stored;
+        if (!enc->grid) continue;
+        if (!first) first = enc;
+        if (c->format->kind == PARE_LAYOUT_AWQ && enc->grid->group != first->grid->group)
+            return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                             "format awq: found %s and %s, expected one group size", first->name,
+                             enc->name);
+    }
+    if (first || !c->format->kind) return PARE_OK;
+    return pare_fail(err, PARE_ERR_ARG,
+                     "format %s: found no matrix of whole-number codes, expected a recipe with a "
+                     "quantizer (rtn, gptq, ...)",
+                     c->format->name);
 }
 
 static pare_status make_plan(compress_run *c, pare_error *err) {
@@ -202,7 +234,7 @@ static pare_status make_plan(compress_run *c, pare_error *err) {
             continue;
         if (!t->canonical && (!c->same_format || !t->enc)) {
             st = compress_add_fallback(c, err, "%s: not used by the model; left out of the %s file",
-                                       t->name, c->format);
+                                       t->name, c->format->name);
             continue;
         }
         tensor_plan *p = &c->plans[c->n_plans++];
@@ -210,7 +242,7 @@ static pare_status make_plan(compress_run *c, pare_error *err) {
         st = plan_tensor(c, p, err);
         c->needs |= p->needs;
     }
-    return st;
+    return st == PARE_OK ? check_packing(c, err) : st;
 }
 
 /* A step whose target names no tensor does nothing: most likely a slip in the target. */
@@ -257,7 +289,7 @@ static pare_status begin_report(compress_run *c, pare_error *err) {
     r->layers = pare_calloc(c->n_plans, sizeof *r->layers);
     r->names = pare_calloc(c->n_plans, sizeof *r->names);
     r->recipe = pare_strdup(pare_recipe_text(c->recipe));
-    r->format = pare_strdup(c->format);
+    r->format = pare_strdup(c->format->name);
     if (!r->layers || !r->names || !r->recipe || !r->format) return fail_memory(err);
     r->info.lossless = true;
     for (size_t i = 0; i < c->n_plans; i++) {
@@ -269,7 +301,7 @@ static pare_status begin_report(compress_run *c, pare_error *err) {
         r->layers[i] = (pare_layer_report){
             .name = r->names[i],
             .from = p->t->enc->name,
-            .encoding = p->enc->name,
+            .encoding = p->stored->name,
             .n_params = p->t->n_params,
             .in_bytes = p->t->n_bytes,
             .out_bytes = bytes,
@@ -344,6 +376,7 @@ static pare_status write_tensors(compress_run *c, pare_output *output, const par
         const tensor_plan *p = &c->plans[i];
         pare_output_item item = {.name = p->raw ? p->t->name : p->t->canonical,
                                  .enc = p->enc,
+                                 .stored = p->stored,
                                  .n_dims = p->n_dims,
                                  .raw = p->raw};
         memcpy(item.dims, p->raw ? p->t->dims : p->dims, sizeof item.dims);
@@ -359,6 +392,10 @@ static pare_status write_tensors(compress_run *c, pare_output *output, const par
         pare_status st = pare_output_write(output, &t, err);
         pare_tensor_free(&t);
         if (st != PARE_OK) return st;
+        pare_layer_report *layer = &c->report->layers[i];
+        layer->out_bytes = pare_output_bytes(output, i);
+        if (layer->n_params)
+            layer->bits_per_weight = 8.0 * (double)layer->out_bytes / (double)layer->n_params;
         done += (double)c->plans[i].t->n_params;
         pare_progress(c->rt, work ? "write" : "compress", done, total, "weights");
     }
@@ -483,15 +520,18 @@ static pare_status run(compress_run *c, pare_error *err) {
         return pare_fail_prefix(err, "keep");
     PARE_TRY(pare_source_open(&c->source, c->o->model, err));
     PARE_TRY(pare_source_check_complete(c->source, err));
-    c->format = format_of(c->o, c->source);
-    if (strcmp(c->format, "hf") != 0 && strcmp(c->format, "gguf") != 0)
-        return pare_fail(err, PARE_ERR_ARG, "format: found '%s', expected hf or gguf", c->format);
+    const char *format = format_of(c->o, c->source);
+    if (!(c->format = pare_output_format_find(format)))
+        return pare_fail(err, PARE_ERR_ARG, "format: found '%s', expected " PARE_OUTPUT_FORMATS,
+                         format);
     if (!c->o->dry_run && (!c->o->out || !*c->o->out))
         return pare_fail(err, PARE_ERR_ARG, "output: found none, expected a file or folder name");
     if (c->o->out) PARE_TRY(pare_output_check(c->source, c->format, c->o->out, err));
-    c->same_format = strcmp(c->format, pare_source_format(c->source)) == 0;
+    c->same_format = strcmp(c->format->container, pare_source_format(c->source)) == 0;
     /* else it is opened when it is translated */
     if (c->same_format || c->o->dry_run) PARE_TRY(check_tokenizer(c, err));
+    for (size_t i = 0; pare_source_note(c->source, i); i++)
+        pare_warn(c->rt, "%s", pare_source_note(c->source, i));
     c->tied = !pare_source_find(c->source, "output.weight");
     for (size_t i = 0; i < c->recipe->n_steps; i++)
         if (c->recipe->steps[i].mix && !c->recipe->steps[i].target)

@@ -7,6 +7,7 @@
 #include "io/imatrix.h"
 #include "model/source.h"
 #include "pipeline/calibrate.h"
+#include "pipeline/export_quant.h"
 #include "pipeline/recipe.h"
 #include "pipeline/work_folder.h"
 
@@ -16,8 +17,9 @@ enum { PARE_CHUNK_VALUES = 4 << 20 }; /* f32 values decoded at once where rows a
 typedef struct tensor_plan {
     const pare_source_tensor *t;
     const pare_encoding *enc;
-    bool raw;    /* the bytes are copied */
-    bool recode; /* decoded, transformed, encoded */
+    const pare_encoding *stored; /* the output's, which says the same numbers */
+    bool raw;                    /* the bytes are copied */
+    bool recode;                 /* decoded, transformed, encoded */
     size_t n_dims, dims[4];
     size_t rows, cols;
     size_t n_methods;             /* how many of the recipe's method steps apply */
@@ -44,8 +46,8 @@ typedef struct compress_run {
     pare_source *source;
     pare_recipe *recipe;
     void *keep; /* compiled regex */
-    const char *format;
-    bool same_format, tied;
+    const pare_output_format *format;
+    bool same_format /* the container's */, tied;
     tensor_plan *plans;
     size_t n_plans;
     unsigned needs;       /* of all plans, the dense pass too; 0 = no calibration */

@@ -2,7 +2,7 @@
  * will be written, then written one by one, then everything is read back and compared before the
  * output appears under its name.
  *
- *     pare_output_open(&o, rt, source, "gguf", path, split_bytes, err);
+ *     pare_output_open(&o, rt, source, format, path, split_bytes, err);
  *     for each tensor: pare_output_declare(o, &item, err);
  *     pare_output_begin(o, mix, recipe, err);
  *     for each tensor: pare_output_write(o, &tensor, err);
@@ -15,39 +15,39 @@
 #define PARE_SRC_PIPELINE_MODEL_OUTPUT_H
 
 #include "model/source.h"
+#include "pipeline/export_quant.h"
 #include "pipeline/mix.h"
 
 typedef struct pare_output_item {
     const char *name; /* raw: as stored in the input; else canonical. Borrowed until close */
     const pare_encoding *enc;
-    size_t n_dims, dims[4]; /* slowest first; of a raw item as stored, else canonical */
-    bool raw;               /* the bytes are the input's, in its own form: no fix is applied */
+    const pare_encoding *stored; /* what the file says it as (pare_export_fits) */
+    size_t n_dims, dims[4];      /* slowest first; of a raw item as stored, else canonical */
+    bool raw;                    /* the bytes are the input's, in its own form: no fix is applied */
 } pare_output_item;
 
 typedef struct pare_output pare_output;
 
-/* True when the container can hold tensors of that encoding. */
-bool pare_output_holds(const char *format, const pare_encoding *enc);
-
-/* True for a tensor that the other container says in its configuration instead (rope_freqs.weight).
- */
-bool pare_output_absorbs(const char *format, const char *canonical);
+/* True for a tensor that the container says in its configuration instead (rope_freqs.weight). */
+bool pare_output_absorbs(const pare_output_format *format, const char *canonical);
 
 /* Could the result stand at `path`? The output must not be the input, GGUF must know the
  * architecture, a folder must be new or empty. Touches nothing. */
-pare_status pare_output_check(const pare_source *source, const char *format, const char *path,
-                              pare_error *err);
+pare_status pare_output_check(const pare_source *source, const pare_output_format *format,
+                              const char *path, pare_error *err);
 
 /* split_bytes: largest part, 0 = one file. The output must not be the input (PARE_ERR_ARG). */
 pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_source *source,
-                             const char *format, const char *path, uint64_t split_bytes,
-                             pare_error *err);
+                             const pare_output_format *format, const char *path,
+                             uint64_t split_bytes, pare_error *err);
 pare_status pare_output_declare(pare_output *o, const pare_output_item *item, pare_error *err);
 /* mix: the recipe's mix for general.file_type, or NULL; recipe: stored in the metadata, or NULL. */
 pare_status pare_output_begin(pare_output *o, const pare_mix *mix, const char *recipe,
                               pare_error *err);
 /* The next declared tensor, in the form that its item says. */
 pare_status pare_output_write(pare_output *o, const pare_tensor *t, pare_error *err);
+/* Bytes that tensor i took in the file, once it is written. */
+uint64_t pare_output_bytes(const pare_output *o, size_t i);
 /* Reads everything back, compares, moves it to its name. */
 pare_status pare_output_finish(pare_output *o, pare_error *err);
 void pare_output_close(pare_output *o);

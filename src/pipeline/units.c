@@ -129,12 +129,12 @@ pare_status compress_open_work(compress_run *c, const pare_calibration *cal, par
     size_t failures = pare_json_failures();
     PARE_TRY(hash_model(c, sha, err));
     PARE_TRY(compress_hash_imatrix(c, imatrix, err));
-    json_t *f = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:I, s:s}", "version",
-                          PARE_VERSION, "model", sha, "recipe", pare_recipe_text(c->recipe),
-                          "format", c->format, "keep", c->o->keep ? c->o->keep : "", "imatrix",
-                          imatrix, "write_imatrix", c->o->write_imatrix != NULL, "no_fallback",
-                          c->o->no_fallback, "seed", (json_int_t)pare_runtime_seed(c->rt), "isa",
-                          pare_isa_name(pare_runtime_isa(c->rt)));
+    json_t *f = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:I, s:s}", "version", PARE_VERSION, "model", sha,
+        "recipe", pare_recipe_text(c->recipe), "format", c->format->name, "keep",
+        c->o->keep ? c->o->keep : "", "imatrix", imatrix, "write_imatrix",
+        c->o->write_imatrix != NULL, "no_fallback", c->o->no_fallback, "seed",
+        (json_int_t)pare_runtime_seed(c->rt), "isa", pare_isa_name(pare_runtime_isa(c->rt)));
     if (f && cal) {
         json_object_set_new(f, "calib", json_integer(pare_calibration_crc32(cal)));
         json_object_set_new(f, "calib_samples",

@@ -1,0 +1,271 @@
+#include "pipeline/export_quant.h"
+
+#include "model/names.h"
+#include "tensor/grouped_row.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const pare_output_format *pare_output_format_find(const char *name) {
+    static const pare_output_format formats[] = {
+        {"hf", "hf", PARE_LAYOUT_NONE},
+        {"gguf", "gguf", PARE_LAYOUT_NONE},
+        {"compressed-tensors", "hf", PARE_LAYOUT_PACK},
+        {"int-quantized", "hf", PARE_LAYOUT_INT},
+        {"gptq", "hf", PARE_LAYOUT_GPTQ},
+        {"gptq-v2", "hf", PARE_LAYOUT_GPTQ_V2},
+        {"awq", "hf", PARE_LAYOUT_AWQ},
+    };
+    for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++)
+        if (strcmp(name, formats[i].name) == 0) return &formats[i];
+    return NULL;
+}
+
+size_t pare_export_group(size_t group, const size_t *cols, size_t n) {
+    for (; group >= 32; group /= 2) {
+        size_t i = 0;
+        while (i < n && cols[i] % group == 0) i++;
+        if (i == n) return group;
+    }
+    return 0;
+}
+
+/* --- what fits --- */
+
+/* A linear layer whose weight lies [out][in] in folders, by its canonical name. */
+static bool is_linear(const pare_source *s, const char *canonical) {
+    pare_name name;
+    return canonical && strcmp(canonical, "token_embd.weight") != 0 &&
+           strcmp(canonical, "position_embd.weight") != 0 &&
+           pare_name_parse(&name, pare_source_arch(s), PARE_NAMES_GGUF, canonical) &&
+           !name.is_bias && name.spec->out != PARE_X_NONE &&
+           !(pare_name_fix(&name, PARE_NAMES_HF) & PARE_FIX_TRANSPOSE);
+}
+
+static bool fits_layout(const pare_encoding **stored, const pare_output_format *f,
+                        const pare_source *s, const char *canonical, const pare_encoding *enc,
+                        size_t rows, size_t cols, bool anew, char reason[200]) {
+    pare_grid_form form;
+    char why[160];
+    *stored = enc;
+    if (enc->safetensors_dtype) return true;
+    if (!pare_grouped_form(&form, enc)) {
+        snprintf(reason, 200, "found %s, expected grouped integers or a plain type", enc->name);
+        return false;
+    }
+    if (!is_linear(s, canonical)) {
+        snprintf(reason, 200, "found %s, expected a plain type: only linear layers are packed",
+                 enc->name);
+        return false;
+    }
+    size_t group = form.group ? pare_export_group(form.group, &cols, 1) : cols;
+    if (!group) {
+        snprintf(reason, 200, "found rows of %zu, expected a multiple of 32", cols);
+        return false;
+    }
+    pare_layout l = {
+        .kind = f->kind, .bits = form.bits, .rows = rows, .cols = cols, .group = group};
+    if (!pare_layout_holds(&l, why)) {
+        snprintf(reason, 200, "%s", why);
+        return false;
+    }
+    if (f->kind == PARE_LAYOUT_GPTQ && form.asymmetric && anew) {
+        snprintf(reason, 200,
+                 "found %s, expected a symmetric grid: GPTQ of version 1 cannot say a zero point "
+                 "of 0 (gptq-v2 can)",
+                 enc->name);
+        return false;
+    }
+    *stored = pare_encoding_of_grid(form.bits, form.asymmetric, form.group);
+    return true;
+}
+
+bool pare_export_fits(const pare_encoding **stored, const pare_output_format *f,
+                      const pare_source *source, const char *canonical, const pare_encoding *enc,
+                      size_t rows, size_t cols, bool anew, char reason[200]) {
+    if (f->kind) return fits_layout(stored, f, source, canonical, enc, rows, cols, anew, reason);
+    *stored = enc;
+    if (strcmp(f->container, "gguf") != 0 || enc->ggml_type >= 0) return true;
+    pare_grid_form form;
+    const pare_encoding *blocks =
+        pare_grouped_form(&form, enc) && cols % 32 == 0 ? pare_grouped_blocks(&form) : NULL;
+    if (blocks) *stored = blocks;
+    snprintf(reason, 200, "found encoding %s, expected one that a %s file holds", enc->name,
+             f->name);
+    return blocks != NULL;
+}
+
+/* Gemma's hidden states are too large for f16, and what reads a folder takes its type from the
+ * weights. */
+const pare_encoding *pare_export_plain(const pare_source *source) {
+    bool gemma = strncmp(pare_source_config(source)->arch, "gemma", 5) == 0;
+    return pare_encoding_find(gemma ? "bf16" : "f16");
+}
+
+/* --- quantization_config --- */
+
+static bool same_form(const pare_layout *a, const pare_layout *b) {
+    bool rows = a->group == a->cols && b->group == b->cols;
+    return a->bits == b->bits && a->asymmetric == b->asymmetric && (a->group == b->group || rows);
+}
+
+/* "a.b" of "a.b.weight". */
+static json_t *module_json(const char *prefix, const char *name, const char *suffix) {
+    const char *dot = strrchr(name, '.');
+    return json_sprintf("%s%.*s%s", prefix, (int)(dot ? dot - name : (long)strlen(name)), name,
+                        suffix);
+}
+
+/* The same as a regular expression for exactly that module. */
+static char *module_pattern(const char *prefix, const char *name) {
+    char text[600];
+    size_t n = (size_t)snprintf(text, sizeof text, "%s^", prefix);
+    const char *end = strrchr(name, '.');
+    for (const char *p = name; p != end && *p && n + 4 < sizeof text; p++) {
+        if (*p == '.') text[n++] = '\\';
+        text[n++] = *p;
+    }
+    text[n++] = '$';
+    text[n] = '\0';
+    return pare_strdup(text);
+}
+
+static json_t *linears_that_stay(const pare_export_item *items, size_t n, const char *also) {
+    json_t *list = json_array();
+    if (also) json_array_append_new(list, json_string(also));
+    for (size_t i = 0; i < n; i++)
+        if (items[i].linear && !items[i].layout) {
+            json_t *module = module_json("", items[i].name, "");
+            const char *text = module ? json_string_value(module) : NULL;
+            if (text && (!also || strcmp(text, also) != 0)) json_array_append(list, module);
+            json_decref(module);
+        }
+    return list;
+}
+
+static bool is_packed(const pare_export_item *items, size_t n, const char *name) {
+    for (size_t i = 0; i < n; i++)
+        if (items[i].layout && strcmp(items[i].name, name) == 0) return true;
+    return false;
+}
+
+static bool by_row(const pare_layout *l) { return l->group == l->cols; }
+
+/* Group size as these files say it: -1 = a row. */
+static json_int_t group_size(const pare_layout *l) { return by_row(l) ? -1 : (json_int_t)l->group; }
+
+static json_t *scheme_json(pare_layout_kind kind, const pare_layout *l, json_t *targets) {
+    json_t *weights = json_pack(
+        "{s:i, s:s, s:b, s:s, s:o, s:n, s:b, s:n, s:s, s:{}}", "num_bits", (int)l->bits, "type",
+        "int", "symmetric", !l->asymmetric, "strategy", by_row(l) ? "channel" : "group",
+        "group_size", by_row(l) ? json_null() : json_integer((json_int_t)l->group),
+        "block_structure", "dynamic", 0, "actorder", "observer", "minmax", "observer_kwargs");
+    json_t *inputs = kind == PARE_LAYOUT_INT
+                         ? json_pack("{s:i, s:s, s:b, s:s, s:b}", "num_bits", 8, "type", "int",
+                                     "symmetric", 1, "strategy", "token", "dynamic", 1)
+                         : json_null();
+    return json_pack("{s:o, s:o, s:o, s:n, s:n}", "targets", targets, "weights", weights,
+                     "input_activations", inputs, "output_activations", "format");
+}
+
+/* One group of modules for each form; "Linear" where there is one form only. */
+static json_t *config_groups(pare_layout_kind kind, const pare_export_item *items, size_t n) {
+    json_t *groups = json_object();
+    size_t n_forms = 0;
+    for (size_t pass = 0; pass < 2; pass++)
+        for (size_t i = 0, form = 0; i < n; i++) {
+            const pare_layout *l = items[i].layout;
+            size_t k = 0;
+            while (k < i && !(items[k].layout && l && same_form(items[k].layout, l))) k++;
+            if (!l || k < i) continue; /* not the first of its form */
+            n_forms += pass == 0;
+            if (pass == 0) continue;
+            json_t *targets = json_array();
+            if (n_forms == 1) json_array_append_new(targets, json_string("Linear"));
+            for (k = i; n_forms > 1 && k < n; k++)
+                if (items[k].layout && same_form(items[k].layout, l))
+                    json_array_append_new(targets, module_json("", items[k].name, ""));
+            char name[32];
+            snprintf(name, sizeof name, "group_%zu", form++);
+            json_object_set_new(groups, name, scheme_json(kind, l, targets));
+        }
+    return groups;
+}
+
+static json_t *compressed_tensors_json(pare_layout_kind kind, const pare_export_item *items,
+                                       size_t n) {
+    bool head = is_packed(items, n, "lm_head.weight");
+    return json_pack("{s:s, s:s, s:s, s:s, s:n, s:o, s:n, s:{}, s:{}, s:o}", "quant_method",
+                     "compressed-tensors", "version", "0.19.0", "format",
+                     kind == PARE_LAYOUT_INT ? "int-quantized" : "pack-quantized",
+                     "quantization_status", "compressed", "global_compression_ratio", "ignore",
+                     linears_that_stay(items, n, head ? NULL : "lm_head"), "kv_cache_scheme",
+                     "sparsity_config", "transform_config", "config_groups",
+                     config_groups(kind, items, n));
+}
+
+/* The form that most matrices have. */
+static const pare_layout *common_form(const pare_export_item *items, size_t n) {
+    const pare_layout *best = NULL;
+    size_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t count = 0;
+        for (size_t k = 0; k < n && items[i].layout; k++)
+            count += items[k].layout && same_form(items[k].layout, items[i].layout);
+        if (count > most) {
+            most = count;
+            best = items[i].layout;
+        }
+    }
+    return best;
+}
+
+/* What differs from the common form, module by module, as GPTQModel and vLLM read it. */
+static json_t *dynamic_json(const pare_export_item *items, size_t n, const pare_layout *common) {
+    json_t *dynamic = json_object();
+    for (size_t i = 0; i < n; i++) {
+        const pare_layout *l = items[i].layout;
+        bool stays = items[i].linear && !l && strcmp(items[i].name, "lm_head.weight") != 0;
+        if (!stays && (!l || same_form(l, common))) continue;
+        char *pattern = module_pattern(stays ? "-:" : "+:", items[i].name);
+        if (pattern)
+            json_object_set_new(dynamic, pattern,
+                                stays ? json_object()
+                                      : json_pack("{s:i, s:I, s:b}", "bits", (int)l->bits,
+                                                  "group_size", group_size(l), "sym",
+                                                  !l->asymmetric));
+        pare_free(pattern);
+    }
+    return dynamic;
+}
+
+static json_t *gptq_json(pare_layout_kind kind, const pare_export_item *items, size_t n) {
+    const pare_layout *l = common_form(items, n);
+    json_t *o = json_pack("{s:s, s:i, s:I, s:b, s:b, s:b, s:b, s:s, s:s}", "quant_method", "gptq",
+                          "bits", (int)l->bits, "group_size", group_size(l), "desc_act", 0, "sym",
+                          !l->asymmetric, "lm_head", is_packed(items, n, "lm_head.weight"),
+                          "true_sequential", 0, "checkpoint_format",
+                          kind == PARE_LAYOUT_GPTQ ? "gptq" : "gptq_v2", "pack_dtype", "int32");
+    json_t *dynamic = dynamic_json(items, n, l);
+    if (json_object_size(dynamic))
+        json_object_set_new(o, "dynamic", dynamic);
+    else
+        json_decref(dynamic);
+    return o;
+}
+
+static json_t *awq_json(const pare_export_item *items, size_t n) {
+    const pare_layout *l = common_form(items, n);
+    json_t *stay = linears_that_stay(items, n, NULL);
+    bool none = json_array_size(stay) == 0;
+    if (none) json_decref(stay);
+    return json_pack("{s:s, s:i, s:I, s:b, s:s, s:o}", "quant_method", "awq", "bits", 4,
+                     "group_size", group_size(l), "zero_point", 1, "version", "gemm",
+                     "modules_to_not_convert", none ? json_null() : stay);
+}
+
+json_t *pare_export_quantization(pare_layout_kind kind, const pare_export_item *items, size_t n) {
+    if (kind == PARE_LAYOUT_PACK || kind == PARE_LAYOUT_INT)
+        return compressed_tensors_json(kind, items, n);
+    return kind == PARE_LAYOUT_AWQ ? awq_json(items, n) : gptq_json(kind, items, n);
+}
