@@ -8,6 +8,7 @@
 #   make tsan      threads under ThreadSanitizer
 #   make clang     tests built with clang       make lint      clang-format and clang-tidy
 #   make fuzz      every parser for FUZZ_SECONDS (60) each, FUZZ_SEED=0 a new order
+#   make interop   do other programs load what pare writes (Python environment and models on demand)
 #   make format    reformat the sources         make install   PREFIX=/usr/local DESTDIR=
 
 BUILD ?= build
@@ -18,7 +19,7 @@ JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 sources = $(shell git ls-files '*.c' '*.h')
 
-.PHONY: all deps models demo check test asan tsan clang lint format-check tidy fuzz bench bench-peers docs format install clean
+.PHONY: all deps models demo check test asan tsan clang lint format-check tidy fuzz bench bench-peers interop docs format install clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -80,6 +81,9 @@ bench: all
 
 bench-peers: all
 	@scripts/bench-peers.sh $(BUILD)
+
+interop: all
+	@scripts/interop/interop.sh $(BUILD)
 
 install: all
 	@cmake --install $(BUILD)
