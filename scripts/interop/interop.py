@@ -229,7 +229,8 @@ def llama_cpp():
         else:  # by way of a GPTQ folder
             folder = compress("folder", recipe, "gptq-v2")
             pare("convert", folder, file)
-        p = json.loads(pare("eval", file, "--text", TEXT, "--protocol", "llama.cpp", "--windows", "4", "--records", "none", "--json"))
+        p = json.loads(pare("eval", file, "--text", TEXT, "--protocol", "llama.cpp", "--windows", "4", "--compute", "fast",
+                            "--records", "none", "--json"))  # llama.cpp takes inputs in 8 bits too
         said = subprocess.run([LLAMA, "-m", file, "-f", TEXT, "-c", "512", "--chunks", "4"], check=True, capture_output=True, text=True)
         line = [w for w in (said.stdout + said.stderr).splitlines() if "Final estimate" in w][0]
         a, b = p["perplexity"]["ppl"], float(line.split("PPL = ")[1].split()[0])
