@@ -80,12 +80,20 @@ typedef struct cli_common {
     bool deterministic, quiet, strict, json, help;
 } cli_common;
 
+/* A stage that was reported: runs by blocks alternate between stages, and each keeps its clock. */
+typedef struct cli_stage {
+    char name[64];
+    double started_s, first_done, total; /* first_done: figure at its first report */
+} cli_stage;
+
+enum { CLI_MAX_STAGES = 8 };
 typedef struct cli_progress {
     bool live;  /* stderr is a terminal: one line, rewritten */
     bool shown; /* a live line stands on the screen */
-    char stage[64], note[64];
-    double started_s, last_s, done; /* of this stage; done = the last figure that was reported */
-    double first_done;              /* figure at the stage's first report */
+    cli_stage stages[CLI_MAX_STAGES];
+    size_t n_stages, current; /* current: of the last report */
+    char note[64];
+    double last_s, done; /* done = the last figure that was reported */
 } cli_progress;
 
 struct cli {

@@ -17,9 +17,10 @@ static size_t terminal_width(void) {
 
 static void format_line(const cli_progress *p, char *line, size_t size, double total,
                         const char *unit, double now) {
-    double elapsed = now - p->started_s, step = p->done - p->first_done;
+    const cli_stage *stage = &p->stages[p->current];
+    double elapsed = now - stage->started_s, step = p->done - stage->first_done;
     double rate = elapsed > 0 ? step / elapsed : 0;
-    int n = snprintf(line, size, "%s  %.0f", p->stage, p->done);
+    int n = snprintf(line, size, "%s  %.0f", stage->name, p->done);
     if (total > 0) n += snprintf(line + n, size - (size_t)n, "/%.0f", total);
     n += snprintf(line + n, size - (size_t)n, " %s", unit ? unit : "");
     if (rate > 0)
@@ -30,18 +31,36 @@ static void format_line(const cli_progress *p, char *line, size_t size, double t
     if (p->note[0]) snprintf(line + n, size - (size_t)n, "  %s", p->note);
 }
 
+/* A stage that goes on where it was keeps its clock, so that what is done between its reports
+ * counts; one that begins anew, or is new, gets a line of its own. */
+static void enter_stage(cli *c, const char *name, double done, double total, double now) {
+    cli_progress *p = &c->progress;
+    size_t i = 0;
+    while (i < p->n_stages && strncmp(p->stages[i].name, name, sizeof p->stages[i].name - 1) != 0)
+        i++;
+    bool known = i < p->n_stages && p->stages[i].total == total && done >= p->stages[i].first_done;
+    if (known && i == p->current && done < p->done) known = false;
+    if (!known) {
+        size_t n = p->n_stages;
+        cli_progress_end(c);
+        p->n_stages = n;
+        if (i == CLI_MAX_STAGES) i = CLI_MAX_STAGES - 1;
+        if (i >= p->n_stages) p->n_stages = i + 1;
+        snprintf(p->stages[i].name, sizeof p->stages[i].name, "%s", name);
+        p->stages[i].started_s = p->last_s = now;
+        p->stages[i].first_done = done;
+        p->stages[i].total = total;
+    }
+    p->current = i;
+}
+
 void cli_progress_report(void *arg, const char *stage, double done, double total,
                          const char *unit) {
     cli *c = arg;
     cli_progress *p = &c->progress;
     if (c->common.quiet) return;
     double now = cli_now();
-    if (strncmp(p->stage, stage, sizeof p->stage - 1) != 0) {
-        cli_progress_end(c);
-        snprintf(p->stage, sizeof p->stage, "%s", stage);
-        p->started_s = p->last_s = now;
-        p->first_done = done;
-    }
+    enter_stage(c, stage, done, total, now);
     p->done = done;
     if (!p->live && now - p->last_s < PLAIN_INTERVAL_S) return;
     p->last_s = now;
@@ -75,5 +94,6 @@ void cli_progress_clear(cli *c) {
 void cli_progress_end(cli *c) {
     if (c->progress.shown) fprintf(stderr, "\n");
     c->progress.shown = false;
-    c->progress.stage[0] = c->progress.note[0] = '\0';
+    c->progress.n_stages = 0;
+    c->progress.note[0] = '\0';
 }

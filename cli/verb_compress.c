@@ -153,6 +153,8 @@ static pare_status print_json(cli *c, const compress_result *r) {
     json_object_set_new(o, "work_bytes", json_integer((json_int_t)i->work_bytes));
     json_object_set_new(o, "disk_bytes", json_integer((json_int_t)i->disk_bytes));
     json_object_set_new(o, "dense_pass", json_boolean(i->dense_pass));
+    if (r->dry_run && i->planned_seconds > 0)
+        json_object_set_new(o, "planned_seconds", cli_json_real(i->planned_seconds));
     json_object_set_new(o, "resumed_blocks", json_integer((json_int_t)i->n_resumed));
     if (i->calib_samples) json_object_set_new(o, "calib", calib_json(i));
     json_object_set_new(o, "bits_per_weight", cli_json_real(i->bits_per_weight));
@@ -204,6 +206,7 @@ static pare_status print_table(cli *c, const compress_result *r) {
     if (r->dry_run) {
         cli_printf(c, ", work memory %s", cli_bytes((double)i->work_bytes));
         if (i->disk_bytes) cli_printf(c, ", disk beside it %s", cli_bytes((double)i->disk_bytes));
+        if (i->planned_seconds > 0) cli_printf(c, ", about %s", cli_clock(i->planned_seconds));
         if (i->dense_pass)
             cli_printf(c, ", calibration runs through the dense model once before the blocks");
         return cli_printf(c, "\n");

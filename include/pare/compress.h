@@ -82,6 +82,7 @@ typedef struct pare_compress_info {
     uint64_t in_bytes, out_bytes,
         work_bytes;                  /* of tensors; work_bytes: planned peak beside the runtime */
     uint64_t disk_bytes;             /* of OUT.work at most; 0 = none */
+    double planned_seconds;          /* of a dry run: what the run will take; 0 = unknown */
     size_t n_resumed;                /* blocks that an interrupted run had finished */
     size_t calib_samples, calib_ctx; /* 0 without calibration */
     uint32_t calib_crc32;            /* of all calibration ids in order */

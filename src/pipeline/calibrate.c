@@ -1,6 +1,7 @@
 #include "pipeline/calibrate.h"
 
 #include "base/hash.h"
+#include "base/os.h"
 #include "base/rng.h"
 #include "eval/perplexity.h"
 #include "pare/eval.h"
@@ -348,6 +349,37 @@ pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_need
     }
     pare_calibration_drop(cal, layer);
     return PARE_OK;
+}
+
+/* Seconds of n tokens of the first sequence. */
+static double region_seconds(pare_calibration *cal, size_t layer, size_t n) {
+    region embed = {.cal = cal, .ids = cal->ids, .n = n},
+           pass = {.cal = cal, .layer = layer, .n = n};
+    pare_team_run(cal->rt, region_thread, &embed);
+    double start = pare_now_s();
+    pare_team_run(cal->rt, region_thread, &pass);
+    return pare_now_s() - start;
+}
+
+pare_status pare_calibration_time(pare_calibration *cal, size_t layer, pare_needs_fn needs,
+                                  void *arg, pare_price_fn price, double *sequence,
+                                  double *statistics, pare_error *err) {
+    PARE_TRY(pare_calibration_load(cal, layer, err));
+    find_inputs(cal, layer);
+    pare_status st = PARE_OK;
+    *statistics = 0;
+    for (size_t i = 0; i < cal->n_inputs && st == PARE_OK; i++) {
+        unsigned wanted = needs_of_input(&cal->inputs[i], needs, arg);
+        double seconds = 0;
+        if (wanted) st = price(&seconds, cal->rt, cal->inputs[i].in, wanted, err);
+        *statistics += seconds;
+    }
+    size_t n = cal->ctx < 64 ? cal->ctx : 64; /* more where they are cheap; the first warms up */
+    (void)region_seconds(cal, layer, n);
+    *sequence = region_seconds(cal, layer, n) * (double)cal->ctx / (double)n;
+    if (*sequence < 0.5) *sequence = region_seconds(cal, layer, cal->ctx);
+    pare_calibration_drop(cal, layer);
+    return st;
 }
 
 static pare_status make_statistics(pare_calibration *cal, size_t layer, pare_needs_fn needs,

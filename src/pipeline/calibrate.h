@@ -57,6 +57,15 @@ typedef unsigned (*pare_needs_fn)(void *arg, const char *name);
 pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_needs_fn needs,
                                   void *arg, size_t *bytes, pare_error *err);
 
+/* Seconds that a pass of one sequence through a layer takes, and that the statistics take which its
+ * inputs need, as `price` tells for one input of `cols` values. The layer is loaded for that and
+ * given back. */
+typedef pare_status (*pare_price_fn)(double *seconds, pare_runtime *rt, size_t cols, unsigned needs,
+                                     pare_error *err);
+pare_status pare_calibration_time(pare_calibration *cal, size_t layer, pare_needs_fn needs,
+                                  void *arg, pare_price_fn price, double *sequence,
+                                  double *statistics, pare_error *err);
+
 /* Runs the loaded layer over all sequences of file `from`. needs: statistics are gathered, see
  * pare_calibration_inputs; NULL: none. to: the outputs, with their CRC-32; NULL: not kept. Errors:
  * PARE_ERR_INPUT (NaN or infinity: names the layer, the matrix and the sequence),

@@ -484,6 +484,7 @@ static pare_status by_units(compress_run *c, pare_error *err) {
     PARE_TRY(open_calibration(c, &cal, err));
     pare_status st = compress_plan_units(c, cal, err);
     if (st == PARE_OK) st = check_memory(c, err);
+    if (st == PARE_OK && c->o->dry_run) st = compress_estimate(c, cal, err);
     if (st == PARE_OK && !c->o->dry_run) {
         st = compress_open_work(c, cal, &work, err);
         if (st == PARE_OK && c->dense_pass) st = compress_dense_pass(c, cal, work, err);
@@ -552,7 +553,7 @@ static pare_status run(compress_run *c, pare_error *err) {
         PARE_TRY(by_units(c, err));
     } else {
         PARE_TRY(check_memory(c, err));
-        if (!c->o->dry_run) PARE_TRY(write_all(c, NULL, err));
+        PARE_TRY(c->o->dry_run ? compress_estimate(c, NULL, err) : write_all(c, NULL, err));
     }
     sum_report(c, pare_now_s() - start);
     return PARE_OK;

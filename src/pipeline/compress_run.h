@@ -100,6 +100,17 @@ pare_status compress_scale_block(compress_run *c, pare_calibration *cal, size_t 
  * calibration. */
 uint64_t compress_scale_memory(const compress_run *c, const pare_calibration *cal, size_t unit);
 
+/* Does the work of tensor i on `in`, of any number of rows and columns, for its time alone: the
+ * result and what there would be to report are dropped. */
+pare_status compress_sample(compress_run *c, size_t i, const pare_tensor *in,
+                            const pare_input_stats *x, pare_error *err);
+
+/* ---- estimate.c ---- */
+
+/* How long the run will take, into the report; nothing where a method chooses scales. Errors:
+ * PARE_ERR_NOMEM, those of loading a block and of the methods. */
+pare_status compress_estimate(compress_run *c, pare_calibration *cal, pare_error *err);
+
 /* ---- importance.c: imatrix files ---- */
 
 /* Reads the file given, if any. */
@@ -140,6 +151,11 @@ double compress_planned_sparsity(const compress_run *c, size_t i);
 /* Memory and disk that the units take, into the report. Errors: PARE_ERR_IO (the disk has less),
  * those of loading a block. */
 pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_error *err);
+
+/* What a matrix of a block needs to know of its inputs. */
+unsigned compress_needs_of(void *run, const char *name);
+/* Do blocks get the dense outputs of those before? */
+bool compress_wants_dense_inputs(const compress_run *c);
 
 /* OUT.work of this run. */
 pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,

@@ -238,6 +238,24 @@ static pare_status recode_whole(compress_run *c, size_t index, const tensor_stat
     return st;
 }
 
+pare_status compress_sample(compress_run *c, size_t i, const pare_tensor *in,
+                            const pare_input_stats *x, pare_error *err) {
+    tensor_plan *p = &c->plans[i], plan = *p;
+    const pare_layer_report layer = c->report->layers[i];
+    size_t n_fallbacks = c->report->info.n_fallbacks;
+    pare_tensor out = {0};
+    p->rows = in->view.rows;
+    p->cols = in->view.cols;
+    pare_status st = recode_whole(c, i, NULL, x, in, &out, err);
+    if (st == PARE_OK) st = measure(c, in, &out, &c->report->layers[i], err);
+    pare_tensor_free(&out);
+    *p = plan;
+    c->report->layers[i] = layer;
+    while (c->report->info.n_fallbacks > n_fallbacks)
+        pare_free(c->report->fallbacks[--c->report->info.n_fallbacks]);
+    return st;
+}
+
 /* Rows are independent: piece by piece into one block of bytes. */
 static pare_status recode_pieces(compress_run *c, const tensor_plan *p, const pare_tensor *in,
                                  pare_tensor *out, pare_error *err) {

@@ -34,7 +34,7 @@ static size_t largest_work(const compress_run *c, const tensor_plan *p) {
     return most;
 }
 
-static unsigned needs_of(void *arg, const char *name) {
+unsigned compress_needs_of(void *arg, const char *name) {
     const compress_run *c = arg;
     for (size_t i = 0; i < c->n_plans; i++)
         if (c->plans[i].needs && strcmp(c->plans[i].t->canonical, name) == 0)
@@ -251,12 +251,12 @@ static bool is_in(const group *g, const char *name) {
 
 static unsigned needs_in_group(void *arg, const char *name) {
     const group *g = arg;
-    return is_in(g, name) ? needs_of((void *)g->c, name) : 0;
+    return is_in(g, name) ? compress_needs_of((void *)g->c, name) : 0;
 }
 
 static pare_status transform_group(unit_job *job, group *g, bool measured, pare_error *err) {
     unsigned needs = 0;
-    for (size_t i = 0; i < g->n; i++) needs |= needs_of(job->c, g->names[i]);
+    for (size_t i = 0; i < g->n; i++) needs |= compress_needs_of(job->c, g->names[i]);
     if (!needs) return PARE_OK;
     if (!measured)
         PARE_TRY(pare_calibration_run(job->cal, job->unit, job->from, needs_in_group, g, NULL, NULL,
@@ -311,7 +311,7 @@ static pare_status do_unit(unit_job *job, pare_error *err) {
     size_t first_fallback = c->report->info.n_fallbacks;
     if (job->cal) {
         PARE_TRY(pare_calibration_load(job->cal, job->unit, err));
-        PARE_TRY(pare_calibration_run(job->cal, job->unit, job->from, needs_of, c,
+        PARE_TRY(pare_calibration_run(job->cal, job->unit, job->from, compress_needs_of, c,
                                       job->dense_inputs ? job->to : NULL, &job->crc, err));
     }
     PARE_TRY(transform(job, err));
@@ -365,7 +365,7 @@ static pare_status run_unit(compress_run *c, pare_calibration *cal, pare_work *w
 }
 
 /* Dense inputs only where every method with statistics wants them. */
-static bool wants_dense_inputs(const compress_run *c) {
+bool compress_wants_dense_inputs(const compress_run *c) {
     bool dense = true;
     for (size_t i = 0; i < c->recipe->n_steps; i++) {
         const pare_method *m = c->recipe->steps[i].method;
@@ -391,7 +391,7 @@ pare_status compress_units(compress_run *c, pare_calibration *cal, pare_work *wo
         PARE_TRY(restore_report(c, unit, pare_work_report(work, unit), err));
     if (cal && !pare_work_has_states(work)) PARE_TRY(embed(c, cal, work, err));
     for (size_t unit = done; unit < n; unit++) {
-        PARE_TRY(run_unit(c, cal, work, unit, wants_dense_inputs(c), err));
+        PARE_TRY(run_unit(c, cal, work, unit, compress_wants_dense_inputs(c), err));
         pare_progress(c->rt, "blocks", (double)(unit + 1), (double)n, "blocks");
     }
     return PARE_OK;

@@ -1,0 +1,203 @@
+/* How long a run will take, from samples that take about a second: one block's forward pass over
+ * one sequence, the statistics of some tokens, the methods and encoders on some rows, a piece of a
+ * file. What grows with a tensor's width is sampled up to WIDTH columns and carried on: statistics,
+ * factors and sweeps grow with powers of it. */
+#include "pipeline/compress_run.h"
+
+#include "base/file_digest.h"
+#include "base/memory.h"
+#include "base/os.h"
+#include "base/rng.h"
+#include "io/common.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    WIDTH = 1536,
+    ROWS = 192,
+    TOKENS = 1024, /* of the statistics' samples */
+    MAX_KINDS = 64
+};
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "estimate: out of memory");
+}
+
+/* --- statistics of random inputs: their cost, and what methods are sampled with --- */
+
+typedef struct feed {
+    pare_statistics *s;
+    const float *x; /* [TOKENS][cols] */
+    size_t cols;
+} feed;
+
+static void feed_thread(pare_worker *w, void *arg) {
+    const feed *f = arg;
+    pare_statistics_add(w, f->s, f->x, f->cols, TOKENS);
+}
+
+static void fill(float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] = pare_rng_normal(1, 0xE57, i);
+}
+
+/* *seconds: of TOKENS tokens. *s is the caller's. */
+static pare_status sample_statistics(pare_statistics **s, double *seconds, pare_runtime *rt,
+                                     size_t cols, unsigned needs, pare_error *err) {
+    size_t bytes = TOKENS * cols * sizeof(float);
+    PARE_TRY(pare_statistics_create(s, rt, cols, needs, 0, err));
+    float *x = pare_big_alloc(bytes);
+    if (!x) {
+        pare_statistics_free(*s);
+        return fail_memory(err);
+    }
+    fill(x, TOKENS * cols);
+    feed f = {*s, x, cols};
+    double start = pare_now_s();
+    pare_team_run(rt, feed_thread, &f);
+    *seconds = pare_now_s() - start;
+    pare_big_free(x, bytes);
+    return PARE_OK;
+}
+
+/* How much more `cols` takes than what was sampled. */
+static double grown(size_t cols, size_t sampled, double power) {
+    return pow((double)cols / (double)sampled, power);
+}
+
+static pare_status statistics_seconds(double *seconds, pare_runtime *rt, size_t cols,
+                                      unsigned needs, pare_error *err) {
+    size_t n = cols < WIDTH ? cols : WIDTH;
+    pare_statistics *s;
+    PARE_TRY(sample_statistics(&s, seconds, rt, n, needs, err));
+    pare_statistics_free(s);
+    *seconds *= grown(cols, n, needs & PARE_NEED_HESSIAN ? 2 : 1);
+    return PARE_OK;
+}
+
+/* --- tensors --- */
+
+/* Tensors for which the same is done. */
+typedef struct kind {
+    size_t rows, cols;
+    const pare_encoding *enc;
+    const pare_method *quantizer;
+    size_t n_methods;
+    unsigned needs;
+    double seconds;
+} kind;
+
+static bool same_kind(const kind *k, const tensor_plan *p) {
+    return k->rows == p->rows && k->cols == p->cols && k->enc == p->enc &&
+           k->quantizer == p->quantizer && k->n_methods == p->n_methods && k->needs == p->needs;
+}
+
+/* Seconds of `rows` rows of tensor i, `cols` wide. */
+static pare_status sample_tensor(compress_run *c, size_t i, size_t rows, size_t cols,
+                                 const pare_input_stats *x, double *seconds, pare_error *err) {
+    size_t n = rows * cols;
+    float *w = pare_big_alloc(n * sizeof *w);
+    if (!w) return fail_memory(err);
+    fill(w, n);
+    pare_tensor in = pare_tensor_wrap(pare_encoding_find("f32"), w, rows, cols);
+    double start = pare_now_s();
+    pare_status st = compress_sample(c, i, &in, x, err);
+    *seconds = pare_now_s() - start;
+    pare_big_free(w, n * sizeof *w);
+    return st;
+}
+
+/* Two samples tell what every row takes and what the tensor does. */
+static pare_status tensor_seconds(compress_run *c, size_t i, double *seconds, pare_error *err) {
+    const tensor_plan *p = &c->plans[i];
+    size_t cols = p->cols < WIDTH ? p->cols : WIDTH, few = p->rows < ROWS / 3 ? p->rows : ROWS / 3,
+           many = p->rows < ROWS ? p->rows : ROWS;
+    pare_statistics *s = NULL;
+    const pare_input_stats *x = NULL;
+    double unused, less = 0, more = 0;
+    if (p->needs) {
+        PARE_TRY(sample_statistics(&s, &unused, c->rt, cols, p->needs, err));
+        x = pare_statistics_result(s, 1);
+    }
+    pare_status st = sample_tensor(c, i, few, cols, x, &less, err); /* warms up, too */
+    if (st == PARE_OK) st = sample_tensor(c, i, few, cols, x, &less, err);
+    if (st == PARE_OK) st = sample_tensor(c, i, many, cols, x, &more, err);
+    pare_statistics_free(s);
+    if (st != PARE_OK) return st;
+    double a_row = many > few ? fmax(more - less, 0) / (double)(many - few) : 0,
+           whole = fmax(more - a_row * (double)many, 0);
+    bool hessian = p->needs & PARE_NEED_HESSIAN;
+    *seconds = whole * grown(p->cols, cols, hessian ? 3 : 1) +
+               a_row * (double)p->rows * grown(p->cols, cols, hessian ? 2 : 1);
+    return PARE_OK;
+}
+
+static pare_status tensors_seconds(compress_run *c, double *seconds, pare_error *err) {
+    kind kinds[MAX_KINDS];
+    size_t n_kinds = 0;
+    for (size_t i = 0; i < c->n_plans; i++) {
+        const tensor_plan *p = &c->plans[i];
+        size_t k = 0;
+        if (!p->recode || !p->rows || !p->cols) continue;
+        while (k < n_kinds && !same_kind(&kinds[k], p)) k++;
+        if (k == MAX_KINDS) k = MAX_KINDS - 1; /* the last one stands for all others */
+        if (k == n_kinds) {
+            PARE_TRY(pare_check_cancel(c->rt, err));
+            kinds[n_kinds++] =
+                (kind){p->rows, p->cols, p->enc, p->quantizer, p->n_methods, p->needs, 0};
+            PARE_TRY(tensor_seconds(c, i, &kinds[k].seconds, err));
+        }
+        *seconds += kinds[k].seconds;
+    }
+    return PARE_OK;
+}
+
+/* --- files --- */
+
+/* Seconds for reading and hashing a byte. */
+static double byte_seconds(const compress_run *c) {
+    enum { PIECE = 8 << 20 };
+    pare_file piece = *pare_source_file(c->source, 0);
+    pare_sha256 h;
+    if (piece.size > PIECE) piece.size = PIECE;
+    pare_sha256_init(&h);
+    double start = pare_now_s();
+    pare_error err; /* the run itself will tell */
+    (void)pare_file_digest(&piece, &h, NULL, NULL, &err);
+    return piece.size ? (pare_now_s() - start) / (double)piece.size : 0;
+}
+
+/* A search of scales runs modules of the model again and again: no sample tells how long. */
+static bool has_scales(const compress_run *c) {
+    bool has = false;
+    for (size_t i = 0; i < c->recipe->n_steps; i++)
+        has |= c->recipe->steps[i].method && c->recipe->steps[i].method->scales;
+    return has;
+}
+
+pare_status compress_estimate(compress_run *c, pare_calibration *cal, pare_error *err) {
+    pare_compress_info *info = &c->report->info;
+    if (has_scales(c)) return PARE_OK;
+    double tensors = 0, forward = 0, statistics = 0, a_byte = byte_seconds(c), model = 0, out = 0;
+    double n_layers = (double)pare_source_config(c->source)->n_layers;
+    for (size_t i = 0; i < pare_source_n_files(c->source); i++)
+        model += (double)pare_source_file(c->source, i)->size;
+    for (size_t i = 0; i < c->n_plans; i++) out += (double)c->report->layers[i].out_bytes;
+    PARE_TRY(tensors_seconds(c, &tensors, err));
+    if (cal) {
+        double sequence, n = (double)pare_calibration_sequences(cal),
+                         tokens = n * (double)pare_calibration_ctx(cal);
+        PARE_TRY(pare_calibration_time(cal, 0, compress_needs_of, c, statistics_seconds, &sequence,
+                                       &statistics, err));
+        /* once to measure, once through the compressed block but for the last; once before all */
+        double passes = (compress_wants_dense_inputs(c) ? n_layers : 2 * n_layers - 1) +
+                        (c->dense_pass ? n_layers : 0);
+        if (c->o->true_sequential) passes += 3 * n_layers; /* blocks have about four inputs */
+        forward = sequence * n * passes;
+        statistics *= tokens / TOKENS * n_layers;
+    }
+    /* read, and read back; with blocks hashed before, and each of them when it is finished */
+    info->planned_seconds =
+        tensors + forward + statistics + a_byte * (info->disk_bytes ? model + 2 * out : out);
+    return PARE_OK;
+}
