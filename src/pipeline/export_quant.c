@@ -154,6 +154,10 @@ static bool by_row(const pare_layout *l) { return l->group == l->cols; }
 /* Group size as these files say it: -1 = a row. */
 static json_int_t group_size(const pare_layout *l) { return by_row(l) ? -1 : (json_int_t)l->group; }
 
+static const char *format_name(pare_layout_kind kind) {
+    return kind == PARE_LAYOUT_INT ? "int-quantized" : "pack-quantized";
+}
+
 static json_t *scheme_json(pare_layout_kind kind, const pare_layout *l, json_t *targets) {
     json_t *weights = json_pack(
         "{s:i, s:s, s:b, s:s, s:o, s:n, s:b, s:n, s:s, s:{}}", "num_bits", (int)l->bits, "type",
@@ -164,8 +168,9 @@ static json_t *scheme_json(pare_layout_kind kind, const pare_layout *l, json_t *
                          ? json_pack("{s:i, s:s, s:b, s:s, s:b}", "num_bits", 8, "type", "int",
                                      "symmetric", 1, "strategy", "token", "dynamic", 1)
                          : json_null();
-    return json_pack("{s:o, s:o, s:o, s:n, s:n}", "targets", targets, "weights", weights,
-                     "input_activations", inputs, "output_activations", "format");
+    return json_pack("{s:o, s:o, s:o, s:n, s:s}", "targets", targets, "weights", weights,
+                     "input_activations", inputs, "output_activations", "format",
+                     format_name(kind));
 }
 
 /* One group of modules for each form; "Linear" where there is one form only. */
@@ -196,8 +201,7 @@ static json_t *compressed_tensors_json(pare_layout_kind kind, const pare_export_
                                        size_t n) {
     bool head = is_packed(items, n, "lm_head.weight");
     return json_pack("{s:s, s:s, s:s, s:s, s:n, s:o, s:n, s:{}, s:{}, s:o}", "quant_method",
-                     "compressed-tensors", "version", "0.19.0", "format",
-                     kind == PARE_LAYOUT_INT ? "int-quantized" : "pack-quantized",
+                     "compressed-tensors", "version", "0.19.0", "format", format_name(kind),
                      "quantization_status", "compressed", "global_compression_ratio", "ignore",
                      linears_that_stay(items, n, head ? NULL : "lm_head"), "kv_cache_scheme",
                      "sparsity_config", "transform_config", "config_groups",
