@@ -15,8 +15,12 @@ void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in
         return;
     }
     if (f->probe) {
-        f->probe(f->w, f->probe_arg, outs, n_outs, x, ldx, n, in);
+        bool go_on = f->probe(f->w, f->probe_arg, outs, n_outs, x, ldx, n, in);
         pare_barrier(f->w); /* the probe may change what the quantizer uses */
+        if (!go_on) {
+            pare_fwd_release(f, mark);
+            return;
+        }
     }
     if (f->act_quant) {
         size_t begin, end;

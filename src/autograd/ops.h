@@ -26,8 +26,9 @@
 struct pare_op_out;
 
 /* Sees the input x[n][ldx] of the matrices that share it, `in` values a row, before the activation
- * quantizer. Called by every thread, which all leave together. */
-typedef void (*pare_probe_fn)(pare_worker *w, void *arg, const struct pare_op_out *outs,
+ * quantizer. Called by every thread, which all leave together. false, of all threads: nobody needs
+ * the product, which is left out. */
+typedef bool (*pare_probe_fn)(pare_worker *w, void *arg, const struct pare_op_out *outs,
                               size_t n_outs, const float *x, size_t ldx, size_t n, size_t in);
 
 /* Replaces the input of a linear layer: y[n][in] from x[n][ldx]. Called by every thread for rows

@@ -31,7 +31,8 @@ struct pare_calibration {
     size_t arena_bytes, linear_bytes, own_bytes, scratch_bytes;
     shared_input inputs[MAX_INPUTS];
     size_t n_inputs;
-    double done; /* sequences through layers, for progress */
+    const shared_input *last; /* nothing behind it is needed; NULL: the block's output is */
+    double done;              /* sequences through layers, for progress */
 };
 
 static pare_status fail_memory(pare_error *err) {
@@ -298,14 +299,15 @@ void pare_calibration_replace(pare_calibration *cal, size_t layer, const char *n
 }
 
 /* Notes which matrices share an input. */
-static void discover(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
+static bool discover(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
                      const float *x, size_t ldx, size_t n, size_t in) {
     pare_calibration *cal = arg;
     (void)x, (void)ldx, (void)n;
-    if (w->id != 0 || cal->n_inputs == MAX_INPUTS) return;
+    if (w->id != 0 || cal->n_inputs == MAX_INPUTS) return true;
     shared_input *input = &cal->inputs[cal->n_inputs++];
     *input = (shared_input){.n_names = n_outs, .in = in};
     for (size_t i = 0; i < n_outs; i++) input->names[i] = outs[i].name;
+    return true;
 }
 
 static shared_input *input_of(pare_calibration *cal, const char *name) {
@@ -315,11 +317,13 @@ static shared_input *input_of(pare_calibration *cal, const char *name) {
     return NULL;
 }
 
-static void gather(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
+static bool gather(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
                    const float *x, size_t ldx, size_t n, size_t in) {
-    shared_input *input = input_of(arg, outs[0].name);
+    const pare_calibration *cal = arg;
+    const shared_input *input = input_of(arg, outs[0].name);
     (void)n_outs, (void)in;
     if (input && input->statistics) pare_statistics_add(w, input->statistics, x, ldx, n);
+    return !cal->last || !input || input < cal->last;
 }
 
 /* Finds out which matrices of the loaded layer share an input. */
@@ -395,6 +399,7 @@ static pare_status make_statistics(pare_calibration *cal, size_t layer, pare_nee
     return PARE_OK;
 }
 
+/* The statistics so far, and the block's output where it was computed. */
 static pare_status check_finite(const pare_calibration *cal, size_t layer, size_t sequence,
                                 pare_error *err) {
     for (size_t i = 0; i < cal->n_inputs; i++) {
@@ -405,7 +410,7 @@ static pare_status check_finite(const pare_calibration *cal, size_t layer, size_
                              "infinity, expected finite activations",
                              layer, input->names[0], sequence);
     }
-    for (size_t i = 0; i < cal->ctx * cal->m->config.dim; i++)
+    for (size_t i = 0; !cal->last && i < cal->ctx * cal->m->config.dim; i++)
         if (!isfinite(cal->h[i]))
             return pare_fail(err, PARE_ERR_INPUT,
                              "calibration: block %zu, output, sequence %zu, token %zu: found %s, "
@@ -436,7 +441,10 @@ pare_status pare_calibration_run(pare_calibration *cal, size_t layer, const char
                                  pare_error *err) {
     pare_file file;
     output out;
+    cal->last = NULL;
     if (needs) PARE_TRY(make_statistics(cal, layer, needs, arg, err));
+    for (size_t i = 0; needs && !to && i < cal->n_inputs; i++)
+        if (cal->inputs[i].statistics) cal->last = &cal->inputs[i];
     PARE_TRY(pare_file_open(&file, from, err));
     pare_status st = output_open(&out, to, err);
     if (st == PARE_OK) st = run_sequences(cal, layer, &file, needs ? gather : NULL, &out, err);
