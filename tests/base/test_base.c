@@ -267,7 +267,7 @@ static void whole_files(void **state) {
     assert_true(pare_same_file(copy, copy));
     assert_false(pare_same_file(copy, path));
     assert_false(pare_same_file(copy, test_path("none")));
-    char *resolved = pare_path_resolve(test_path("../x/.."));
+    char *resolved = pare_path_resolve(test_path("x/.."));
     assert_null(resolved); /* x does not exist */
     assert_int_equal(symlink("five", test_path("link")), 0);
     resolved = pare_path_resolve(test_path("link"));
