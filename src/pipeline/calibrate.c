@@ -5,6 +5,7 @@
 #include "base/rng.h"
 #include "eval/perplexity.h"
 #include "pare/eval.h"
+#include "tensor/pack.h"
 
 #include <math.h>
 #include <string.h>
@@ -491,25 +492,43 @@ static pare_status run_samples(pare_calibration *cal, region r, size_t in, const
     return PARE_OK;
 }
 
+/* Weights to be tried: f32, or in 8 bits where products are fast with them. t: freed by the caller,
+ * borrows w otherwise. */
+static pare_status wrap_candidate(const pare_calibration *cal, pare_tensor *t, const float *w,
+                                  size_t rows, size_t cols, pare_error *err) {
+    const pare_encoding *q8 = pare_encoding_find("q8_0");
+    if (cal->compute == PARE_COMPUTE_EXACT || cols % q8->block_len) {
+        *t = pare_tensor_wrap(pare_encoding_find("f32"), w, rows, cols);
+        return PARE_OK;
+    }
+    PARE_TRY(pare_tensor_encode(cal->rt, t, q8, w, rows, cols, NULL, err));
+    return pare_tensor_repack(t, pare_runtime_isa(cal->rt), err);
+}
+
 pare_status pare_calibration_module(pare_calibration *cal, size_t layer, size_t i,
                                     const float *const *w, float *y, pare_error *err) {
     const shared_input *input = &cal->inputs[i];
-    pare_tensor before[PARE_OP_MAX_OUTS];
-    for (size_t k = 0; k < input->n_names && w; k++) {
-        pare_linear *linear = pare_model_linear(cal->m, layer, input->names[k]);
-        before[k] = linear->w;
-        linear->w = pare_tensor_wrap(pare_encoding_find("f32"), w[k], before[k].view.rows,
-                                     before[k].view.cols);
+    pare_tensor before[PARE_OP_MAX_OUTS], tried[PARE_OP_MAX_OUTS] = {0};
+    pare_linear *linears[PARE_OP_MAX_OUTS] = {NULL};
+    pare_status st = PARE_OK;
+    for (size_t k = 0; k < input->n_names; k++) {
+        linears[k] = pare_model_linear(cal->m, layer, input->names[k]);
+        before[k] = linears[k]->w;
+        if (st == PARE_OK && w)
+            st =
+                wrap_candidate(cal, &tried[k], w[k], before[k].view.rows, before[k].view.cols, err);
+        if (st == PARE_OK && w) linears[k]->w = tried[k];
     }
-    const pare_linear *first = pare_model_linear(cal->m, layer, input->names[0]);
     region r = {.cal = cal,
                 .layer = layer,
-                .module = module_of(&cal->m->weights.layers[layer], first),
-                .matrix = first,
+                .module = module_of(&cal->m->weights.layers[layer], linears[0]),
+                .matrix = linears[0],
                 .n = cal->ctx};
-    pare_status st = run_samples(cal, r, input->in, input->result->samples, y, err);
-    for (size_t k = 0; k < input->n_names && w; k++)
-        pare_model_linear(cal->m, layer, input->names[k])->w = before[k];
+    if (st == PARE_OK) st = run_samples(cal, r, input->in, input->result->samples, y, err);
+    for (size_t k = 0; k < input->n_names; k++) {
+        linears[k]->w = before[k];
+        pare_tensor_free(&tried[k]);
+    }
     return st;
 }
 

@@ -16,6 +16,7 @@
 enum { N = 40 };
 
 static char text[1024];
+static pare_compute compute = PARE_COMPUTE_EXACT; /* of calibration */
 
 /* ---- compressing and running ---- */
 
@@ -27,6 +28,7 @@ static pare_compress_report *compress(const char *model, const char *out, const 
                                .calib = text,
                                .calib_samples = 4,
                                .calib_ctx = 32,
+                               .calib_compute = compute,
                                .restart = true};
     pare_compress_report *report;
     assert_ok(pare_compress(&report, rt, &o, err));
@@ -142,6 +144,22 @@ static void every_architecture_computes_the_same(void **state) {
     }
 }
 
+/* Candidates in 8 bits choose, what is folded is exact all the same. */
+static void candidates_in_eight_bits(void **state) {
+    (void)state;
+    char plain[1024], scaled[1024], model[1024];
+    snprintf(model, sizeof model, "%s", fixture("llama"));
+    snprintf(plain, sizeof plain, "%s", compressed(model, "eight-plain", "f32"));
+    compute = PARE_COMPUTE_FAST;
+    snprintf(scaled, sizeof scaled, "%s", test_path("eight"));
+    pare_compress_report *report =
+        compress(model, scaled, "awq:quantize=false,clip=false,bits=3,group=32 + f32");
+    compute = PARE_COMPUTE_EXACT;
+    assert_true(layer(report, "blk.0.attn_norm.weight")->changed);
+    pare_compress_report_free(report);
+    assert_true(difference(plain, scaled) < 2e-5);
+}
+
 /* Norms after the attention and the feed-forward part make nobody's input. */
 static void nothing_to_fold_into(void **state) {
     (void)state;
@@ -252,6 +270,7 @@ int main(void) {
     snprintf(text, sizeof text, "%s", test_write("text.txt", letters, sizeof letters));
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_architecture_computes_the_same),
+        cmocka_unit_test(candidates_in_eight_bits),
         cmocka_unit_test(nothing_to_fold_into),
         cmocka_unit_test(partial_groups_are_told),
         cmocka_unit_test(scales_of_one_are_rounding),
