@@ -78,6 +78,11 @@ static pare_status hold_all(scaling *s, pare_error *err) {
     return PARE_OK;
 }
 
+/* Is the tensor held, so that a scale can be divided out of it? */
+static bool is_scalable(const scaling *s, size_t at) {
+    return at != SIZE_MAX && (plan_at(s, at)->feeds || takes(s, at));
+}
+
 /* Fills in the matrices of an input and its feeder. false: nothing to scale, told when a user would
  * expect it. */
 static pare_status describe(scaled_input *in, bool *found, const char *const *names, size_t n,
@@ -87,14 +92,15 @@ static pare_status describe(scaled_input *in, bool *found, const char *const *na
     if (!pare_feeder(in->feeder, pare_source_arch(s->c->source), pare_source_config(s->c->source),
                      names[0]))
         return PARE_OK;
-    size_t n_taken = 0, at = find_leaf(s, in->feeder, "weight");
+    size_t n_taken = 0, at = find_leaf(s, in->feeder, "weight"),
+           bias = find_leaf(s, in->feeder, "bias"); /* may be absent, or kept (--keep) */
     for (size_t k = 0; k < n; k++) {
         size_t member = find(s, names[k]);
         in->members[k] = member;
         n_taken += member != SIZE_MAX && takes(s, member);
     }
     if (!n_taken) return PARE_OK;
-    if (n_taken < n || at == SIZE_MAX || !(plan_at(s, at)->feeds || takes(s, at)))
+    if (n_taken < n || !is_scalable(s, at) || (bias != SIZE_MAX && !is_scalable(s, bias)))
         return compress_add_fallback(s->c, err,
                                      "%s: not scaled: the step does not take all of the layers "
                                      "with its input and what makes it (%s)",

@@ -20,11 +20,13 @@ static pare_compute compute = PARE_COMPUTE_EXACT; /* of calibration */
 
 /* ---- compressing and running ---- */
 
-static pare_compress_report *compress(const char *model, const char *out, const char *recipe) {
+static pare_compress_report *compress_but(const char *model, const char *out, const char *recipe,
+                                          const char *kept) {
     pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
     pare_compress_options o = {.model = model,
                                .out = out,
                                .recipe = recipe,
+                               .keep = kept,
                                .calib = text,
                                .calib_samples = 4,
                                .calib_ctx = 32,
@@ -34,6 +36,10 @@ static pare_compress_report *compress(const char *model, const char *out, const 
     assert_ok(pare_compress(&report, rt, &o, err));
     pare_runtime_free(rt);
     return report;
+}
+
+static pare_compress_report *compress(const char *model, const char *out, const char *recipe) {
+    return compress_but(model, out, recipe, NULL);
 }
 
 static const char *compressed(const char *model, const char *name, const char *recipe) {
@@ -118,6 +124,23 @@ static const pare_layer_report *layer(const pare_compress_report *r, const char 
 }
 
 /* ---- the same function ---- */
+
+/* What --keep leaves of an input's maker is not scaled: its layers are not either. */
+static void a_kept_bias_keeps_its_input(void **state) {
+    (void)state;
+    static const char *const kept[] = {"ffn_up.bias", "attn_v.bias", "attn_norm.bias"};
+    const char *model = fixture("opt");
+    char plain[1024], scaled[1024];
+    snprintf(plain, sizeof plain, "%s", compressed(model, "kept-plain", "f32"));
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(scaled, sizeof scaled, "%s-%zu", test_path("kept"), i);
+        pare_compress_report *report = compress_but(
+            model, scaled, "awq:quantize=false,clip=false,bits=3,group=32 + f32", kept[i]);
+        assert_true(pare_compress_result(report)->n_fallbacks > 0);
+        pare_compress_report_free(report);
+        assert_true(difference(plain, scaled) < 2e-5);
+    }
+}
 
 static void every_architecture_computes_the_same(void **state) {
     (void)state;
@@ -271,6 +294,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_architecture_computes_the_same),
         cmocka_unit_test(candidates_in_eight_bits),
+        cmocka_unit_test(a_kept_bias_keeps_its_input),
         cmocka_unit_test(nothing_to_fold_into),
         cmocka_unit_test(partial_groups_are_told),
         cmocka_unit_test(scales_of_one_are_rounding),
