@@ -305,6 +305,15 @@ static pare_status put_pare(const pare_output *o, json_t *config, const char *re
     return PARE_OK;
 }
 
+/* transformers makes biases of a llama only where config.json says so. */
+static void put_biases(const pare_output *o, json_t *config) {
+    if (!json_object_get(config, "attention_bias")) return;
+    json_object_set_new(config, "attention_bias",
+                        json_boolean(pare_source_find(o->source, "blk.0.attn_output.bias")));
+    if (pare_source_find(o->source, "blk.0.ffn_down.bias"))
+        json_object_set_new(config, "mlp_bias", json_true());
+}
+
 static pare_status write_config_json(pare_output *o, const char *recipe, pare_error *err) {
     json_t *config;
     if (o->same_format)
@@ -312,7 +321,10 @@ static pare_status write_config_json(pare_output *o, const char *recipe, pare_er
     else
         PARE_TRY(pare_export_config_json(&config, pare_source_config(o->source), o->freqs, err));
     if (!config) return fail_memory(o, err);
-    if (!o->same_format) json_object_set_new(config, "torch_dtype", json_string(torch_dtype(o)));
+    if (!o->same_format) {
+        json_object_set_new(config, "torch_dtype", json_string(torch_dtype(o)));
+        put_biases(o, config);
+    }
     json_t *quantization = o->kind ? packing_json(o) : quantization_json(o);
     pare_status st = o->kind && !quantization ? fail_memory(o, err) : PARE_OK;
     if (st == PARE_OK && (o->kind == PARE_LAYOUT_GPTQ || o->kind == PARE_LAYOUT_GPTQ_V2))
