@@ -14,6 +14,9 @@ struct source_quant {
     unsigned bits;                       /* the set of those that occur: bit b */
     size_t groups[MAX_GROUPS], n_groups; /* those that occur; 0 = a row */
     bool symmetric;                      /* GPTQ: zero points are the middle code */
+    bool no_zeros;  /* compressed-tensors: a scheme without zero points occurs */
+    bool in_order;  /* compressed-tensors: a scheme without g_idx occurs */
+    bool act_order; /* GPTQ: columns in an order that only g_idx tells */
     bool overrides; /* GPTQ: modules may differ, which their shapes tell; zero points are read */
 };
 
@@ -59,6 +62,7 @@ static pare_status read_scheme(source_quant *q, const pare_json *j, bool *activa
                                pare_error *err) {
     const char *type = "int", *strategy = NULL;
     int64_t bits = 8, group = -1;
+    bool symmetric = true;
     if (pare_json_get(j, "input_activations")) *activations = true;
     if (!pare_json_get(j, "weights")) return PARE_OK;
     PARE_TRY(pare_json_str(j, "weights.type", PARE_OPTIONAL, &type, err));
@@ -69,6 +73,11 @@ static pare_status read_scheme(source_quant *q, const pare_json *j, bool *activa
     if (strategy && strcmp(strategy, "group") != 0 && strcmp(strategy, "channel") != 0 &&
         strcmp(strategy, "tensor") != 0)
         return unsupported(j, "weights.strategy", strategy, "group, channel or tensor", err);
+    PARE_TRY(pare_json_bool(j, "weights.symmetric", PARE_OPTIONAL, &symmetric, err));
+    const json_t *order = pare_json_get(j, "weights.actorder");
+    const char *by = json_is_string(order) ? json_string_value(order) : "";
+    q->no_zeros |= symmetric;
+    q->in_order |= !json_is_true(order) && strcmp(by, "group") != 0;
     return add_form(q, j, bits, group, err);
 }
 
@@ -84,6 +93,10 @@ static pare_status read_compressed_tensors(source_quant *q, pare_source *s, cons
     if (i == n) return unsupported(j, "format", format, "pack-quantized or int-quantized", err);
     if (strcmp(sparsity, "dense") != 0)
         return unsupported(j, "sparsity_config.format", sparsity, "none", err);
+    if (json_object_size(pare_json_get(j, "transform_config.config_groups")))
+        return pare_fail(
+            err, PARE_ERR_UNSUPPORTED,
+            "%s: transform_config: found rotations of inputs or weights, expected none", j->place);
     pare_json groups;
     PARE_TRY(pare_json_part(&groups, j, "config_groups", PARE_OPTIONAL, err));
     const char *name;
@@ -116,6 +129,7 @@ static pare_status read_gptq(source_quant *q, pare_source *s, const pare_json *j
     PARE_TRY(pare_json_int(j, "bits", PARE_REQUIRED, 1, 64, &bits, err));
     PARE_TRY(pare_json_int(j, "group_size", PARE_OPTIONAL, -1, INT32_MAX, &group, err));
     PARE_TRY(pare_json_bool(j, "sym", PARE_OPTIONAL, &q->symmetric, err));
+    PARE_TRY(pare_json_bool(j, "desc_act", PARE_OPTIONAL, &q->act_order, err));
     PARE_TRY(pare_json_str(j, "checkpoint_format", PARE_OPTIONAL, &format, err));
     PARE_TRY(pare_json_str(j, "pack_dtype", PARE_OPTIONAL, &words, err));
     bool v2 = strcmp(format, "gptq_v2") == 0;
@@ -255,13 +269,15 @@ static pare_status find_bits(pare_layout *l, const source_quant *q, const pare_s
     return misfit(s, codes, expected, err);
 }
 
-/* The group that makes as many groups as there are scales. */
+/* The configured group that makes as many groups as there are scales; modules that may differ have
+ * any that divides a row. */
 static bool find_group(pare_layout *l, const source_quant *q, size_t n_groups) {
     for (size_t i = 0; i < q->n_groups; i++) {
         size_t g = q->groups[i] && q->groups[i] < l->cols ? q->groups[i] : l->cols;
         l->group = g;
         if (pare_layout_groups(l) == n_groups) return true;
     }
+    if (q->n_groups && !q->overrides) return false;
     l->group = n_groups && l->cols % n_groups == 0 ? l->cols / n_groups : 1;
     return n_groups && pare_layout_groups(l) == n_groups;
 }
@@ -341,9 +357,11 @@ static pare_status describe(pare_layout *l, const source_quant *q, const pare_so
     else
         PARE_TRY(find_bits(l, q, s, codes, err));
     PARE_TRY(find_scales(l, q, s, module, err));
-    l->asymmetric = by_row ? find_part(s, module, "weight_zero_point") != NULL
-                           : l->kind == PARE_LAYOUT_AWQ || q->overrides || !q->symmetric;
-    l->g_idx = find_part(s, module, by_row ? "weight_g_idx" : "g_idx") != NULL;
+    l->asymmetric = by_row
+                        ? (q->n_groups && !q->no_zeros) || find_part(s, module, "weight_zero_point")
+                        : l->kind == PARE_LAYOUT_AWQ || q->overrides || !q->symmetric;
+    bool ordered = by_row ? q->n_groups && !q->in_order : q->act_order && l->group < l->cols;
+    l->g_idx = ordered || find_part(s, module, by_row ? "weight_g_idx" : "g_idx");
     char reason[160];
     if (pare_layout_holds(l, reason)) return PARE_OK;
     return pare_fail(err, PARE_ERR_INPUT, "%s: %s: %s", pare_st_file(s->st, codes->file)->path,
