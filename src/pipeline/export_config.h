@@ -18,6 +18,9 @@ pare_status pare_export_config_json(json_t **out, const pare_model_config *c, co
 /* The architecture whose name a GGUF file of this model carries (Mistral's is llama), or NULL. */
 const struct pare_arch *pare_export_gguf_arch(const pare_model_config *c);
 
+/* Can a GGUF file say this model? Errors: PARE_ERR_UNSUPPORTED. */
+pare_status pare_export_check_gguf(const pare_model_config *c, pare_error *err);
+
 /* general.architecture and ARCH.* keys. Errors: PARE_ERR_UNSUPPORTED (no GGUF architecture can say
  * it). */
 pare_status pare_export_config_gguf(pare_gguf_writer *w, const pare_model_config *c,

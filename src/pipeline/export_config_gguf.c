@@ -78,13 +78,17 @@ const pare_arch *pare_export_gguf_arch(const pare_model_config *c) {
     return arch && arch->gguf ? arch : NULL;
 }
 
-pare_status pare_export_config_gguf(pare_gguf_writer *w, const pare_model_config *c,
-                                    const char *name, pare_error *err) {
-    const pare_arch *arch = pare_export_gguf_arch(c);
-    if (!arch)
+pare_status pare_export_check_gguf(const pare_model_config *c, pare_error *err) {
+    if (!pare_export_gguf_arch(c))
         return pare_fail(err, PARE_ERR_UNSUPPORTED,
                          "found architecture %s, expected one that GGUF files have", c->arch);
-    PARE_TRY(check_sayable(c, err));
+    return check_sayable(c, err);
+}
+
+pare_status pare_export_config_gguf(pare_gguf_writer *w, const pare_model_config *c,
+                                    const char *name, pare_error *err) {
+    PARE_TRY(pare_export_check_gguf(c, err));
+    const pare_arch *arch = pare_export_gguf_arch(c);
     PARE_TRY(pare_gguf_set_str(w, "general.architecture", arch->gguf, err));
     PARE_TRY(pare_gguf_set_str(w, "general.type", "model", err));
     PARE_TRY(pare_gguf_set_str(w, "general.name", name, err));

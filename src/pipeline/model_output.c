@@ -93,10 +93,9 @@ pare_status pare_output_check(const pare_source *source, const pare_output_forma
         return pare_fail(err, PARE_ERR_ARG, "%s: found the input itself, expected another output",
                          path);
     bool gguf = strcmp(format->container, "gguf") == 0;
-    if (gguf && !pare_export_gguf_arch(pare_source_config(source)))
-        return pare_fail(err, PARE_ERR_UNSUPPORTED,
-                         "%s: found architecture %s, expected one that GGUF files have",
-                         pare_source_path(source), pare_source_config(source)->arch);
+    if (gguf && !pare_source_gguf(source) && /* before hours of work, not at their end */
+        pare_export_check_gguf(pare_source_config(source), err) != PARE_OK)
+        return pare_fail_prefix(err, "%s", pare_source_path(source));
     if (!gguf) return pare_folder_check(path, err);
     if (pare_path_is_folder(path))
         return pare_fail(err, PARE_ERR_INPUT, "%s: found a folder, expected a file name", path);

@@ -28,6 +28,22 @@ static bool step_takes(const compress_run *c, const pare_step *step, const tenso
 
 /* --- shares --- */
 
+/* Shares that would lie below 0 or above 1 are cut there, and the mean is not what was asked for. */
+static pare_status tell_cut_shares(compress_run *c, size_t s, const double *share, size_t n,
+                                   pare_error *err) {
+    double sum = 0, asked = prune_options(&c->recipe->steps[s])->sparsity.share;
+    bool cut = false;
+    for (size_t k = 0; k < n; k++) {
+        sum += share[k];
+        cut |= share[k] <= 0 || share[k] >= 1;
+    }
+    if (!cut || fabs(sum / (double)n - asked) < 1e-6) return PARE_OK;
+    return compress_add_fallback(c, err,
+                                 "step %zu: owl: shares end at 0 and 1: their mean is %.4f, not "
+                                 "%.4f (a smaller owl_lambda keeps it)",
+                                 s + 1, sum / (double)n, asked);
+}
+
 /* Shares of the tensors that a step takes. outliers [n_layers]: of owl. */
 static pare_status share_out(compress_run *c, size_t s, const double *outliers, pare_error *err) {
     const pare_step *step = &c->recipe->steps[s];
@@ -49,6 +65,7 @@ static pare_status share_out(compress_run *c, size_t s, const double *outliers, 
     if (st == PARE_OK && n > 0) /* a step that takes nothing is told elsewhere */
         st = pare_distribution(share, t, n, prune_options(step), &blocks, err);
     for (size_t k = 0; k < n && st == PARE_OK; k++) c->shares[s * c->n_plans + plans[k]] = share[k];
+    if (st == PARE_OK && n > 0 && is_owl(step)) st = tell_cut_shares(c, s, share, n, err);
     pare_free(t);
     pare_free(plans);
     pare_free(share);
