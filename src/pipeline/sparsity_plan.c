@@ -28,7 +28,8 @@ static bool step_takes(const compress_run *c, const pare_step *step, const tenso
 
 /* --- shares --- */
 
-/* Shares that would lie below 0 or above 1 are cut there, and the mean is not what was asked for. */
+/* Shares that would lie below 0 or above 1 are cut there, and the mean is not what was asked for.
+ */
 static pare_status tell_cut_shares(compress_run *c, size_t s, const double *share, size_t n,
                                    pare_error *err) {
     double sum = 0, asked = prune_options(&c->recipe->steps[s])->sparsity.share;

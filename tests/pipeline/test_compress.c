@@ -398,6 +398,29 @@ static void values_too_small_for_their_scales_are_told(void **state) {
     pare_runtime_free(rt);
 }
 
+/* --- a model that GGUF files cannot say --- */
+
+static void other_scale(json_t *config, void *arg) {
+    (void)arg;
+    json_object_set_new(config, "query_pre_attn_scalar", json_integer(999));
+}
+
+/* Refused by the plan, not when the output is begun. */
+static void what_gguf_cannot_say_is_refused_by_the_plan(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    char in[1024];
+    snprintf(in, sizeof in, "%s",
+             copy_fixture("gemma3", "scale", &(copy_edit){.config = other_scale}));
+    pare_compress_options o = {.model = in, .recipe = "q8_0", .format = "gguf", .dry_run = true};
+    pare_compress_report *r = NULL;
+    pare_error err = {0};
+    o.out = test_path("scale.gguf");
+    assert_int_equal(pare_compress(&r, rt, &o, &err), PARE_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "attention scale"));
+    pare_runtime_free(rt);
+}
+
 /* --- a model that lacks a weight --- */
 
 static void drop_up(copied_tensor *t, void *arg) {
@@ -671,6 +694,7 @@ int main(void) {
         cmocka_unit_test(an_interrupt_leaves_nothing),
         cmocka_unit_test(a_dry_run_plans_and_writes_nothing),
         cmocka_unit_test(values_too_small_for_their_scales_are_told),
+        cmocka_unit_test(what_gguf_cannot_say_is_refused_by_the_plan),
         cmocka_unit_test(a_missing_weight_is_refused),
         cmocka_unit_test(a_folder_carries_the_metadata_of_a_gguf_file),
         cmocka_unit_test(values_that_json_cannot_hold_are_left_out),

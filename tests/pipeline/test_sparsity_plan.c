@@ -99,6 +99,29 @@ static void owl_keeps_the_mean(void **state) {
     }
 }
 
+/* A mean that shares between 0 and 1 cannot keep is told. */
+static void owl_tells_another_mean(void **state) {
+    (void)state;
+    static const char *const recipes[] = {"wanda:dist=owl,sparsity=0.5,owl_m=2",
+                                          "wanda:dist=owl,sparsity=0.95,owl_m=2"};
+    char out[1024];
+    snprintf(out, sizeof out, "%s", test_path("cut.gguf"));
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    for (size_t i = 0; i < 2; i++) {
+        pare_compress_report *r;
+        pare_compress_options o = options_of(recipes[i], out);
+        assert_ok(pare_compress(&r, rt, &o, err));
+        const pare_compress_info *info = pare_compress_result(r);
+        size_t n = 0;
+        for (size_t k = 0; k < info->n_fallbacks; k++)
+            n += strstr(info->fallbacks[k], "owl: shares end at 0 and 1") != NULL;
+        assert_int_equal(n, i);
+        pare_compress_report_free(r);
+        pare_path_remove(out);
+    }
+    pare_runtime_free(rt);
+}
+
 static void hash_file(char out[65], const char *path) {
     char *data;
     size_t size;
@@ -195,9 +218,8 @@ int main(void) {
     model = model_path;
     text = text_path;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tensors_get_what_is_planned),
-        cmocka_unit_test(owl_keeps_the_mean),
-        cmocka_unit_test(interrupted_anywhere),
+        cmocka_unit_test(tensors_get_what_is_planned), cmocka_unit_test(owl_keeps_the_mean),
+        cmocka_unit_test(owl_tells_another_mean),      cmocka_unit_test(interrupted_anywhere),
         cmocka_unit_test(what_cannot_be_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
