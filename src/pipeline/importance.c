@@ -4,6 +4,7 @@
 
 #include "base/file_digest.h"
 #include "base/memory.h"
+#include "base/os.h"
 #include "pipeline/model_output.h"
 
 #include <string.h>
@@ -31,11 +32,28 @@ static const pare_imatrix_entry *entry_of(const compress_run *c, const tensor_pl
     return e && !scaled_by(c, p) ? e : NULL;
 }
 
+/* The matrix must not replace the model, the text or the output; one that was read it may. */
+static pare_status check_written(const compress_run *c, pare_error *err) {
+    const char *path = c->o->write_imatrix;
+    const char *const others[] = {c->o->model, c->o->calib, c->o->out};
+    bool same = pare_path_is_folder(path);
+    for (size_t i = 0; i < 3 && !same; i++)
+        same = others[i] && (strcmp(others[i], path) == 0 || pare_same_file(others[i], path));
+    for (size_t i = 0; i < pare_source_n_files(c->source) && !same; i++)
+        same = pare_same_file(pare_source_file(c->source, i)->path, path);
+    if (!same) return PARE_OK;
+    return pare_fail(err, PARE_ERR_ARG,
+                     "%s: write-imatrix: found an input, the output or a folder, expected another "
+                     "file",
+                     path);
+}
+
 pare_status compress_open_imatrix(compress_run *c, pare_error *err) {
     const char *path = c->o->imatrix;
     if (c->o->write_imatrix && !c->o->calib)
         return pare_fail(err, PARE_ERR_ARG,
                          "write-imatrix: found no calibration text, expected --calib FILE");
+    if (c->o->write_imatrix) PARE_TRY(check_written(c, err));
     if (!path) return PARE_OK;
     PARE_TRY(pare_imatrix_load(&c->imatrix, path, err));
     bool any = false;

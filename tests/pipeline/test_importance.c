@@ -174,6 +174,12 @@ static void what_does_not_fit(void **state) {
     o = options_of("q4_0", false);
     o.write_imatrix = file;
     assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "expected --calib FILE");
+    o = options_of("q4_0", true);
+    const char *const taken[] = {text, model, out};
+    for (size_t i = 0; i < 3; i++) {
+        o.write_imatrix = taken[i];
+        assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "expected another file");
+    }
     pare_runtime_free(rt);
 }
 
