@@ -549,6 +549,8 @@ static pare_status run(compress_run *c, pare_error *err) {
     PARE_TRY(begin_report(c, err));
     if (c->o->calib && !c->needs)
         pare_warn(c->rt, "%s: nothing in this recipe uses calibration text", c->o->calib);
+    if (c->o->imatrix && !c->imatrix_used)
+        pare_warn(c->rt, "%s: nothing in this recipe uses an importance matrix", c->o->imatrix);
     if (has_methods(c)) {
         PARE_TRY(by_units(c, err));
     } else {

@@ -53,6 +53,7 @@ typedef struct compress_run {
     unsigned needs;       /* of all plans, the dense pass too; 0 = no calibration */
     bool dense_pass;      /* a distribution looks at the dense model first */
     pare_imatrix imatrix; /* of the file given, or empty */
+    bool imatrix_used;    /* some tensor's errors are weighed by it */
     double *shares;       /* [n_steps][n_plans] sparsity of a step for a tensor; NAN: its own */
     bool scales;          /* a step chooses scales of inputs */
     const pare_mix *mix;  /* the last mix step without a target */

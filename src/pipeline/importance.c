@@ -32,6 +32,19 @@ static const pare_imatrix_entry *entry_of(const compress_run *c, const tensor_pl
     return e && !scaled_by(c, p) ? e : NULL;
 }
 
+/* Found before hours of work, not at their end. */
+static pare_status check_folder_of(const char *path, pare_error *err) {
+    const char *slash = strrchr(path, '/');
+    if (!slash || slash == path) return PARE_OK;
+    char *folder = pare_asprintf("%.*s", (int)(slash - path), path);
+    if (!folder) return fail_memory(err);
+    pare_status st = PARE_OK;
+    if (!pare_path_is_folder(folder))
+        st = pare_fail(err, PARE_ERR_ARG, "%s: write-imatrix: found no folder %s", path, folder);
+    pare_free(folder);
+    return st;
+}
+
 /* The matrix must not replace the model, the text or the output; one that was read it may. */
 static pare_status check_written(const compress_run *c, pare_error *err) {
     const char *path = c->o->write_imatrix;
@@ -41,7 +54,7 @@ static pare_status check_written(const compress_run *c, pare_error *err) {
         same = others[i] && (strcmp(others[i], path) == 0 || pare_same_file(others[i], path));
     for (size_t i = 0; i < pare_source_n_files(c->source) && !same; i++)
         same = pare_same_file(pare_source_file(c->source, i)->path, path);
-    if (!same) return PARE_OK;
+    if (!same) return check_folder_of(path, err);
     return pare_fail(err, PARE_ERR_ARG,
                      "%s: write-imatrix: found an input, the output or a folder, expected another "
                      "file",
@@ -86,6 +99,7 @@ pare_status compress_plan_importance(compress_run *c, tensor_plan *p, pare_error
     if (e && e->n != p->cols)
         return pare_fail(err, PARE_ERR_INPUT, "%s: %s: found %zu values, expected %zu",
                          c->o->imatrix, e->name, e->n, p->cols);
+    c->imatrix_used |= e != NULL;
     if (e || !in_block) return PARE_OK; /* embeddings and the output have no entry as a rule */
     if (c->o->calib)
         p->needs |= PARE_NEED_SQUARES;

@@ -180,6 +180,8 @@ static void what_does_not_fit(void **state) {
         o.write_imatrix = taken[i];
         assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "expected another file");
     }
+    o.write_imatrix = test_path("absent/matrix.gguf");
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "found no folder");
     pare_runtime_free(rt);
 }
 
