@@ -510,8 +510,9 @@ pare_status pare_calibration_module(pare_calibration *cal, size_t layer, size_t 
     const shared_input *input = &cal->inputs[i];
     pare_tensor before[PARE_OP_MAX_OUTS], tried[PARE_OP_MAX_OUTS] = {0};
     pare_linear *linears[PARE_OP_MAX_OUTS] = {NULL};
+    const size_t n = input->n_names;
     pare_status st = PARE_OK;
-    for (size_t k = 0; k < input->n_names; k++) {
+    for (size_t k = 0; k < n; k++) {
         linears[k] = pare_model_linear(cal->m, layer, input->names[k]);
         before[k] = linears[k]->w;
         if (st == PARE_OK && w)
@@ -525,7 +526,7 @@ pare_status pare_calibration_module(pare_calibration *cal, size_t layer, size_t 
                 .matrix = linears[0],
                 .n = cal->ctx};
     if (st == PARE_OK) st = run_samples(cal, r, input->in, input->result->samples, y, err);
-    for (size_t k = 0; k < input->n_names; k++) {
+    for (size_t k = 0; k < n; k++) {
         linears[k]->w = before[k];
         pare_tensor_free(&tried[k]);
     }
