@@ -148,8 +148,8 @@ static void every_architecture_computes_the_same(void **state) {
                                         "gemma2", "gemma3",     "gpt2",    "opt"};
     static const char *const recipes[] = {"smoothquant:alpha=0.7 + f32",
                                           "awq:quantize=false,clip=false,bits=3,group=32 + f32",
-                                          "smoothquant + awq:quantize=false,clip=false,bits=3,"
-                                          "group=32,duo=true + f32"};
+                                          ("smoothquant + awq:quantize=false,clip=false,bits=3,"
+                                           "group=32,duo=true + f32")};
     for (size_t a = 0; a < sizeof archs / sizeof *archs; a++) {
         char plain[1024], scaled[1024], model[1024];
         snprintf(model, sizeof model, "%s", fixture(archs[a]));
