@@ -109,9 +109,9 @@ static void mean_weights(const pare_scale_job *job, size_t group, float *w_mean)
 
 /* w_mean: NULL without duo scaling. false: the scales are not finite. */
 static bool scales_of(const pare_scale_job *job, double r, const float *w_mean, float *s) {
-    double least = INFINITY, most = 0;
+    double least = INFINITY, most = 0, n = fmax((double)job->x->n_tokens, 1);
     for (size_t c = 0; c < job->cols; c++) {
-        double x = job->x->abs_sum[c] / (double)job->x->n_tokens, v = pow(x, r);
+        double x = job->x->abs_sum[c] / n, v = pow(x, r);
         if (w_mean) v /= pow((double)w_mean[c], 1 - r) + 1e-4;
         v = fmax(v, 1e-4);
         s[c] = (float)v;
