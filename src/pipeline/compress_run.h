@@ -74,6 +74,7 @@ typedef struct tensor_state {
     float *w;          /* [rows][cols] values so far; NULL: still as in the file */
     float *row, *col;  /* [rows], [cols] what rows and columns were multiplied by; NULL: 1 */
     size_t first_step; /* the steps before it are done */
+    bool pruned;       /* one of them pruned: zeros stay */
 } tensor_state;
 
 /* Reads tensor i where that has not been done, and runs the method steps before `upto` on it. x:

@@ -120,10 +120,10 @@ static bool was_pruned(const float *w, size_t n) {
     return 4 * zeros >= n;
 }
 
-/* Steps [first, last) on the job. */
+/* Steps [first, last) on the job. *pruned: a step before them pruned, and then one of them did. */
 static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weight_job *job,
-                               size_t first, size_t last, pare_error *err) {
-    bool pruned = was_pruned(job->w, job->rows * job->cols);
+                               size_t first, size_t last, bool *pruned, pare_error *err) {
+    *pruned |= was_pruned(job->w, job->rows * job->cols);
     bool to_end = last == c->recipe->n_steps;
     if (to_end && job->x && job->x->n_tokens < 32) /* less than the smallest group of a quantizer */
         pare_job_note(job, "saw %llu calibration tokens only",
@@ -133,7 +133,7 @@ static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weigh
         if (!step->method || !step->method->run ||
             !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied))
             continue;
-        job->keep_zeros = pruned;
+        job->keep_zeros = *pruned;
         job->enc = step->method->encoding ? step->method->encoding(step->options) : NULL;
         void *options = pare_malloc(1, step->method->options_size);
         if (!options) return fail_memory(err);
@@ -145,7 +145,7 @@ static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weigh
         if (!job->enc &&
             check_finite(c, job->w, job->rows * job->cols, 0, p->t->canonical, err) != PARE_OK)
             return pare_fail_prefix(err, "after %s", step->method->name);
-        pruned |= !job->enc && !step->method->scales;
+        *pruned |= !job->enc && !step->method->scales;
     }
     return PARE_OK;
 }
@@ -177,14 +177,15 @@ static pare_weight_job job_of(compress_run *c, size_t i, const pare_input_stats 
                              .note_arg = c};
 }
 
-static pare_status recode(compress_run *c, size_t index, size_t first_step,
+static pare_status recode(compress_run *c, size_t index, const tensor_state *s,
                           const pare_input_stats *x, const float *before, float *w, grid_space grid,
                           pare_tensor *out, pare_error *err) {
     const tensor_plan *p = &c->plans[index];
     pare_weight_job job = job_of(c, index, x, w);
     job.scale = grid.scale;
     job.zero = grid.zero;
-    PARE_TRY(run_methods(c, p, &job, first_step, c->recipe->n_steps, err));
+    bool pruned = s && s->pruned;
+    PARE_TRY(run_methods(c, p, &job, s ? s->first_step : 0, c->recipe->n_steps, &pruned, err));
     pare_status st;
     if (p->quantizer) {
         st = pare_tensor_encode_grid(c->rt, out, p->enc, w, p->rows, p->cols, grid.scale, grid.zero,
@@ -230,7 +231,7 @@ static pare_status recode_whole(compress_run *c, size_t index, const tensor_stat
     if (st == PARE_OK) st = decode_all(c, p, in, w, err);
     if (st == PARE_OK && keep) memcpy(before, w, n * sizeof *w);
     if (st == PARE_OK && s && s->w) memcpy(w, s->w, n * sizeof *w);
-    if (st == PARE_OK) st = recode(c, index, s ? s->first_step : 0, x, before, w, grid, out, err);
+    if (st == PARE_OK) st = recode(c, index, s, x, before, w, grid, out, err);
     if (w) pare_big_free(w, n * sizeof *w);
     if (before) pare_big_free(before, n * sizeof *w);
     pare_free(grid.scale);
@@ -345,7 +346,7 @@ pare_status compress_hold(compress_run *c, size_t i, tensor_state *s, size_t upt
         PARE_TRY(st);
     }
     pare_weight_job job = job_of(c, i, x, s->w);
-    PARE_TRY(run_methods(c, p, &job, s->first_step, upto, err));
+    PARE_TRY(run_methods(c, p, &job, s->first_step, upto, &s->pruned, err));
     s->first_step = upto;
     return PARE_OK;
 }

@@ -266,6 +266,20 @@ static size_t zeros_in(const char *folder) {
     return zeros;
 }
 
+/* Few zeros, which rounding to 8 bits hardly makes: they are a pruner's and stay, although the step
+ * that scales stands between. */
+static void zeros_stay_across_scales(void **state) {
+    (void)state;
+    char model[1024], pruned[1024], packed[1024], plain[1024];
+    snprintf(model, sizeof model, "%s", tiny_model("tiny", NULL));
+    snprintf(pruned, sizeof pruned, "%s", compressed(model, "z", "magnitude:sparsity=0.1 + f32"));
+    snprintf(packed, sizeof packed, "%s",
+             compressed(model, "zp", "magnitude:sparsity=0.1 + smoothquant + gptq:bits=8"));
+    snprintf(plain, sizeof plain, "%s", compressed(packed, "zf", "f32@all"));
+    assert_true(zeros_in(pruned) > 1000);
+    assert_true(zeros_in(plain) >= zeros_in(pruned));
+}
+
 static void steps_in_order(void **state) {
     (void)state;
     char model[1024];
@@ -298,6 +312,7 @@ int main(void) {
         cmocka_unit_test(nothing_to_fold_into),
         cmocka_unit_test(partial_groups_are_told),
         cmocka_unit_test(scales_of_one_are_rounding),
+        cmocka_unit_test(zeros_stay_across_scales),
         cmocka_unit_test(steps_in_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
