@@ -167,17 +167,9 @@ static double byte_seconds(const compress_run *c) {
     return piece.size ? (pare_now_s() - start) / (double)piece.size : 0;
 }
 
-/* A search of scales runs modules of the model again and again: no sample tells how long. */
-static bool has_scales(const compress_run *c) {
-    bool has = false;
-    for (size_t i = 0; i < c->recipe->n_steps; i++)
-        has |= c->recipe->steps[i].method && c->recipe->steps[i].method->scales;
-    return has;
-}
-
 pare_status compress_estimate(compress_run *c, pare_calibration *cal, pare_error *err) {
     pare_compress_info *info = &c->report->info;
-    if (has_scales(c)) return PARE_OK;
+    if (c->scales) return PARE_OK; /* a search runs modules again and again: no sample tells it */
     double tensors = 0, forward = 0, statistics = 0, a_byte = byte_seconds(c), model = 0, out = 0;
     double n_layers = (double)pare_source_config(c->source)->n_layers;
     for (size_t i = 0; i < pare_source_n_files(c->source); i++)

@@ -173,8 +173,8 @@ typedef struct clip_job {
     pare_grid grid;
     const pare_encode_kernels *k;
     size_t group;
-    const float *gram; /* for each group [n][n]: sum over some tokens of x x^T */
-    float *space;      /* [n_threads][3][group] */
+    float *gram;  /* for each group [n][n]: sum over some tokens of x x^T */
+    float *space; /* [n_threads][3][group] */
 } clip_job;
 
 /* Where a group's products begin. */
@@ -187,7 +187,7 @@ static void add_grams(void *arg, size_t begin, size_t end) {
     if (!stride) stride = 1;
     for (size_t g = begin; g < end; g++) {
         size_t c = g * j->group, n = cols - c < j->group ? cols - c : j->group;
-        float *gram = (float *)j->gram + gram_at(c, j->group);
+        float *gram = j->gram + gram_at(c, j->group);
         memset(gram, 0, n * n * sizeof *gram);
         for (size_t t = 0; t < x->n_samples; t += stride) {
             const float *row = x->samples + t * cols + c;
