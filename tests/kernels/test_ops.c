@@ -506,6 +506,12 @@ static bool probe(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_o
     return true;
 }
 
+static bool not_needed(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
+                       const float *x, size_t ldx, size_t n, size_t in) {
+    (void)w, (void)arg, (void)outs, (void)n_outs, (void)x, (void)ldx, (void)n, (void)in;
+    return false;
+}
+
 static void halve(void *arg, const char *weight, float *y, const float *x, size_t ldx,
                   size_t row_begin, size_t row_end, size_t in) {
     (void)arg;
@@ -544,6 +550,12 @@ static void linear_hooks(void **state) {
     t.f.probe_arg = &t;
     pare_runtime *rt = test_runtime(3, PARE_ISA_REF);
     pare_team_run(rt, linear_pass, &t);
+    float first = t.y[0][0];
+    t.f.probe = not_needed; /* then nothing is computed */
+    t.y[0][0] = 1e30f;
+    pare_team_run(rt, linear_pass, &t);
+    assert_true(t.y[0][0] == 1e30f);
+    t.y[0][0] = first;
     pare_runtime_free(rt);
     assert_string_equal(t.names, "a b ");
     double seen = 0;
