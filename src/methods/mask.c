@@ -17,117 +17,108 @@ size_t pare_mask_n_keep(size_t n, double share) {
     return keep > (double)n ? n : (size_t)keep;
 }
 
-pare_status pare_mask_check_pattern(const pare_weight_job *job, const char *method,
-                                    const pare_sparsity *s, pare_error *err) {
-    if (!s->m || job->cols % (size_t)s->m == 0) return PARE_OK;
+pare_status pare_mask_check_pattern(const char *name, const char *method, const pare_sparsity *s,
+                                    size_t cols, pare_error *err) {
+    if (!s->m || cols % (size_t)s->m == 0) return PARE_OK;
     return pare_fail(err, PARE_ERR_ARG,
-                     "%s: %s: found rows of %zu, expected a multiple of %d for %d:%d", job->name,
-                     method, job->cols, s->m, s->n, s->m);
+                     "%s: %s: found rows of %zu, expected a multiple of %d for %d:%d", name, method,
+                     cols, s->m, s->n, s->m);
 }
 
-/* Order-preserving map of a score to an unsigned number; NaN is the lowest. */
-static uint32_t score_key(float s) {
-    if (isnan(s)) return 0;
-    uint32_t u;
-    memcpy(&u, &s, 4);
-    if (u == 0x80000000u) u = 0; /* -0 equals +0 */
-    return u & 0x80000000u ? ~u : u | 0x80000000u;
+/* --- bits --- */
+
+typedef struct apply_job {
+    float *w;
+    const uint64_t *bits;
+    size_t n;
+} apply_job;
+
+static size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
+
+static void apply_words(void *arg, size_t begin, size_t end) {
+    const apply_job *j = arg;
+    for (size_t i = begin; i < end; i++)
+        pare_zero_word(j->w + i * 64, j->bits[i], at_most(j->n - i * 64, 64));
 }
 
-static uint32_t key_at(const float *w, const float *score, size_t i) {
-    return score_key(score ? score[i] : fabsf(w[i]));
+void pare_mask_apply(pare_runtime *rt, float *w, const uint64_t *bits, size_t n) {
+    apply_job j = {w, bits, n};
+    pare_parallel_for(rt, pare_bit_words(n), 256, apply_words, &j);
 }
 
-/* The k-th highest key (k from 1) by counting: 3 passes of 11, 11 and 10 bits. *n_equal becomes how
- * many values of exactly that key belong to the k highest. */
-static uint32_t kth_key(const float *w, const float *score, size_t n, size_t k, size_t *n_equal) {
-    static const int shifts[3] = {21, 10, 0}, widths[3] = {11, 11, 10};
-    uint32_t prefix = 0, mask = 0;
-    for (int pass = 0; pass < 3; pass++) {
-        uint64_t count[2048] = {0};
-        for (size_t i = 0; i < n; i++) {
-            uint32_t key = key_at(w, score, i);
-            if ((key & mask) == prefix) count[(key >> shifts[pass]) & ((1u << widths[pass]) - 1)]++;
-        }
-        uint32_t digit = (1u << widths[pass]) - 1;
-        while (count[digit] < k) k -= count[digit--];
-        prefix |= digit << shifts[pass];
-        mask |= ((1u << widths[pass]) - 1) << shifts[pass];
+size_t pare_mask_count(const uint64_t *bits, size_t n) {
+    size_t ones = 0;
+    for (size_t i = 0; i < pare_bit_words(n); i++) ones += (size_t)__builtin_popcountll(bits[i]);
+    return ones;
+}
+
+/* Where a mask goes: bits, all 0 before, or zeros in place. */
+typedef struct mask_sink {
+    uint64_t *bits;
+    float *zero;
+} mask_sink;
+
+/* The outcome for n <= 64 values from `at` on. */
+static void put(const mask_sink *s, size_t at, uint64_t bits, size_t n) {
+    if (s->zero) {
+        pare_zero_word(s->zero + at, bits, n);
+        return;
     }
-    *n_equal = k;
-    return prefix;
+    if (n < 64) bits &= ((uint64_t)1 << n) - 1;
+    size_t shift = at % 64;
+    s->bits[at / 64] |= bits << shift;
+    if (shift + n > 64) s->bits[at / 64 + 1] |= bits >> (64 - shift);
 }
 
-/* Keeps the `keep` highest of n scores, 0 < keep < n. Of equal ones at the border the first stay,
- * or (first_go) the first go. */
-static void keep_highest(float *w, const float *score, size_t n, size_t keep, bool first_go) {
-    size_t stay, go = 0; /* equal ones that stay, behind those that go */
-    uint32_t threshold = kth_key(w, score, n, keep, &stay);
-    if (first_go) {
-        for (size_t i = 0; i < n; i++) go += key_at(w, score, i) == threshold;
-        go -= stay;
-    }
-    for (size_t i = 0; i < n; i++) {
-        uint32_t key = key_at(w, score, i);
-        if (key > threshold) continue;
-        if (key == threshold && go > 0) {
-            go--;
-        } else if (key == threshold && stay > 0) {
-            stay--;
-            continue;
-        }
-        w[i] = 0.0f;
-    }
-}
+/* --- on one thread --- */
 
 void pare_mask_share(float *w, const float *score, size_t n, double share) {
     size_t keep = pare_mask_n_keep(n, share);
-    if (keep < n) keep_highest(w, score, n, keep, false);
+    const pare_scored s = {.w = w, .score = score, .n = n, .zero = w};
+    if (keep < n) pare_select(NULL, &s, 1, keep, PARE_TIES_FIRST_STAYS);
 }
 
 void pare_mask_lowest(float *w, const float *score, size_t n, size_t n_prune) {
-    if (n_prune == n)
-        memset(w, 0, n * sizeof *w);
-    else if (n_prune > 0)
-        keep_highest(w, score, n, n - n_prune, true);
+    const pare_scored s = {.w = w, .score = score, .n = n, .zero = w};
+    if (n_prune > 0) pare_select(NULL, &s, 1, n - n_prune, PARE_TIES_FIRST_GOES);
+}
+
+static void mask_groups(const mask_sink *sink, const float *w, const float *score, size_t begin,
+                        size_t end, int n, int m) {
+    for (size_t at = begin; at < end; at += (size_t)m)
+        put(sink, at, pare_select_group(w + at, score ? score + at : NULL, n, m), (size_t)m);
 }
 
 void pare_mask_n_m(float *w, const float *score, size_t rows, size_t cols, int n, int m) {
-    for (size_t group = 0; group < rows * cols; group += (size_t)m) {
-        uint32_t key[64];
-        for (int i = 0; i < m; i++) key[i] = key_at(w, score, group + (size_t)i);
-        for (int i = 0; i < m; i++) {
-            int higher = 0;
-            for (int j = 0; j < m; j++) higher += key[j] > key[i] || (key[j] == key[i] && j > i);
-            if (higher >= n) w[group + (size_t)i] = 0.0f;
-        }
-    }
+    const mask_sink sink = {.zero = w};
+    mask_groups(&sink, w, score, 0, rows * cols, n, m);
 }
 
 /* --- tiles and channels --- */
 
-typedef struct tiling {
-    const pare_weight_job *job;
-    const float *score;                 /* [rows][cols]; NULL: |w| */
-    size_t height, width, down, across; /* of a tile; tiles */
-    bool max, partial;                  /* partial: tiles at an edge are smaller */
-    double *pooled;                     /* [down][across] */
-    float *tile_score, *mark;           /* [down][across]; mark 0: the tile goes */
-} tiling;
-
-static size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
-
-static tiling tiles_of(const pare_prune_options *o, size_t rows, size_t cols) {
-    tiling t = {.height = (size_t)o->type.rows,
-                .width = (size_t)o->type.cols,
-                .max = o->type.kind == PARE_STRUCTURE_BLOCK && o->pool == PARE_POOL_MAX};
-    if (o->type.kind == PARE_STRUCTURE_CHANNEL_IN) t.height = rows, t.width = 1;
+pare_tiling pare_tiling_of(const pare_prune_options *o, size_t rows, size_t cols, size_t inner) {
+    inner = inner ? inner : 1;
+    pare_tiling t = {.rows = rows,
+                     .cols = cols,
+                     .height = (size_t)o->type.rows,
+                     .width = (size_t)o->type.cols * inner,
+                     .max = o->type.kind == PARE_STRUCTURE_BLOCK && o->pool == PARE_POOL_MAX};
+    if (o->type.kind == PARE_STRUCTURE_CHANNEL_IN) t.height = rows, t.width = inner;
     if (o->type.kind == PARE_STRUCTURE_CHANNEL_OUT) t.height = 1, t.width = cols;
     t.down = (rows + t.height - 1) / t.height;
     t.across = (cols + t.width - 1) / t.width;
     t.partial = rows % t.height || cols % t.width;
     return t;
 }
+
+typedef struct tile_job {
+    const pare_tiling *t;
+    const float *w, *value; /* [rows][cols] */
+    double *pooled;         /* [down][across] */
+    float *score;           /* [down][across] */
+    const uint64_t *tiles;
+    const mask_sink *sink;
+} tile_job;
 
 /* A sum of large scores may be none that f32 holds; NaN stays. */
 static float to_score(double s) {
@@ -136,87 +127,148 @@ static float to_score(double s) {
 
 /* Scores of the tiles in rows of tiles [begin, end). */
 static void pool_tiles(void *arg, size_t begin, size_t end) {
-    const tiling *t = arg;
-    size_t rows = t->job->rows, cols = t->job->cols;
+    const tile_job *j = arg;
+    const pare_tiling *t = j->t;
     for (size_t tile_row = begin; tile_row < end; tile_row++) {
-        size_t first = tile_row * t->height, last = at_most(first + t->height, rows);
-        double *pooled = t->pooled + tile_row * t->across;
+        size_t first = tile_row * t->height, last = at_most(first + t->height, t->rows);
+        double *pooled = j->pooled + tile_row * t->across;
         for (size_t k = 0; k < t->across; k++) pooled[k] = t->max ? -HUGE_VAL : 0.0;
         for (size_t r = first; r < last; r++)
             for (size_t k = 0, c = 0; k < t->across; k++)
-                for (size_t stop = at_most(c + t->width, cols); c < stop; c++) {
-                    size_t i = r * cols + c;
-                    double s = (double)(t->score ? t->score[i] : fabsf(t->job->w[i]));
+                for (size_t stop = at_most(c + t->width, t->cols); c < stop; c++) {
+                    size_t i = r * t->cols + c;
+                    double s = (double)(j->value ? j->value[i] : fabsf(j->w[i]));
                     pooled[k] = t->max ? fmax(pooled[k], s) : pooled[k] + s; /* fmax skips NaN */
                 }
         for (size_t k = 0; k < t->across; k++) {
-            size_t width = at_most(t->width, cols - k * t->width);
+            size_t width = at_most(t->width, t->cols - k * t->width);
             double count = t->max || !t->partial ? 1.0 : (double)(width * (last - first));
-            t->tile_score[tile_row * t->across + k] = to_score(pooled[k] / count);
-            t->mark[tile_row * t->across + k] = 1.0f;
+            j->score[tile_row * t->across + k] = to_score(pooled[k] / count);
         }
     }
 }
 
-static void drop_tiles(void *arg, size_t begin, size_t end) {
-    const tiling *t = arg;
-    size_t cols = t->job->cols;
+void pare_tiling_pool(pare_runtime *rt, const pare_tiling *t, const float *w, const float *value,
+                      float *score, double *work) {
+    tile_job j = {.t = t, .w = w, .value = value, .pooled = work, .score = score};
+    pare_parallel_for(rt, t->down, 1 + 16 / t->height, pool_tiles, &j);
+}
+
+static void spread_rows(void *arg, size_t begin, size_t end) {
+    const tile_job *j = arg;
+    const pare_tiling *t = j->t;
     for (size_t r = begin; r < end; r++)
-        for (size_t k = 0; k < t->across; k++)
-            if (t->mark[r / t->height * t->across + k] == 0.0f)
-                memset(t->job->w + r * cols + k * t->width, 0,
-                       at_most(t->width, cols - k * t->width) * sizeof(float));
+        for (size_t k = 0, c = 0; k < t->across; k++) {
+            uint64_t bits = pare_bit(j->tiles, r / t->height * t->across + k) ? ~(uint64_t)0 : 0;
+            size_t stop = at_most(c + t->width, t->cols), n;
+            for (; c < stop; c += n) {
+                n = at_most(stop - c, 64);
+                put(j->sink, r * t->cols + c, bits, n);
+            }
+        }
+}
+
+/* Pieces of 64 rows: no two threads write to a word. */
+static void spread(pare_runtime *rt, const pare_tiling *t, const uint64_t *tiles,
+                   const mask_sink *sink) {
+    tile_job j = {.t = t, .tiles = tiles, .sink = sink};
+    pare_parallel_for(rt, t->rows, 64, spread_rows, &j);
+}
+
+void pare_tiling_expand(pare_runtime *rt, const pare_tiling *t, const uint64_t *tiles,
+                        uint64_t *bits) {
+    const mask_sink sink = {.bits = bits};
+    memset(bits, 0, pare_bit_words(t->rows * t->cols) * sizeof *bits);
+    spread(rt, t, tiles, &sink);
+}
+
+void pare_tiling_contract(const pare_tiling *t, const uint64_t *bits, uint64_t *tiles) {
+    memset(tiles, 0, pare_bit_words(t->down * t->across) * sizeof *tiles);
+    for (size_t i = 0; i < t->down * t->across; i++) {
+        size_t first = i / t->across * t->height * t->cols + i % t->across * t->width;
+        tiles[i / 64] |= (uint64_t)pare_bit(bits, first) << i % 64;
+    }
+}
+
+/* Of a tile: its sum, its score, its bit and what fills up a word of bits. */
+static size_t tile_bytes(size_t n) {
+    return n * (sizeof(double) + sizeof(float)) + (pare_bit_words(n) + 1) * sizeof(uint64_t);
+}
+
+static pare_status mask_tiles(const mask_sink *sink, const pare_mask_job *job,
+                              const pare_prune_options *o, pare_error *err) {
+    const pare_tiling t = pare_tiling_of(o, job->rows, job->cols, job->inner);
+    size_t n = t.down * t.across, bytes = tile_bytes(n);
+    double *work = pare_big_alloc(bytes);
+    if (!work)
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: %s: scores of %zu tiles", job->name, job->method,
+                         n);
+    uint64_t *tiles = (uint64_t *)(work + n);
+    float *score = (float *)(tiles + pare_bit_words(n));
+    pare_tiling_pool(job->rt, &t, job->w, job->score, score, work);
+    const pare_scored s = {.score = score, .n = n, .bits = tiles};
+    pare_select(job->rt, &s, 1, pare_mask_n_keep(n, o->sparsity.share), PARE_TIES_FIRST_STAYS);
+    spread(job->rt, &t, tiles, sink);
+    pare_big_free(work, bytes);
+    return PARE_OK;
 }
 
 size_t pare_mask_work_bytes(const pare_prune_options *o, size_t rows, size_t cols) {
     if (o->type.kind == PARE_STRUCTURE_WEIGHT) return 0;
-    tiling t = tiles_of(o, rows, cols);
-    return t.down * t.across * (sizeof *t.pooled + 2 * sizeof(float));
-}
-
-static pare_status mask_tiles(const pare_weight_job *job, const char *method, const float *score,
-                              const pare_prune_options *o, pare_error *err) {
-    tiling t = tiles_of(o, job->rows, job->cols);
-    size_t n = t.down * t.across, bytes = n * (sizeof *t.pooled + 2 * sizeof(float));
-    t.job = job;
-    t.score = score;
-    t.pooled = pare_big_alloc(bytes);
-    if (!t.pooled)
-        return pare_fail(err, PARE_ERR_NOMEM, "%s: %s: scores of %zu tiles", job->name, method, n);
-    t.tile_score = (float *)(t.pooled + n);
-    t.mark = t.tile_score + n;
-    pare_parallel_for(job->rt, t.down, 1 + 16 / t.height, pool_tiles, &t);
-    pare_mask_share(t.mark, t.tile_score, n, o->sparsity.share);
-    pare_parallel_for(job->rt, job->rows, 16, drop_tiles, &t);
-    pare_big_free(t.pooled, bytes);
-    return PARE_OK;
+    pare_tiling t = pare_tiling_of(o, rows, cols, 1);
+    return tile_bytes(t.down * t.across);
 }
 
 /* --- all types --- */
 
 typedef struct n_m_job {
-    const pare_weight_job *job;
-    const float *score;
+    const mask_sink *sink;
+    const pare_mask_job *job;
     pare_sparsity s;
 } n_m_job;
 
-static void n_m_rows(void *arg, size_t begin, size_t end) {
+/* Pieces of 64 groups: no two threads write to a word. */
+static void n_m_groups(void *arg, size_t begin, size_t end) {
     const n_m_job *j = arg;
-    size_t at = begin * j->job->cols;
-    pare_mask_n_m(j->job->w + at, j->score ? j->score + at : NULL, end - begin, j->job->cols,
-                  j->s.n, j->s.m);
+    size_t m = (size_t)j->s.m;
+    mask_groups(j->sink, j->job->w, j->job->score, begin * m, end * m, j->s.n, j->s.m);
+}
+
+static pare_status mask_to(const mask_sink *sink, const pare_mask_job *job,
+                           const pare_prune_options *o, pare_error *err) {
+    const pare_sparsity *s = &o->sparsity;
+    size_t n = job->rows * job->cols;
+    PARE_TRY(pare_mask_check_pattern(job->name, job->method, s, job->cols, err));
+    if (o->type.kind != PARE_STRUCTURE_WEIGHT) return mask_tiles(sink, job, o, err);
+    if (s->m) {
+        n_m_job groups = {sink, job, *s};
+        pare_parallel_for(job->rt, n / (size_t)s->m, 64 * 16, n_m_groups, &groups);
+        return PARE_OK;
+    }
+    const pare_scored all = {
+        .w = job->w, .score = job->score, .n = n, .bits = sink->bits, .zero = sink->zero};
+    pare_select(job->rt, &all, 1, pare_mask_n_keep(n, s->share), PARE_TIES_FIRST_STAYS);
+    return PARE_OK;
+}
+
+pare_status pare_mask_bits(uint64_t *bits, const pare_mask_job *job, const pare_prune_options *o,
+                           pare_error *err) {
+    const mask_sink sink = {.bits = bits};
+    memset(bits, 0, pare_bit_words(job->rows * job->cols) * sizeof *bits);
+    return mask_to(&sink, job, o, err);
 }
 
 pare_status pare_mask_matrix(const pare_weight_job *job, const char *method, const float *score,
                              const pare_prune_options *o, pare_error *err) {
-    PARE_TRY(pare_mask_check_pattern(job, method, &o->sparsity, err));
-    if (o->type.kind != PARE_STRUCTURE_WEIGHT) return mask_tiles(job, method, score, o, err);
-    n_m_job rows = {job, score, o->sparsity};
-    if (o->sparsity.m)
-        pare_parallel_for(job->rt, job->rows, 16, n_m_rows, &rows);
-    else
-        pare_mask_share(job->w, score, job->rows * job->cols, o->sparsity.share);
-    return PARE_OK;
+    const mask_sink sink = {.zero = job->w};
+    const pare_mask_job mask = {.rt = job->rt,
+                                .name = job->name,
+                                .method = method,
+                                .w = job->w,
+                                .score = score,
+                                .rows = job->rows,
+                                .cols = job->cols};
+    return mask_to(&sink, &mask, o, err);
 }
 
 pare_status pare_prune_check(const pare_prune_options *p, pare_error *err) {

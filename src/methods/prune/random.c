@@ -2,7 +2,7 @@
 #include "methods/mask.h"
 
 #include "base/memory.h"
-#include "base/rng.h"
+#include "methods/score.h"
 
 typedef struct random_options {
     pare_prune_options p;
@@ -16,30 +16,18 @@ static const pare_param random_params[] = {
     {0},
 };
 
-typedef struct score_job {
-    const pare_weight_job *weights;
-    float *score;
-} score_job;
-
-static void score_values(void *arg, size_t begin, size_t end) {
-    const score_job *job = arg;
-    uint64_t seed = pare_runtime_seed(job->weights->rt);
-    /* what an earlier pruner removed stays removed */
-    for (size_t i = begin; i < end; i++)
-        job->score[i] = job->weights->keep_zeros && job->weights->w[i] == 0.0f
-                            ? -1.0f
-                            : pare_rng_uniform(seed, job->weights->stream, i);
-}
-
 static pare_status random_run(const pare_weight_job *job, const void *options, pare_error *err) {
     const random_options *o = options;
     size_t n = job->rows * job->cols;
-    score_job scores = {job, pare_big_alloc(n * sizeof(float))};
-    if (!scores.score)
-        return pare_fail(err, PARE_ERR_NOMEM, "%s: random: %zu scores", job->name, n);
-    pare_parallel_for(job->rt, n, 1 << 14, score_values, &scores);
-    pare_status st = pare_mask_matrix(job, "random", scores.score, &o->p, err);
-    pare_big_free(scores.score, n * sizeof(float));
+    float *score = pare_big_alloc(n * sizeof *score);
+    if (!score) return pare_fail(err, PARE_ERR_NOMEM, "%s: random: %zu scores", job->name, n);
+    const pare_score_job scores = {.w = job->w,
+                                   .keep_zeros = job->keep_zeros, /* what went stays away */
+                                   .seed = pare_runtime_seed(job->rt),
+                                   .stream = job->stream};
+    pare_score_all(job->rt, pare_score_random, score, &scores, n);
+    pare_status st = pare_mask_matrix(job, "random", score, &o->p, err);
+    pare_big_free(score, n * sizeof *score);
     return st;
 }
 
