@@ -13,7 +13,7 @@ typedef struct methods_options {
 
 static const cli_option options[] = {
     CLI_OPTION(methods_options, 0, "slot", CLI_TEXT, slot, "SLOT", 0, 0,
-               "only methods of that kind: pruner, weight, activation, kv, ..."),
+               "only methods of that kind: pruner, weight, optimizer, sparse_training, ..."),
     {0},
 };
 static const methods_options defaults = {0};
@@ -59,12 +59,17 @@ static json_t *method_json(const pare_method *m) {
                      pare_method_example(m), "params", params);
 }
 
-static pare_status print_json(cli *c, const pare_method *one, const char *slot) {
+/* Is it wanted by name (NULL: any) and slot (NULL: any)? A name may stand in two slots. */
+static bool wanted(const pare_method *m, const char *name, const char *slot) {
+    return (!name || strcmp(name, pare_method_name(m)) == 0) &&
+           (!slot || strcmp(slot, pare_method_slot(m)) == 0);
+}
+
+static pare_status print_json(cli *c, const char *name, const char *slot) {
     json_t *list = json_array();
     for (size_t i = 0; pare_method_at(i); i++) {
         const pare_method *m = pare_method_at(i);
-        if ((!one || m == one) && (!slot || strcmp(slot, pare_method_slot(m)) == 0))
-            json_array_append_new(list, method_json(m));
+        if (wanted(m, name, slot)) json_array_append_new(list, method_json(m));
     }
     json_t *o = cli_json_begin(c);
     json_object_set_new(o, "methods", list);
@@ -115,7 +120,24 @@ static pare_status print_one(cli *c, const pare_method *m) {
         cli_printf(c, "%s: ", p->name);
         cli_print_wrapped(p->help, strlen(p->name) + 2, 4);
     }
-    return cli_printf(c, "\nexample: pare compress MODEL -o OUT -r '%s'\n", pare_method_example(m));
+    const char *slot = pare_method_slot(m);
+    return cli_printf(c, "\nexample: pare %s '%s'\n",
+                      strcmp(slot, "optimizer") == 0         ? "train OUT --optim"
+                      : strcmp(slot, "sparse_training") == 0 ? "train OUT --sparsity"
+                                                             : "compress MODEL -o OUT -r",
+                      pare_method_example(m));
+}
+
+static pare_status print_named(cli *c, const char *name, const char *slot) {
+    pare_status st = PARE_OK;
+    bool first = true;
+    for (size_t i = 0; st == PARE_OK && pare_method_at(i); i++) {
+        if (!wanted(pare_method_at(i), name, slot)) continue;
+        if (!first) st = cli_printf(c, "\n");
+        if (st == PARE_OK) st = print_one(c, pare_method_at(i));
+        first = false;
+    }
+    return st;
 }
 
 /* Refuses a slot that no method has; the message lists those there are. */
@@ -136,7 +158,7 @@ static pare_status print_all(cli *c, const char *slot) {
     cli_table_begin(&t, "method|slot|paper|what");
     for (size_t i = 0; pare_method_at(i); i++) {
         const pare_method *m = pare_method_at(i);
-        if (slot && strcmp(slot, pare_method_slot(m)) != 0) continue;
+        if (!wanted(m, NULL, slot)) continue;
         cli_cell(&t, "%s", pare_method_name(m));
         cli_cell(&t, "%s", pare_method_slot(m));
         cli_cell(&t, "%s", pare_method_paper(m));
@@ -170,8 +192,8 @@ static pare_status print_all(cli *c, const char *slot) {
 
 static pare_status run(cli *c, const void *opts, char **args, size_t n_args) {
     const methods_options *o = opts;
-    const pare_method *one = NULL;
-    if (n_args == 1 && !(one = pare_method_find(args[0]))) {
+    const char *name = n_args == 1 ? args[0] : NULL;
+    if (name && !pare_method_find(name)) {
         const char *names[256];
         size_t n = 0;
         for (; n < 255 && pare_method_at(n); n++) names[n] = pare_method_name(pare_method_at(n));
@@ -182,14 +204,15 @@ static pare_status run(cli *c, const void *opts, char **args, size_t n_args) {
     }
     pare_status st = o->slot ? check_slot(c, o->slot) : PARE_OK;
     if (st != PARE_OK) return st;
-    if (c->common.json) return print_json(c, one, o->slot);
-    return one ? print_one(c, one) : print_all(c, o->slot);
+    if (c->common.json) return print_json(c, name, o->slot);
+    return name ? print_named(c, name, o->slot) : print_all(c, o->slot);
 }
 
 const cli_verb cli_verb_methods = {
     .name = "methods",
     .arguments = "[NAME]",
-    .summary = "lists the methods, encodings and mixes of recipes, or one method in full",
+    .summary =
+        "lists methods of compression and training, encodings and mixes, or one method in full",
     .options = options,
     .defaults = &defaults,
     .options_size = sizeof(methods_options),

@@ -71,13 +71,17 @@ typedef struct pare_param {
 typedef struct pare_method pare_method;
 /* All methods, in the registry's order: i from 0; NULL past the last. */
 const pare_method *pare_method_at(size_t i);
+/* Those that a step of a recipe may name, the same way; the others belong to training. */
+const pare_method *pare_step_method_at(size_t i);
+/* The first of that name, or NULL. Names are unique within a slot; a pruner and the sparse training
+ * by its score share one. */
 const pare_method *pare_method_find(const char *name);
 const char *pare_method_name(const pare_method *m);
-const char *pare_method_slot(const pare_method *m);    /* "pruner", "weight", ... */
+const char *pare_method_slot(const pare_method *m);    /* "pruner", "weight", "optimizer", ... */
 const char *pare_method_paper(const pare_method *m);   /* "arXiv:..." or a citation */
 const char *pare_method_summary(const pare_method *m); /* one line */
 const char *pare_method_help(const pare_method *m);    /* what it does, a paragraph */
-const char *pare_method_example(const pare_method *m); /* a recipe */
+const char *pare_method_example(const pare_method *m); /* a recipe or text of its own */
 /* Parameters; ends with name NULL. */
 const pare_param *pare_method_params(const pare_method *m);
 

@@ -1,8 +1,10 @@
 /* A method's descriptor: one file, one `const pare_method`, one line in methods.def. The core reads
  * its fields and never compares names.
  *
- * A method sees one linear layer at a time: its weights, and of its inputs over the calibration
- * tokens the statistics that it asked for. It knows nothing of files or architectures. */
+ * A method of a recipe sees one linear layer at a time: its weights, and of its inputs over the
+ * calibration tokens the statistics that it asked for. It knows nothing of files or architectures.
+ * Methods of training (slots "optimizer" and "sparse_training") have tables of their own. Names are
+ * unique within a slot. */
 #ifndef PARE_SRC_METHODS_METHOD_H
 #define PARE_SRC_METHODS_METHOD_H
 
@@ -75,6 +77,9 @@ typedef struct pare_scale_job {
     void *note_arg;
 } pare_scale_job;
 
+typedef struct pare_optim_fns pare_optim_fns;   /* methods/optimizer.h */
+typedef struct pare_sparse_fns pare_sparse_fns; /* methods/pruner.h */
+
 struct pare_method {
     const char *name, *slot, *paper, *summary, *help, *example;
     size_t options_size;
@@ -108,6 +113,9 @@ struct pare_method {
      * when the shape does not fit the parameters, PARE_ERR_NOMEM; w may then be half transformed
      * and is not used. */
     pare_status (*run)(const pare_weight_job *job, const void *options, pare_error *err);
+
+    const pare_optim_fns *optim;   /* of an optimizer, else NULL */
+    const pare_sparse_fns *sparse; /* of a sparse training, else NULL */
 };
 
 __attribute__((format(printf, 2, 3))) void pare_job_note(const pare_weight_job *job,

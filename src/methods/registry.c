@@ -16,6 +16,12 @@ enum { N_METHODS = sizeof methods / sizeof methods[0] };
 
 const pare_method *pare_method_at(size_t i) { return i < N_METHODS ? methods[i] : NULL; }
 
+const pare_method *pare_step_method_at(size_t i) {
+    for (size_t k = 0; k < N_METHODS; k++)
+        if ((methods[k]->run || methods[k]->scales) && i-- == 0) return methods[k];
+    return NULL;
+}
+
 const pare_method *pare_method_find(const char *name) {
     for (size_t i = 0; i < N_METHODS; i++)
         if (strcmp(methods[i]->name, name) == 0) return methods[i];

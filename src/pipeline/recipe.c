@@ -1,6 +1,7 @@
 #include "pipeline/recipe.h"
 
 #include "base/memory.h"
+#include "methods/spec.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -82,50 +83,19 @@ bool pare_step_takes(const pare_step *step, const char *canonical, size_t n_dims
 
 /* --- parsing --- */
 
-typedef struct text_span {
-    const char *p, *end;
-} text_span;
-
-static void trim(text_span *s) {
-    while (s->p < s->end && isspace((unsigned char)*s->p)) s->p++;
-    while (s->p < s->end && isspace((unsigned char)s->end[-1])) s->end--;
-}
-
-/* Edit distance of two short names, for suggestions. */
-static size_t distance(const char *a, const char *b) {
-    size_t row[65], n = strlen(b);
-    if (n > 64 || strlen(a) > 64) return 64;
-    for (size_t j = 0; j <= n; j++) row[j] = j;
-    for (size_t i = 1; a[i - 1]; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= n; j++) {
-            size_t best = diagonal + (a[i - 1] != b[j - 1]);
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            diagonal = row[j];
-            row[j] = best;
-        }
-    }
-    return row[n];
-}
-
-typedef struct nearest {
-    const char *wanted, *name;
-    size_t distance;
-} nearest;
-
-static void consider(nearest *n, const char *name) {
-    size_t d = distance(n->wanted, name);
-    if (d < n->distance) *n = (nearest){n->wanted, name, d};
+static const pare_method *find_method(const char *name) {
+    for (size_t i = 0; pare_step_method_at(i); i++)
+        if (strcmp(pare_step_method_at(i)->name, name) == 0) return pare_step_method_at(i);
+    return NULL;
 }
 
 static pare_status fail_unknown_step(const char *name, pare_error *err) {
-    nearest n = {name, NULL, 4};
-    for (size_t i = 0; pare_method_at(i); i++) consider(&n, pare_method_name(pare_method_at(i)));
-    for (size_t i = 0; pare_mix_name_at(i); i++) consider(&n, pare_mix_name_at(i));
+    pare_nearest n = {name, NULL, 4};
+    for (size_t i = 0; pare_step_method_at(i); i++)
+        pare_nearest_consider(&n, pare_step_method_at(i)->name);
+    for (size_t i = 0; pare_mix_name_at(i); i++) pare_nearest_consider(&n, pare_mix_name_at(i));
     for (size_t i = 0; pare_encoding_at(i); i++)
-        consider(&n, pare_encoding_name(pare_encoding_at(i)));
+        pare_nearest_consider(&n, pare_encoding_name(pare_encoding_at(i)));
     if (n.name)
         return pare_fail(err, PARE_ERR_ARG,
                          "recipe: found step '%s', which is not known; did you mean '%s'?", name,
@@ -137,7 +107,7 @@ static pare_status fail_unknown_step(const char *name, pare_error *err) {
         name);
 }
 
-static pare_status set_target(pare_step *step, text_span target, pare_error *err) {
+static pare_status set_target(pare_step *step, pare_span target, pare_error *err) {
     size_t n = (size_t)(target.end - target.p);
     step->target = pare_strndup(target.p, n);
     if (!step->target) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
@@ -154,56 +124,11 @@ static const pare_param *step_params(const pare_step *step) {
     return step->method ? step->method->params : encode_params;
 }
 
-/* *seen: one bit per parameter of the step that was given already. */
-static pare_status set_param(pare_step *step, const char *step_name, text_span pair, uint64_t *seen,
-                             pare_error *err) {
-    const char *equals = memchr(pair.p, '=', (size_t)(pair.end - pair.p));
-    text_span name = {pair.p, equals ? equals : pair.end},
-              value = {equals ? equals + 1 : pair.end, pair.end};
-    trim(&name);
-    trim(&value);
-    char key[64], text[PARE_PARAM_TEXT_MAX];
-    snprintf(key, sizeof key, "%.*s", (int)(name.end - name.p), name.p);
-    snprintf(text, sizeof text, "%.*s", (int)(value.end - value.p), value.p);
-    if (!equals || (size_t)(value.end - value.p) >= sizeof text)
-        return pare_fail(err, PARE_ERR_ARG, "recipe: %s: found '%s', expected param=value",
-                         step_name, key);
-    nearest n = {key, NULL, 64};
-    for (const pare_param *p = step_params(step); p->name; p++) {
-        consider(&n, p->name);
-        if (strcmp(p->name, key) != 0) continue;
-        uint64_t bit = (uint64_t)1 << (p - step_params(step));
-        if (*seen & bit)
-            return pare_fail(err, PARE_ERR_ARG, "recipe: %s: found %s twice, expected it once",
-                             step_name, key);
-        *seen |= bit;
-        if (pare_param_set(p, step->options, text, err) == PARE_OK) return PARE_OK;
-        return pare_fail_prefix(err, "recipe: %s", step_name);
-    }
-    return pare_fail(err, PARE_ERR_ARG,
-                     "recipe: %s: found parameter '%s', which is not known%s%s%s", step_name, key,
-                     n.name ? "; did you mean '" : "", n.name ? n.name : "", n.name ? "'?" : "");
-}
-
-static pare_status set_params(pare_step *step, const char *name, text_span params,
-                              pare_error *err) {
-    uint64_t seen = 0;
-    while (params.p < params.end) {
-        const char *comma = memchr(params.p, ',', (size_t)(params.end - params.p));
-        text_span pair = {params.p, comma ? comma : params.end};
-        PARE_TRY(set_param(step, name, pair, &seen, err));
-        params.p = pair.end + (comma ? 1 : 0);
-    }
-    if (step->method && step->method->check && step->method->check(step->options, err) != PARE_OK)
-        return pare_fail_prefix(err, "recipe: %s", name);
-    return PARE_OK;
-}
-
 /* NAME[@TARGET][:param=value,...] */
-static pare_status parse_step(pare_step *step, text_span s, pare_error *err) {
-    text_span name = {s.p, s.p};
+static pare_status parse_step(pare_step *step, pare_span s, pare_error *err) {
+    pare_span name = {s.p, s.p};
     while (name.end < s.end && *name.end != '@' && *name.end != ':') name.end++;
-    text_span rest = {name.end, s.end}, target = {NULL, NULL};
+    pare_span rest = {name.end, s.end}, target = {NULL, NULL};
     if (rest.p < rest.end && *rest.p == '@') {
         target.p = target.end = rest.p + 1;
         bool regex = target.p < s.end && *target.p == '/';
@@ -211,13 +136,13 @@ static pare_status parse_step(pare_step *step, text_span s, pare_error *err) {
         while (target.end < s.end && *target.end != (regex ? '/' : ':')) target.end++;
         if (regex && target.end < s.end) target.end++;
         rest.p = target.end;
-        trim(&target);
+        target = pare_span_trim(target);
     }
-    trim(&name);
+    name = pare_span_trim(name);
     char text[64];
     snprintf(text, sizeof text, "%.*s", (int)(name.end - name.p), name.p);
     for (char *p = text; *p; p++) *p = (char)tolower((unsigned char)*p); /* Q4_K_M is q4_k_m */
-    step->method = pare_method_find(text);
+    step->method = find_method(text);
     if (!step->method) step->mix = pare_mix_find(text);
     if (!step->method && !step->mix) step->enc = pare_encoding_find(text);
     if (!step->method && !step->mix && !step->enc) return fail_unknown_step(text, err);
@@ -232,17 +157,20 @@ static pare_status parse_step(pare_step *step, text_span s, pare_error *err) {
     if (!step->options) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
     if (step->method) pare_method_defaults(step->method, step->options);
     if (target.p) PARE_TRY(set_target(step, target, err));
-    trim(&rest);
+    rest = pare_span_trim(rest);
     if (rest.p < rest.end && *rest.p != ':')
         return pare_fail(err, PARE_ERR_ARG, "recipe: %s: found '%.*s', expected ':' and parameters",
                          text, (int)(rest.end - rest.p), rest.p);
     if (rest.p < rest.end) rest.p++;
-    return set_params(step, text, rest, err);
+    PARE_TRY(pare_params_parse(step_params(step), step->options, rest, "recipe", text, err));
+    if (step->method && step->method->check && step->method->check(step->options, err) != PARE_OK)
+        return pare_fail_prefix(err, "recipe: %s", text);
+    return PARE_OK;
 }
 
 /* The next step's text: up to '+' or a line's end outside /.../, without comments. *separator is
  * what ended it: '+', a line's end, or 0 at the end of the text. False when nothing is left. */
-static bool next_span(const char **cursor, text_span *out, char *separator) {
+static bool next_span(const char **cursor, pare_span *out, char *separator) {
     const char *p = *cursor;
     if (!p) return false;
     out->p = p;
@@ -253,7 +181,7 @@ static bool next_span(const char **cursor, text_span *out, char *separator) {
     if (*p == '#') p += strcspn(p, "\n");
     *separator = *p;
     *cursor = *p ? p + 1 : NULL;
-    trim(out);
+    *out = pare_span_trim(*out);
     return true;
 }
 
@@ -277,15 +205,9 @@ static bool write_canonical(pare_recipe *r) {
                                      : s->enc->name;
         good = add_text(&r->text, "%s%s", i ? " + " : "", name);
         if (good && s->target) good = add_text(&r->text, "@%s%s", s->target, "");
-        const char *separator = ":";
-        for (const pare_param *p = step_params(s); good && p->name; p++) {
-            if (pare_param_is_default(p, s->options)) continue;
-            char value[PARE_PARAM_TEXT_MAX];
-            pare_param_text(p, s->options, value, sizeof value);
-            good = add_text(&r->text, "%s%s", separator, p->name) &&
-                   add_text(&r->text, "=%s%s", value, "");
-            separator = ",";
-        }
+        char *params = good ? pare_params_text(step_params(s), s->options) : NULL;
+        good = params && add_text(&r->text, "%s%s", params, "");
+        pare_free(params);
     }
     return good;
 }
@@ -295,7 +217,7 @@ static pare_status fail_empty_step(pare_error *err) {
                      "recipe: found an empty step, expected a step before and after '+'");
 }
 
-static pare_status add_step(pare_recipe *r, text_span s, pare_error *err) {
+static pare_status add_step(pare_recipe *r, pare_span s, pare_error *err) {
     if (r->n_steps == 256) return pare_fail(err, PARE_ERR_ARG, "recipe: more than 256 steps");
     pare_step *more = pare_realloc(r->steps, r->n_steps + 1, sizeof *more);
     if (!more) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
@@ -309,7 +231,7 @@ pare_status pare_recipe_parse(pare_recipe **out, const char *text, pare_error *e
     pare_recipe *r = pare_calloc(1, sizeof *r);
     if (!r) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
     pare_status st = PARE_OK;
-    text_span s;
+    pare_span s;
     char separator;
     bool after_plus = false;
     for (const char *cursor = text; st == PARE_OK && next_span(&cursor, &s, &separator);) {

@@ -368,15 +368,19 @@ static void every_method_describes_itself(void **state) {
     (void)state;
     for (size_t i = 0; pare_method_at(i); i++) {
         const pare_method *m = pare_method_at(i);
-        assert_ptr_equal(pare_method_find(m->name), m);
+        for (size_t k = 0; k < i; k++) /* names are unique within a slot */
+            assert_true(strcmp(pare_method_at(k)->name, m->name) != 0 ||
+                        strcmp(pare_method_at(k)->slot, m->slot) != 0);
         assert_true(m->summary && m->help && m->paper && m->example && m->slot);
-        assert_true(m->run || m->scales);
+        assert_int_equal((m->run || m->scales) + !!m->optim + !!m->sparse, 1);
         char text[PARE_PARAM_TEXT_MAX];
         void *options = malloc(m->options_size);
         pare_method_defaults(m, options);
         for (const pare_param *p = m->params; p->name; p++) {
             assert_non_null(p->help);
             assert_true(pare_param_is_default(p, options));
+            for (const pare_param *q = m->params; q < p; q++)
+                assert_true(strcmp(q->name, p->name) != 0 && q->offset != p->offset);
             pare_param_text(p, options, text, sizeof text);
             assert_ok(pare_param_set(p, options, text, err));
             assert_true(pare_param_is_default(p, options));

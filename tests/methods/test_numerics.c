@@ -373,8 +373,8 @@ static void try_variant(const variant *v) {
 static void every_variant(void **state) {
     (void)state;
     size_t n = 0;
-    for (size_t i = 0; pare_method_at(i); i++) {
-        const pare_method *m = pare_method_at(i);
+    for (size_t i = 0; pare_step_method_at(i); i++) {
+        const pare_method *m = pare_step_method_at(i);
         variant v;
         char value[64];
         assert_true(make_variant(&v, m, NULL, NULL));

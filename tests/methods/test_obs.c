@@ -625,17 +625,17 @@ static void fill_odd(float *w, size_t rows, size_t n, int kind) {
 static void odd_weights(void **state) {
     (void)state;
     world x = make_world(64, 200, 9);
-    for (size_t m = 0; pare_method_at(m); m++)
+    for (size_t m = 0; pare_step_method_at(m); m++)
         for (size_t rows = 1; rows <= 3; rows += 2)
             for (int kind = 0; kind < 5; kind++) {
                 float w[3 * 64], before[3 * 64];
                 fill_odd(w, rows, 64, kind);
                 memcpy(before, w, sizeof before);
-                must_run(pare_method_name(pare_method_at(m)), "", &x, w, rows);
+                must_run(pare_method_name(pare_step_method_at(m)), "", &x, w, rows);
                 for (size_t i = 0; i < rows * 64; i++) {
                     if (!isfinite(w[i]) || (before[i] == 0.0f && kind == 0 && w[i] != 0.0f))
                         fail_msg("%s, kind %d, %zu: found %g of %g",
-                                 pare_method_name(pare_method_at(m)), kind, i, (double)w[i],
+                                 pare_method_name(pare_step_method_at(m)), kind, i, (double)w[i],
                                  (double)before[i]);
                 }
             }
@@ -646,13 +646,13 @@ static void threads_do_not_matter(void **state) {
     (void)state;
     enum { N = 192, R = 40 };
     world x = make_world(N, 500, 9);
-    for (size_t m = 0; pare_method_at(m); m++) {
+    for (size_t m = 0; pare_step_method_at(m); m++) {
         float *first = NULL;
         for (int threads = 1; threads <= 7; threads += 2) {
             pare_runtime *own = rt;
             rt = test_runtime(threads, PARE_ISA_AMX);
             float *w = random_weights(R * N, 8);
-            must_run(pare_method_name(pare_method_at(m)), "", &x, w, R);
+            must_run(pare_method_name(pare_step_method_at(m)), "", &x, w, R);
             pare_runtime_free(rt);
             rt = own;
             if (first) assert_memory_equal(first, w, R * N * sizeof *w);

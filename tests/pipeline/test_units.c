@@ -126,9 +126,9 @@ static int run_apart(const pare_compress_options *o, int kind, long at, int erro
 /* Every method, and a GGUF file after the last of them. */
 static void killed_after_every_call(void **state) {
     (void)state;
-    for (size_t m = 0; m == 0 || pare_method_at(m - 1); m++) {
-        bool gguf = !pare_method_at(m);
-        const char *recipe = gguf ? "wanda:sparsity=0.5 + q8_0" : recipe_of(pare_method_at(m));
+    for (size_t m = 0; m == 0 || pare_step_method_at(m - 1); m++) {
+        bool gguf = !pare_step_method_at(m);
+        const char *recipe = gguf ? "wanda:sparsity=0.5 + q8_0" : recipe_of(pare_step_method_at(m));
         char out[1024];
         snprintf(out, sizeof out, "%s", test_path(gguf ? "killed.gguf" : "killed"));
         pare_compress_options o = options_of(recipe, out);
@@ -410,9 +410,9 @@ static void odd_numbers(void **state) {
     memset(letters, 'a', sizeof letters);
     snprintf(dull, sizeof dull, "%s", test_write("dull.txt", letters, sizeof letters));
     snprintf(out, sizeof out, "%s", test_path("odd"));
-    for (size_t m = 0; pare_method_at(m); m++) {
-        bool calibrated = pare_method_at(m)->needs;
-        pare_compress_options o = options_of(recipe_of(pare_method_at(m)), out);
+    for (size_t m = 0; pare_step_method_at(m); m++) {
+        bool calibrated = pare_step_method_at(m)->needs;
+        pare_compress_options o = options_of(recipe_of(pare_step_method_at(m)), out);
         for (int i = 0; i < (calibrated ? 3 : 2); i++) {
             o.model = bad[i];
             pare_error err = {0};
@@ -562,17 +562,17 @@ static void encodings_take_importance(void **state) {
 /* Memory, disk, time; the samples that tell the time leave no trace in the report. */
 static void the_plan_says_what_it_takes(void **state) {
     (void)state;
-    for (size_t m = 0; pare_method_at(m); m++) {
-        pare_compress_options o = options_of(recipe_of(pare_method_at(m)), NULL);
+    for (size_t m = 0; pare_step_method_at(m); m++) {
+        pare_compress_options o = options_of(recipe_of(pare_step_method_at(m)), NULL);
         o.dry_run = true;
         pare_compress_report *report = report_of(&o);
         const pare_compress_info *info = pare_compress_result(report);
-        bool told = !pare_method_at(m)->scales;
+        bool told = !pare_step_method_at(m)->scales;
         assert_true(told == (info->planned_seconds > 0) && info->planned_seconds < 3600);
         assert_int_equal(info->n_fallbacks, 0);
         for (size_t i = 0; i < info->n_layers; i++)
             assert_true(info->layers[i].error == 0 && info->layers[i].output_error == -1);
-        if (pare_method_at(m)->needs) {
+        if (pare_step_method_at(m)->needs) {
             assert_true(info->disk_bytes > 3 * 2 * 16 * TINY_DIM * 4);
             assert_true(info->work_bytes > TINY_DIM * TINY_DIM * 4);
         }
