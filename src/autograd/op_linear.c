@@ -32,8 +32,13 @@ void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in
     }
     pare_linear_out list[PARE_OP_MAX_OUTS];
     for (size_t i = 0; i < n_outs; i++)
-        list[i] = (pare_linear_out){outs[i].w,    outs[i].bias, outs[i].y, outs[i].ldy,
-                                    outs[i].row0, outs[i].rows, f->many};
+        list[i] = (pare_linear_out){.w = outs[i].w,
+                                    .bias = outs[i].bias,
+                                    .y = outs[i].y,
+                                    .ldy = outs[i].ldy,
+                                    .row0 = outs[i].row0,
+                                    .rows = outs[i].rows,
+                                    .many = f->many};
     pare_linear_forward(f->w, f->isa, f->compute, f->linear_scratch, x, ldx, n, list, n_outs);
     pare_fwd_release(f, mark);
 }

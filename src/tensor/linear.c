@@ -204,3 +204,62 @@ void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, voi
         if (job.n_outs) (few ? pare_linear_few : pare_linear_many)(w, &job);
     }
 }
+
+/* --- backward --- */
+
+static pare_linear_job many_job(pare_isa isa, pare_compute compute, void *scratch) {
+    return (pare_linear_job){.dots = pare_dot_kernels_get(isa),
+                             .tiles = pare_tile_kernels_get(isa),
+                             .unpack = pare_unpack_kernels_get(isa),
+                             .compute = compute,
+                             .scratch = scratch,
+                             .n_outs = 1};
+}
+
+size_t pare_linear_backward_scratch_bytes(size_t n, size_t out_max, int n_threads,
+                                          pare_compute compute) {
+    size_t input = pare_linear_many_bytes(n, out_max, n_threads, compute);
+    size_t weight = pare_linear_many_bytes(out_max, n, n_threads, compute);
+    return input > weight ? input : weight;
+}
+
+void pare_linear_backward_input(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
+                                float *dx, size_t lddx, size_t n, const pare_linear_grad *grads,
+                                size_t n_grads) {
+    for (size_t i = 0; i < n_grads && n; i++) {
+        const pare_linear_grad *g = &grads[i];
+        pare_tensor t = *g->w;
+        if (g->rows) {
+            t.view.part[0] = (const uint8_t *)t.view.part[0] + g->row0 * t.view.row_bytes;
+            t.view.rows = g->rows;
+        }
+        pare_linear_out out = {
+            .w = &t, .y = dx, .ldy = lddx, .transposed = true, .accumulate = true};
+        pare_linear_job job = many_job(isa, compute, scratch);
+        job.x = g->dy;
+        job.ldx = g->lddy;
+        job.n = n;
+        job.in = t.view.rows;
+        job.outs = &out;
+        pare_linear_many(w, &job);
+    }
+}
+
+void pare_linear_backward_weight(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
+                                 float *dw, const float *dy, size_t lddy, size_t out,
+                                 const pare_tensor *x, bool add) {
+    if (!x->view.rows && !add && w->id == 0) memset(dw, 0, out * x->view.cols * sizeof *dw);
+    pare_linear_out to = {
+        .w = x, .y = dw, .ldy = x->view.cols, .transposed = true, .accumulate = add};
+    pare_linear_job job = many_job(isa, compute, scratch);
+    job.x = dy;
+    job.ldx = lddy;
+    job.x_transposed = true;
+    job.n = out;
+    job.in = x->view.rows;
+    job.outs = &to;
+    if (x->view.rows)
+        pare_linear_many(w, &job);
+    else
+        pare_barrier(w);
+}

@@ -28,6 +28,8 @@ typedef struct pare_linear_out {
     size_t row0, rows; /* only rows [row0, row0 + rows) of w, y beginning with row0 (of packed forms
                           a multiple of 16); 0: all */
     bool many;         /* take the path of many rows for any n: a row's bits do not depend on n */
+    bool transposed;   /* y = x w instead: `in` are w's rows (many rows only) */
+    bool accumulate;   /* y += (many rows only) */
 } pare_linear_out;
 
 /* Bytes of scratch that linear_forward needs for up to n rows of `in_max` inputs on n_threads
@@ -40,6 +42,31 @@ size_t pare_linear_scratch_bytes(size_t n, size_t in_max, int n_threads, pare_co
 void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
                          const float *x, size_t ldx, size_t n, const pare_linear_out *outs,
                          size_t n_outs);
+
+/* The two products of a backward pass, for one of the matrices that share an input. The path of
+ * many rows for any n: `exact` in f32, `fast` in bf16 where the level has such products, else f32.
+ * Each output is one sum in the order of outputs, or of rows of x.
+ *
+ * dx[n][lddx] += dy[n][lddy] w for every matrix in turn; w's that hold codes are decoded. */
+typedef struct pare_linear_grad {
+    const pare_tensor *w; /* [out][in] */
+    const float *dy;      /* [n][lddy] */
+    size_t lddy;
+    size_t row0, rows; /* only rows [row0, row0 + rows) of w (f32, f16, bf16), dy beginning with
+                          row0; 0: all */
+} pare_linear_grad;
+void pare_linear_backward_input(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
+                                float *dx, size_t lddx, size_t n, const pare_linear_grad *grads,
+                                size_t n_grads);
+
+/* dw[out][in] = dy^T x, or += with add. x: [n][in], any encoding (f32 and bf16 are fast). */
+void pare_linear_backward_weight(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
+                                 float *dw, const float *dy, size_t lddy, size_t out,
+                                 const pare_tensor *x, bool add);
+
+/* Bytes of scratch for both: n rows of x, matrices of at most out_max x in_max. */
+size_t pare_linear_backward_scratch_bytes(size_t n, size_t out_max, int n_threads,
+                                          pare_compute compute);
 
 /* Up to so many rows together each get the bits that they get alone, exact and fast. */
 size_t pare_linear_alike_rows(const pare_encoding *enc);

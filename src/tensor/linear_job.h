@@ -13,8 +13,9 @@ typedef struct pare_linear_job {
     const pare_unpack_kernels *unpack;
     pare_compute compute;
     void *scratch;
-    const float *x; /* [n][ldx] */
+    const float *x; /* [n][ldx]; x_transposed: [in][ldx], paths of many rows only */
     size_t ldx, n, in;
+    bool x_transposed;
     const pare_linear_out *outs;
     size_t n_outs;
 } pare_linear_job;

@@ -99,10 +99,11 @@ size_t pare_linear_many_bytes(size_t n, size_t in, int n_threads, pare_compute c
     return arena.peak;
 }
 
-static form form_of(const pare_linear_job *job, const pare_encoding *enc) {
+static form form_of(const pare_linear_job *job, const pare_linear_out *out) {
+    const pare_encoding *enc = out->w->enc;
     bool exact = job->compute == PARE_COMPUTE_EXACT;
     if (job->tiles->bf16) return exact ? FORM_BF16X3 : FORM_BF16;
-    if (exact || !enc->codes) return FORM_F32;
+    if (exact || out->transposed || !enc->codes) return FORM_F32;
     if (enc->code_max - enc->code_min <= job->tiles->u8_max) return FORM_U8;
     return enc->packed ? FORM_F32 : FORM_S16;
 }
@@ -113,65 +114,86 @@ static size_t padded(size_t k) { return (k + 31) & ~(size_t)31; }
 
 /* --- x in the forms that the matrices ask for --- */
 
-static void prepare_f32(const many_space *s, const float *x, size_t ldx, size_t in, size_t row) {
-    for (size_t kb = 0; kb < s->n_kb; kb++) {
-        size_t k = block_k(in, kb);
-        memcpy(s->x + (kb * s->slab + row) * KC, x + row * ldx + kb * KC, k * sizeof(float));
-    }
+/* Each of them: block kb of one row, `from` its first value. */
+
+static void prepare_f32(const many_space *s, const float *from, size_t k, size_t kb, size_t row) {
+    memcpy(s->x + (kb * s->slab + row) * KC, from, k * sizeof(float));
 }
 
-static void prepare_bf16(const pare_linear_job *job, const many_space *s, const float *x,
-                         size_t row, int n_parts) {
-    for (size_t kb = 0; kb < s->n_kb; kb++) {
-        size_t k = block_k(job->in, kb);
-        const float *from = x + row * job->ldx + kb * KC;
-        float tail[KC];
-        if (k % 32) {
-            memset(tail, 0, sizeof tail);
-            from = memcpy(tail, from, k * sizeof(float));
-        }
-        uint16_t *to[PARTS];
-        for (int p = 0; p < PARTS; p++) to[p] = s->x16[p] + (kb * s->slab + row) * KC;
-        job->tiles->split(to, n_parts, from, padded(k));
+static void prepare_bf16(const pare_linear_job *job, const many_space *s, const float *from,
+                         size_t k, size_t kb, size_t row, int n_parts) {
+    float tail[KC];
+    if (k % 32) {
+        memset(tail, 0, sizeof tail);
+        from = memcpy(tail, from, k * sizeof(float));
     }
+    uint16_t *to[PARTS];
+    for (int p = 0; p < PARTS; p++) to[p] = s->x16[p] + (kb * s->slab + row) * KC;
+    job->tiles->split(to, n_parts, from, padded(k));
 }
 
-static void prepare_int(const pare_linear_job *job, const many_space *s, const float *x, size_t row,
-                        bool wide) {
-    for (size_t kb = 0; kb < s->n_kb; kb++) {
-        size_t k = block_k(job->in, kb), at = kb * s->slab + row, groups = padded(k) / 32;
-        pare_act a = {.n = 1,
-                      .cols = groups * 32,
-                      .q = s->q + at * KC,
-                      .d = s->d + at * (KC / 32),
-                      .sum16 = s->sum[0] + at * (KC / 16),
-                      .sum32 = s->sum[1] + at * (KC / 32),
-                      .q_stride = KC,
-                      .d_stride = KC / 32,
-                      .sum_stride = KC / 16};
-        job->dots->quantize(&a, x + row * job->ldx + kb * KC, job->ldx, 1, k);
-        if (wide) job->unpack->widen(s->q16 + at * KC, a.q, a.cols);
+static void prepare_int(const pare_linear_job *job, const many_space *s, const float *from,
+                        size_t k, size_t kb, size_t row, bool wide) {
+    size_t at = kb * s->slab + row;
+    pare_act a = {.n = 1,
+                  .cols = padded(k),
+                  .q = s->q + at * KC,
+                  .d = s->d + at * (KC / 32),
+                  .sum16 = s->sum[0] + at * (KC / 16),
+                  .sum32 = s->sum[1] + at * (KC / 32),
+                  .q_stride = KC,
+                  .d_stride = KC / 32,
+                  .sum_stride = KC / 16};
+    job->dots->quantize(&a, from, job->ldx, 1, k);
+    if (wide) job->unpack->widen(s->q16 + at * KC, a.q, a.cols);
+}
+
+/* to[NR][KC] = k values of up to NR rows of an x that lies transposed; `from` is the first value of
+ * the first row. */
+static void gather_rows(const pare_linear_job *job, float *to, const float *from, size_t n_rows,
+                        size_t k) {
+    float block[NR * NR] __attribute__((aligned(64)));
+    size_t i = 0;
+    for (; n_rows == NR && i + NR <= k; i += NR) {
+        job->tiles->transpose((uint32_t *)block, (const uint32_t *)(from + i * job->ldx), job->ldx,
+                              NR);
+        for (size_t r = 0; r < NR; r++) memcpy(to + r * KC + i, block + r * NR, sizeof(float) * NR);
     }
+    for (; i < k; i++)
+        for (size_t r = 0; r < n_rows; r++) to[r * KC + i] = from[i * job->ldx + r];
 }
 
 static void prepare(pare_worker *w, const pare_linear_job *job, const many_space *s, const float *x,
                     size_t n) {
     bool wanted[FORMS] = {false};
-    for (size_t o = 0; o < job->n_outs; o++) wanted[form_of(job, job->outs[o].w->enc)] = true;
+    for (size_t o = 0; o < job->n_outs; o++) wanted[form_of(job, &job->outs[o])] = true;
     size_t begin, end;
-    pare_share(w, n, 1, &begin, &end);
-    for (size_t row = begin; row < end; row++) {
-        if (wanted[FORM_F32]) prepare_f32(s, x, job->ldx, job->in, row);
-        if (wanted[FORM_BF16]) prepare_bf16(job, s, x, row, 1);
-        if (wanted[FORM_BF16X3]) prepare_bf16(job, s, x, row, PARTS);
-        if (wanted[FORM_U8] || wanted[FORM_S16]) prepare_int(job, s, x, row, wanted[FORM_S16]);
-    }
+    pare_share(w, n, job->x_transposed ? NR : 1, &begin, &end);
+    for (size_t first = begin; first < end; first += NR)
+        for (size_t kb = 0; kb < s->n_kb; kb++) {
+            size_t n_rows = end - first < NR ? end - first : NR, ld = job->ldx;
+            size_t k = block_k(job->in, kb);
+            const float *from = x + first * ld + kb * KC;
+            if (job->x_transposed) {
+                gather_rows(job, s->rows, x + kb * KC * ld + first, n_rows, k);
+                from = s->rows;
+                ld = KC;
+            }
+            for (size_t row = first; row < first + n_rows; row++, from += ld) {
+                if (wanted[FORM_F32]) prepare_f32(s, from, k, kb, row);
+                if (wanted[FORM_BF16]) prepare_bf16(job, s, from, k, kb, row, 1);
+                if (wanted[FORM_BF16X3]) prepare_bf16(job, s, from, k, kb, row, PARTS);
+                if (wanted[FORM_U8] || wanted[FORM_S16])
+                    prepare_int(job, s, from, k, kb, row, wanted[FORM_S16]);
+            }
+        }
     pare_barrier(w);
 }
 
 /* --- a panel: unpacked, multiplied --- */
 
-/* Rows [row0, row0 + NR) of a matrix; fewer at its end, the others count as zero. */
+/* Rows [row0, row0 + NR) of a matrix, or columns where it is transposed; fewer at its end, the
+ * others count as zero. */
 typedef struct panel_at {
     const pare_linear_out *out;
     size_t row0, n_rows;
@@ -276,11 +298,42 @@ static void expand_packed(const pare_linear_job *job, const many_space *s, const
                               to->has_offset ? to->offset : NULL, enc->code_group, k);
 }
 
+/* y[NR] = the panel's columns of one row of the matrix. */
+static void decode_columns(float *y, const panel_at *p, size_t row) {
+    const pare_tensor *t = p->out->w;
+    size_t len = t->enc->block_len > 32 ? t->enc->block_len : 32, col = p->row0;
+    float window[PARE_TILE_KC];
+    if (t->enc->span > len) len = t->enc->span;
+    size_t first = col / len * len, n = t->view.cols - first < len ? t->view.cols - first : len;
+    t->enc->decode(window, &t->view, row, first, n);
+    memcpy(y, window + (col - first), p->n_rows * sizeof *y);
+}
+
+/* to->panel of a transposed matrix: k of its rows, 16 columns of each. */
+static void unpack_columns(const panel_at *p, size_t kb, size_t k, panel_space *to) {
+    const pare_view *v = &p->out->w->view;
+    pare_dotf_id id = p->out->w->enc->dotf;
+    for (size_t i = 0; i < k; i++) {
+        float *y = to->panel + i * NR;
+        size_t row = kb * KC + i;
+        const uint8_t *from = (const uint8_t *)v->part[0] + row * v->row_bytes;
+        if (p->n_rows < NR) memset(y, 0, NR * sizeof *y);
+        if (id == PARE_DOTF_f32 && p->n_rows == NR)
+            memcpy(y, from + p->row0 * sizeof *y, NR * sizeof *y);
+        else if (id == PARE_DOTF_f32 || id == PARE_DOTF_f16 || id == PARE_DOTF_bf16)
+            p->out->w->enc->decode(y, v, row, p->row0, p->n_rows);
+        else
+            decode_columns(y, p, row);
+    }
+}
+
 static void unpack_f32(const pare_linear_job *job, const many_space *s, const panel_at *p,
                        size_t kb, panel_space *to) {
     const pare_encoding *enc = p->out->w->enc;
     size_t k = block_k(job->in, kb);
-    if (enc->codes && enc->packed) {
+    if (p->out->transposed) {
+        unpack_columns(p, kb, k, to);
+    } else if (enc->codes && enc->packed) {
         expand_packed(job, s, p, kb, k, to);
     } else if (enc->codes && k % 32 == 0) {
         unpack_codes(job, s, p, kb, k, FORM_F32);
@@ -311,8 +364,14 @@ static void unpack_bf16(const pare_linear_job *job, const many_space *s, const p
     size_t k = padded(block_k(job->in, kb));
     int n_parts = p->form == FORM_BF16X3 ? PARTS : 1;
     const pare_encoding *enc = p->out->w->enc;
-    if (enc->codes && enc->packed) { /* all 16 rows at once */
-        expand_packed(job, s, p, kb, k, to);
+    if (p->out->transposed || (enc->codes && enc->packed)) { /* all 16 rows at once */
+        if (p->out->transposed) {
+            size_t filled = block_k(job->in, kb);
+            unpack_columns(p, kb, filled, to);
+            memset(to->panel + filled * NR, 0, (k - filled) * NR * sizeof *to->panel);
+        } else {
+            expand_packed(job, s, p, kb, k, to);
+        }
         job->tiles->split(s->rows16, n_parts, to->panel, NR * k);
         for (int i = 0; i < n_parts; i++)
             job->unpack->pair_panel((uint32_t *)to->panel16[i], s->rows16[i], k);
@@ -391,7 +450,9 @@ static void write_panels(const many_space *s, const panel_at *panels, size_t n_p
             float *y = p->out->y + (y_row + m) * p->out->ldy + (p->row0 - p->out->row0);
             float sums[NR];
             for (size_t r = 0; r < NR; r++) sums[r] = c[r] + bias[i][r];
-            if (p->n_rows == NR)
+            if (p->out->accumulate)
+                for (size_t r = 0; r < p->n_rows; r++) y[r] += sums[r];
+            else if (p->n_rows == NR)
                 memcpy(y, sums, sizeof sums);
             else
                 memcpy(y, sums, p->n_rows * sizeof *y);
@@ -400,7 +461,9 @@ static void write_panels(const many_space *s, const panel_at *panels, size_t n_p
 
 /* --- the loops --- */
 
-static size_t rows_of(const pare_linear_out *o) { return o->rows ? o->rows : o->w->view.rows; }
+static size_t rows_of(const pare_linear_out *o) {
+    return o->rows ? o->rows : o->transposed ? o->w->view.cols : o->w->view.rows;
+}
 static size_t panels_of(const pare_linear_out *o) { return (rows_of(o) + NR - 1) / NR; }
 
 /* Panel number i of all matrices in order. */
@@ -408,7 +471,7 @@ static panel_at find_panel(const pare_linear_job *job, size_t i) {
     const pare_linear_out *o = job->outs;
     while (i >= panels_of(o)) i -= panels_of(o++);
     size_t left = rows_of(o) - i * NR;
-    return (panel_at){o, o->row0 + i * NR, left < NR ? left : NR, form_of(job, o->w->enc)};
+    return (panel_at){o, o->row0 + i * NR, left < NR ? left : NR, form_of(job, o)};
 }
 
 /* Panels [first, last) for rows [m0, m1) of the slab that begins at row y_row. */
@@ -469,7 +532,7 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
     many_plan(&arena, &s, w->id, slab, job->in, w->n, job->compute);
     for (size_t row = 0; row < job->n; row += s.slab) {
         size_t n = job->n - row < s.slab ? job->n - row : s.slab;
-        prepare(w, job, &s, job->x + row * job->ldx, n);
+        prepare(w, job, &s, job->x + row * (job->x_transposed ? 1 : job->ldx), n);
         cut c = cut_work(job, n, (size_t)w->n);
         for (size_t item; (item = pare_take(w, 1)) < c.n_items;) {
             size_t first = item / c.splits * c.item_panels, last = first + c.item_panels;
