@@ -4,6 +4,7 @@
 
 #include "kernels/act_fn.h"
 #include "kernels/attention.h"
+#include "kernels/grad.h"
 #include "kernels/norm.h"
 #include "kernels/rope.h"
 #include "kernels/softmax.h"
@@ -14,6 +15,7 @@ typedef struct pare_op_kernels {
     const pare_rope_kernels *rope;
     const pare_softmax_kernels *softmax;
     const pare_attn_kernels *attn;
+    const pare_grad_kernels *grad;
 } pare_op_kernels;
 
 /* The tables for a level; static storage. */
