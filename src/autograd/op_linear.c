@@ -1,6 +1,8 @@
 /* The linear operator: hooks around tensor/linear.h. */
 #include "autograd/ops.h"
 
+#include "autograd/tape.h"
+
 #include "tensor/linear.h"
 
 void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in,
@@ -8,6 +10,7 @@ void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in
     pare_fwd_marks mark = pare_fwd_mark(f);
     float *quantized = NULL;
     if (f->act_quant) quantized = pare_fwd_alloc(f, n * in, sizeof *quantized);
+    if (f->tape) pare_tape_linear(f, x, ldx, n, in, outs, n_outs);
     if (pare_fwd_planning(f)) {
         size_t bytes = pare_linear_scratch_bytes(n, in, f->w->n, f->compute);
         if (bytes > f->linear_bytes) f->linear_bytes = bytes;

@@ -1,5 +1,7 @@
 #include "autograd/ops.h"
 
+#include "autograd/tape.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -35,6 +37,7 @@ static void wait_for(const pare_fwd *f, const void *y) {
 
 void pare_op_embed(pare_fwd *f, float *y, const pare_tensor *table, const int32_t *ids, size_t n,
                    size_t dim, float scale) {
+    if (f->tape) pare_tape_embed(f, y, table, ids, n, dim, scale);
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
     my_part(f, y, n, 1, &begin, &end);
@@ -47,6 +50,7 @@ void pare_op_embed(pare_fwd *f, float *y, const pare_tensor *table, const int32_
 
 void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table,
                            const pare_attn_span *spans, size_t offset, size_t n, size_t dim) {
+    if (f->tape) pare_tape_positions(f, x, table, spans, offset, n, dim);
     pare_fwd_marks mark = pare_fwd_mark(f);
     float *row = NULL, *rows = NULL;
     if (pare_fwd_owns(f, n)) /* shared memory would need a barrier before it is given back */
@@ -72,6 +76,7 @@ void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table,
 
 void pare_op_rmsnorm(pare_fwd *f, float *y, const float *x, const float *g, size_t n, size_t dim,
                      float eps) {
+    if (f->tape) pare_tape_norm(f, y, dim, x, dim, NULL, g, NULL, n, 1, dim, eps, true);
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
     my_part(f, y, n, 1, &begin, &end);
@@ -81,6 +86,7 @@ void pare_op_rmsnorm(pare_fwd *f, float *y, const float *x, const float *g, size
 
 void pare_op_add_rmsnorm(pare_fwd *f, float *y, float *x, const float *r, const float *g, size_t n,
                          size_t dim, float eps) {
+    if (f->tape) pare_tape_norm(f, y, dim, x, dim, r, g, NULL, n, 1, dim, eps, true);
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
     my_part(f, y, n, 1, &begin, &end);
@@ -91,6 +97,7 @@ void pare_op_add_rmsnorm(pare_fwd *f, float *y, float *x, const float *r, const 
 
 void pare_op_layernorm(pare_fwd *f, float *y, const float *x, const float *g, const float *b,
                        size_t n, size_t dim, float eps) {
+    if (f->tape) pare_tape_norm(f, y, dim, x, dim, NULL, g, b, n, 1, dim, eps, false);
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
     my_part(f, y, n, 1, &begin, &end);
@@ -101,6 +108,7 @@ void pare_op_layernorm(pare_fwd *f, float *y, const float *x, const float *g, co
 
 void pare_op_head_rmsnorm(pare_fwd *f, float *y, size_t ldy, const float *x, size_t ldx,
                           const float *g, size_t n, size_t n_heads, size_t head_dim, float eps) {
+    if (f->tape) pare_tape_norm(f, y, ldy, x, ldx, NULL, g, NULL, n, n_heads, head_dim, eps, true);
     if (pare_fwd_planning(f)) return;
     size_t begin, end;
     my_part(f, y, n * n_heads, 1, &begin, &end);
@@ -122,6 +130,7 @@ static size_t my_values(const pare_fwd *f, const float *y, size_t n, size_t dim,
 
 void pare_op_silu_mul(pare_fwd *f, float *y, const float *gate, const float *up, size_t n,
                       size_t dim) {
+    if (f->tape) pare_tape_activation(f, PARE_TAPE_SILU_MUL, y, gate, up, n * dim);
     if (pare_fwd_planning(f)) return;
     size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->silu_mul(y + i, gate + i, up + i, count);
@@ -130,6 +139,7 @@ void pare_op_silu_mul(pare_fwd *f, float *y, const float *gate, const float *up,
 
 void pare_op_gelu_mul(pare_fwd *f, float *y, const float *gate, const float *up, size_t n,
                       size_t dim) {
+    if (f->tape) pare_tape_activation(f, PARE_TAPE_GELU_MUL, y, gate, up, n * dim);
     if (pare_fwd_planning(f)) return;
     size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->gelu_mul(y + i, gate + i, up + i, count);
@@ -137,6 +147,7 @@ void pare_op_gelu_mul(pare_fwd *f, float *y, const float *gate, const float *up,
 }
 
 void pare_op_gelu(pare_fwd *f, float *y, const float *x, size_t n, size_t dim) {
+    if (f->tape) pare_tape_activation(f, PARE_TAPE_GELU, y, x, NULL, n * dim);
     if (pare_fwd_planning(f)) return;
     size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->gelu(y + i, x + i, count);
@@ -144,6 +155,7 @@ void pare_op_gelu(pare_fwd *f, float *y, const float *x, size_t n, size_t dim) {
 }
 
 void pare_op_relu(pare_fwd *f, float *y, const float *x, size_t n, size_t dim) {
+    if (f->tape) pare_tape_activation(f, PARE_TAPE_RELU, y, x, NULL, n * dim);
     if (pare_fwd_planning(f)) return;
     size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->relu(y + i, x + i, count);
@@ -151,6 +163,7 @@ void pare_op_relu(pare_fwd *f, float *y, const float *x, size_t n, size_t dim) {
 }
 
 void pare_op_add(pare_fwd *f, float *y, const float *a, const float *b, size_t n, size_t dim) {
+    if (f->tape) pare_tape_sum(f, y, a, b, n * dim);
     if (pare_fwd_planning(f)) return;
     size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->add(y + i, a + i, b + i, count);
@@ -158,6 +171,7 @@ void pare_op_add(pare_fwd *f, float *y, const float *a, const float *b, size_t n
 }
 
 void pare_op_scale(pare_fwd *f, float *y, const float *x, float s, size_t n, size_t dim) {
+    if (f->tape) pare_tape_scale(f, y, x, s, n * dim);
     if (pare_fwd_planning(f)) return;
     size_t i, count = my_values(f, y, n, dim, &i);
     f->k->act->scale(y + i, x + i, s, count);
@@ -192,6 +206,7 @@ void pare_op_rope_angles(pare_fwd *f, float *angles, const pare_rope *rope,
 
 void pare_op_rope(pare_fwd *f, float *x, size_t ldx, size_t n, size_t n_heads,
                   const pare_rope *rope, const float *angles) {
+    if (f->tape && rope->half) pare_tape_rope(f, x, ldx, n, n_heads, rope->half, angles);
     if (pare_fwd_planning(f) || rope->half == 0) return;
     size_t half = rope->half, begin, end;
     my_part(f, x, n * n_heads, 1, &begin, &end);
@@ -224,6 +239,8 @@ void pare_op_kv_store(pare_fwd *f, const pare_attn_span *spans, size_t layer, co
 void pare_op_attention(pare_fwd *f, float *out, size_t ldo, const float *q, size_t ldq,
                        const pare_attn_span *spans, size_t n_spans, size_t layer,
                        const pare_attn *a, size_t n_kv_heads, size_t head_dim, size_t n) {
+    if (f->tape)
+        pare_tape_attention(f, out, ldo, q, ldq, spans, n_spans, layer, a, n_kv_heads, head_dim, n);
     pare_fwd_marks mark = pare_fwd_mark(f);
     size_t bytes = pare_attention_scratch_bytes(head_dim, n_kv_heads, a, n, f->w->n);
     void *scratch = pare_fwd_alloc(f, bytes, 1);

@@ -93,6 +93,23 @@ static pare_op_out out_of(const pare_linear *l, float *y, size_t ldy) {
     return (pare_op_out){.name = l->name, .w = &l->w, .bias = l->bias, .y = y, .ldy = ldy};
 }
 
+/* The pass's spans over its own keys and values, which lie in the order of the tokens. */
+static const pare_attn_span *plain_spans(pare_fwd *f, const pare_pass *p, const float *k,
+                                         const float *v, size_t ld, const pare_model_config *c) {
+    size_t count = p->n_spans ? p->n_spans : 1;
+    pare_attn_span *spans = pare_fwd_alloc(f, count, sizeof *spans);
+    pare_kv_layer *layers = pare_fwd_alloc(f, count, sizeof *layers);
+    if (pare_fwd_planning(f)) return NULL;
+    if (f->w->id == 0)
+        for (size_t i = 0, row = 0; i < count; row += spans[i++].n) {
+            layers[i] =
+                pare_kv_layer_of(k + row * ld, v + row * ld, ld, c->n_kv_heads, c->head_dim);
+            spans[i] = (pare_attn_span){&layers[i], p->spans ? p->spans[i].n : p->n, 0};
+        }
+    pare_barrier(f->w);
+    return spans;
+}
+
 void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t layer,
                           float *out, const float *a) {
     const pare_model_config *c = &m->config;
@@ -130,12 +147,9 @@ void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, 
                  local ? p->angles_local : p->angles);
 
     const pare_attn_span *spans = p->spans;
-    pare_kv_layer plain;
-    pare_attn_span alone = {&plain, n, 0};
     size_t at = layer;
     if (!spans || !spans->layers) {
-        plain = pare_kv_layer_of(k, v, ld, c->n_kv_heads, c->head_dim);
-        spans = &alone;
+        spans = plain_spans(f, p, k, v, ld, c);
         at = 0;
     } else {
         pare_op_kv_store(f, spans, at, k, ld, v, ld, n);

@@ -57,6 +57,8 @@ pare_status pare_model_open(pare_model **out, pare_runtime *rt, pare_source *sou
 pare_status pare_model_load_layers(pare_model *m, size_t begin, size_t end, pare_error *err);
 /* Frees the weights of a layer; it may be loaded again. */
 void pare_model_drop_layer(pare_model *m, size_t layer);
+/* Frees what is in no layer, for a caller that puts its own there. */
+void pare_model_drop_globals(pare_model *m);
 
 /* A matrix that tokens are multiplied with: any but the tables they are looked up in. */
 bool pare_model_is_multiplied(const pare_model *m, const pare_source_tensor *t);
@@ -71,9 +73,8 @@ const float **pare_model_vector(pare_model *m, size_t layer, const char *name);
 typedef struct pare_pass {
     const int32_t *ids;          /* [n], checked; NULL in a plan */
     size_t n;                    /* tokens of all spans */
-    const pare_attn_span *spans; /* [n_spans] sequences, at least one; may be NULL in a plan. A
-                                    single one with layers NULL and pos0 0: attention over the
-                                    pass's own tokens */
+    const pare_attn_span *spans; /* [n_spans] sequences, at least one; may be NULL in a plan. With
+                                    layers NULL and pos0 0: attention over the pass's own tokens */
     size_t n_spans;
     float *angles, *angles_local; /* of RoPE; made by pare_pass_begin */
 } pare_pass;
