@@ -231,6 +231,12 @@ void pare_model_drop_layer(pare_model *m, size_t layer) {
     *l = (pare_layer){0};
 }
 
+void pare_model_drop_globals(pare_model *m) {
+    pare_layer *layers = m->weights.layers;
+    release(&m->weights.block);
+    m->weights = (pare_weights){.layers = layers};
+}
+
 pare_linear *pare_model_linear(pare_model *m, size_t layer, const char *name) {
     for (const pare_weight_spec *spec = m->arch->weights; spec->name; spec++) {
         if (!strchr(spec->name, '#') || spec->out == PARE_X_NONE) continue;

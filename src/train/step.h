@@ -1,0 +1,37 @@
+/* One forward and backward pass over a batch of token sequences: the loss, and its gradient added
+ * to the arrays of the weights. All memory is planned before the first. */
+#ifndef PARE_SRC_TRAIN_STEP_H
+#define PARE_SRC_TRAIN_STEP_H
+
+#include "train/weights.h"
+
+typedef struct pare_step_options {
+    size_t n_tokens, n_spans; /* most tokens and sequences of a pass */
+    pare_compute compute;     /* exact: f32; fast: bf16 where the level multiplies it, and inputs of
+                                 linear layers kept in bf16 */
+    bool recompute;           /* keep the input of each layer only and compute the layer again */
+} pare_step_options;
+
+typedef struct pare_step pare_step;
+
+/* weights: borrowed. Errors: PARE_ERR_NOMEM, PARE_ERR_ARG (nothing to compute). */
+pare_status pare_step_create(pare_step **out, pare_train_weights *weights,
+                             const pare_step_options *o, pare_error *err);
+void pare_step_free(pare_step *s);
+/* Bytes of memory that it holds, weights not counted. */
+size_t pare_step_bytes(const pare_step *s);
+
+/* A batch: sequences one after the other, each attends to itself only. */
+typedef struct pare_batch {
+    const int32_t *ids, *targets; /* [n_tokens], checked; target -1: does not count */
+    const size_t *lengths;        /* [n_spans] tokens of each sequence, all > 0 */
+    size_t n_tokens, n_spans;
+} pare_batch;
+
+/* *nll = sum of -log p(target) over the targets that count. With a gradient, scale times its
+ * gradient is added to the weights' (overwritten where fresh). Errors: PARE_ERR_ARG (more than was
+ * planned). */
+pare_status pare_step_run(pare_step *s, const pare_batch *b, bool gradient, float scale,
+                          double *nll, pare_error *err);
+
+#endif

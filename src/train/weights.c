@@ -1,0 +1,245 @@
+#include "train/weights.h"
+
+#include "base/runtime.h"
+#include "kernels/tile.h"
+#include "model/names.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Where the model holds a tensor: a matrix, or a vector. */
+typedef struct place {
+    pare_linear *linear;
+    const float **vector;
+} place;
+
+static place place_of(pare_model *m, const char *canonical) {
+    pare_name n;
+    place p = {0};
+    if (!pare_name_parse(&n, m->arch, PARE_NAMES_GGUF, canonical)) return p;
+    void *owner = n.layer == SIZE_MAX ? (void *)&m->weights : (void *)&m->weights.layers[n.layer];
+    uint8_t *field = (uint8_t *)owner + n.spec->offset;
+    if (n.spec->out == PARE_X_NONE)
+        p.vector = n.is_bias ? &((pare_norm *)field)->bias : &((pare_norm *)field)->w;
+    else if (n.is_bias)
+        p.vector = &((pare_linear *)field)->bias;
+    else
+        p.linear = (pare_linear *)field;
+    return p;
+}
+
+static size_t layer_of(const pare_model *m, const char *canonical) {
+    pare_name n;
+    return pare_name_parse(&n, m->arch, PARE_NAMES_GGUF, canonical) ? n.layer : SIZE_MAX;
+}
+
+/* Names, shapes and kinds; memory is laid out by place_memory. */
+static void describe(pare_train_weights *w) {
+    const pare_source *s = w->model->source;
+    for (size_t i = 0; i < pare_source_n_tensors(s); i++) {
+        const pare_source_tensor *t = pare_source_tensor_at(s, i);
+        if (!t->canonical) continue;
+        place p = place_of(w->model, t->canonical);
+        if (!p.linear && !p.vector) continue;
+        pare_train_tensor *to = &w->tensors[w->n++];
+        to->name = t->canonical;
+        pare_source_shape(t, &to->rows, &to->cols);
+        to->matrix = p.linear != NULL;
+        to->linear = to->matrix && strcmp(t->canonical, "token_embd.weight") != 0 &&
+                     strcmp(t->canonical, "position_embd.weight") != 0;
+        to->frozen = strcmp(t->canonical, "rope_freqs.weight") == 0;
+        to->fresh = true;
+    }
+}
+
+/* Bytes of all arrays; with memory there they are placed. Each is followed by 64 readable bytes. */
+static size_t place_memory(pare_train_weights *w, bool half) {
+    pare_arena arena = {.base = w->memory, .capacity = w->memory ? w->bytes : SIZE_MAX};
+    for (size_t i = 0; i < w->n; i++) {
+        pare_train_tensor *t = &w->tensors[i];
+        size_t count = t->rows * t->cols;
+        t->w = pare_arena_alloc(&arena, count + 16, sizeof *t->w);
+        if (!t->frozen) t->grad = pare_arena_alloc(&arena, count + 16, sizeof *t->grad);
+        if (half && t->matrix) t->half = pare_arena_alloc(&arena, count + 32, sizeof *t->half);
+    }
+    return arena.peak;
+}
+
+/* Decodes what was loaded of a layer (SIZE_MAX: of what is in none) and lets go of the loaded
+ * memory; the model then reads the masters. */
+static void take_over(pare_train_weights *w, size_t layer) {
+    pare_model *m = w->model;
+    for (size_t i = 0; i < w->n; i++) {
+        pare_train_tensor *t = &w->tensors[i];
+        if (layer_of(m, t->name) != layer) continue;
+        place p = place_of(m, t->name);
+        if (p.linear)
+            pare_tensor_decode(m->rt, t->w, &p.linear->w);
+        else
+            memcpy(t->w, *p.vector, t->cols * sizeof *t->w);
+    }
+    if (layer == SIZE_MAX)
+        pare_model_drop_globals(m);
+    else
+        pare_model_drop_layer(m, layer);
+    for (size_t i = 0; i < w->n; i++) {
+        pare_train_tensor *t = &w->tensors[i];
+        if (layer_of(m, t->name) != layer) continue;
+        place p = place_of(m, t->name);
+        if (p.vector) *p.vector = t->w;
+        if (!p.linear) continue;
+        p.linear->name = t->name;
+        p.linear->w = t->half
+                          ? pare_tensor_wrap(pare_encoding_find("bf16"), t->half, t->rows, t->cols)
+                          : pare_tensor_wrap(pare_encoding_find("f32"), t->w, t->rows, t->cols);
+    }
+}
+
+static int by_key(const void *a, const void *b) {
+    const pare_param *x = a, *y = b;
+    return (uintptr_t)x->key < (uintptr_t)y->key ? -1 : (uintptr_t)x->key > (uintptr_t)y->key;
+}
+
+static void list_params(pare_train_weights *w) {
+    for (size_t i = 0; i < w->n; i++) {
+        pare_train_tensor *t = &w->tensors[i];
+        if (!t->grad) continue;
+        w->params[w->n_params++] = (pare_param){.key = t->half ? (void *)t->half : (void *)t->w,
+                                                .grad = t->grad,
+                                                .fresh = &t->fresh,
+                                                .rows = t->rows,
+                                                .cols = t->cols};
+    }
+    qsort(w->params, w->n_params, sizeof *w->params, by_key);
+}
+
+static pare_status fill(pare_train_weights *w, bool fast, pare_error *err) {
+    pare_model *m = w->model;
+    size_t n = pare_source_n_tensors(m->source);
+    w->tensors = pare_calloc(n, sizeof *w->tensors);
+    w->params = pare_calloc(n, sizeof *w->params);
+    if (!w->tensors || !w->params)
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: list of weights", pare_source_path(m->source));
+    describe(w);
+    bool half = fast && pare_tile_kernels_get(pare_runtime_isa(m->rt))->bf16 != NULL;
+    w->bytes = place_memory(w, half);
+    w->memory = pare_big_alloc(w->bytes);
+    if (!w->memory)
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: %zu bytes for weights and gradients",
+                         pare_source_path(m->source), w->bytes);
+    place_memory(w, half);
+    take_over(w, SIZE_MAX);
+    for (size_t l = 0; l < m->config.n_layers; l++) {
+        PARE_TRY(pare_model_load_layers(m, l, l + 1, err));
+        take_over(w, l);
+    }
+    pare_train_weights_round(w);
+    list_params(w);
+    return PARE_OK;
+}
+
+pare_status pare_train_weights_open(pare_train_weights **out, pare_runtime *rt, const char *path,
+                                    bool fast, pare_error *err) {
+    *out = NULL;
+    pare_source *source;
+    PARE_TRY(pare_source_open(&source, path, err));
+    pare_train_weights *w = pare_calloc(1, sizeof *w);
+    if (!w) {
+        pare_source_close(source);
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: the model", path);
+    }
+    pare_status st = pare_model_open(&w->model, rt, source, err);
+    if (st == PARE_OK) st = fill(w, fast, err);
+    if (st != PARE_OK) {
+        pare_train_weights_free(w);
+        return st;
+    }
+    *out = w;
+    return PARE_OK;
+}
+
+void pare_train_weights_free(pare_train_weights *w) {
+    if (!w) return;
+    pare_model_free(w->model);
+    if (w->memory) pare_big_free(w->memory, w->bytes);
+    pare_free(w->params);
+    pare_free(w->tensors);
+    pare_free(w);
+}
+
+pare_train_tensor *pare_train_weights_find(const pare_train_weights *w, const char *name) {
+    for (size_t i = 0; i < w->n; i++)
+        if (strcmp(w->tensors[i].name, name) == 0) return &w->tensors[i];
+    return NULL;
+}
+
+void pare_train_weights_clear(pare_train_weights *w) {
+    for (size_t i = 0; i < w->n; i++) w->tensors[i].fresh = true;
+}
+
+typedef struct round_job {
+    const pare_train_tensor *t;
+    const pare_encode_kernels *k;
+    const pare_encoding *bf16;
+} round_job;
+
+static void round_rows(void *arg, size_t begin, size_t end) {
+    const round_job *j = arg;
+    size_t cols = j->t->cols;
+    for (size_t r = begin; r < end; r++)
+        j->bf16->encode_row(j->k, j->t->half + r * cols, j->t->w + r * cols, cols, NULL);
+}
+
+void pare_train_weights_round(pare_train_weights *w) {
+    pare_runtime *rt = w->model->rt;
+    for (size_t i = 0; i < w->n; i++) {
+        round_job job = {&w->tensors[i], pare_encode_kernels_get(pare_runtime_isa(rt)),
+                         pare_encoding_find("bf16")};
+        if (job.t->half) pare_parallel_for(rt, job.t->rows, 16, round_rows, &job);
+    }
+}
+
+enum { NORM_BLOCK = 1 << 14 };
+
+typedef struct norm_job {
+    const float *x;
+    size_t n;
+    double *sums; /* one a block */
+} norm_job;
+
+static void sum_blocks(void *arg, size_t begin, size_t end) {
+    const norm_job *j = arg;
+    for (size_t b = begin; b < end; b++) {
+        size_t first = b * NORM_BLOCK, last = first + NORM_BLOCK < j->n ? first + NORM_BLOCK : j->n;
+        double part[8] = {0};
+        size_t i = first;
+        for (; i + 8 <= last; i += 8)
+            for (size_t k = 0; k < 8; k++) part[k] += (double)j->x[i + k] * (double)j->x[i + k];
+        for (; i < last; i++) part[0] += (double)j->x[i] * (double)j->x[i];
+        double sum = 0;
+        for (size_t k = 0; k < 8; k++) sum += part[k];
+        j->sums[b] = sum;
+    }
+}
+
+double pare_train_grad_norm(const pare_train_weights *w) {
+    double total = 0;
+    for (size_t i = 0; i < w->n; i++) {
+        const pare_train_tensor *t = &w->tensors[i];
+        if (!t->grad || t->fresh) continue;
+        size_t n = t->rows * t->cols, done = 0;
+        while (done < n) { /* so many blocks at a time that their sums fit the stack */
+            double sums[256];
+            size_t part = n - done < sizeof sums / sizeof *sums * NORM_BLOCK
+                              ? n - done
+                              : sizeof sums / sizeof *sums * NORM_BLOCK;
+            size_t blocks = (part + NORM_BLOCK - 1) / NORM_BLOCK;
+            norm_job job = {t->grad + done, part, sums};
+            pare_parallel_for(w->model->rt, blocks, 1, sum_blocks, &job);
+            for (size_t b = 0; b < blocks; b++) total += sums[b];
+            done += part;
+        }
+    }
+    return sqrt(total);
+}

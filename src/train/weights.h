@@ -1,0 +1,50 @@
+/* A model whose weights are trained: f32 masters and gradients of all tensors, and the model built
+ * on them (or on copies in bf16, where the processor multiplies those).
+ *
+ * The model's file may hold any encoding: what is read is decoded. A layer is read and decoded at a
+ * time. */
+#ifndef PARE_SRC_TRAIN_WEIGHTS_H
+#define PARE_SRC_TRAIN_WEIGHTS_H
+
+#include "autograd/tape.h"
+#include "model/model.h"
+
+typedef struct pare_train_tensor {
+    const char *name;  /* canonical, "blk.0.attn_q.weight"; owned by the model's source */
+    size_t rows, cols; /* a vector has rows 1 */
+    bool matrix;       /* else a norm or a bias */
+    bool linear;       /* a matrix that tokens are multiplied with and not looked up in */
+    bool frozen;       /* no gradient */
+    bool fresh;        /* grad holds nothing yet: counts as zero */
+    float *w, *grad;   /* [rows][cols]; grad NULL: frozen */
+    uint16_t *half;    /* bf16 copy that the model multiplies, or NULL */
+} pare_train_tensor;
+
+typedef struct pare_train_weights {
+    pare_model *model;          /* owned */
+    pare_train_tensor *tensors; /* [n], in the order of the file */
+    size_t n;
+    pare_param *params; /* [n_params], for tapes */
+    size_t n_params;
+    uint8_t *memory;
+    size_t bytes;
+} pare_train_weights;
+
+/* Opens a model for training. fast: products in bf16 where the level has them. Errors: those of
+ * pare_model_open, PARE_ERR_NOMEM. */
+pare_status pare_train_weights_open(pare_train_weights **out, pare_runtime *rt, const char *path,
+                                    bool fast, pare_error *err);
+void pare_train_weights_free(pare_train_weights *w);
+
+/* By canonical name, or NULL. */
+pare_train_tensor *pare_train_weights_find(const pare_train_weights *w, const char *name);
+
+/* Gradients count as zero from now on. */
+void pare_train_weights_clear(pare_train_weights *w);
+/* The bf16 copies from the masters. */
+void pare_train_weights_round(pare_train_weights *w);
+
+/* sqrt(sum of squares of all gradients); sums in f64 over fixed blocks. NaN or Inf where one is. */
+double pare_train_grad_norm(const pare_train_weights *w);
+
+#endif

@@ -1,0 +1,188 @@
+/* Whole models: loss and gradients of every weight against those of PyTorch (gradients.json beside
+ * the models, made by scripts/fixtures/make_models.py), recomputed and kept, on one thread and on
+ * three, sequences together and apart. */
+#include "support/test.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/memory.h"
+#include "io/json.h"
+#include "train/step.h"
+
+enum { N = 47 };
+
+static const char *const fixtures[] = {"llama", "llama-bias", "mistral", "qwen2",
+                                       "qwen3", "gemma2",     "gemma3",  "gemma3-old",
+                                       "gpt2",  "opt",        "opt-post"};
+enum { N_FIXTURES = sizeof fixtures / sizeof fixtures[0] };
+
+typedef struct fixture {
+    char folder[1024];
+    int32_t ids[N + 1];
+    pare_json gradients;
+} fixture;
+
+static void open_fixture(fixture *x, const char *name) {
+    const char *source = getenv("PARE_SOURCE");
+    char path[1200];
+    pare_json j;
+    snprintf(x->folder, sizeof x->folder, "%s/tests/fixtures/models/%s", source ? source : ".",
+             name);
+    snprintf(path, sizeof path, "%s/reference.json", x->folder);
+    assert_ok(pare_json_load(&j, path, PARE_JSON_CONFIG_MAX, 0, err));
+    for (int i = 0; i <= N; i++) {
+        int64_t id;
+        snprintf(path, sizeof path, "ids.%d", i);
+        assert_ok(pare_json_int(&j, path, PARE_REQUIRED, 0, 1 << 20, &id, err));
+        x->ids[i] = (int32_t)id;
+    }
+    pare_json_free(&j);
+    snprintf(path, sizeof path, "%s/gradients.json", x->folder);
+    assert_ok(pare_json_load(&x->gradients, path, PARE_JSON_CONFIG_MAX, 0, err));
+}
+
+/* Loss of all ids and the gradient of its mean. */
+static double run_step(pare_train_weights *w, const fixture *x, bool recompute,
+                       const size_t *lengths, size_t n_spans) {
+    pare_step *s;
+    pare_step_options o = {N, n_spans, PARE_COMPUTE_EXACT, recompute};
+    assert_ok(pare_step_create(&s, w, &o, err));
+    pare_batch b = {x->ids, x->ids + 1, lengths, N, n_spans};
+    double nll, only_loss;
+    pare_train_weights_clear(w);
+    assert_ok(pare_step_run(s, &b, false, 0, &only_loss, err));
+    assert_ok(pare_step_run(s, &b, true, 1.0f / N, &nll, err));
+    assert_true(nll == only_loss);
+    pare_step_free(s);
+    return nll / N;
+}
+
+static void gradients_agree_with_pytorch(void **state) {
+    (void)state;
+    const size_t whole[1] = {N};
+    pare_runtime *rt = test_runtime(2, pare_isa_best());
+    for (size_t k = 0; k < N_FIXTURES; k++) {
+        fixture x;
+        pare_train_weights *w;
+        open_fixture(&x, fixtures[k]);
+        assert_ok(pare_train_weights_open(&w, rt, x.folder, false, err));
+        for (int recompute = 0; recompute < 2; recompute++) {
+            double loss = run_step(w, &x, recompute, whole, 1), want;
+            assert_ok(pare_json_double(&x.gradients, "loss", PARE_REQUIRED, 0, 1e9, &want, err));
+            if (!(fabs(loss - want) < 1e-5 * want))
+                fail_msg("%s: loss: found %.8g, expected %.8g", fixtures[k], loss, want);
+            size_t n_seen = 0;
+            double worst = 0, largest = 0;
+            const char *key;
+            json_t *each;
+            json_object_foreach(json_object_get(x.gradients.root, "gradients"), key, each) largest =
+                fmax(largest, json_number_value(json_array_get(each, 0)));
+            for (size_t i = 0; i < w->n; i++) {
+                const pare_train_tensor *t = &w->tensors[i];
+                const char *name = pare_source_find(w->model->source, t->name)->name;
+                json_t *entry =
+                    json_object_get(json_object_get(x.gradients.root, "gradients"), name);
+                if (!entry) fail_msg("%s: %s: PyTorch has no gradient", fixtures[k], name);
+                n_seen++;
+                double norm = json_number_value(json_array_get(entry, 0)),
+                       sum = json_number_value(json_array_get(entry, 1)), got = 0, squares = 0;
+                for (size_t j = 0; j < t->rows * t->cols; j++) {
+                    double g = t->fresh ? 0 : (double)t->grad[j];
+                    got += g * cos((double)j);
+                    squares += g * g;
+                }
+                /* a bias of k moves all scores of a row alike: its gradient is zero but for noise
+                 */
+                double off =
+                    fmax(fabs(sqrt(squares) - norm), fabs(got - sum)) / (norm + 1e-2 * largest);
+                worst = fmax(worst, off);
+                if (!(off < 1e-4))
+                    fail_msg("%s: %s: norm %.7g and sum %.7g, expected %.7g and %.7g", fixtures[k],
+                             name, sqrt(squares), got, norm, sum);
+            }
+            assert_int_equal(n_seen,
+                             json_object_size(json_object_get(x.gradients.root, "gradients")));
+            if (!recompute)
+                printf("  %-10s %3zu gradients within %.1e of their norm\n", fixtures[k], n_seen,
+                       worst);
+        }
+        pare_train_weights_free(w);
+        pare_json_free(&x.gradients);
+    }
+    pare_runtime_free(rt);
+}
+
+/* All gradients one after the other; the caller frees. */
+static float *collect(const pare_train_weights *w, size_t *n) {
+    *n = 0;
+    for (size_t i = 0; i < w->n; i++) *n += w->tensors[i].rows * w->tensors[i].cols;
+    float *all = pare_calloc(*n, sizeof *all), *to = all;
+    for (size_t i = 0; i < w->n; i++) {
+        const pare_train_tensor *t = &w->tensors[i];
+        if (!t->fresh) memcpy(to, t->grad, t->rows * t->cols * sizeof *to);
+        to += t->rows * t->cols;
+    }
+    return all;
+}
+
+/* The number of threads and recomputing change no bit; sequences together are as apart. */
+static void results_do_not_depend_on_the_way(void **state) {
+    (void)state;
+    const size_t whole[1] = {N}, parts[3] = {20, 1, 26};
+    for (size_t k = 0; k < N_FIXTURES; k++) {
+        fixture x;
+        open_fixture(&x, fixtures[k]);
+        float *first = NULL;
+        size_t n;
+        for (int way = 0; way < 3; way++) {
+            pare_runtime *rt = test_runtime(way == 1 ? 3 : 1, pare_isa_best());
+            pare_train_weights *w;
+            assert_ok(pare_train_weights_open(&w, rt, x.folder, false, err));
+            run_step(w, &x, way == 2, whole, 1);
+            float *all = collect(w, &n);
+            if (!first)
+                first = all;
+            else {
+                assert_memory_equal(first, all, n * sizeof *all);
+                pare_free(all);
+            }
+            if (way == 0) { /* three sequences in one pass, and one by one */
+                double together = run_step(w, &x, false, parts, 3), apart = 0;
+                float *sum = collect(w, &n);
+                pare_step *s;
+                pare_step_options o = {N, 1, PARE_COMPUTE_EXACT, false};
+                assert_ok(pare_step_create(&s, w, &o, err));
+                pare_train_weights_clear(w);
+                for (size_t i = 0, at = 0; i < 3; at += parts[i++]) {
+                    pare_batch b = {x.ids + at, x.ids + at + 1, &parts[i], parts[i], 1};
+                    double nll;
+                    assert_ok(pare_step_run(s, &b, true, 1.0f / N, &nll, err));
+                    apart += nll / N;
+                }
+                float *added = collect(w, &n);
+                assert_float_equal(together, apart, 1e-5);
+                double worst = 0, size = 0;
+                for (size_t i = 0; i < n; i++) {
+                    worst = fmax(worst, fabs((double)sum[i] - (double)added[i]));
+                    size = fmax(size, fabs((double)sum[i]));
+                }
+                assert_true(worst < 1e-5 * size);
+                pare_step_free(s);
+                pare_free(added);
+                pare_free(sum);
+            }
+            pare_train_weights_free(w);
+            pare_runtime_free(rt);
+        }
+        pare_free(first);
+        pare_json_free(&x.gradients);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(gradients_agree_with_pytorch),
+                                       cmocka_unit_test(results_do_not_depend_on_the_way)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
