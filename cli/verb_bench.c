@@ -34,7 +34,7 @@ static const cli_option table[] = {
         bench_options, 0, "only", CLI_TEXT, kernel.only, "NAME,..", 0, 0,
         "kernels to measure: linear_exact, linear_fast, encode, decode, attention, kv_store, "
         "kv_load, rmsnorm, add_rmsnorm, layernorm, rope, softmax, logsumexp, argmax, "
-        "silu_mul, gelu_mul, softcap, quantize (default all)"),
+        "silu_mul, gelu_mul, softcap, quantize, mask_select, adamw (default all)"),
     CLI_OPTION(bench_options, 0, "encodings", CLI_TEXT, kernel.encodings, "NAME,..", 0, 0,
                "encodings of weights (default all that can be written)"),
     CLI_OPTION(bench_options, 0, "shape", CLI_TEXT, kernel.shape, "OUTxIN", 0, 0,

@@ -13,7 +13,9 @@ Made from the descriptors by `make docs`; `pare methods NAME` says the same. A r
 def main():
     print(PREFACE)
     for m in json.load(sys.stdin)["methods"]:
-        print(f"## {m['name']}\n\nSlot {m['slot']}, {m['paper']}: {m['summary']}.\n\n{m['help']}\n")
+        training = m["slot"] in ("optimizer", "sparse_training")
+        print(f"## {m['name']}{' (' + m['slot'].replace('_', ' ') + ')' if training else ''}\n")
+        print(f"Slot {m['slot']}, {m['paper']}: {m['summary']}.\n\n{m['help']}\n")
         print(f"    {m['example']}\n")
         print("| parameter | default | range | |\n|---|---|---|---|")
         for p in m["params"]:

@@ -52,5 +52,6 @@ pare_fwd pare_kernel_fwd(pare_worker *w, pare_isa isa);
 pare_status pare_kernel_bench_linear(const pare_kernel_bench *b, pare_error *err);
 pare_status pare_kernel_bench_attention(const pare_kernel_bench *b, pare_error *err);
 pare_status pare_kernel_bench_operators(const pare_kernel_bench *b, pare_error *err);
+pare_status pare_kernel_bench_training(const pare_kernel_bench *b, pare_error *err);
 
 #endif

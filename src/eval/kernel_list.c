@@ -4,7 +4,9 @@
 
 #include "kernels/dot.h"
 #include "kernels/op_kernels.h"
+#include "kernels/select.h"
 #include "kernels/tile.h"
+#include "kernels/update.h"
 
 #include <string.h>
 
@@ -31,12 +33,23 @@ static const void *op_at(pare_isa isa, size_t offset) {
     return pointer_at(pare_op_kernels_get(isa), offset);
 }
 
+static const void *select_at(pare_isa isa, size_t offset) {
+    return pointer_at(pare_select_kernels_get(isa), offset);
+}
+static const void *update_at(pare_isa isa, size_t offset) {
+    return pointer_at(pare_update_kernels_get(isa), offset);
+}
+
 #define DOT(id) {"decode_int8", #id, dot_at, offsetof(pare_dot_kernels, dot[PARE_DOT_##id])},
 #define DOTF(id) {"decode_f32", #id, dot_at, offsetof(pare_dot_kernels, dotf[PARE_DOTF_##id])},
 #define TILE(field) {"prefill", #field, tile_at, offsetof(pare_tile_kernels, field)},
 #define OP(field) {"operators", #field, op_at, offsetof(pare_op_kernels, field)},
-static const entry entries[] = {PARE_DOT_LIST(DOT) PARE_DOT_F32_LIST(DOTF) TILE(f32) TILE(
-    bf16) TILE(u8) TILE(s16) OP(attn) OP(norm) OP(rope) OP(softmax) OP(act)};
+#define SELECT(field) {"mask", #field, select_at, offsetof(pare_select_kernels, field)},
+#define UPDATE(field) {"optimizer", #field, update_at, offsetof(pare_update_kernels, field)},
+static const entry entries[] = {PARE_DOT_LIST(DOT) PARE_DOT_F32_LIST(DOTF) TILE(f32) TILE(bf16)
+                                    TILE(u8) TILE(s16) OP(attn) OP(norm) OP(rope) OP(softmax)
+                                        OP(act) SELECT(keys) SELECT(compare) UPDATE(sgd)
+                                            UPDATE(adam) UPDATE(mask)};
 
 /* The lowest level whose table holds the same pointer as the table of `isa`. */
 static pare_isa level_of(const entry *e, pare_isa isa) {

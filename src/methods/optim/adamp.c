@@ -1,0 +1,106 @@
+/* AdamP: Heo et al., arXiv:2006.08217: AdamW whose step loses its part along the weights where a
+ * tensor looks scale invariant, so that the weights' norm does not grow by the momentum alone
+ * (methods/projection.h). Weight decay is wd_ratio times as strong there. As the authors' code has
+ * it: the test is on the raw gradient, and the moments keep what is taken out of the step. Vectors
+ * follow AdamW. */
+#include "methods/projection.h"
+
+#include <math.h>
+
+typedef struct adamp_options {
+    pare_optim_options o;
+    double beta1, beta2, eps, delta, wd_ratio;
+    bool nesterov;
+} adamp_options;
+
+static const pare_param adamp_params[] = {
+    PARE_OPTIM_LR(adamp_options, 0.001),
+    PARE_PARAM(adamp_options, beta1, PARE_PARAM_FLOAT, 0.9, 0, 0.999999,
+               "decay of the mean of gradients"),
+    PARE_PARAM(adamp_options, beta2, PARE_PARAM_FLOAT, 0.999, 0, 0.999999,
+               "decay of the mean of their squares"),
+    PARE_PARAM(adamp_options, eps, PARE_PARAM_FLOAT, 1e-8, 0, 1, "added to the root of the second"),
+    PARE_OPTIM_DECAY(adamp_options, 0, "share of the weights, times lr, that each step takes off"),
+    PARE_PARAM(adamp_options, delta, PARE_PARAM_FLOAT, 0.1, 0, 1e12,
+               "a cosine of gradient and weights below delta / sqrt(n) counts as orthogonal"),
+    PARE_PARAM(adamp_options, wd_ratio, PARE_PARAM_FLOAT, 0.1, 0, 1,
+               "factor of weight decay where the step was projected"),
+    PARE_PARAM(adamp_options, nesterov, PARE_PARAM_BOOL, 0, 0, 1,
+               "the step looks ahead along the mean gradient"),
+    {0},
+};
+
+typedef struct adamp_job {
+    const pare_update *u;
+    pare_adam_rule rule;
+    bool nesterov;
+    pare_projection p;
+} adamp_job;
+
+static float step_of(const adamp_job *j, size_t i) {
+    const pare_update *u = j->u;
+    float m = u->a.m[i];
+    if (j->nesterov) m = j->rule.beta1 * m + j->rule.rest1 * pare_update_gradient(&u->a, i);
+    return m / (sqrtf(u->a.v[i]) / j->rule.root_bias2 + j->rule.eps);
+}
+
+static float advance(const pare_update *u, const void *rule, size_t i) {
+    const adamp_job *j = rule;
+    float g = pare_update_gradient(&u->a, i);
+    u->a.m[i] = j->rule.beta1 * u->a.m[i] + j->rule.rest1 * g;
+    u->a.v[i] = j->rule.beta2 * u->a.v[i] + j->rule.rest2 * g * g;
+    return step_of(j, i);
+}
+
+static void apply_rows(void *arg, size_t begin, size_t end) {
+    const adamp_job *j = arg;
+    const pare_update *u = j->u;
+    for (size_t r = begin; r < end; r++) {
+        float c = pare_projection_coefficient(&j->p, r);
+        for (size_t i = r * u->cols; i < (r + 1) * u->cols; i++) {
+            float w = u->a.w[i], d = step_of(j, i) - c * w;
+            pare_update_put(&u->a, i, j->rule.keep * w - j->rule.step * d);
+        }
+    }
+}
+
+static size_t adamp_work(const void *options, const pare_update *u) {
+    (void)options;
+    return pare_projection_work(u);
+}
+
+static void adamp_update(const pare_update *u, const void *options) {
+    const adamp_options *o = options;
+    adamp_job j = {.u = u,
+                   .rule = pare_adam_rule_of(u, o->beta1, o->beta2, o->eps, true),
+                   .nesterov = o->nesterov};
+    if (u->is_vector && !o->nesterov) {
+        pare_update_adam(u, &j.rule);
+        return;
+    }
+    if (u->is_vector)
+        for (size_t i = 0; i < u->n; i++) advance(u, &j, i);
+    else
+        j.p = pare_project(u, advance, &j, o->delta, o->eps);
+    if (j.p.fired) j.rule.keep = (float)(1.0 - u->lr * u->decay * o->wd_ratio);
+    pare_parallel_for(u->rt, u->rows, 1 + PARE_UPDATE_BLOCK / u->cols, apply_rows, &j);
+}
+
+static const pare_optim_fns adamp = {
+    .moments = {"m", "v"}, .work = adamp_work, .update = adamp_update};
+
+const pare_method pare_method_adamp = {
+    .name = "adamp",
+    .slot = "optimizer",
+    .paper = "arXiv:2006.08217",
+    .summary = "AdamW without the growth of scale-invariant weights",
+    .help =
+        "Where the gradient is nearly orthogonal to the weights, of every row or of the whole "
+        "tensor, as it is before a normalisation, the step loses its part along the weights and "
+        "weight decay is wd_ratio times as strong; elsewhere it is adamw. Gains where weights "
+        "are normalised.",
+    .example = "adamp:lr=1e-3,weight_decay=0.01",
+    .options_size = sizeof(adamp_options),
+    .params = adamp_params,
+    .optim = &adamp,
+};

@@ -1,0 +1,654 @@
+/* Optimizers: PyTorch's numbers, plain readings of the papers in f64, the sheets' identities,
+ * masks, copies in bf16, states, levels and threads. */
+#include "support/test.h"
+
+#include "fixtures/optim_vectors.h"
+#include "pare/methods.h"
+#include "pare/optim.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static const char *const all_specs[] = {
+    "sgd:lr=0.1,weight_decay=0.01",
+    "sgd:lr=0.1,momentum=0.9,nesterov=true",
+    "adam:weight_decay=0.1",
+    "adamw:weight_decay=0.1",
+    "adafactor:weight_decay=0.1",
+    "adamp:weight_decay=0.1",
+    "adamp:weight_decay=0.1,nesterov=true,delta=1e9",
+    "sgdp:momentum=0.9,weight_decay=0.1,delta=1e9",
+    "adahessian:weight_decay=0.1,block=8",
+};
+enum { N_SPECS = sizeof all_specs / sizeof *all_specs };
+
+/* Uniform in [-1, 1). */
+static float draw(uint64_t *s) {
+    *s = *s * 6364136223846793005u + 1442695040888963407u;
+    return (float)(int32_t)(*s >> 32) * 0x1p-31f;
+}
+
+static float *random_array(size_t n, uint64_t seed) {
+    float *x = malloc(n * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++) x[i] = draw(&seed);
+    return x;
+}
+
+static pare_trained matrix(float *w, size_t rows, size_t cols) {
+    return (pare_trained){.name = "w", .dims = {rows, cols}, .n_dims = 2, .w = w};
+}
+static pare_trained vector(float *w, size_t n) {
+    return (pare_trained){.name = "b", .dims = {n}, .n_dims = 1, .w = w};
+}
+
+static pare_optim *make(pare_runtime *rt, const char *spec, const pare_trained *t, size_t n) {
+    pare_optim *o = NULL;
+    assert_ok(pare_optim_create(&o, rt, spec, t, n, err));
+    return o;
+}
+
+/* One step with a gradient (and a Hessian's diagonal, which others do not look at). */
+static void step(pare_optim *o, float *g, const float *h) {
+    pare_optim_args a = pare_optim_args_default();
+    a.g = &g;
+    a.hessian = &h;
+    assert_ok(pare_optim_step(o, &a, err));
+}
+
+/* ---- PyTorch ---- */
+
+static void assert_vector(const char *spec, const float *w, const float *expected) {
+    for (size_t i = 0; i < VECTOR_N; i++) /* a few roundings; measured: 1.2e-7 at most */
+        if (fabsf(w[i] - expected[i]) > 6e-7f)
+            fail_msg("%s: weight %zu: found %.9g, expected %.9g", spec, i, (double)w[i],
+                     (double)expected[i]);
+}
+
+static void as_pytorch(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    for (size_t k = 0; k < sizeof vectors / sizeof *vectors; k++) {
+        float w[VECTOR_N], grads[VECTOR_N];
+        memcpy(w, vector_start, sizeof w);
+        const pare_trained t[] = {matrix(w, 3, 4), vector(w + 12, 4)};
+        pare_optim *o = make(rt, vectors[k].spec, t, 2);
+        for (size_t s = 0; s < VECTOR_STEPS; s++) {
+            memcpy(grads, vector_grads[s], sizeof grads);
+            float *g[] = {grads, grads + 12};
+            pare_optim_args a = pare_optim_args_default();
+            a.g = g;
+            assert_ok(pare_optim_step(o, &a, err));
+            if (s == 0) assert_vector(vectors[k].spec, w, vectors[k].first);
+        }
+        assert_vector(vectors[k].spec, w, vectors[k].last);
+        assert_int_equal(pare_optim_count(o), VECTOR_STEPS);
+        pare_optim_free(o);
+    }
+    pare_runtime_free(rt);
+}
+
+/* ---- the papers in f64 ---- */
+
+enum { ROWS = 6, COLS = 24, SIZE = ROWS * COLS, STEPS = 12 };
+
+typedef struct reading {
+    double w[SIZE], m[SIZE], v[SIZE], r[ROWS], c[COLS];
+} reading;
+
+/* Takes the part of a step along the weights out where the gradient is orthogonal; true then. */
+static bool project(double *u, const double *w, const float *g, double delta, double eps) {
+    double most = 0, all[4] = {0};
+    for (int r = 0; r < ROWS; r++) {
+        double gw = 0, gg = 0, ww = 0;
+        for (int i = r * COLS; i < (r + 1) * COLS; i++) {
+            gw += (double)g[i] * w[i];
+            gg += (double)g[i] * (double)g[i];
+            ww += w[i] * w[i];
+        }
+        most = fmax(most, fabs(gw) / fmax(sqrt(gg) * sqrt(ww), eps));
+        all[0] += gw;
+        all[1] += gg;
+        all[2] += ww;
+    }
+    bool rows = most < delta / sqrt(COLS);
+    double cosine = fabs(all[0]) / fmax(sqrt(all[1]) * sqrt(all[2]), eps);
+    if (!rows && !(cosine < delta / sqrt(SIZE))) return false;
+    int height = rows ? 1 : ROWS;
+    for (int r = 0; r < ROWS; r += height) {
+        double ww = 0, uw = 0;
+        for (int i = r * COLS; i < (r + height) * COLS; i++) ww += w[i] * w[i];
+        for (int i = r * COLS; i < (r + height) * COLS; i++) uw += w[i] / (sqrt(ww) + eps) * u[i];
+        for (int i = r * COLS; i < (r + height) * COLS; i++) u[i] -= w[i] / (sqrt(ww) + eps) * uw;
+    }
+    return true;
+}
+
+static void read_adamp(reading *x, const float *g, const float *h, int t) {
+    const double lr = 0.01, decay = 0.1, eps = 1e-8;
+    double u[SIZE];
+    (void)h;
+    for (int i = 0; i < SIZE; i++) {
+        x->m[i] = 0.9 * x->m[i] + 0.1 * (double)g[i];
+        x->v[i] = 0.999 * x->v[i] + 0.001 * (double)g[i] * (double)g[i];
+        u[i] = x->m[i] / (sqrt(x->v[i]) / sqrt(1 - pow(0.999, t)) + eps);
+    }
+    double ratio = project(u, x->w, g, 2, eps) ? 0.1 : 1;
+    for (int i = 0; i < SIZE; i++)
+        x->w[i] = x->w[i] * (1 - lr * decay * ratio) - lr / (1 - pow(0.9, t)) * u[i];
+}
+
+/* flag: the momentum is projected too. */
+static void sgdp_of(reading *x, const float *g, bool flag) {
+    const double lr = 0.05, momentum = 0.8, decay = 0.01;
+    double u[SIZE];
+    for (int i = 0; i < SIZE; i++) u[i] = x->m[i] = momentum * x->m[i] + (1 - 0.2) * (double)g[i];
+    double ratio = project(u, x->w, g, 2, 1e-8) ? 0.1 : 1;
+    for (int i = 0; i < SIZE; i++) {
+        if (flag) x->m[i] = u[i];
+        x->w[i] = x->w[i] * (1 - lr * decay * ratio / (1 - momentum)) - lr * u[i];
+    }
+}
+static void read_sgdp(reading *x, const float *g, const float *h, int t) {
+    (void)h;
+    (void)t;
+    sgdp_of(x, g, false);
+}
+static void read_sgdp_code(reading *x, const float *g, const float *h, int t) {
+    (void)h;
+    (void)t;
+    sgdp_of(x, g, true);
+}
+
+static void read_adahessian(reading *x, const float *g, const float *h, int t) {
+    const double lr = 0.02, decay = 0.1;
+    for (int b = 0; b < SIZE; b += 8) {
+        double mean = 0;
+        for (int i = b; i < b + 8; i++) mean += fabs((double)h[i]) / 8;
+        for (int i = b; i < b + 8; i++) {
+            x->m[i] = 0.9 * x->m[i] + 0.1 * (double)g[i];
+            x->v[i] = 0.98 * x->v[i] + 0.02 * mean * mean;
+            double d = pow(sqrt(x->v[i]) / sqrt(1 - pow(0.98, t)), 0.5) + 1e-3;
+            x->w[i] -= lr * (x->m[i] / (1 - pow(0.9, t)) / d + decay * x->w[i]);
+        }
+    }
+}
+
+static void read_adafactor(reading *x, const float *g, const float *h, int t) {
+    const double lr = 0.3, fresh = pow(t, -0.8), eps1 = 1.1920929e-7;
+    double w2 = 0, mean = 0, u[SIZE], u2 = 0;
+    (void)h;
+    for (int i = 0; i < SIZE; i++) w2 += x->w[i] * x->w[i];
+    for (int r = 0; r < ROWS; r++) {
+        double sum = 0;
+        for (int c = 0; c < COLS; c++) sum += (double)g[r * COLS + c] * (double)g[r * COLS + c];
+        x->r[r] += fresh * (sum / COLS - x->r[r]);
+        mean += x->r[r] / ROWS;
+    }
+    for (int c = 0; c < COLS; c++) {
+        double sum = 0;
+        for (int r = 0; r < ROWS; r++) sum += (double)g[r * COLS + c] * (double)g[r * COLS + c];
+        x->c[c] += fresh * (sum / ROWS - x->c[c]);
+    }
+    for (int i = 0; i < SIZE; i++) {
+        double v = x->r[i / COLS] * x->c[i % COLS] / fmax(mean, eps1);
+        u[i] = (double)g[i] / sqrt(fmax(v, eps1 * eps1));
+        u2 += u[i] * u[i];
+    }
+    double rate = fmax(1e-3, sqrt(w2 / SIZE)) * fmin(lr, 1 / sqrt(t));
+    for (int i = 0; i < SIZE; i++) x->w[i] -= rate / fmax(1, sqrt(u2 / SIZE)) * u[i];
+}
+
+static void read_adamw(reading *x, const float *g, const float *h, int t) {
+    (void)h;
+    for (int i = 0; i < SIZE; i++) {
+        x->m[i] = 0.9 * x->m[i] + 0.1 * (double)g[i];
+        x->v[i] = 0.999 * x->v[i] + 0.001 * (double)g[i] * (double)g[i];
+        x->w[i] = x->w[i] * (1 - 0.01 * 0.1) - 0.01 * (x->m[i] / (1 - pow(0.9, t))) /
+                                                   (sqrt(x->v[i] / (1 - pow(0.999, t))) + 1e-8);
+    }
+}
+
+static void read_adam(reading *x, const float *g, const float *h, int t) {
+    (void)h;
+    for (int i = 0; i < SIZE; i++) {
+        double d = (double)g[i] + 0.1 * x->w[i];
+        x->m[i] = 0.9 * x->m[i] + 0.1 * d;
+        x->v[i] = 0.999 * x->v[i] + 0.001 * d * d;
+        x->w[i] -=
+            0.01 * (x->m[i] / (1 - pow(0.9, t))) / (sqrt(x->v[i] / (1 - pow(0.999, t))) + 1e-8);
+    }
+}
+
+static void read_sgd(reading *x, const float *g, const float *h, int t) {
+    (void)h;
+    for (int i = 0; i < SIZE; i++) {
+        double d = (double)g[i] + 0.01 * x->w[i];
+        x->m[i] = t == 1 ? d : 0.9 * x->m[i] + d;
+        x->w[i] -= 0.1 * (d + 0.9 * x->m[i]);
+    }
+}
+
+static void as_the_papers(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec;
+        void (*read)(reading *x, const float *g, const float *h, int t);
+    } cases[] = {
+        {"sgd:lr=0.1,momentum=0.9,nesterov=true,weight_decay=0.01", read_sgd},
+        {"adam:lr=0.01,weight_decay=0.1", read_adam},
+        {"adamw:lr=0.01,weight_decay=0.1", read_adamw},
+        {"adafactor:lr=0.3", read_adafactor},
+        {"adamp:lr=0.01,weight_decay=0.1,delta=2", read_adamp},
+        {"sgdp:lr=0.05,momentum=0.8,dampening=0.2,weight_decay=0.01,delta=2", read_sgdp},
+        {"sgdp:lr=0.05,momentum=0.8,dampening=0.2,weight_decay=0.01,delta=2,project_momentum=true",
+         read_sgdp_code},
+        {"adahessian:lr=0.02,beta2=0.98,eps=1e-3,power=0.5,block=16,weight_decay=0.1",
+         read_adahessian}, /* 24 inputs: blocks of 8 */
+    };
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        float *w = random_array(SIZE, 5);
+        reading *x = calloc(1, sizeof *x);
+        for (int i = 0; i < SIZE; i++) x->w[i] = (double)w[i];
+        pare_trained t = matrix(w, ROWS, COLS);
+        pare_optim *o = make(rt, cases[k].spec, &t, 1);
+        for (int s = 1; s <= STEPS; s++) {
+            float *g = random_array(SIZE, (uint64_t)s), *h = random_array(SIZE, (uint64_t)s + 99);
+            cases[k].read(x, g, h, s);
+            step(o, g, h);
+            free(g);
+            free(h);
+        }
+        for (int i = 0; i < SIZE; i++) /* f32 over 12 steps; measured: 6e-7 at most */
+            if (fabs((double)w[i] - x->w[i]) > 2e-6)
+                fail_msg("%s: weight %d: found %.9g, expected %.9g", cases[k].spec, i, (double)w[i],
+                         x->w[i]);
+        pare_optim_free(o);
+        free(w);
+        free(x);
+    }
+    pare_runtime_free(rt);
+}
+
+/* ---- AdamP and SGDP ---- */
+
+static void assert_same_steps(pare_runtime *rt, const char *a, const char *b, bool is_vector) {
+    float *w[2];
+    pare_optim *o[2];
+    for (int k = 0; k < 2; k++) {
+        w[k] = random_array(SIZE, 2);
+        pare_trained t = is_vector ? vector(w[k], SIZE) : matrix(w[k], ROWS, COLS);
+        o[k] = make(rt, k ? b : a, &t, 1);
+    }
+    for (int s = 0; s < 5; s++) {
+        float *g = random_array(SIZE, (uint64_t)s + 3);
+        for (int k = 0; k < 2; k++) step(o[k], g, g);
+        free(g);
+        assert_memory_equal(w[0], w[1], SIZE * sizeof(float));
+    }
+    for (int k = 0; k < 2; k++) {
+        pare_optim_free(o[k]);
+        free(w[k]);
+    }
+}
+
+static void adamp_is_adamw_unless_it_fires(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    assert_same_steps(rt, "adamp:weight_decay=0.1,delta=0", "adamw:weight_decay=0.1", false);
+    assert_same_steps(rt, "adamp:weight_decay=0.1,delta=1e9", "adamw:weight_decay=0.1", true);
+    assert_same_steps(rt, "sgdp:lr=0.1,momentum=0.9,delta=1e9", "sgdp:lr=0.1,momentum=0.9", true);
+    pare_runtime_free(rt);
+}
+
+/* What is left of a projected step is orthogonal to every row. */
+static void projected_steps_are_orthogonal(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float *w = random_array(SIZE, 8), *g = random_array(SIZE, 9), before[SIZE];
+    pare_trained t = matrix(w, ROWS, COLS);
+    pare_optim *o = make(rt, "adamp:lr=0.1,delta=1e9", &t, 1);
+    memcpy(before, w, sizeof before);
+    step(o, g, g);
+    for (int r = 0; r < ROWS; r++) {
+        double uw = 0, uu = 0, ww = 0;
+        for (int i = r * COLS; i < (r + 1) * COLS; i++) {
+            double u = (double)w[i] - (double)before[i];
+            uw += u * (double)before[i];
+            uu += u * u;
+            ww += (double)before[i] * (double)before[i];
+        }
+        assert_true(fabs(uw) < 1e-5 * sqrt(uu * ww) && uu > 0.01);
+    }
+    pare_optim_free(o);
+    free(w);
+    free(g);
+    pare_runtime_free(rt);
+}
+
+/* The step takes the weights' part out: w stays where the gradient lies along it. */
+static bool fires(pare_runtime *rt, float *w, float *g, size_t rows, size_t cols) {
+    float before[8];
+    memcpy(before, w, rows * cols * sizeof *w);
+    pare_trained t = matrix(w, rows, cols);
+    pare_optim *o = make(rt, "sgdp:lr=1,momentum=0,delta=0.1,weight_decay=0.5,wd_ratio=0", &t, 1);
+    step(o, g, g);
+    pare_optim_free(o);
+    /* decay is left out where it fires: w = before - g projected, else before / 2 - g */
+    bool decayed = true;
+    for (size_t i = 0; i < rows * cols; i++)
+        decayed &= fabsf(w[i] - (0.5f * before[i] - g[i])) < 1e-6f;
+    return !decayed;
+}
+
+static void one_row_vetoes(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float orthogonal[] = {1, 0, 0, 1}, g1[] = {0, 1, 1, 0};
+    assert_true(fires(rt, orthogonal, g1, 2, 2));
+    float veto[] = {1, 0, 0, 1}, g2[] = {0, 1, 0, 1}; /* the second row's gradient is along it */
+    assert_false(fires(rt, veto, g2, 2, 2));
+    float whole[] = {1, 0, 0, 1}, g3[] = {1, 0, 0, -1}; /* rows are not, the whole is */
+    assert_true(fires(rt, whole, g3, 2, 2));
+    float sign[] = {1, 0, 0, 1}, g4[] = {-1, 0, 0, -1}; /* the cosine's sign does not matter */
+    assert_false(fires(rt, sign, g4, 2, 2));
+    pare_runtime_free(rt);
+}
+
+/* f(w) = -a.w / |w| in three dimensions: ||w||^2 grows by lr^2 ||step||^2 alone where the step is
+ * projected, and by more where it is not. */
+static double norm_after(pare_runtime *rt, const char *spec, double *sum_of_steps) {
+    float w[3] = {0.2f, 0.9f, -0.3f}, g[3];
+    const double a[3] = {-0.4, 0.1, 0.9};
+    pare_trained t = matrix(w, 1, 3);
+    pare_optim *o = make(rt, spec, &t, 1);
+    *sum_of_steps = 0;
+    for (int s = 0; s < 200; s++) {
+        double ww = 0, aw = 0, steps = 0;
+        float before[3];
+        for (int i = 0; i < 3; i++) ww += (double)w[i] * (double)w[i], aw += a[i] * (double)w[i];
+        for (int i = 0; i < 3; i++)
+            g[i] = (float)(-a[i] / sqrt(ww) + aw * (double)w[i] / (ww * sqrt(ww)));
+        memcpy(before, w, sizeof w);
+        step(o, g, g);
+        for (int i = 0; i < 3; i++) steps += pow((double)w[i] - (double)before[i], 2);
+        *sum_of_steps += steps;
+    }
+    pare_optim_free(o);
+    double ww = 0;
+    for (int i = 0; i < 3; i++) ww += (double)w[i] * (double)w[i];
+    return ww;
+}
+
+static void norms_grow_by_the_steps_alone(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    double steps, begin = 0.2 * 0.2 + 0.9 * 0.9 + 0.3 * 0.3;
+    double projected = norm_after(rt, "sgdp:lr=0.1,momentum=0.9", &steps);
+    assert_true(fabs(projected - begin - steps) < 1e-5 * projected);
+    double plain = norm_after(rt, "sgdp:lr=0.1,momentum=0.9,delta=0", &steps);
+    assert_true(plain > begin + 5 * steps && plain > 2 * projected);
+    pare_runtime_free(rt);
+}
+
+/* ---- AdaHessian ---- */
+
+static void newton_steps_land(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float w[4] = {1, -2, 3, 0.5f}, g[4];
+    const float a[4] = {2, 0.5f, 7, 100}, at[4] = {0.25f, 1, -1, 2}; /* a (w - at)^2 / 2 */
+    pare_trained t = matrix(w, 2, 2);
+    pare_optim *o = make(rt, "adahessian:lr=1,beta1=0,eps=0,block=1", &t, 1);
+    for (int i = 0; i < 4; i++) g[i] = a[i] * (w[i] - at[i]);
+    step(o, g, a);
+    for (int i = 0; i < 4; i++) assert_true(fabsf(w[i] - at[i]) < 1e-6f);
+    pare_optim_free(o);
+    /* a negative curvature counts by its size; power 0 is gradient descent */
+    float v[2] = {1, 1}, gv[2] = {3, -3}, h[2] = {-3, 6};
+    pare_trained u = vector(v, 2);
+    o = make(rt, "adahessian:lr=1,beta1=0,eps=0", &u, 1);
+    step(o, gv, h);
+    assert_true(fabsf(v[0]) < 1e-6f && fabsf(v[1] - 1.5f) < 1e-6f);
+    pare_optim_free(o);
+    float x[2] = {1, 1};
+    u.w = x;
+    o = make(rt, "adahessian:lr=0.1,beta1=0,eps=0,power=0", &u, 1);
+    step(o, gv, h);
+    assert_true(fabsf(x[0] - 0.7f) < 1e-6f && fabsf(x[1] - 1.3f) < 1e-6f);
+    pare_optim_free(o);
+    pare_runtime_free(rt);
+}
+
+/* L -> c L changes nothing with eps 0; averaging does nothing to equal entries. */
+static void scales_and_blocks(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float w[3][SIZE], g[SIZE], h[SIZE], even[SIZE];
+    pare_optim *o[3];
+    uint64_t seed = 4;
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < SIZE; i++) w[k][i] = (float)(i % 7) - 3;
+        pare_trained t = matrix(w[k], ROWS, COLS);
+        o[k] = make(rt, k < 2 ? "adahessian:eps=0" : "adahessian:eps=0,block=1", &t, 1);
+    }
+    for (int s = 0; s < 5; s++) {
+        for (int i = 0; i < SIZE; i++) {
+            even[i] = i % 2 ? -0.5f : 0.5f;
+            g[i] = draw(&seed);
+        }
+        step(o[0], g, even);
+        step(o[2], g, even);
+        for (int i = 0; i < SIZE; i++) {
+            g[i] *= 8;
+            h[i] = 8 * even[i];
+        }
+        step(o[1], g, h);
+    }
+    assert_memory_equal(w[0], w[1], sizeof w[0]); /* by a power of two: exact */
+    assert_memory_equal(w[0], w[2], sizeof w[0]);
+    for (int k = 0; k < 3; k++) pare_optim_free(o[k]);
+    pare_runtime_free(rt);
+}
+
+/* ---- what all have in common ---- */
+
+enum { BIG_ROWS = 37, BIG_COLS = 1021, BIG = BIG_ROWS * BIG_COLS };
+
+typedef struct outcome {
+    float w[BIG];
+    uint16_t bf16[BIG];
+} outcome;
+
+static float bf16_value(uint16_t b) {
+    uint32_t u = (uint32_t)b << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static void run_big(outcome *x, pare_runtime *rt, const char *spec, const uint64_t *mask,
+                    bool mask_gradient) {
+    uint64_t seed = 21;
+    float *g = malloc(BIG * sizeof *g), *h = malloc(BIG * sizeof *h);
+    for (size_t i = 0; i < BIG; i++) x->w[i] = draw(&seed);
+    pare_trained t = matrix(x->w, BIG_ROWS, BIG_COLS);
+    t.w_bf16 = x->bf16;
+    pare_optim *o = make(rt, spec, &t, 1);
+    for (int s = 0; s < 3; s++) {
+        for (size_t i = 0; i < BIG; i++) g[i] = draw(&seed), h[i] = draw(&seed);
+        pare_optim_args a = pare_optim_args_default();
+        a.g = &g;
+        a.hessian = (const float *const *)&h;
+        a.mask = mask ? &mask : NULL;
+        a.mask_gradient = mask_gradient;
+        assert_ok(pare_optim_step(o, &a, err));
+    }
+    pare_optim_free(o);
+    free(g);
+    free(h);
+}
+
+/* Bits depend neither on the level nor on threads; masks zero; the copy is the nearest bf16. */
+static void levels_threads_and_masks(void **state) {
+    (void)state;
+    outcome *first = malloc(sizeof *first), *x = malloc(sizeof *x);
+    uint64_t *mask = calloc(BIG / 64 + 1, sizeof *mask);
+    for (size_t i = 0; i < BIG; i += 1 + i % 3) mask[i / 64] |= (uint64_t)1 << i % 64;
+    for (size_t k = 0; k < N_SPECS; k++)
+        for (int masked = 0; masked < 3; masked++)
+            for (int run = 0; run < 4; run++) {
+                pare_runtime *rt =
+                    test_runtime(1 + run % 3, run == 3 ? PARE_ISA_REF : PARE_ISA_AMX);
+                run_big(run ? x : first, rt, all_specs[k], masked ? mask : NULL, masked == 2);
+                pare_runtime_free(rt);
+                if (run && memcmp(first, x, sizeof *x) != 0)
+                    fail_msg("%s: other bits with mask %d in run %d", all_specs[k], masked, run);
+                for (size_t i = 0; !run && i < BIG; i++) {
+                    bool kept = !masked || (mask[i / 64] >> i % 64 & 1);
+                    float w = first->w[i], error = fabsf(bf16_value(first->bf16[i]) - w);
+                    assert_true(isfinite(w) && error <= fabsf(w) * 0x1p-8f);
+                    if (!kept) assert_true(w == 0 && !signbit(w) && first->bf16[i] == 0);
+                }
+            }
+    free(first);
+    free(x);
+    free(mask);
+}
+
+static void arguments_count(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    for (size_t k = 0; k < 2; k++) {
+        const char *spec = k ? "adamw:lr=0.5,weight_decay=0.25" : "sgd:lr=0.5,weight_decay=0.25";
+        float w[6] = {1, 2, 3, 4, 5, 6}, same[6] = {1, 2, 3, 4, 5, 6}, g[6], half[6];
+        for (int i = 0; i < 6; i++) g[i] = (float)i - 2, half[i] = 2 * g[i];
+        pare_trained a[] = {vector(w, 3), vector(w + 3, 3)},
+                     b[] = {vector(same, 3), vector(same + 3, 3)};
+        a[1].name = b[1].name = "c";
+        b[1].no_decay = a[1].no_decay = true;
+        a[0].lr_factor = 0.5;
+        pare_optim *o = make(rt, spec, a, 2), *p = make(rt, spec, b, 2);
+        float *ga[] = {g, NULL}, *gb[] = {half, NULL};
+        pare_optim_args x = pare_optim_args_default(), y = x;
+        x.g = ga;
+        y.g = gb;
+        y.g_scale = 0.5;
+        y.lr = 0.25;
+        assert_ok(pare_optim_step(o, &x, err));
+        assert_ok(pare_optim_step(p, &y, err));
+        assert_memory_equal(w, same, sizeof w);
+        assert_true(w[3] == 4 && w[5] == 6); /* no gradient */
+        ga[0] = NULL;
+        ga[1] = (float[]){0, 0, 0};
+        assert_ok(pare_optim_step(o, &x, err));
+        assert_true(w[3] == 4 && w[5] == 6); /* no decay */
+        pare_optim_free(o);
+        pare_optim_free(p);
+    }
+    pare_runtime_free(rt);
+}
+
+/* Weights and state go into another optimizer in the middle: the same bits at the end. */
+static void states_resume(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    for (size_t k = 0; k < N_SPECS; k++) {
+        float *w = random_array(SIZE, 1), copy[SIZE];
+        pare_trained t = matrix(w, ROWS, COLS), u = matrix(copy, ROWS, COLS);
+        pare_optim *o = make(rt, all_specs[k], &t, 1), *p = make(rt, all_specs[k], &u, 1);
+        for (int s = 0; s < 6; s++) {
+            float *g = random_array(SIZE, (uint64_t)s + 7);
+            if (s == 3) {
+                memcpy(copy, w, sizeof copy);
+                pare_optim_array from, to;
+                size_t i = 0;
+                for (; pare_optim_array_at(o, i, &from); i++) {
+                    assert_true(pare_optim_array_at(p, i, &to) && to.n == from.n);
+                    assert_string_equal(to.name, from.name);
+                    assert_true(strncmp(to.name, "w.", 2) == 0 &&
+                                strcmp(to.name + 2, to.moment) == 0 && to.tensor == 0);
+                    memcpy(to.data, from.data, from.n * sizeof(float));
+                }
+                assert_false(pare_optim_array_at(p, i, &to));
+                pare_optim_set_count(p, pare_optim_count(o));
+            }
+            step(o, g, g);
+            if (s >= 3) step(p, g, g);
+            free(g);
+        }
+        if (memcmp(copy, w, sizeof copy) != 0) fail_msg("%s: other bits", all_specs[k]);
+        pare_optim_free(o);
+        pare_optim_free(p);
+        free(w);
+    }
+    pare_runtime_free(rt);
+}
+
+static void wrong_calls_are_refused(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
+    float w[4] = {1, 2, 3, 4}, g[4] = {1, 1, 1, 1}, *gs = g;
+    pare_trained t = matrix(w, 2, 2), bad;
+    pare_optim *o = NULL;
+    static const char *const specs[][2] = {
+        {"adamW2", "did you mean 'adamw'?"},   {"", "is not known"},
+        {"adamw:lr=-1", "lr: found -1"},       {"adamw:lr=", "lr: found ''"},
+        {"adamw:lr=1,lr=2", "found lr twice"}, {"adamw:bta2=1", "did you mean 'beta2'?"},
+        {"adamw:beta2=1", "beta2: found 1"},   {"sgd:nesterov=true", "momentum above 0"},
+        {"magnitude", "is not known"},         {"adamw:lr", "expected param=value"},
+    };
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        assert_fails(pare_optim_create(&o, rt, specs[i][0], &t, 1, err), PARE_ERR_ARG, specs[i][1]);
+        assert_null(o);
+    }
+    bad = t;
+    bad.dims[1] = 0;
+    assert_fails(pare_optim_create(&o, rt, "sgd", &bad, 1, err), PARE_ERR_ARG, "dimension 1 of 0");
+    bad.dims[1] = SIZE_MAX;
+    assert_fails(pare_optim_create(&o, rt, "sgd", &bad, 1, err), PARE_ERR_ARG, "w: found");
+    bad = t;
+    bad.w = NULL;
+    assert_fails(pare_optim_create(&o, rt, "sgd", &bad, 1, err), PARE_ERR_ARG, "no weights");
+    bad = t;
+    bad.lr_factor = -1;
+    assert_fails(pare_optim_create(&o, rt, "sgd", &bad, 1, err), PARE_ERR_ARG, "lr_factor -1");
+
+    o = make(rt, " AdaHessian : lr=0.15 , block=8 ", &t, 1);
+    assert_string_equal(pare_optim_text(o), "adahessian:block=8");
+    assert_true(pare_optim_needs_hessian(o) && pare_optim_lr(o) == 0.15);
+    pare_optim_args a = pare_optim_args_default();
+    assert_fails(pare_optim_step(o, &a, err), PARE_ERR_ARG, "no gradients");
+    a.g = &gs;
+    assert_fails(pare_optim_step(o, &a, err), PARE_ERR_ARG, "Hessian");
+    const float *h = g;
+    a.hessian = &h;
+    a.g_scale = NAN;
+    assert_fails(pare_optim_step(o, &a, err), PARE_ERR_ARG, "g_scale");
+    a.g_scale = 1;
+    a.lr = -1;
+    assert_fails(pare_optim_step(o, &a, err), PARE_ERR_ARG, "lr -1");
+    assert_true(pare_optim_count(o) == 0 && w[0] == 1);
+    pare_optim_free(o);
+    pare_optim_free(NULL);
+    pare_runtime_free(rt);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(as_pytorch),
+        cmocka_unit_test(as_the_papers),
+        cmocka_unit_test(adamp_is_adamw_unless_it_fires),
+        cmocka_unit_test(projected_steps_are_orthogonal),
+        cmocka_unit_test(one_row_vetoes),
+        cmocka_unit_test(norms_grow_by_the_steps_alone),
+        cmocka_unit_test(newton_steps_land),
+        cmocka_unit_test(scales_and_blocks),
+        cmocka_unit_test(levels_threads_and_masks),
+        cmocka_unit_test(arguments_count),
+        cmocka_unit_test(states_resume),
+        cmocka_unit_test(wrong_calls_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
