@@ -111,6 +111,19 @@ static pare_status read_legacy_entry(pare_imatrix *m, cursor *c, int32_t i, pare
     return PARE_OK;
 }
 
+/* Behind the entries: nothing, or chunks and the path of the data set, and then the end. */
+static pare_status read_legacy_end(cursor *c, size_t size, pare_error *err) {
+    int32_t n_chunks, len;
+    const size_t at = size - c->left, found = c->left;
+    if (found == 0 ||
+        (take(c, &n_chunks, 4) && take(c, &len, 4) && len >= 0 && (size_t)len == c->left))
+        return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT,
+                     "%s: byte %zu, behind the last entry: found %zu bytes, expected the end of "
+                     "the file, or a count of chunks and the path of a data set up to it",
+                     c->path, at, found);
+}
+
 static pare_status load_legacy(pare_imatrix *m, const char *path, pare_error *err) {
     char *data;
     size_t size;
@@ -124,6 +137,7 @@ static pare_status load_legacy(pare_imatrix *m, const char *path, pare_error *er
                        "%s: found no importance matrix, expected a GGUF file or the legacy form",
                        path);
     for (int32_t i = 0; i < n && st == PARE_OK; i++) st = read_legacy_entry(m, &c, i, err);
+    if (st == PARE_OK) st = read_legacy_end(&c, size, err);
     pare_free(data);
     return st;
 }

@@ -4,7 +4,7 @@
  *   GGUF     general.type "imatrix", imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size; per
  *            matrix NAME the tensors NAME.in_sum2 [n_mat][cols] and NAME.counts [n_mat][1], f32
  *   legacy   i32 n_entries; each i32 length, name, i32 n_calls, i32 n_values, f32 [n_values] = mean
- *            square times n_calls; then perhaps i32 n_chunks, i32 length, path of the data set
+ *            square times n_calls; then i32 n_chunks, i32 length, path of the data set, or nothing
  *
  * Files are untrusted. */
 #ifndef PARE_SRC_IO_IMATRIX_H

@@ -65,11 +65,45 @@ static void legacy_files(void **state) {
     tb_add(&b, "text", 4);
     assert_ok(load_bytes(&b, &m, err));
     pare_imatrix_free(&m);
-    for (b.n = 0; b.n < whole; b.n++) { /* cut anywhere */
+    size_t end = b.n;
+    for (b.n = 0; b.n < end; b.n++) { /* cut anywhere */
+        if (b.n == whole) continue;
         pare_error err = {0};
         assert_int_equal(load_bytes(&b, &m, &err), PARE_ERR_INPUT);
         assert_true(err.message[0] && !m.entries);
     }
+    tb_free(&b);
+}
+
+/* Nothing may stand behind the end, with or without the name of a data set. */
+static void bytes_behind_the_end(void **state) {
+    (void)state;
+    const float v[] = {3};
+    const uint32_t lengths[] = {0, 4, UINT32_MAX};
+    pare_imatrix m;
+    for (size_t i = 0; i < 3; i++)
+        for (size_t more = 0; more < 2; more++) {
+            test_bytes b = {0};
+            tb_int(&b, 1, 4);
+            add_entry(&b, "one", 1, v, 1);
+            tb_int(&b, 16, 4);
+            tb_int(&b, lengths[i], 4);
+            if (lengths[i] == 4) tb_add(&b, "text", 4);
+            tb_zeros(&b, more);
+            if (lengths[i] <= 4 && !more) {
+                assert_ok(load_bytes(&b, &m, err));
+                pare_imatrix_free(&m);
+            } else {
+                assert_fails(load_bytes(&b, &m, err), PARE_ERR_INPUT, "byte 23, behind the last");
+                assert_null(m.entries);
+            }
+            tb_free(&b);
+        }
+    test_bytes b = {0};
+    tb_int(&b, 1, 4);
+    add_entry(&b, "one", 1, v, 1);
+    tb_zeros(&b, 1);
+    assert_fails(load_bytes(&b, &m, err), PARE_ERR_INPUT, "found 1 bytes, expected the end");
     tb_free(&b);
 }
 
@@ -183,9 +217,8 @@ static void gguf_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(both_forms_come_back),
-        cmocka_unit_test(legacy_files),
-        cmocka_unit_test(bad_legacy_files),
+        cmocka_unit_test(both_forms_come_back), cmocka_unit_test(legacy_files),
+        cmocka_unit_test(bytes_behind_the_end), cmocka_unit_test(bad_legacy_files),
         cmocka_unit_test(gguf_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
