@@ -129,6 +129,7 @@ static int64_t record(cli *c, const char *model, const compress_options *o,
     record->out = o->out;
     record->text = o->eval;
     if (r->info->calib_samples) record->calib = o->calib;
+    record->imatrix = o->imatrix;
     if (r->before) record->base_ppl = r->before->ppl;
     return cli_record_end(c, record, o->records);
 }
@@ -157,6 +158,7 @@ static pare_status print_json(cli *c, const compress_result *r) {
         json_object_set_new(o, "planned_seconds", cli_json_real(i->planned_seconds));
     json_object_set_new(o, "resumed_blocks", json_integer((json_int_t)i->n_resumed));
     if (i->calib_samples) json_object_set_new(o, "calib", calib_json(i));
+    if (i->imatrix_sha256) json_object_set_new(o, "imatrix_sha256", json_string(i->imatrix_sha256));
     json_object_set_new(o, "bits_per_weight", cli_json_real(i->bits_per_weight));
     json_object_set_new(o, "sparsity", cli_json_real(i->sparsity));
     json_object_set_new(o, "peak_rss_bytes", json_integer((json_int_t)cli_peak_rss()));

@@ -86,6 +86,7 @@ typedef struct pare_compress_info {
     size_t n_resumed;                /* blocks that an interrupted run had finished */
     size_t calib_samples, calib_ctx; /* 0 without calibration */
     uint32_t calib_crc32;            /* of all calibration ids in order */
+    const char *imatrix_sha256;      /* of the importance matrix that was read; NULL = none */
     double bits_per_weight, sparsity, seconds;
     bool lossless;   /* no value changed */
     bool dense_pass; /* all calibration sequences run through the dense model first */

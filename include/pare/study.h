@@ -61,6 +61,7 @@ typedef struct pare_record {
     const char *out, *out_sha256, *format;
     const char *calib, *calib_sha256;
     int64_t calib_samples, calib_ctx;
+    const char *imatrix, *imatrix_sha256; /* an importance matrix that was read */
     const char *text, *text_sha256;
     const char *against, *against_sha256;
     /* the result's size */
@@ -140,7 +141,7 @@ typedef struct pare_record_check {
     pare_check_state state;
     char found[65]; /* "" unless the file was read */
 } pare_record_check;
-enum { PARE_RECORD_FILES = 5 };
+enum { PARE_RECORD_FILES = 6 };
 
 /* Reads the files of a record again, without any cache. Errors: PARE_ERR_NOMEM,
  * PARE_ERR_INTERRUPTED. */

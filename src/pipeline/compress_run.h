@@ -35,7 +35,7 @@ struct pare_compress_report {
     pare_layer_report *layers;
     char **fallbacks;
     size_t fallback_capacity;
-    char *recipe, *format;
+    char *recipe, *format, imatrix_sha256[65]; /* "" without a file */
     char **names;
     size_t n_names;
 };
@@ -123,8 +123,6 @@ pare_status compress_plan_importance(compress_run *c, tensor_plan *p, pare_error
 pare_status compress_importance(const compress_run *c, const tensor_plan *p,
                                 const pare_input_stats *x, float **own, const float **importance,
                                 pare_error *err);
-/* "" without a file. */
-pare_status compress_hash_imatrix(const compress_run *c, char sha[65], pare_error *err);
 /* pare_work_write_unit, with the sums that a file is to be written from. plans[n], tensors[n]. */
 pare_status compress_write_unit(const compress_run *c, const pare_calibration *cal, pare_work *work,
                                 size_t unit, const size_t *plans, const pare_tensor *tensors,

@@ -125,14 +125,13 @@ static pare_status hash_model(compress_run *c, char sha[65], pare_error *err) {
 
 pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,
                                pare_error *err) {
-    char sha[65], imatrix[65];
+    char sha[65];
     size_t failures = pare_json_failures();
     PARE_TRY(hash_model(c, sha, err));
-    PARE_TRY(compress_hash_imatrix(c, imatrix, err));
     json_t *f = json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:I, s:s}", "version", PARE_VERSION, "model", sha,
         "recipe", pare_recipe_text(c->recipe), "format", c->format->name, "keep",
-        c->o->keep ? c->o->keep : "", "imatrix", imatrix, "write_imatrix",
+        c->o->keep ? c->o->keep : "", "imatrix", c->report->imatrix_sha256, "write_imatrix",
         c->o->write_imatrix != NULL, "no_fallback", c->o->no_fallback, "seed",
         (json_int_t)pare_runtime_seed(c->rt), "isa", pare_isa_name(pare_runtime_isa(c->rt)));
     if (f && cal) {

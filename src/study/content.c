@@ -147,8 +147,9 @@ typedef struct record_file {
 } record_file;
 #define FILE_OF(role_)                                                                             \
     { #role_, offsetof(pare_record, role_), offsetof(pare_record, role_##_sha256) }
-static const record_file record_files[PARE_RECORD_FILES] = {
-    FILE_OF(model), FILE_OF(out), FILE_OF(calib), FILE_OF(text), FILE_OF(against)};
+static const record_file record_files[PARE_RECORD_FILES] = {FILE_OF(model), FILE_OF(out),
+                                                            FILE_OF(calib), FILE_OF(imatrix),
+                                                            FILE_OF(text),  FILE_OF(against)};
 
 static const char **string_at(pare_record *r, size_t offset) {
     return (const char **)(void *)((char *)r + offset);

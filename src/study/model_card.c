@@ -133,6 +133,7 @@ static void origins(pare_buffer *b, const pare_record *r) {
     if (r->calib && r->calib_samples)
         PRINT("- calibration: %lld sequences of %lld tokens\n", (long long)r->calib_samples,
               (long long)r->calib_ctx);
+    data_line(b, "importance matrix", r->imatrix, r->imatrix_sha256);
     data_line(b, "evaluation", r->text, r->text_sha256);
     if (r->out_sha256) PRINT("- this folder: SHA-256 %s\n", r->out_sha256);
     PRINT("- seed %lld, %lld thread%s, ", (long long)r->seed, (long long)r->threads,

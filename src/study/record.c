@@ -101,6 +101,7 @@ pare_status pare_record_set_compression(pare_record *r, const pare_compress_info
     r->sparsity = info->sparsity;
     r->calib_samples = (int64_t)info->calib_samples;
     r->calib_ctx = (int64_t)info->calib_ctx;
+    r->imatrix_sha256 = info->imatrix_sha256;
     r->seconds = info->seconds;
     return PARE_OK;
 }

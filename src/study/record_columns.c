@@ -39,6 +39,8 @@ const pare_column pare_record_columns[] = {
     TEXT(R, calib_sha256),
     COUNT(R, calib_samples),
     COUNT(R, calib_ctx),
+    TEXT(R, imatrix),
+    TEXT(R, imatrix_sha256),
     TEXT(R, text),
     TEXT(R, text_sha256),
     TEXT(R, against),

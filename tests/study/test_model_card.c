@@ -76,6 +76,40 @@ static void without_records(void **state) {
     free(card);
 }
 
+/* A matrix that the run replaces: the record has the hash of what was read. */
+static void names_the_imatrix(void **state) {
+    (void)state;
+    program_result r = program_run(
+        NULL,
+        "{ pare compress tiny -o made -r q4_0 --calib text --calib-samples 2 --calib-ctx 16 "
+        "--write-imatrix m.gguf --records none && cp m.gguf kept && "
+        "pare compress tiny -o weighed -r q4_0 --imatrix m.gguf --calib text --calib-samples 1 "
+        "--calib-ctx 16 --write-imatrix m.gguf; } > /dev/null && ! cmp -s m.gguf kept && "
+        "sha256sum < kept");
+    if (r.code) fail_msg("%s", r.err);
+    char expected[200], *card = card_of("weighed");
+    snprintf(expected, sizeof expected, "- importance matrix: m.gguf, SHA-256 %.64s", r.out);
+    has(card, expected);
+    free(card);
+    card = card_of("made");
+    assert_null(strstr(card, "importance matrix"));
+    free(card);
+    snprintf(expected, sizeof expected, "%.64s", r.out);
+    program_free(&r);
+    json_t *o = program_json(NULL, "pare records --limit 1");
+    json_t *record = json_array_get(json_object_get(o, "records"), 0);
+    assert_string_equal(json_string_value(json_object_get(record, "imatrix_sha256")), expected);
+    assert_string_equal(json_string_value(json_object_get(record, "imatrix")), test_path("m.gguf"));
+    r = program_runf(NULL,
+                     "cp kept m.gguf && pare records verify %lld && "
+                     "pare compress tiny -o plain -r q4_0 --imatrix kept -q --json",
+                     (long long)json_integer_value(json_object_get(record, "id")));
+    json_decref(o);
+    if (r.code) fail_msg("%s", r.err);
+    assert_non_null(strstr(r.out, expected));
+    program_free(&r);
+}
+
 static void of_sweep(void **state) {
     (void)state;
     test_write("recipes", "q8_0", 4);
@@ -122,8 +156,8 @@ static void hostile(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(of_compress),
-                                       cmocka_unit_test(without_records),
-                                       cmocka_unit_test(of_sweep), cmocka_unit_test(hostile)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(of_compress), cmocka_unit_test(without_records),
+        cmocka_unit_test(of_sweep), cmocka_unit_test(hostile), cmocka_unit_test(names_the_imatrix)};
     return cmocka_run_group_tests(tests, make_model, NULL);
 }
