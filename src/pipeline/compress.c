@@ -12,6 +12,7 @@
 #include "pipeline/work_folder.h"
 #include "text/vocab.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -262,26 +263,60 @@ static pare_status tell_idle_steps(compress_run *c, pare_error *err) {
     return PARE_OK;
 }
 
-/* Bytes of a sparse form of 50% zeros, from a few rows: an estimate for plans. */
-static uint64_t estimate_sparse(compress_run *c, const tensor_plan *p) {
-    enum { ROWS = 16 };
-    pare_tensor sample = {0};
-    float *w = pare_malloc(ROWS * p->cols, sizeof *w);
-    uint64_t bytes = 0;
-    if (w) {
-        for (size_t i = 0; i < ROWS * p->cols; i++) w[i] = i % p->cols % 4 < 2 ? 0.0f : 1.0f;
-        if (pare_tensor_encode(c->rt, &sample, p->enc, w, ROWS, p->cols, NULL, NULL) == PARE_OK)
-            bytes = (uint64_t)pare_tensor_bytes(&sample) * p->rows / ROWS;
+/* --- sizes --- */
+
+enum { SAMPLE_ROWS = 16 };
+
+/* The share of zeros of rows spread over a tensor as it is in the file. */
+static pare_status zeros_in_file(compress_run *c, const tensor_plan *p, double *share,
+                                 pare_error *err) {
+    pare_tensor t = {0};
+    float *row = pare_malloc(p->cols, sizeof *row);
+    size_t zeros = 0, n = p->rows < SAMPLE_ROWS ? p->rows : SAMPLE_ROWS;
+    pare_status st = row ? pare_source_read(c->source, p->t, true, &t, err) : fail_memory(err);
+    for (size_t r = 0; r < n && st == PARE_OK && t.enc; r++) {
+        t.enc->decode(row, &t.view, r * p->rows / n, 0, p->cols);
+        for (size_t i = 0; i < p->cols; i++) zeros += row[i] == 0.0f;
     }
-    pare_tensor_free(&sample);
-    pare_free(w);
-    return bytes;
+    *share = n && p->cols ? (double)zeros / ((double)n * (double)p->cols) : 0;
+    pare_tensor_free(&t);
+    pare_free(row);
+    return st;
 }
 
-static uint64_t planned_bytes(compress_run *c, const tensor_plan *p) {
-    if (!p->recode) return p->t->n_bytes;
-    size_t row = pare_encoding_row_bytes(p->enc, p->cols);
-    return row ? (uint64_t)row * p->rows : estimate_sparse(c, p);
+/* Bytes of a form that stores what is not zero, from a few rows with as many zeros as the recipe
+ * means, or the file has where it prunes nothing. */
+static pare_status sample_sparse(compress_run *c, size_t plan, uint64_t *bytes, pare_error *err) {
+    const tensor_plan *p = &c->plans[plan];
+    size_t rows = p->rows < SAMPLE_ROWS ? p->rows : SAMPLE_ROWS, n = rows * p->cols;
+    double share = compress_planned_sparsity(c, plan);
+    if (share <= 0) PARE_TRY(zeros_in_file(c, p, &share, err));
+    pare_tensor sample = {0};
+    float *w = pare_malloc(n, sizeof *w);
+    if (!w) return fail_memory(err);
+    for (size_t i = 0; i < n; i++) /* spread evenly */
+        w[i] = floor((double)(i + 1) * share) > floor((double)i * share) ? 0.0f : 1.0f;
+    pare_status st = pare_tensor_encode(c->rt, &sample, p->enc, w, rows, p->cols, NULL, err);
+    if (st == PARE_OK && rows)
+        *bytes = (uint64_t)((double)pare_tensor_bytes(&sample) * (double)p->rows / (double)rows);
+    pare_tensor_free(&sample);
+    pare_free(w);
+    return st;
+}
+
+static pare_status planned_bytes(compress_run *c, size_t plan, uint64_t *bytes, pare_error *err) {
+    const tensor_plan *p = &c->plans[plan];
+    size_t row = pare_encoding_row_bytes(p->enc, p->cols), part[PARE_MAX_PARTS] = {0};
+    *bytes = p->recode ? (uint64_t)row * p->rows : p->t->n_bytes;
+    if (!p->recode || row || !p->enc->part_sizes || !p->cols) return PARE_OK;
+    if (!p->enc->part_sizes(part, p->rows, p->cols))
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: a matrix of %zu x %zu", p->t->canonical, p->rows,
+                         p->cols);
+    for (size_t k = 0; k < p->enc->n_parts; k++) {
+        if (part[k] == SIZE_MAX) return sample_sparse(c, plan, bytes, err);
+        *bytes += part[k];
+    }
+    return PARE_OK;
 }
 
 static pare_status begin_report(compress_run *c, pare_error *err) {
@@ -297,7 +332,8 @@ static pare_status begin_report(compress_run *c, pare_error *err) {
         r->names[i] = pare_strdup(p->t->canonical ? p->t->canonical : p->t->name);
         if (!r->names[i]) return fail_memory(err);
         r->n_names++;
-        uint64_t bytes = planned_bytes(c, p);
+        uint64_t bytes;
+        PARE_TRY(planned_bytes(c, i, &bytes, err));
         r->layers[i] = (pare_layer_report){
             .name = r->names[i],
             .from = p->t->enc->name,
