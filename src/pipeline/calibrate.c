@@ -327,8 +327,7 @@ static bool gather(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_
     return !cal->last || !input || input < cal->last;
 }
 
-/* Finds out which matrices of the loaded layer share an input. */
-static void find_inputs(pare_calibration *cal, size_t layer) {
+void pare_calibration_discover(pare_calibration *cal, size_t layer) {
     forget_inputs(cal);
     region r = {.cal = cal, .layer = layer, .n = 2, .probe = discover}; /* 1 takes another path */
     memset(cal->h, 0, cal->h_bytes);
@@ -344,7 +343,7 @@ static unsigned needs_of_input(const shared_input *input, pare_needs_fn needs, v
 pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_needs_fn needs,
                                   void *arg, size_t *bytes, pare_error *err) {
     PARE_TRY(pare_calibration_load(cal, layer, err));
-    find_inputs(cal, layer);
+    pare_calibration_discover(cal, layer);
     *bytes = 0;
     for (size_t i = 0; i < cal->n_inputs; i++) {
         unsigned wanted = needs_of_input(&cal->inputs[i], needs, arg);
@@ -370,7 +369,7 @@ pare_status pare_calibration_time(pare_calibration *cal, size_t layer, pare_need
                                   void *arg, pare_price_fn price, double *sequence,
                                   double *statistics, pare_error *err) {
     PARE_TRY(pare_calibration_load(cal, layer, err));
-    find_inputs(cal, layer);
+    pare_calibration_discover(cal, layer);
     pare_status st = PARE_OK;
     *statistics = 0;
     for (size_t i = 0; i < cal->n_inputs && st == PARE_OK; i++) {
@@ -389,7 +388,7 @@ pare_status pare_calibration_time(pare_calibration *cal, size_t layer, pare_need
 
 static pare_status make_statistics(pare_calibration *cal, size_t layer, pare_needs_fn needs,
                                    void *arg, pare_error *err) {
-    find_inputs(cal, layer);
+    pare_calibration_discover(cal, layer);
     for (size_t i = 0; i < cal->n_inputs; i++) {
         shared_input *input = &cal->inputs[i];
         unsigned wanted = needs_of_input(input, needs, arg);
@@ -530,6 +529,53 @@ pare_status pare_calibration_module(pare_calibration *cal, size_t layer, size_t 
         linears[k]->w = before[k];
         pare_tensor_free(&tried[k]);
     }
+    return st;
+}
+
+/* Values as activations and weights have them: neither zeros nor a softmax that overflows. */
+static float *made_up(size_t n, float scale) {
+    enum { PERIOD = 4093 };
+    float *x = pare_big_alloc(n * sizeof *x);
+    for (size_t i = 0; x && i < n; i++)
+        x[i] = i < PERIOD ? scale * pare_rng_normal(1, 0x5CA1E, i) : x[i - PERIOD];
+    return x;
+}
+
+/* x[n_samples * ctx][in]; the second call counts. */
+static pare_status time_module(pare_calibration *cal, size_t layer, size_t i, const float *x,
+                               const float *const *w, float *y, double *seconds, pare_error *err) {
+    const pare_input_stats samples = {.samples = x};
+    shared_input *input = &cal->inputs[i];
+    const pare_input_stats *before = input->result;
+    pare_status st = PARE_OK;
+    input->result = &samples;
+    for (int k = 0; k < 2 && st == PARE_OK; k++) {
+        double start = pare_now_s();
+        st = pare_calibration_module(cal, layer, i, w, y, err);
+        *seconds = pare_now_s() - start;
+    }
+    input->result = before;
+    return st;
+}
+
+pare_status pare_calibration_module_seconds(pare_calibration *cal, size_t layer, size_t i,
+                                            double *seconds, pare_error *err) {
+    const shared_input *input = &cal->inputs[i];
+    const float *w[PARE_OP_MAX_OUTS] = {NULL};
+    size_t n_w = 0, n = cal->n_samples * cal->ctx, dim = cal->m->config.dim;
+    for (size_t k = 0; k < input->n_names; k++) {
+        const pare_linear *linear = pare_model_linear(cal->m, layer, input->names[k]);
+        if (linear->w.view.rows > n_w) n_w = linear->w.view.rows;
+    }
+    n_w *= input->in;
+    float *x = made_up(n * input->in, 1.0f), *y = pare_big_alloc(n * dim * sizeof *y),
+          *weights = made_up(n_w, 0.02f);
+    for (size_t k = 0; k < input->n_names; k++) w[k] = weights; /* one for all */
+    pare_status st =
+        x && y && weights ? time_module(cal, layer, i, x, w, y, seconds, err) : fail_memory(err);
+    if (x) pare_big_free(x, n * input->in * sizeof *x);
+    if (y) pare_big_free(y, n * dim * sizeof *y);
+    if (weights) pare_big_free(weights, n_w * sizeof *weights);
     return st;
 }
 

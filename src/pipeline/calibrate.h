@@ -66,6 +66,14 @@ pare_status pare_calibration_time(pare_calibration *cal, size_t layer, pare_need
                                   void *arg, pare_price_fn price, double *sequence,
                                   double *statistics, pare_error *err);
 
+/* Finds out which matrices of the loaded layer share an input, for pare_calibration_sharing. */
+void pare_calibration_discover(pare_calibration *cal, size_t layer);
+
+/* Seconds that pare_calibration_module takes with weights to try, on made-up samples and weights.
+ * The layer is loaded and its inputs are known. Errors: PARE_ERR_NOMEM, PARE_ERR_INTERRUPTED. */
+pare_status pare_calibration_module_seconds(pare_calibration *cal, size_t layer, size_t i,
+                                            double *seconds, pare_error *err);
+
 /* Runs the loaded layer over all sequences of file `from`. needs: statistics are gathered, see
  * pare_calibration_inputs; NULL: none. to: the outputs, with their CRC-32; NULL: not kept. Errors:
  * PARE_ERR_INPUT (NaN or infinity: names the layer, the matrix and the sequence),

@@ -109,7 +109,7 @@ pare_status compress_sample(compress_run *c, size_t i, const pare_tensor *in,
 
 /* ---- estimate.c ---- */
 
-/* How long the run will take, into the report; nothing where a method chooses scales. Errors:
+/* How long the run will take, into the report. Errors:
  * PARE_ERR_NOMEM, those of loading a block and of the methods. */
 pare_status compress_estimate(compress_run *c, pare_calibration *cal, pare_error *err);
 
