@@ -390,11 +390,12 @@ pare_status pare_disk_free(uint64_t *bytes, const char *path, pare_error *err) {
 
 /* --- locks --- */
 
-/* Who holds it, as the holder wrote: "process 12 on name", for messages and to know the machine. */
+/* Who holds it, as the holder wrote: "process 12 on name", for messages and to know the machine. A
+ * loss of power may cut it short: without its line end it says nothing. */
 static void holder_text(char *out, size_t n) {
     char host[200] = "";
     if (gethostname(host, sizeof host - 1) != 0) host[0] = '\0';
-    snprintf(out, n, "process %ld on %s", (long)getpid(), host);
+    snprintf(out, n, "process %ld on %s\n", (long)getpid(), host);
 }
 
 pare_status pare_lock_take(pare_lock *lock, const char *path, pare_error *err) {
@@ -404,11 +405,13 @@ pare_status pare_lock_take(pare_lock *lock, const char *path, pare_error *err) {
     holder_text(mine, sizeof mine);
     ssize_t n = pread(lock->fd, said, sizeof said - 1, 0);
     said[n > 0 ? n : 0] = '\0';
+    if (!strchr(said, '\n')) said[0] = '\0';
     const char *their_host = strstr(said, " on "), *my_host = strstr(mine, " on ");
     bool free_here = flock(lock->fd, LOCK_EX | LOCK_NB) == 0;
     if (!free_here || (their_host && strcmp(their_host, my_host) != 0)) {
         close(lock->fd);
         lock->fd = -1;
+        said[strcspn(said, "\n")] = '\0';
         return pare_fail(err, PARE_ERR_ARG, "%s: found it held by %s, expected nobody%s", path,
                          said[0] ? said : "another process",
                          free_here ? " (if that process is gone, remove the file)" : "");
@@ -463,6 +466,16 @@ pare_status pare_path_stamp(pare_file_stamp *stamp, const char *path, pare_error
     return PARE_OK;
 }
 
+/* One folder; what is written into it is safe only when its own name is. */
+static pare_status make_one(const char *path, pare_error *err) {
+    if (mkdir(path, 0777) != 0) return errno == EEXIST ? PARE_OK : fail_errno(err, path, "create");
+    int above;
+    PARE_TRY(open_folder_of(&above, path, err));
+    pare_status st = fsync(above) == 0 ? PARE_OK : fail_io(err, path, "sync of its folder");
+    close(above);
+    return st;
+}
+
 pare_status pare_folder_make(const char *path, pare_error *err) {
     char *name = pare_strdup(path);
     if (!name) return fail_memory(err, path);
@@ -471,7 +484,7 @@ pare_status pare_folder_make(const char *path, pare_error *err) {
         if (*p && *p != '/') continue;
         char end = *p;
         *p = '\0';
-        if (mkdir(name, 0777) != 0 && errno != EEXIST) st = fail_errno(err, path, "create");
+        st = make_one(name, err);
         *p = end;
         if (!end || st != PARE_OK) break;
     }

@@ -353,12 +353,12 @@ static void two_runs_at_once(void **state) {
     /* a dead process's lock is no lock; another machine's is one */
     char host[200], line[300];
     gethostname(host, sizeof host);
-    snprintf(line, sizeof line, "process 1 on %s", host);
+    snprintf(line, sizeof line, "process 1 on %s\n", host);
     assert_non_null(test_write("twice.work/lock", line, strlen(line)));
     assert_ok(run(&o, 1, err));
     test_remove(out);
     assert_int_equal(mkdir(work, 0777), 0);
-    assert_non_null(test_write("twice.work/lock", "process 1 on elsewhere", 22));
+    assert_non_null(test_write("twice.work/lock", "process 1 on elsewhere\n", 23));
     assert_fails(run(&o, 1, err), PARE_ERR_ARG, "elsewhere");
     pare_free(path);
     test_remove(work);
