@@ -1,0 +1,911 @@
+/* Sparse training: JaxPruner's vectors and traps, the order of a step, every algorithm resumed,
+ * with other optimizers, with any number of threads. */
+#include "support/test.h"
+
+#include "methods/pruner.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* ---- a toy: four tensors, gradients towards fixed places ---- */
+
+enum { N = 4, W1 = 16 * 16, EMBD = 10 * 8, BIAS = 16, W2 = 16 * 16, ALL = W1 + EMBD + BIAS + W2 };
+static const size_t sizes[N] = {W1, EMBD, BIAS, W2};
+
+typedef struct toy {
+    float w[ALL], forward[ALL], g[ALL];
+    pare_trained t[N];
+    float *gs[N];
+    pare_optim *optim;
+    pare_pruner *pruner;
+    pare_stepper stepper;
+    int step;
+} toy;
+
+static float draw(uint64_t *s) {
+    *s = *s * 6364136223846793005u + 1442695040888963407u;
+    return (float)(int32_t)(*s >> 32) * 0x1p-31f;
+}
+
+static void lay_out(toy *x) {
+    memset(x, 0, sizeof *x);
+    uint64_t seed = 11;
+    for (size_t i = 0; i < ALL; i++) x->w[i] = draw(&seed);
+    x->t[0] = (pare_trained){.name = "b.w1", .dims = {16, 16}, .n_dims = 2};
+    x->t[1] =
+        (pare_trained){.name = "embd", .dims = {10, 8}, .n_dims = 2, .role = PARE_ROLE_EMBEDDING};
+    x->t[2] = (pare_trained){.name = "bias", .dims = {16}, .n_dims = 1, .role = PARE_ROLE_OTHER};
+    x->t[3] = (pare_trained){.name = "a.w2", .dims = {16, 16}, .n_dims = 2};
+    for (size_t i = 0, at = 0; i < N; at += sizes[i++]) {
+        x->t[i].w = x->w + at;
+        x->t[i].w_forward = x->forward + at;
+        x->gs[i] = x->g + at;
+    }
+}
+
+static void begin(toy *x, pare_runtime *rt, const char *spec, const char *optim) {
+    lay_out(x);
+    assert_ok(pare_pruner_create(&x->pruner, rt, spec, x->t, N, 40, err));
+    assert_ok(pare_optim_create(&x->optim, rt, optim, x->t, N, err));
+    x->stepper = pare_optim_stepper(x->optim);
+}
+
+static void end(toy *x) {
+    pare_pruner_free(x->pruner);
+    pare_optim_free(x->optim);
+}
+
+static const float *weights_of_forward(const toy *x) {
+    return pare_pruner_is_straight_through(x->pruner) ? x->forward : x->w;
+}
+
+/* The gradient of a square distance, with noise of the step. */
+static void gradients(toy *x) {
+    uint64_t place = 77, noise = (uint64_t)x->step * 1000 + 5;
+    const float *w = weights_of_forward(x);
+    for (size_t i = 0; i < ALL; i++) x->g[i] = 0.3f * (w[i] - draw(&place)) + 0.1f * draw(&noise);
+}
+
+static void forward(toy *x) { assert_ok(pare_pruner_pre_forward(x->pruner, err)); }
+
+static void update(toy *x) {
+    pare_optim_args a = pare_optim_args_default();
+    a.g = x->gs;
+    assert_ok(pare_pruner_update(x->pruner, &x->stepper, &a, err));
+    x->step++;
+}
+
+static void train(toy *x, int until) {
+    while (x->step < until) {
+        forward(x);
+        gradients(x);
+        update(x);
+    }
+}
+
+static size_t zeros(const float *w, size_t n) {
+    size_t z = 0;
+    for (size_t i = 0; i < n; i++) z += w[i] == 0.0f;
+    return z;
+}
+
+static const char *const specs[] = {
+    "no_prune",
+    "magnitude:sparsity=0.7,every=5,from=5,until=30",
+    "magnitude:sparsity=0.7,every=5,from=5,until=30,sparse_grads=true,skip_gradients=true",
+    "magnitude:sparsity=2:4,every=10,from=10,until=20",
+    "magnitude:sparsity=0.5,type=block_4x4,schedule=one_shot,from=3",
+    "random:sparsity=0.7,every=5,from=5,until=30",
+    "saliency:sparsity=0.7,every=5,from=5,until=30,dist=erk",
+    "global_magnitude:sparsity=0.7,every=5,from=5,until=30",
+    "global_saliency:sparsity=0.7,every=5,from=5,until=30,normalize=false",
+    "magnitude_ste:sparsity=0.7,every=5,from=5,until=30",
+    "magnitude_ste:sparsity=2:4,refresh=3,from=0,until=1",
+    "random_ste:sparsity=0.7,every=5,from=0,until=30",
+    "static_sparse:sparsity=0.7,embeddings=true",
+    "set:sparsity=0.7,drop=0.3,every=5,until=30",
+    "set:sparsity=0.5,type=block_4x4,drop=0.3,every=5,until=30",
+    "rigl:sparsity=0.7,drop=0.3,every=5,until=30",
+    "rigl:sparsity=0.5,type=channel_in,drop=0.3,every=5,until=30,decay=none",
+    "acdc:sparsity=0.7,dense_until=3,sparse_from=30,sparse_steps=5,dense_steps=4",
+    "adam_fisher:sparsity=0.7,every=5,from=5,until=30,reset_adam=true",
+    "iterative_nm:sparsity=1:4,every=5,from=5,until=30",
+};
+enum { N_SPECS = sizeof specs / sizeof *specs };
+
+/* Each of the registry stands in the list. */
+static void every_algorithm_is_tried(void **state) {
+    (void)state;
+    for (size_t i = 0; pare_method_at(i); i++) {
+        const pare_method *m = pare_method_at(i);
+        bool found = !m->sparse;
+        size_t n = strlen(m->name);
+        for (size_t k = 0; k < N_SPECS; k++)
+            found |= strncmp(specs[k], m->name, n) == 0 && strchr(":", specs[k][n]);
+        if (!found) fail_msg("%s is not in the list of this test", m->name);
+    }
+}
+
+/* ---- schedules ---- */
+
+static void schedules(void **state) {
+    (void)state;
+    const pare_schedule p = {PARE_SCHEDULE_POLYNOMIAL, 5, 0, 20, 3};
+    assert_true(pare_schedule_sparsity(&p, 0.5, 9) == 0.4375); /* JaxPruner's */
+    assert_true(pare_schedule_sparsity(&p, 0.5, 0) > 0);
+    assert_true(pare_schedule_sparsity(&p, 0.5, 18) < 0.5);
+    assert_true(pare_schedule_sparsity(&p, 0.5, 19) == 0.5 &&
+                pare_schedule_sparsity(&p, 0.5, 1000) == 0.5);
+    const pare_schedule late = {PARE_SCHEDULE_PERIODIC, 10, 3, 30, 3};
+    for (int64_t t = 0; t < 60; t++) /* multiples of 10, not 3, 13, 23 */
+        assert_int_equal(pare_schedule_is_update(&late, t), t == 10 || t == 20 || t == 30);
+    assert_true(pare_schedule_sparsity(&late, 0.5, 0) == 0.5);
+    const pare_schedule endless = {PARE_SCHEDULE_PERIODIC, 10, 0, -1, 3};
+    assert_true(pare_schedule_is_update(&endless, 1000000));
+    const pare_schedule once = {PARE_SCHEDULE_ONE_SHOT, 10, 7, 0, 3}, never = {0};
+    for (int64_t t = 0; t < 60; t++) {
+        assert_int_equal(pare_schedule_is_update(&once, t), t == 7);
+        assert_false(pare_schedule_is_update(&never, t));
+    }
+    assert_true(pare_schedule_sparsity(&once, 0.5, 0) == 0.5);
+    const pare_schedule point = {PARE_SCHEDULE_POLYNOMIAL, 5, 10, 10, 3};
+    assert_true(pare_schedule_sparsity(&point, 0.5, 10) == 0.5);
+}
+
+/* ---- drop and grow ---- */
+
+static void drop_and_grow_of_jaxpruner(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    /* of the kept weights 1, 3, 5, 6 number 6 is smallest, then 3, then 1 */
+    float w[8] = {0, 3, 0, -2, 0, 8, 1, 0}, g[8] = {-9, 1, 4, -1, 5, 8, -2, 3};
+    static const struct {
+        double drop;
+        uint64_t expected;
+    } cases[] = {{0, 0x6A}, {0.25, 0x2B}, {0.5, 0x33}, {0.75, 0x35}, {1, 0x35}};
+    const pare_trained t = {.name = "w", .dims = {2, 4}, .n_dims = 2, .w = w};
+    for (size_t i = 0; i < 5; i++) {
+        pare_pruner *p;
+        float *gs = g;
+        const pare_sparse_input in = {.g = &gs};
+        assert_ok(pare_pruner_create(&p, rt, "rigl:sparsity=0.5,until=9", &t, 1, 0, err));
+        p->tensors[0].bits[0] = 0x6A; /* 0 1 0 1 0 1 1 0 */
+        assert_ok(pare_pruner_drop_grow(p, &in, pare_score_gradient, cases[i].drop, err));
+        assert_int_equal(p->tensors[0].bits[0], cases[i].expected);
+        pare_pruner_free(p);
+    }
+    pare_runtime_free(rt);
+    assert_int_equal(pare_drop_keep(384, 38, 0.75), 9); /* at halves as f32 has them */
+    assert_int_equal(pare_drop_keep(1152, 346, 0.75), 87);
+    assert_int_equal(pare_drop_keep(100, 10, 1), 1);
+    assert_int_equal(pare_drop_keep(100, 10, 0), 10);
+    assert_int_equal(pare_drop_keep(50000000, 12345678, 0.5), 6172839);
+}
+
+/* Counts stand still, state is zeroed where weights are activated and nowhere else, new weights are
+ * 0, and on an update step the optimizer stands still. */
+static void check_drop_grow(const char *spec) {
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    toy *x = malloc(sizeof *x);
+    begin(x, rt, spec, "adam:lr=0.01");
+    size_t changes = 0, updates = 0, k[N] = {0};
+    for (int s = 0; s < 40; s++) {
+        uint64_t old[N][W1 / 64];
+        float before[2][ALL], w[ALL];
+        pare_optim_array a;
+        forward(x);
+        gradients(x);
+        for (size_t i = 0; i < N; i++) {
+            const uint64_t *bits = pare_pruner_mask(x->pruner, i);
+            if (!bits) continue;
+            memcpy(old[i], bits, sizeof old[i]);
+            if (s == 0) k[i] = pare_mask_count(bits, sizes[i]);
+            assert_int_equal(pare_mask_count(bits, sizes[i]), k[i]);
+            for (size_t v = 0; v < sizes[i]; v++)
+                assert_true(pare_bit(bits, v) || x->t[i].w[v] == 0);
+        }
+        for (size_t i = 0, at[2] = {0}; pare_optim_array_at(x->optim, i, &a); i++) {
+            memcpy(before[i % 2] + at[i % 2], a.data, a.n * sizeof(float));
+            at[i % 2] += a.n;
+        }
+        memcpy(w, x->w, sizeof w);
+        int64_t count = pare_optim_count(x->optim);
+        bool is_update = pare_pruner_is_update_step(x->pruner);
+        update(x);
+        assert_int_equal(pare_optim_count(x->optim), count + !is_update);
+        updates += is_update;
+        for (size_t i = 0, at[2] = {0}; is_update && pare_optim_array_at(x->optim, i, &a); i++) {
+            const uint64_t *bits = pare_pruner_mask(x->pruner, a.tensor);
+            for (size_t v = 0; v < a.n; v++) {
+                bool now = bits && pare_bit(bits, v), was = bits && pare_bit(old[a.tensor], v);
+                bool activated = now && !was;
+                assert_true(a.data[v] == (activated ? 0 : before[i % 2][at[i % 2] + v]));
+                float value = x->t[a.tensor].w[v];
+                if (activated) assert_true(value == 0);
+                if (bits && !now) assert_true(value == 0);
+                if (now && was) assert_true(value == w[(size_t)(x->t[a.tensor].w - x->w) + v]);
+                changes += activated;
+            }
+            at[i % 2] += a.n;
+        }
+    }
+    assert_int_equal(updates, 6); /* 5, 10, ... 30 */
+    assert_true(changes > 20);
+    end(x);
+    free(x);
+    pare_runtime_free(rt);
+}
+
+static void dynamic_training(void **state) {
+    (void)state;
+    for (size_t k = 0; k < N_SPECS; k++)
+        if (strncmp(specs[k], "set", 3) == 0 || strncmp(specs[k], "rigl", 4) == 0)
+            check_drop_grow(specs[k]);
+}
+
+/* Growth reads the dense gradient although the optimizer sees a masked one: the pruned weight of
+ * largest gradient comes. */
+static void rigl_grows_by_dense_gradients(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    toy x;
+    begin(&x, rt, "rigl:sparsity=0.7,drop=0.2,every=5,until=30", "sgd:lr=0.01");
+    train(&x, 5);
+    assert_true(pare_pruner_is_update_step(x.pruner) && pare_pruner_needs_dense_gradient(x.pruner));
+    forward(&x);
+    gradients(&x);
+    size_t last = 0;
+    for (size_t i = 0; i < W1; i++)
+        if (!pare_bit(pare_pruner_mask(x.pruner, 0), i)) last = i;
+    x.g[last] = -50;
+    update(&x);
+    assert_true(pare_bit(pare_pruner_mask(x.pruner, 0), last));
+    assert_false(pare_pruner_needs_dense_gradient(x.pruner));
+    end(&x);
+    pare_runtime_free(rt);
+}
+
+/* ---- the order of a step ---- */
+
+/* Masks come from the weights before the optimizer's step; weights are masked after it; the
+ * optimizer's moments of pruned weights keep moving unless sparse_grads is set. */
+static void order_of_a_step(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    for (int sparse = 0; sparse < 2; sparse++) {
+        float w[4] = {4, 3, 2, 1}, g[4] = {100, 0, 0, -100}, *gs = g; /* the step turns the order */
+        const pare_trained t = {.name = "w", .dims = {1, 4}, .n_dims = 2, .w = w};
+        pare_pruner *p;
+        pare_optim *o;
+        pare_optim_array a;
+        assert_ok(pare_pruner_create(&p, rt,
+                                     sparse ? "magnitude:sparsity=0.5,schedule=one_shot,from=0,"
+                                              "sparse_grads=true"
+                                            : "magnitude:sparsity=0.5,schedule=one_shot,from=0",
+                                     &t, 1, 0, err));
+        assert_ok(pare_optim_create(&o, rt, "sgd:lr=0.1,momentum=0.5", &t, 1, err));
+        const pare_stepper s = pare_optim_stepper(o);
+        pare_optim_args args = pare_optim_args_default();
+        args.g = &gs;
+        assert_ok(pare_pruner_update(p, &s, &args, err));
+        const float expected[] = {-6, 3, 0, 0};
+        assert_memory_equal(w, expected, sizeof w);
+        assert_true(pare_optim_array_at(o, 0, &a) && a.data[3] == (sparse ? 0 : -100));
+        assert_true(g[3] == -100); /* gradients of ours are not written to */
+        assert_int_equal(pare_pruner_count(p), 1);
+        assert_ok(pare_pruner_update(p, &s, &args, err));
+        assert_true(w[2] == 0 && w[3] == 0); /* momentum does not bring them back */
+        pare_pruner_free(p);
+        pare_optim_free(o);
+    }
+    pare_runtime_free(rt);
+}
+
+/* The sparsity follows the schedule, and what went stays away. */
+static void gradual(const char *spec) {
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    toy *x = malloc(sizeof *x);
+    begin(x, rt, spec, "adamw:lr=0.05");
+    bool gone[ALL] = {0};
+    for (int s = 0; s < 40; s++) {
+        const pare_schedule schedule = x->pruner->schedule;
+        train(x, s + 1);
+        for (size_t i = 0, at = 0; i < N; at += sizes[i++]) {
+            if (!pare_pruner_mask(x->pruner, i)) continue;
+            size_t n = zeros(x->t[i].w, sizes[i]);
+            if (s % 5 == 0 && s >= 5 && s <= 30)
+                assert_int_equal(
+                    n, sizes[i] -
+                           pare_mask_n_keep(sizes[i],
+                                            pare_schedule_sparsity(
+                                                &schedule, pare_pruner_target(x->pruner, i), s)));
+            if (s < 5) assert_int_equal(n, 0);
+            for (size_t v = 0; v < sizes[i]; v++) {
+                assert_false(gone[at + v] && x->t[i].w[v] != 0);
+                gone[at + v] = x->t[i].w[v] == 0;
+            }
+        }
+    }
+    assert_int_equal(zeros(x->t[1].w, EMBD) + zeros(x->t[2].w, BIAS), 0);
+    end(x);
+    free(x);
+    pare_runtime_free(rt);
+}
+
+static void gradual_pruning(void **state) {
+    (void)state;
+    gradual("magnitude:sparsity=0.7,every=5,from=5,until=30");
+    gradual("random:sparsity=0.7,every=5,from=5,until=30");
+    gradual("saliency:sparsity=0.7,every=5,from=5,until=30");
+}
+
+/* ---- straight through ---- */
+
+static void straight_through(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    toy *x = malloc(sizeof *x);
+    uint64_t last[W1 / 64] = {0};
+    begin(x, rt, "random_ste:sparsity=0.6,schedule=one_shot,from=20", "sgd:lr=0.1");
+    assert_true(pare_pruner_is_straight_through(x->pruner));
+    for (int s = 0; s < 6; s++) {
+        forward(x);
+        /* the target from the start, whatever the schedule's step; a new mask every time */
+        assert_int_equal(zeros(x->forward, W1), W1 - pare_mask_n_keep(W1, 0.6));
+        assert_memory_not_equal(last, pare_pruner_mask(x->pruner, 0), sizeof last);
+        memcpy(last, pare_pruner_mask(x->pruner, 0), sizeof last);
+        for (size_t i = 0; i < W1; i++)
+            assert_true(x->forward[i] == (pare_bit(last, i) ? x->w[i] : 0));
+        assert_memory_equal(x->forward + W1, x->w + W1, EMBD * sizeof(float)); /* not pruned */
+        float before[ALL];
+        gradients(x);
+        memcpy(before, x->w, sizeof before);
+        update(x);
+        for (size_t i = 0; i < ALL; i++) /* the gradient goes to all of them */
+            assert_true(x->w[i] == before[i] - 0.1f * x->g[i]);
+        assert_int_equal(zeros(x->w, ALL), 0);
+    }
+    end(x);
+
+    begin(x, rt, "magnitude_ste:sparsity=0.6,every=1,from=0,until=10,refresh=4", "sgd:lr=0.5");
+    for (int s = 0; s < 8; s++) {
+        train(x, s + 1);
+        int made = s / 4 * 4; /* the step whose mask this is */
+        double share = pare_schedule_sparsity(&x->pruner->schedule, 0.6, made);
+        assert_int_equal(zeros(x->forward, W1), W1 - pare_mask_n_keep(W1, share));
+    }
+    end(x);
+    free(x);
+    pare_runtime_free(rt);
+}
+
+/* ---- all tensors at once ---- */
+
+static void global_of_jaxpruner(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float w[] = {.1f, .9f, -.2f, .5f}, w2[] = {.7f, .8f};
+    pare_trained t[] = {{.name = "w", .dims = {2, 2}, .n_dims = 2, .w = w},
+                        {.name = "w2", .dims = {1, 2}, .n_dims = 2, .w = w2}};
+    pare_pruner *p;
+    for (int k = 0; k < 2; k++) {
+        assert_ok(pare_pruner_create(&p, rt,
+                                     k ? "global_magnitude:sparsity=0.5"
+                                       : "global_magnitude:sparsity=0.5,normalize=false",
+                                     t, 2, 100, err));
+        assert_ok(pare_pruner_instant_sparsify(p, NULL, err));
+        assert_true(pare_pruner_mask(p, 0)[0] == 2 && pare_pruner_mask(p, 1)[0] == 3);
+        pare_pruner_free(p);
+    }
+    /* ties: the tensor that is first by name; a sparsity of its own is not counted */
+    float equal[2][4] = {{1, 1, 1, 1}, {1, 1, 1, 1}}, own[4] = {4, 3, 2, 1};
+    pare_trained u[] = {{.name = "b", .dims = {2, 2}, .n_dims = 2, .w = equal[0]},
+                        {.name = "a", .dims = {2, 2}, .n_dims = 2, .w = equal[1]},
+                        {.name = "c",
+                         .dims = {2, 2},
+                         .n_dims = 2,
+                         .w = own,
+                         .has_sparsity = true,
+                         .sparsity = 0.25}};
+    assert_ok(pare_pruner_create(&p, rt, "global_magnitude:sparsity=0.5", u, 3, 100, err));
+    assert_int_equal(pare_pruner_mask(p, 2)[0], 7); /* from the start */
+    assert_ok(pare_pruner_instant_sparsify(p, NULL, err));
+    assert_true(pare_pruner_mask(p, 0)[0] == 0 && pare_pruner_mask(p, 1)[0] == 15 &&
+                pare_pruner_mask(p, 2)[0] == 7);
+    pare_pruner_free(p);
+    pare_runtime_free(rt);
+}
+
+/* ---- others ---- */
+
+static void acdc_of_jaxpruner(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    toy x;
+    begin(&x, rt, "acdc:sparsity=0.5,dense_until=1,sparse_from=5,sparse_steps=1,dense_steps=1",
+          "sgd:lr=0.01");
+    static const size_t kept[] = {W1, W1 / 2, W1, W1 / 2, W1, W1 / 2, W1 / 2, W1 / 2};
+    for (int s = 0; s < 8; s++) {
+        train(&x, s + 1);
+        assert_int_equal(pare_mask_count(pare_pruner_mask(x.pruner, 0), W1), kept[s]);
+    }
+    end(&x);
+    pare_runtime_free(rt);
+}
+
+static void patterns(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    toy x;
+    begin(&x, rt, "iterative_nm:sparsity=1:4,every=5,from=5,until=30", "sgd:lr=0.01");
+    size_t last = 0;
+    for (int s = 0; s < 36; s++) {
+        train(&x, s + 1);
+        size_t n = zeros(x.w, W1);
+        assert_true(n >= last && n <= W1 * 3 / 4);
+        if (s == 10) assert_in_range(n, 1, W1 * 3 / 4 - 1); /* little by little */
+        last = n;
+    }
+    assert_int_equal(last, W1 * 3 / 4);
+    for (size_t i = 0; i < W1; i += 4) assert_int_equal(zeros(x.w + i, 4), 3);
+    end(&x);
+
+    begin(&x, rt, "magnitude:sparsity=2:4,every=10,from=10,until=20", "sgd:lr=0.01");
+    train(&x, 10);
+    assert_int_equal(zeros(x.w, W1), 0);
+    train(&x, 11); /* all of it at the first update: its sparsity is above 0 */
+    for (size_t i = 0; i < W1; i += 4) assert_int_equal(zeros(x.w + i, 4), 2);
+    end(&x);
+
+    begin(&x, rt, "magnitude:sparsity=4:4,from=0,until=10", "sgd:lr=0.01");
+    train(&x, 5);
+    assert_int_equal(zeros(x.w, ALL), 0);
+    end(&x);
+    pare_runtime_free(rt);
+}
+
+static void fisher(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    toy x;
+    begin(&x, rt,
+          "adam_fisher:sparsity=0.5,schedule=one_shot,from=4,reset_adam=true,"
+          "skip_gradients=true",
+          "adam:lr=0.001");
+    train(&x, 4);
+    pare_optim_array a;
+    float score[W1], v[W1], m_bias;
+    for (size_t i = 0; pare_optim_array_at(x.optim, i, &a); i++) {
+        if (a.tensor == 0 && strcmp(a.moment, "v") == 0) memcpy(v, a.data, sizeof v);
+        if (a.tensor == 2 && strcmp(a.moment, "m") == 0) m_bias = a.data[0];
+    }
+    for (size_t i = 0; i < W1; i++) score[i] = x.w[i] * x.w[i] * v[i];
+    uint64_t expected[W1 / 64];
+    const pare_scored s = {.score = score, .n = W1, .bits = expected};
+    pare_select(NULL, &s, 1, W1 / 2, PARE_TIES_FIRST_STAYS);
+    train(&x, 5);
+    assert_memory_equal(pare_pruner_mask(x.pruner, 0), expected, sizeof expected);
+    for (size_t i = 0; pare_optim_array_at(x.optim, i, &a); i++) {
+        if (a.tensor == 0) assert_int_equal(zeros(a.data, a.n), W1);
+        if (a.tensor == 2 && strcmp(a.moment, "m") == 0) assert_true(a.data[0] == m_bias);
+    }
+    end(&x);
+    begin(&x, rt, "adam_fisher:sparsity=0.5,schedule=one_shot,from=0", "sgd:lr=0.01");
+    gradients(&x);
+    pare_optim_args args = pare_optim_args_default();
+    args.g = x.gs;
+    assert_fails(pare_pruner_update(x.pruner, &x.stepper, &args, err), PARE_ERR_ARG,
+                 "no second moment");
+    end(&x);
+    pare_runtime_free(rt);
+}
+
+static void saliency_at_once(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float w[4] = {4, 3, 2, 1}, g[4] = {1, 1, 10, 3}, *gs = g;
+    const pare_trained t = {.name = "w", .dims = {1, 4}, .n_dims = 2, .w = w};
+    pare_pruner *p;
+    assert_ok(pare_pruner_create(&p, rt, "saliency:sparsity=0.5", &t, 1, 10, err));
+    assert_fails(pare_pruner_instant_sparsify(p, NULL, err), PARE_ERR_ARG, "no gradient");
+    assert_ok(pare_pruner_instant_sparsify(p, &gs, err)); /* scores 4, 3, 20, 3 */
+    const float expected[] = {4, 0, 2, 0};
+    assert_memory_equal(w, expected, sizeof w);
+    pare_pruner_free(p);
+    static const char *const cannot[] = {"static_sparse", "set", "rigl"};
+    for (int i = 0; i < 3; i++) {
+        assert_ok(pare_pruner_create(&p, rt, cannot[i], &t, 1, 10, err));
+        assert_fails(pare_pruner_instant_sparsify(p, &gs, err), PARE_ERR_ARG, "at once");
+        pare_pruner_free(p);
+    }
+    pare_runtime_free(rt);
+}
+
+/* Masks of the start are applied before the first forward pass, or with the switch after the first
+ * step, as JaxPruner does. */
+static void masks_at_the_start(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    for (int k = 0; k < 2; k++) {
+        toy x;
+        begin(&x, rt,
+              k ? "static_sparse:sparsity=0.7" : "static_sparse:sparsity=0.7,mask_at_init=false",
+              "sgd:lr=0.01,momentum=0.9");
+        assert_int_equal(zeros(x.w, ALL), 0);
+        forward(&x);
+        size_t pruned = W1 - pare_mask_n_keep(W1, 0.7);
+        assert_int_equal(zeros(x.w, W1), k ? pruned : 0);
+        gradients(&x);
+        update(&x);
+        assert_int_equal(zeros(x.w, W1), pruned);
+        train(&x, 9);
+        assert_int_equal(zeros(x.w, W1), pruned);
+        assert_int_equal(zeros(x.w + W1, EMBD), 0);
+        end(&x);
+    }
+    pare_runtime_free(rt);
+}
+
+/* ---- what all algorithms have in common ---- */
+
+static void run(float *w, pare_runtime *rt, const char *spec) {
+    toy *x = malloc(sizeof *x);
+    begin(x, rt, spec, "adamw:lr=0.05");
+    train(x, 40);
+    memcpy(w, x->w, sizeof x->w);
+    end(x);
+    free(x);
+}
+
+static void threads_and_levels_do_not_matter(void **state) {
+    (void)state;
+    for (size_t k = 0; k < N_SPECS; k++) {
+        float w[2][ALL];
+        for (int i = 0; i < 3; i++) {
+            pare_runtime *rt = test_runtime(1 + i, i == 2 ? PARE_ISA_REF : PARE_ISA_AMX);
+            run(w[i > 0], rt, specs[k]);
+            pare_runtime_free(rt);
+            if (i && memcmp(w[0], w[1], sizeof w[0]) != 0) fail_msg("%s: other bits", specs[k]);
+        }
+    }
+}
+
+/* State, weights and moments go to others in the middle; the same bits at the end. */
+static void trainings_resume(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    for (size_t k = 0; k < N_SPECS; k++)
+        for (int at = 0; at < 24; at += 23) {
+            float w[ALL];
+            toy *a = malloc(sizeof *a), *b = malloc(sizeof *b);
+            pare_optim_array from, to;
+            run(w, rt, specs[k]);
+            begin(a, rt, specs[k], "adamw:lr=0.05");
+            train(a, at);
+            size_t n = pare_pruner_state_bytes(a->pruner);
+            void *saved = malloc(n);
+            pare_pruner_save(a->pruner, saved);
+            begin(b, rt, specs[k], "adamw:lr=0.05");
+            assert_ok(pare_pruner_load(b->pruner, saved, n, err));
+            memcpy(b->w, a->w, sizeof b->w);
+            for (size_t i = 0; pare_optim_array_at(a->optim, i, &from); i++)
+                if (pare_optim_array_at(b->optim, i, &to))
+                    memcpy(to.data, from.data, to.n * sizeof(float));
+            pare_optim_set_count(b->optim, pare_optim_count(a->optim));
+            b->step = at;
+            train(b, 40);
+            if (memcmp(b->w, w, sizeof w) != 0) fail_msg("%s: other bits from %d", specs[k], at);
+            free(saved);
+            end(a);
+            end(b);
+            free(a);
+            free(b);
+        }
+    pare_runtime_free(rt);
+}
+
+/* An optimizer that knows nothing of masks: plain momentum by hand. */
+typedef struct outer {
+    toy *x;
+    float m[ALL];
+} outer;
+
+static pare_status outer_step(void *arg, const pare_optim_args *args, pare_error *err) {
+    outer *o = arg;
+    (void)err;
+    assert_true(!args->mask && !args->mask_gradient);
+    for (size_t i = 0, at = 0; i < N; at += sizes[i++])
+        for (size_t k = 0; k < sizes[i]; k++) {
+            float *m = &o->m[at + k];
+            *m = 0.9f * *m + args->g[i][k];
+            o->x->t[i].w[k] -= 0.05f * *m;
+        }
+    return PARE_OK;
+}
+static bool outer_array(void *arg, size_t i, pare_optim_array *out) {
+    outer *o = arg;
+    size_t at = 0;
+    if (i >= N) return false;
+    for (size_t k = 0; k < i; k++) at += sizes[k];
+    *out = (pare_optim_array){.moment = "m", .tensor = i, .data = o->m + at, .n = sizes[i]};
+    return true;
+}
+
+static void other_optimizers_get_the_same(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    for (size_t k = 0; k < N_SPECS; k++) {
+        if (strncmp(specs[k], "adam_fisher", 11) == 0) continue; /* wants a second moment */
+        toy *a = malloc(sizeof *a), *b = malloc(sizeof *b);
+        outer *o = calloc(1, sizeof *o);
+        begin(a, rt, specs[k], "sgd:lr=0.05,momentum=0.9");
+        begin(b, rt, specs[k], "sgd");
+        o->x = b;
+        b->stepper = (pare_stepper){.arg = o, .step = outer_step, .array_at = outer_array};
+        train(a, 40);
+        train(b, 40);
+        if (memcmp(a->w, b->w, sizeof a->w) != 0) fail_msg("%s: other bits", specs[k]);
+        end(a);
+        end(b);
+        free(a);
+        free(b);
+        free(o);
+    }
+    pare_runtime_free(rt);
+}
+
+/* Sparsity 0 is the dense training, bit for bit. */
+static void nothing_pruned_is_dense(void **state) {
+    (void)state;
+    static const char *const none[] = {
+        "magnitude:sparsity=0",
+        "random:sparsity=0",
+        "saliency:sparsity=0",
+        "acdc:sparsity=0",
+        "global_magnitude:sparsity=0",
+        "magnitude_ste:sparsity=0",
+        "static_sparse:sparsity=0",
+        "random_ste:sparsity=0",
+        "adam_fisher:sparsity=0",
+        "set:sparsity=0,skip_gradients=false",
+        "rigl:sparsity=0,skip_gradients=false",
+    };
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float dense[ALL], w[ALL];
+    run(dense, rt, "no_prune");
+    for (size_t k = 0; k < sizeof none / sizeof *none; k++) {
+        run(w, rt, none[k]);
+        if (memcmp(w, dense, sizeof w) != 0) fail_msg("%s: other bits", none[k]);
+    }
+    pare_runtime_free(rt);
+}
+
+/* ---- tensors, targets, masks for others ---- */
+
+static void which_tensors_are_pruned(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    toy x;
+    begin(&x, rt, "magnitude:sparsity=0.7", "sgd");
+    assert_true(pare_pruner_target(x.pruner, 0) == 0.7 && pare_pruner_target(x.pruner, 3) == 0.7);
+    assert_true(isnan(pare_pruner_target(x.pruner, 1)) && isnan(pare_pruner_target(x.pruner, 2)));
+    assert_null(pare_pruner_mask(x.pruner, 1));
+    assert_int_equal(x.pruner->schedule.from, 0); /* of 40 steps, multiples of 100 */
+    end(&x);
+    lay_out(&x);
+    x.t[0].has_sparsity = x.t[2].has_sparsity = true;
+    x.t[0].sparsity = 0.25;
+    x.t[2].sparsity = 0.5;
+    assert_ok(pare_pruner_create(&x.pruner, rt, "magnitude:sparsity=0.7,embeddings=true,dist=erk",
+                                 x.t, N, 4000, err));
+    assert_true(pare_pruner_target(x.pruner, 0) == 0.25 && pare_pruner_target(x.pruner, 2) == 0.5);
+    double all = pare_pruner_target(x.pruner, 1) * EMBD + pare_pruner_target(x.pruner, 3) * W2;
+    assert_true(fabs(all - 0.7 * (EMBD + W2)) < 2 &&
+                pare_pruner_target(x.pruner, 1) < pare_pruner_target(x.pruner, 3));
+    assert_true(x.pruner->schedule.from == 1000 && x.pruner->schedule.until == 3000);
+    assert_ok(pare_pruner_instant_sparsify(x.pruner, NULL, err));
+    assert_int_equal(zeros(x.t[2].w, BIAS), BIAS / 2);
+    pare_sparsity_stats total, each[N];
+    pare_sparsity_summary(&total, each, x.t, N);
+    assert_true(each[2].sparsity == 0.5 && each[0].n_nonzero == W1 * 3 / 4);
+    assert_int_equal(total.n, ALL);
+    pare_pruner_free(x.pruner);
+    pare_runtime_free(rt);
+}
+
+static void summary_of_jaxpruner(void **state) {
+    (void)state;
+    float a[] = {1, 1, 1, 1}, b[] = {1, 0, 1, .001f}, c[] = {0, 0};
+    const pare_trained t[] = {{.name = "a", .dims = {2, 2}, .n_dims = 2, .w = a},
+                              {.name = "b", .dims = {4}, .n_dims = 1, .w = b},
+                              {.name = "c", .dims = {2, 1}, .n_dims = 2, .w = c}};
+    pare_sparsity_stats total;
+    pare_sparsity_summary(&total, NULL, t, 3);
+    assert_true(total.n_nonzero == 7 && total.n == 10 && fabs(total.sparsity - 0.3) < 1e-12);
+    const uint64_t x = 0x0F, y = 0x3A, none = 0;
+    assert_true(pare_mask_intersection(&x, &y, 8) == 0.5);
+    assert_true(pare_mask_intersection(&none, &y, 8) == 0);
+}
+
+static void packed_masks(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float w[10] = {5, 1, 4, 1, 1, 3, 9, 1, 2, 8};
+    const pare_trained t[] = {{.name = "w", .dims = {2, 5}, .n_dims = 2, .w = w},
+                              {.name = "b", .dims = {9}, .n_dims = 1, .w = w}};
+    pare_pruner *p;
+    assert_ok(pare_pruner_create(&p, rt, "magnitude:sparsity=0.5", t, 2, 10, err));
+    assert_ok(pare_pruner_instant_sparsify(p, NULL, err));
+    uint8_t packed[2];
+    pare_pruner_packed_mask(p, 0, packed); /* 1010 0110 01 */
+    assert_true(packed[0] == 0xA6 && packed[1] == 0x40);
+    pare_pruner_packed_mask(p, 1, packed);
+    assert_true(packed[0] == 0xFF && packed[1] == 0x80);
+    pare_pruner_free(p);
+    pare_runtime_free(rt);
+}
+
+/* A convolution's weights [out][in][height][width]: tiles and channels hold whole kernels. */
+static void convolutions(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float w[3 * 4 * 2 * 2];
+    for (size_t i = 0; i < 48; i++) w[i] = 1 + (float)(i / 4 % 4); /* by input */
+    const pare_trained t = {.name = "w", .dims = {3, 4, 2, 2}, .n_dims = 4, .w = w};
+    pare_pruner *p;
+    assert_ok(pare_pruner_create(&p, rt, "magnitude:sparsity=0.5,type=channel_in", &t, 1, 10, err));
+    assert_ok(pare_pruner_instant_sparsify(p, NULL, err));
+    for (size_t i = 0; i < 48; i++) assert_int_equal(w[i] != 0, i / 4 % 4 >= 2);
+    pare_pruner_free(p);
+    assert_ok(pare_pruner_create(&p, rt, "magnitude:sparsity=0.75,type=block_3x1", &t, 1, 10, err));
+    assert_ok(pare_pruner_instant_sparsify(p, NULL, err));
+    for (size_t i = 0; i < 48; i++) assert_int_equal(w[i] != 0, i / 4 % 4 == 3);
+    pare_pruner_free(p);
+    pare_runtime_free(rt);
+}
+
+static void activations(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float y[] = {1, -9, 3, 0, 2, 5, -1, 4};
+    const pare_sparsity half = {0.5, 0, 0}, pattern = {0.5, 2, 4}, none = {0}, bad = {2, 0, 0};
+    float x[8];
+    memcpy(x, y, sizeof x);
+    assert_ok(pare_sparsify_activations(rt, x, 2, 4, &half, NULL, err));
+    const float largest[] = {0, 0, 3, 0, 2, 5, 0, 4}; /* signed: -9 is the smallest */
+    assert_memory_equal(x, largest, sizeof x);
+    memcpy(x, y, sizeof x);
+    assert_ok(pare_sparsify_activations(rt, x, 2, 4, &pattern, NULL, err));
+    const float groups[] = {1, 0, 3, 0, 0, 5, 0, 4};
+    assert_memory_equal(x, groups, sizeof x);
+    memcpy(x, y, sizeof x);
+    const pare_structure block = {PARE_STRUCTURE_BLOCK, 2, 2};
+    assert_ok(pare_sparsify_activations(rt, x, 2, 4, &half, &block, err));
+    const float tiles[] = {0, 0, 3, 0, 0, 0, -1, 4};
+    assert_memory_equal(x, tiles, sizeof x);
+    memcpy(x, y, sizeof x);
+    assert_ok(pare_sparsify_activations(rt, x, 2, 4, &none, NULL, err));
+    assert_memory_equal(x, y, sizeof x);
+    assert_fails(pare_sparsify_activations(rt, x, 2, 4, &bad, NULL, err), PARE_ERR_ARG,
+                 "sparsity 2");
+    assert_fails(pare_sparsify_activations(rt, x, 4, 2, &pattern, NULL, err), PARE_ERR_ARG,
+                 "multiple of 4");
+    pare_runtime_free(rt);
+}
+
+/* ---- what is refused ---- */
+
+static void wrong_calls_are_refused(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"rgl", "did you mean 'rigl'?"},
+        {"adamw", "is not known"},
+        {"rigl:sparsity=2:4", "no mask can change"},
+        {"set:sparsity=1:4", "no mask can change"},
+        {"global_magnitude:sparsity=2:4", "a share of all"},
+        {"iterative_nm:sparsity=0.5", "expected N:M"},
+        {"magnitude:sparsity=1.5", "sparsity: found 1.5"},
+        {"magnitude:until=5,from=10", "until: found 5"},
+        {"magnitude:every=0", "every: found 0"},
+        {"magnitude:sparsity=2:4,dist=erk", "which every tensor gets"},
+        {"magnitude:sparsity=3:5,from=0,until=9", "multiple of 5"},
+        {"magnitude:dist=owl", "uniform|erk"},
+        {"acdc:dense_until=5,sparse_from=3", "sparse_from: found 3"},
+        {"magnitude:schedule=one_shot", "length of the training"},
+        {"rigl", "until: found no step"},
+        {"static_sparse:every=3", "is not known"},
+    };
+    pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
+    toy x;
+    lay_out(&x);
+    pare_pruner *p;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_fails(pare_pruner_create(&p, rt, cases[i][0], x.t, N, 0, err), PARE_ERR_ARG,
+                     cases[i][1]);
+        assert_null(p);
+    }
+    float *forward = x.t[0].w_forward;
+    x.t[0].w_forward = NULL;
+    assert_fails(pare_pruner_create(&p, rt, "random_ste", x.t, N, 40, err), PARE_ERR_ARG,
+                 "b.w1: random_ste: found neither");
+    x.t[0].w_forward = forward;
+    x.t[3].has_sparsity = true;
+    x.t[3].sparsity = NAN;
+    assert_fails(pare_pruner_create(&p, rt, "static_sparse", x.t, N, 0, err), PARE_ERR_ARG,
+                 "a.w2: found sparsity");
+    x.t[3].has_sparsity = false;
+    x.t[3].w = NULL;
+    assert_fails(pare_pruner_create(&p, rt, "static_sparse", x.t, N, 0, err), PARE_ERR_ARG, "a.w2");
+    pare_pruner_free(NULL);
+    pare_runtime_free(rt);
+}
+
+/* A state with any byte changed is refused, or is a state; nothing changes then. */
+static void broken_states_are_refused(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
+    toy x;
+    begin(&x, rt, "set:sparsity=0.7,every=5,until=30", "sgd");
+    train(&x, 6);
+    size_t n = pare_pruner_state_bytes(x.pruner);
+    uint8_t *saved = malloc(n), *now = malloc(n);
+    pare_pruner_save(x.pruner, saved);
+    assert_ok(pare_pruner_load(x.pruner, saved, n, err));
+    for (size_t len = 0; len < n; len += 7)
+        assert_fails(pare_pruner_load(x.pruner, saved, len, err), PARE_ERR_INPUT, "found");
+    size_t refused = 0;
+    for (size_t i = 0; i < n; i++) {
+        pare_error err = {0};
+        saved[i] ^= 0x80;
+        pare_status st = pare_pruner_load(x.pruner, saved, n, &err);
+        saved[i] ^= 0x80;
+        if (st != PARE_OK) {
+            assert_int_equal(st, PARE_ERR_INPUT);
+            refused++;
+            pare_pruner_save(x.pruner, now);
+            assert_memory_equal(now, saved, n);
+        } else {
+            assert_ok(pare_pruner_load(x.pruner, saved, n, err));
+        }
+    }
+    assert_true(refused >= n - 24); /* a count stays one, and NAN in two places NAN */
+    toy other;
+    begin(&other, rt, "set:sparsity=0.6,every=5,until=30", "sgd");
+    assert_fails(pare_pruner_load(other.pruner, saved, n, err), PARE_ERR_INPUT, "sparsity 0.7");
+    free(saved);
+    free(now);
+    end(&x);
+    end(&other);
+    pare_runtime_free(rt);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_algorithm_is_tried),
+        cmocka_unit_test(schedules),
+        cmocka_unit_test(drop_and_grow_of_jaxpruner),
+        cmocka_unit_test(dynamic_training),
+        cmocka_unit_test(rigl_grows_by_dense_gradients),
+        cmocka_unit_test(order_of_a_step),
+        cmocka_unit_test(gradual_pruning),
+        cmocka_unit_test(straight_through),
+        cmocka_unit_test(global_of_jaxpruner),
+        cmocka_unit_test(acdc_of_jaxpruner),
+        cmocka_unit_test(patterns),
+        cmocka_unit_test(fisher),
+        cmocka_unit_test(saliency_at_once),
+        cmocka_unit_test(masks_at_the_start),
+        cmocka_unit_test(threads_and_levels_do_not_matter),
+        cmocka_unit_test(trainings_resume),
+        cmocka_unit_test(other_optimizers_get_the_same),
+        cmocka_unit_test(nothing_pruned_is_dense),
+        cmocka_unit_test(which_tensors_are_pruned),
+        cmocka_unit_test(summary_of_jaxpruner),
+        cmocka_unit_test(packed_masks),
+        cmocka_unit_test(convolutions),
+        cmocka_unit_test(activations),
+        cmocka_unit_test(wrong_calls_are_refused),
+        cmocka_unit_test(broken_states_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
