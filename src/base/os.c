@@ -366,13 +366,27 @@ pare_status pare_folder_commit(const char *temporary, const char *path, pare_err
     return st;
 }
 
+/* Removes what is in a folder and closes it; links are not followed. */
+static void empty_folder(DIR *dir) {
+    for (struct dirent *e; (e = readdir(dir));) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+            unlinkat(dirfd(dir), e->d_name, 0) == 0)
+            continue;
+        int fd = openat(dirfd(dir), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        DIR *inner = fd >= 0 ? fdopendir(fd) : NULL;
+        if (inner)
+            empty_folder(inner);
+        else if (fd >= 0)
+            close(fd);
+        unlinkat(dirfd(dir), e->d_name, AT_REMOVEDIR);
+    }
+    closedir(dir);
+}
+
 void pare_folder_discard(const char *temporary) {
     DIR *dir = temporary ? opendir(temporary) : NULL;
     if (!dir) return;
-    for (struct dirent *e; (e = readdir(dir));)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            unlinkat(dirfd(dir), e->d_name, 0);
-    closedir(dir);
+    empty_folder(dir);
     rmdir(temporary);
 }
 

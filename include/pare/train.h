@@ -1,0 +1,99 @@
+/* Training: a new model from text, or one that exists trained further.
+ *
+ *     const char *const files[] = {"book.txt"};
+ *     pare_train_options o = pare_train_options_default();
+ *     o.out = "tuned";
+ *     o.from = "model";
+ *     o.data = files;
+ *     o.n_data = 1;
+ *     o.steps = 200;
+ *     pare_train_report report;
+ *     if (pare_train(&report, rt, &o, &err) != PARE_OK) ...
+ *     printf("perplexity of the text held out: %.3f\n", report.val_ppl);
+ *
+ * A run keeps a work folder OUT.work with checkpoints: killed and called again with the same
+ * options it goes on and ends with the same bytes. */
+#ifndef PARE_TRAIN_H
+#define PARE_TRAIN_H
+
+#include "pare/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a new model looks like; 0 and NULL: the architecture's or the default in brackets. */
+typedef struct pare_train_shape {
+    const char *arch; /* "llama", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", ... */
+    size_t dim, n_layers, n_heads;
+    size_t n_kv_heads;     /* (n_heads) */
+    size_t head_dim;       /* (dim / n_heads) */
+    size_t ffn_dim;        /* (8/3 of dim for gated kinds, else 4 dim, up to a multiple of 32) */
+    size_t ctx_max;        /* (the training's ctx) */
+    bool untied;           /* a head of its own; else the embeddings' */
+    const char *tokenizer; /* a model or tokenizer.json whose tokenizer it gets */
+    size_t vocab_size;     /* a byte-level BPE cut to its first tokens; 0: all */
+} pare_train_shape;
+
+/* A line of the log. */
+typedef struct pare_train_line {
+    uint64_t step; /* steps done */
+    double loss;   /* mean over the step's tokens, nats */
+    double lr, grad_norm;
+    double sparsity;                 /* of the weights that the pruner works on */
+    double tokens_per_s, flop_per_s; /* since the line before */
+    double val_loss;                 /* NaN where no evaluation was due */
+} pare_train_line;
+
+typedef struct pare_train_options {
+    const char *out;  /* folder of the result */
+    const char *from; /* model to go on from, or NULL: a new one of `shape` */
+    pare_train_shape shape;
+    const char *const *data; /* [n_data] files: text, or .jsonl with "text" on each line */
+    size_t n_data;
+    const char *val;      /* file of held-out text, or NULL: the last val_share of the data */
+    double val_share;     /* default 0.02 */
+    uint64_t steps;       /* optimizer steps of the whole run */
+    uint64_t stop_at;     /* end early after so many, ready to go on; 0: do not */
+    size_t batch, ctx;    /* sequences and tokens of a step; default 16, 256 */
+    size_t micro_batch;   /* sequences computed at once; 0: batch */
+    const char *optim;    /* "adamw:lr=1e-3,beta2=0.95" */
+    const char *schedule; /* "cosine", "linear", "constant", "wsd" */
+    uint64_t warmup;      /* steps; UINT64_MAX (default): 5% of steps, at most 1000 */
+    double min_lr;        /* share of the lr that is left at the end; default 0.1 */
+    double clip;          /* largest norm of the gradient; 0: none; default 1 */
+    const char *sparsity; /* "rigl:sparsity=0.8,every=100"; or NULL */
+    pare_compute compute; /* fast: bf16 products from f32 masters; exact: f32 */
+    bool recompute;       /* less memory: layers are computed again in the backward pass */
+    uint64_t eval_every, save_every,
+        log_every;       /* steps; defaults 250, 250, 10; 0: only at the end */
+    size_t eval_windows; /* of the held-out text, at most; default 64 */
+    bool restart;        /* drop what an interrupted run left */
+    bool resume;         /* refuse to begin anew */
+    bool keep_work;      /* leave the work folder there at the end */
+    void (*on_line)(void *arg, const pare_train_line *line); /* may be NULL */
+    void *arg;
+} pare_train_options;
+pare_train_options pare_train_options_default(void);
+
+typedef struct pare_train_report {
+    uint64_t steps, tokens;
+    double loss;              /* of the last step */
+    double val_loss, val_ppl; /* NaN without held-out text */
+    double best_val_loss;
+    double sparsity, seconds, tokens_per_s, flop_per_s;
+    uint64_t n_params;
+    uint64_t peak_rss_bytes;
+    bool finished; /* false: stopped at stop_at */
+} pare_train_report;
+
+/* Errors: PARE_ERR_ARG (options), those of reading models and text, PARE_ERR_INTERRUPTED (the work
+ * folder goes on from the last checkpoint), PARE_ERR_INPUT (loss or gradient is not finite: the
+ * message names step and tensor). */
+pare_status pare_train(pare_train_report *out, pare_runtime *rt, const pare_train_options *o,
+                       pare_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,475 @@
+/* pare_train: the work folder, the loop over steps, checkpoints, and the model at the end.
+ *
+ * Everything that a step does follows from the options and its number, so a checkpoint holds the
+ * weights, the optimizer's and the pruner's arrays and a few numbers, and a run that goes on ends
+ * with the same bytes. */
+#include "pipeline/train_run.h"
+
+#include "base/hash.h"
+#include "base/memory.h"
+#include "kernels/tile.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { NOT_FINITE_MAX = 10 /* steps in a row whose gradient is not finite: then the run ends */ };
+
+pare_train_options pare_train_options_default(void) {
+    return (pare_train_options){.val_share = 0.02,
+                                .batch = 16,
+                                .ctx = 256,
+                                .optim = "adamw",
+                                .schedule = "cosine",
+                                .warmup = UINT64_MAX,
+                                .min_lr = 0.1,
+                                .clip = 1,
+                                .compute = PARE_COMPUTE_FAST,
+                                .eval_every = 250,
+                                .save_every = 250,
+                                .log_every = 10,
+                                .eval_windows = 64};
+}
+
+/* ---- options ---- */
+
+static const char *const schedules[] = {"cosine", "linear", "wsd", "constant"};
+enum { COSINE, LINEAR, WSD, CONSTANT, N_SCHEDULES };
+
+static int schedule_of(const char *name) {
+    for (int i = 0; i < N_SCHEDULES; i++)
+        if (strcmp(name, schedules[i]) == 0) return i;
+    return -1;
+}
+
+static pare_status check_options(const pare_train_options *o, pare_error *err) {
+    if (!o->out || !o->data || !o->n_data)
+        return pare_fail(err, PARE_ERR_ARG, "training: found no %s, expected one",
+                         o->out ? "text" : "output");
+    if (!o->steps || !o->batch || !o->ctx || !o->log_every)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "training: found %llu steps of %zu sequences of %zu tokens, a line every "
+                         "%llu: expected all above 0",
+                         (unsigned long long)o->steps, o->batch, o->ctx,
+                         (unsigned long long)o->log_every);
+    if (schedule_of(o->schedule) < 0)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "schedule: found \"%s\", expected cosine, linear, wsd or constant",
+                         o->schedule);
+    if (!(o->min_lr >= 0 && o->min_lr <= 1) || !(o->clip >= 0) ||
+        !(o->val_share >= 0 && o->val_share < 1))
+        return pare_fail(err, PARE_ERR_ARG,
+                         "training: found a lowest rate of %g, a clip of %g, a held-out share of "
+                         "%g: expected [0, 1], at least 0, [0, 1)",
+                         o->min_lr, o->clip, o->val_share);
+    return PARE_OK;
+}
+
+static uint64_t warmup_of(const pare_train_options *o) {
+    if (o->warmup != UINT64_MAX) return o->warmup;
+    return o->steps / 20 < 1000 ? o->steps / 20 : 1000;
+}
+
+double pare_train_rate(const pare_train_options *o, uint64_t step) {
+    uint64_t warmup = warmup_of(o);
+    if (step < warmup) return (double)(step + 1) / (double)warmup;
+    if (step >= o->steps) return o->min_lr;
+    double q = (double)(step - warmup) / (double)(o->steps - warmup), rest = 1 - o->min_lr;
+    switch (schedule_of(o->schedule)) {
+    case COSINE:
+        return o->min_lr + rest * 0.5 * (1 + cos(3.14159265358979323846 * q));
+    case LINEAR:
+        return 1 - rest * q;
+    case WSD:
+        return q < 0.8 ? 1 : 1 - rest * (q - 0.8) / 0.2;
+    default:
+        return 1;
+    }
+}
+
+/* ---- opening ---- */
+
+static char *in_work(const pare_train_run *r, const char *name) {
+    return pare_path_join(pare_work_path(r->work), name);
+}
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "training: out of memory");
+}
+
+static pare_status add_stamp(json_t *o, const char *key, const char *path, pare_error *err) {
+    pare_file_stamp s;
+    PARE_TRY(pare_path_stamp(&s, path, err));
+    char text[128];
+    snprintf(text, sizeof text, "%llu bytes of %lld", (unsigned long long)s.size,
+             (long long)s.modified_ns);
+    json_object_set_new(o, key, json_string(text));
+    return PARE_OK;
+}
+
+/* All that the result depends on. */
+static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_error *err) {
+    const pare_train_options *o = r->o;
+    const pare_train_shape *s = &o->shape;
+    json_t *f = json_pack(
+        "{s:s, s:s, s:s?, s:I, s:I, s:I, s:I, s:s, s:I, s:f, s:f, s:f, s:s, s:s, s:s?, s:I, s:s}",
+        "version", PARE_VERSION, "out", o->out, "from", o->from, "steps", (json_int_t)o->steps,
+        "batch", (json_int_t)o->batch, "micro_batch", (json_int_t)r->micro, "ctx",
+        (json_int_t)o->ctx, "schedule", o->schedule, "warmup", (json_int_t)warmup_of(o), "min_lr",
+        o->min_lr, "clip", o->clip, "val_share", o->val_share, "optim", o->optim, "compute",
+        o->compute == PARE_COMPUTE_FAST ? "fast" : "exact", "sparsity", o->sparsity, "seed",
+        (json_int_t)pare_runtime_seed(r->rt), "isa", pare_isa_name(pare_runtime_isa(r->rt)));
+    if (!f) return fail_memory(err);
+    *out = f;
+    if (!o->from)
+        json_object_set_new(
+            f, "shape",
+            json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:I}", "arch", s->arch, "dim",
+                      (json_int_t)s->dim, "layers", (json_int_t)s->n_layers, "heads",
+                      (json_int_t)s->n_heads, "kv_heads", (json_int_t)s->n_kv_heads, "head_dim",
+                      (json_int_t)s->head_dim, "ffn_dim", (json_int_t)s->ffn_dim, "untied",
+                      s->untied, "tokenizer", s->tokenizer, "vocab", (json_int_t)s->vocab_size));
+    if (o->from) PARE_TRY(add_stamp(f, "from_file", o->from, err));
+    for (size_t i = 0; i < o->n_data; i++) PARE_TRY(add_stamp(f, o->data[i], o->data[i], err));
+    if (o->val) PARE_TRY(add_stamp(f, "val", o->val, err));
+    return PARE_OK;
+}
+
+/* The model before the first step: given, or made in the work folder. */
+static pare_status begin_model(pare_train_run *r, pare_error *err) {
+    const pare_train_options *o = r->o;
+    char *made = o->from ? NULL : in_work(r, "init");
+    if (!o->from && !made) return fail_memory(err);
+    pare_status st = PARE_OK;
+    if (made && !pare_work_kept(r->work, "init")) {
+        if (pare_path_exists(made)) pare_folder_discard(made);
+        st = pare_train_init(r->rt, &o->shape, o->ctx, made, err);
+        if (st == PARE_OK) st = pare_work_keep(r->work, "init", json_true(), err);
+    }
+    const char *path = made ? made : o->from;
+    if (st == PARE_OK)
+        st =
+            pare_train_weights_open(&r->weights, r->rt, path, o->compute == PARE_COMPUTE_FAST, err);
+    if (st == PARE_OK) st = pare_tokenizer_load(&r->tok, path, err);
+    if (st == PARE_OK && o->ctx > r->weights->model->config.ctx_max)
+        st = pare_fail(err, PARE_ERR_ARG, "%s: ctx: found %zu, expected at most the model's %zu",
+                       path, o->ctx, r->weights->model->config.ctx_max);
+    pare_free(made);
+    return st;
+}
+
+static pare_status open_tokens(pare_train_run *r, pare_token_file *out, const char *name,
+                               const char *const *files, size_t n, pare_error *err) {
+    uint8_t fingerprint[32];
+    bool fits;
+    char *path = in_work(r, name);
+    if (!path) return fail_memory(err);
+    size_t vocab = r->weights->model->config.vocab_size;
+    pare_status st = pare_token_file_fingerprint(fingerprint, r->tok, files, n, err);
+    if (st == PARE_OK) st = pare_token_file_open(out, &fits, path, fingerprint, vocab, err);
+    if (st == PARE_OK && !fits) {
+        st = pare_token_file_build(r->rt, path, r->tok, files, n, fingerprint, err);
+        if (st == PARE_OK) st = pare_token_file_open(out, &fits, path, fingerprint, vocab, err);
+    }
+    pare_free(path);
+    return st;
+}
+
+static pare_status open_text(pare_train_run *r, pare_error *err) {
+    const pare_train_options *o = r->o;
+    PARE_TRY(open_tokens(r, &r->tokens, "tokens", o->data, o->n_data, err));
+    double share = o->val ? 0 : o->val_share;
+    PARE_TRY(
+        pare_batches_init(&r->batches, &r->tokens, o->ctx, share, pare_runtime_seed(r->rt), err));
+    if (!o->val) return PARE_OK;
+    PARE_TRY(open_tokens(r, &r->val_tokens, "val-tokens", &o->val, 1, err));
+    if (r->val_tokens.n <= o->ctx)
+        return pare_fail(err, PARE_ERR_INPUT, "%s: found %llu tokens, expected more than %zu",
+                         o->val, (unsigned long long)r->val_tokens.n, o->ctx);
+    return PARE_OK;
+}
+
+/* What optimizer and pruner see of the weights. */
+static pare_status begin_optim(pare_train_run *r, pare_error *err) {
+    pare_train_weights *w = r->weights;
+    r->trained = pare_calloc(w->n, sizeof *r->trained);
+    r->grads = pare_calloc(w->n, sizeof *r->grads);
+    if (!r->trained || !r->grads) return fail_memory(err);
+    for (size_t i = 0; i < w->n; i++) {
+        const pare_train_tensor *t = &w->tensors[i];
+        if (!t->grad) continue;
+        pare_trained *to = &r->trained[r->n_trained];
+        r->grads[r->n_trained++] = t->grad;
+        *to = (pare_trained){.name = t->name,
+                             .dims = {t->matrix ? t->rows : t->cols, t->cols},
+                             .n_dims = t->matrix ? 2 : 1,
+                             .w = t->w,
+                             .w_bf16 = t->half,
+                             .role = t->linear   ? PARE_ROLE_LINEAR
+                                     : t->matrix ? PARE_ROLE_EMBEDDING
+                                                 : PARE_ROLE_OTHER,
+                             .no_decay = !t->matrix};
+    }
+    return pare_optim_create(&r->optim, r->rt, r->o->optim, r->trained, r->n_trained, err);
+}
+
+/* ---- evaluation ---- */
+
+/* Held-out windows, evenly over all there are, at most eval_windows. */
+static pare_status evaluate(pare_train_run *r, double *loss, pare_error *err) {
+    const pare_train_options *o = r->o;
+    uint64_t all = o->val ? (r->val_tokens.n - 1) / o->ctx : r->batches.n_held_out;
+    uint64_t count = all < o->eval_windows ? all : o->eval_windows;
+    double sum = 0;
+    *loss = NAN;
+    for (uint64_t first = 0; first < count; first += r->micro) {
+        size_t n = count - first < r->micro ? (size_t)(count - first) : r->micro;
+        for (size_t i = 0; i < n; i++) {
+            uint64_t at = (first + i) * all / count;
+            int32_t *ids = r->window;
+            if (o->val)
+                PARE_TRY(pare_token_file_read(&r->val_tokens, at * o->ctx, o->ctx + 1, ids, err));
+            else
+                PARE_TRY(pare_batches_held_out(&r->batches, at, ids, err));
+            memcpy(r->ids + i * o->ctx, ids, o->ctx * sizeof *ids);
+            memcpy(r->targets + i * o->ctx, ids + 1, o->ctx * sizeof *ids);
+        }
+        pare_batch b = {r->ids, r->targets, r->lengths, n * o->ctx, n};
+        double nll;
+        PARE_TRY(pare_check_cancel(r->rt, err));
+        PARE_TRY(pare_step_run(r->step, &b, false, 0, &nll, err));
+        sum += nll;
+    }
+    if (count) *loss = sum / (double)(count * o->ctx);
+    return PARE_OK;
+}
+
+/* ---- a step ---- */
+
+static double norm_of(const pare_train_run *r) { return pare_train_grad_norm(r->weights); }
+
+/* Loss and gradient of a step's sequences. */
+static pare_status gradient_of(pare_train_run *r, double *loss, pare_error *err) {
+    const pare_train_options *o = r->o;
+    float scale = 1.0f / (float)(o->batch * o->ctx);
+    double sum = 0;
+    pare_train_weights_clear(r->weights);
+    for (size_t first = 0; first < o->batch; first += r->micro) {
+        size_t n = o->batch - first < r->micro ? o->batch - first : r->micro;
+        for (size_t i = 0; i < n; i++) {
+            PARE_TRY(pare_batches_train(&r->batches, r->state.step * o->batch + first + i,
+                                        r->window, err));
+            memcpy(r->ids + i * o->ctx, r->window, o->ctx * sizeof *r->ids);
+            memcpy(r->targets + i * o->ctx, r->window + 1, o->ctx * sizeof *r->ids);
+        }
+        pare_batch b = {r->ids, r->targets, r->lengths, n * o->ctx, n};
+        double nll;
+        PARE_TRY(pare_step_run(r->step, &b, true, scale, &nll, err));
+        sum += nll;
+    }
+    *loss = sum / (double)(o->batch * o->ctx);
+    return PARE_OK;
+}
+
+/* The first tensor whose gradient is not finite. */
+static const char *bad_gradient(const pare_train_run *r) {
+    for (size_t i = 0; i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        for (size_t j = 0; t->grad && !t->fresh && j < t->rows * t->cols; j++)
+            if (!isfinite(t->grad[j])) return t->name;
+    }
+    return "the loss";
+}
+
+static pare_status skip_step(pare_train_run *r, double loss, pare_error *err) {
+    pare_train_state *s = &r->state;
+    const char *where = bad_gradient(r);
+    s->n_skipped++;
+    s->skipped_in_a_row++;
+    if (s->skipped_in_a_row >= NOT_FINITE_MAX)
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "training: step %llu: %s: found a gradient that is not finite %d times in "
+                         "a row (loss %g): a lower learning rate may help; the last checkpoint is "
+                         "kept",
+                         (unsigned long long)s->step + 1, where, NOT_FINITE_MAX, loss);
+    pare_warn(r->rt, "step %llu is left out: %s: found a gradient that is not finite",
+              (unsigned long long)s->step + 1, where);
+    s->step++;
+    return PARE_OK;
+}
+
+static pare_status one_step(pare_train_run *r, pare_train_line *line, pare_error *err) {
+    const pare_train_options *o = r->o;
+    pare_train_state *s = &r->state;
+    double loss;
+    PARE_TRY(gradient_of(r, &loss, err));
+    double norm = norm_of(r);
+    line->loss = s->loss = loss;
+    line->grad_norm = norm;
+    line->lr = pare_optim_lr(r->optim) * pare_train_rate(o, s->step);
+    if (!isfinite(loss) || !isfinite(norm)) return skip_step(r, loss, err);
+    s->skipped_in_a_row = 0;
+    pare_optim_args args = pare_optim_args_default();
+    args.g = r->grads;
+    args.lr = line->lr;
+    if (o->clip > 0 && norm > o->clip) args.g_scale = o->clip / (norm + 1e-6);
+    PARE_TRY(pare_optim_step(r->optim, &args, err));
+    s->step++;
+    return PARE_OK;
+}
+
+/* ---- the loop ---- */
+
+static bool is_due(uint64_t step, uint64_t every) { return every && step % every == 0; }
+
+typedef struct clock_state {
+    double since_s;
+    uint64_t since_step;
+} clock_state;
+
+/* stored: a line that an unbroken run has too. */
+static pare_status log_line(pare_train_run *r, pare_train_line *line, clock_state *c, bool stored,
+                            pare_error *err) {
+    const pare_train_options *o = r->o;
+    double now = pare_now_s();
+    double tokens = (double)(r->state.step - c->since_step) * (double)(o->batch * o->ctx);
+    line->step = r->state.step;
+    line->sparsity = r->state.sparsity;
+    line->tokens_per_s = now > c->since_s ? tokens / (now - c->since_s) : 0;
+    line->flop_per_s = line->tokens_per_s * r->flop_per_token;
+    if (stored) PARE_TRY(pare_train_log_add(r, line, err));
+    if (o->on_line) o->on_line(o->arg, line);
+    *c = (clock_state){pare_now_s(), r->state.step};
+    return PARE_OK;
+}
+
+static pare_status run_steps(pare_train_run *r, pare_error *err) {
+    const pare_train_options *o = r->o;
+    uint64_t end = o->stop_at && o->stop_at < o->steps ? o->stop_at : o->steps;
+    clock_state clock = {pare_now_s(), r->state.step};
+    while (r->state.step < end) {
+        pare_train_line line = {.val_loss = NAN};
+        if (pare_check_cancel(r->rt, err) != PARE_OK) {
+            pare_error own = {0};
+            pare_status saved = pare_train_save(r, &own);
+            return saved == PARE_OK
+                       ? pare_fail(
+                             err, PARE_ERR_INTERRUPTED,
+                             "interrupted after step %llu: the same command goes on from there",
+                             (unsigned long long)r->state.step)
+                       : pare_fail(err, saved, "%s", own.message);
+        }
+        PARE_TRY(one_step(r, &line, err));
+        uint64_t step = r->state.step;
+        pare_progress(r->rt, "train", (double)step, (double)o->steps, "steps");
+        bool last = step == end;
+        if (is_due(step, o->eval_every) || (last && step == o->steps)) {
+            PARE_TRY(evaluate(r, &line.val_loss, err));
+            if (isfinite(line.val_loss)) {
+                r->state.val_loss = line.val_loss;
+                if (!(r->state.best_val_loss <= line.val_loss))
+                    r->state.best_val_loss = line.val_loss;
+            }
+        }
+        bool stored = is_due(step, o->log_every) || step == o->steps || isfinite(line.val_loss);
+        if (stored || last) PARE_TRY(log_line(r, &line, &clock, stored, err));
+        if ((is_due(step, o->save_every) || last) && !r->state.skipped_in_a_row)
+            PARE_TRY(pare_train_save(r, err));
+    }
+    return PARE_OK;
+}
+
+static pare_status open_run(pare_train_run *r, pare_error *err) {
+    const pare_train_options *o = r->o;
+    json_t *fingerprint = NULL;
+    pare_status st = fingerprint_of(&fingerprint, r, err);
+    if (st == PARE_OK) st = pare_folder_check(o->out, err);
+    if (st == PARE_OK)
+        st = pare_work_open(&r->work, r->rt, o->out, fingerprint, 0, o->restart, err);
+    json_decref(fingerprint);
+    PARE_TRY(st);
+    PARE_TRY(begin_model(r, err));
+    PARE_TRY(open_text(r, err));
+    PARE_TRY(begin_optim(r, err));
+    size_t tokens = r->micro * o->ctx;
+    r->window = pare_calloc(o->ctx + 1, sizeof *r->window);
+    r->ids = pare_calloc(tokens, sizeof *r->ids);
+    r->targets = pare_calloc(tokens, sizeof *r->targets);
+    r->lengths = pare_calloc(r->micro, sizeof *r->lengths);
+    if (!r->window || !r->ids || !r->targets || !r->lengths) return fail_memory(err);
+    for (size_t i = 0; i < r->micro; i++) r->lengths[i] = o->ctx;
+    pare_step_options so = {tokens, r->micro, o->compute, o->recompute};
+    PARE_TRY(pare_step_create(&r->step, r->weights, &so, err));
+    const pare_model_config *c = &r->weights->model->config;
+    r->flop_per_token = 3 * (double)pare_model_flops_per_token(r->weights->model) +
+                        6.0 * (double)(c->n_layers * c->n_heads * c->head_dim * o->ctx);
+    r->state = (pare_train_state){.loss = NAN, .val_loss = NAN, .best_val_loss = NAN};
+    PARE_TRY(pare_train_restore(r, err));
+    if (o->resume && !r->state.step)
+        return pare_fail(err, PARE_ERR_ARG, "%s: found no checkpoint to go on from",
+                         pare_work_path(r->work));
+    return PARE_OK;
+}
+
+static void close_run(pare_train_run *r, bool remove) {
+    pare_step_free(r->step);
+    pare_optim_free(r->optim);
+    pare_free(r->trained);
+    pare_free(r->grads);
+    pare_batches_free(&r->batches);
+    pare_token_file_close(&r->tokens);
+    pare_token_file_close(&r->val_tokens);
+    pare_tokenizer_free(r->tok);
+    pare_train_weights_free(r->weights);
+    pare_free(r->window);
+    pare_free(r->ids);
+    pare_free(r->targets);
+    pare_free(r->lengths);
+    pare_free(r->log.data);
+    if (r->work && remove) pare_work_remove(r->work);
+    pare_work_close(r->work);
+}
+
+static void fill_report(pare_train_report *out, const pare_train_run *r, double started,
+                        uint64_t first_step) {
+    const pare_train_options *o = r->o;
+    const pare_train_state *s = &r->state;
+    double seconds = pare_now_s() - started;
+    uint64_t per_step = (uint64_t)o->batch * o->ctx;
+    *out = (pare_train_report){.steps = s->step,
+                               .tokens = s->step * per_step,
+                               .loss = s->loss,
+                               .val_loss = s->val_loss,
+                               .val_ppl = exp(s->val_loss),
+                               .best_val_loss = s->best_val_loss,
+                               .sparsity = s->sparsity,
+                               .seconds = seconds,
+                               .finished = s->step >= o->steps,
+                               .peak_rss_bytes = pare_peak_rss_bytes()};
+    if (seconds > 0) out->tokens_per_s = (double)((s->step - first_step) * per_step) / seconds;
+    out->flop_per_s = out->tokens_per_s * r->flop_per_token;
+    for (size_t i = 0; i < r->weights->n; i++)
+        out->n_params += (uint64_t)r->weights->tensors[i].rows * r->weights->tensors[i].cols;
+}
+
+pare_status pare_train(pare_train_report *out, pare_runtime *rt, const pare_train_options *o,
+                       pare_error *err) {
+    *out = (pare_train_report){0};
+    PARE_TRY(check_options(o, err));
+    pare_train_run *r = pare_calloc(1, sizeof *r);
+    if (!r) return fail_memory(err);
+    r->rt = rt;
+    r->o = o;
+    r->micro = o->micro_batch && o->micro_batch < o->batch ? o->micro_batch : o->batch;
+    r->tokens.file.fd = r->val_tokens.file.fd = -1;
+    pare_status st = open_run(r, err);
+    double started = pare_now_s();
+    uint64_t first_step = r->state.step;
+    if (st == PARE_OK) st = run_steps(r, err);
+    if (st == PARE_OK) {
+        fill_report(out, r, started, first_step);
+        if (out->finished) st = pare_train_write_model(r, err);
+    }
+    close_run(r, st == PARE_OK && out->finished && !o->keep_work);
+    pare_free(r);
+    return st;
+}

@@ -1,0 +1,57 @@
+/* A training run on its way: what train_run.c and train_state.c share. */
+#ifndef PARE_SRC_PIPELINE_TRAIN_RUN_H
+#define PARE_SRC_PIPELINE_TRAIN_RUN_H
+
+#include "pare/optim.h"
+#include "pare/train.h"
+#include "pipeline/train_init.h"
+#include "pipeline/work_folder.h"
+#include "train/batches.h"
+#include "train/step.h"
+
+/* What a checkpoint holds besides arrays. */
+typedef struct pare_train_state {
+    uint64_t step; /* done */
+    uint64_t n_skipped, skipped_in_a_row;
+    double loss, val_loss, best_val_loss; /* NaN: none yet */
+    double sparsity;
+} pare_train_state;
+
+typedef struct pare_train_run {
+    pare_runtime *rt;
+    const pare_train_options *o;
+    size_t micro; /* sequences at once */
+    pare_work *work;
+    pare_train_weights *weights;
+    pare_tokenizer *tok;
+    pare_token_file tokens, val_tokens;
+    pare_batches batches;
+    pare_step *step;
+    pare_trained *trained; /* [n_trained] */
+    float **grads;
+    size_t n_trained;
+    pare_optim *optim;
+    int32_t *window, *ids, *targets; /* [ctx + 1]; [micro * ctx] */
+    size_t *lengths;                 /* [micro] */
+    double flop_per_token;           /* of a step, forward and backward */
+    pare_train_state state;
+    struct {
+        char *data;
+        size_t n, capacity;
+    } log; /* lines of JSON */
+} pare_train_run;
+
+/* Share of the learning rate at a step, from 0. */
+double pare_train_rate(const pare_train_options *o, uint64_t step);
+
+/* Writes a checkpoint; the one before is removed when the new one stands. */
+pare_status pare_train_save(pare_train_run *r, pare_error *err);
+/* Goes back to the last checkpoint, if there is one. A damaged one is told and the run begins anew.
+ */
+pare_status pare_train_restore(pare_train_run *r, pare_error *err);
+/* A line of OUT.work/log.jsonl. */
+pare_status pare_train_log_add(pare_train_run *r, const pare_train_line *line, pare_error *err);
+/* The output folder: weights in f32, and what the model before the first step had beside them. */
+pare_status pare_train_write_model(pare_train_run *r, pare_error *err);
+
+#endif

@@ -1,0 +1,252 @@
+/* Checkpoints, the log, and the model that a run ends with.
+ *
+ * checkpoint-N.safetensors holds the weights ("w/NAME"), the optimizer's arrays ("o/NAME.MOMENT")
+ * and the numbers of the state; the manifest of the work folder names it with its CRC-32 once it is
+ * complete. log.jsonl is written before: it never lacks a line of a checkpoint. */
+#include "base/hash.h"
+#include "base/memory.h"
+#include "io/safetensors_writer.h"
+#include "pipeline/model_output.h"
+#include "pipeline/train_run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One array of a checkpoint. */
+typedef struct saved {
+    char name[256];
+    void *data;
+    size_t n; /* f32 values */
+} saved;
+
+/* The arrays in their order; false past the last. */
+static bool array_at(const pare_train_run *r, size_t i, saved *out) {
+    const pare_train_weights *w = r->weights;
+    if (i < w->n) {
+        const pare_train_tensor *t = &w->tensors[i];
+        snprintf(out->name, sizeof out->name, "w/%s", t->name);
+        out->data = t->w;
+        out->n = t->rows * t->cols;
+        return true;
+    }
+    pare_optim_array a;
+    if (!pare_optim_array_at(r->optim, i - w->n, &a)) return false;
+    snprintf(out->name, sizeof out->name, "o/%s", a.name);
+    out->data = a.data;
+    out->n = a.n;
+    return true;
+}
+
+static uint32_t checksum(const pare_train_run *r) {
+    uint32_t crc = 0;
+    saved a;
+    for (size_t i = 0; array_at(r, i, &a); i++) crc = pare_crc32(crc, a.data, a.n * sizeof(float));
+    return crc;
+}
+
+static char *checkpoint_path(const pare_train_run *r, uint64_t step) {
+    char name[64];
+    snprintf(name, sizeof name, "checkpoint-%llu.safetensors", (unsigned long long)step);
+    return pare_path_join(pare_work_path(r->work), name);
+}
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "training: out of memory");
+}
+
+static pare_status write_arrays(const pare_train_run *r, const char *path, pare_error *err) {
+    pare_st_writer *w;
+    saved a;
+    PARE_TRY(pare_st_writer_create(&w, path, 0, err));
+    pare_status st = PARE_OK;
+    for (size_t i = 0; st == PARE_OK && array_at(r, i, &a); i++)
+        st = pare_st_declare(w, a.name, "F32", &a.n, 1, NULL, err);
+    if (st == PARE_OK) st = pare_st_begin(w, err);
+    for (size_t i = 0; st == PARE_OK && array_at(r, i, &a); i++)
+        st = pare_st_write(w, i, a.data, a.n * sizeof(float), err);
+    if (st == PARE_OK) st = pare_st_finish(w, err);
+    pare_st_writer_free(w);
+    return st;
+}
+
+/* NaN has no form in JSON. */
+static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+
+static double number_of(const json_t *j) { return json_is_number(j) ? json_number_value(j) : NAN; }
+
+static json_t *state_json(const pare_train_run *r) {
+    const pare_train_state *s = &r->state;
+    json_t *j = json_pack("{s:I, s:I, s:I, s:I}", "step", (json_int_t)s->step, "skipped",
+                          (json_int_t)s->n_skipped, "count", (json_int_t)pare_optim_count(r->optim),
+                          "crc32", (json_int_t)checksum(r));
+    if (!j) return NULL;
+    json_object_set_new(j, "loss", number(s->loss));
+    json_object_set_new(j, "val_loss", number(s->val_loss));
+    json_object_set_new(j, "best_val_loss", number(s->best_val_loss));
+    json_object_set_new(j, "sparsity", number(s->sparsity));
+    return j;
+}
+
+static pare_status write_log(const pare_train_run *r, const char *path, pare_error *err) {
+    pare_writer w = {.fd = -1};
+    PARE_TRY(pare_writer_open(&w, path, err));
+    pare_status st = pare_writer_write(&w, r->log.data, r->log.n, err);
+    if (st == PARE_OK) st = pare_writer_commit(&w, err);
+    pare_writer_discard(&w);
+    return st;
+}
+
+pare_status pare_train_save(pare_train_run *r, pare_error *err) {
+    const json_t *before = pare_work_kept(r->work, "checkpoint");
+    uint64_t old = before ? (uint64_t)json_integer_value(json_object_get(before, "step")) : 0;
+    if (before && old == r->state.step) return PARE_OK;
+    char *path = checkpoint_path(r, r->state.step), *log = NULL, *stale = checkpoint_path(r, old);
+    log = pare_path_join(pare_work_path(r->work), "log.jsonl");
+    pare_status st = path && log && stale ? PARE_OK : fail_memory(err);
+    if (st == PARE_OK) st = write_log(r, log, err);
+    if (st == PARE_OK) st = write_arrays(r, path, err);
+    if (st == PARE_OK) st = pare_work_keep(r->work, "checkpoint", state_json(r), err);
+    if (st == PARE_OK && before) pare_path_remove(stale);
+    pare_free(path);
+    pare_free(log);
+    pare_free(stale);
+    return st;
+}
+
+/* ---- going back ---- */
+
+static pare_status read_arrays(const pare_train_run *r, const char *path, pare_error *err) {
+    pare_st *st_file;
+    saved a;
+    PARE_TRY(pare_st_open(&st_file, path, err));
+    pare_status st = PARE_OK;
+    for (size_t i = 0; st == PARE_OK && array_at(r, i, &a); i++) {
+        const pare_st_tensor *t = pare_st_find(st_file, a.name);
+        if (!t || t->n_bytes != a.n * sizeof(float))
+            st = pare_fail(err, PARE_ERR_INPUT, "%s: %s: found %llu bytes, expected %zu", path,
+                           a.name, t ? (unsigned long long)t->n_bytes : 0ull, a.n * sizeof(float));
+        else
+            st = pare_file_read_at(pare_st_file(st_file, t->file), a.data, t->n_bytes, t->offset,
+                                   err);
+    }
+    pare_st_close(st_file);
+    return st;
+}
+
+static pare_status read_log(pare_train_run *r, uint64_t step, pare_error *err) {
+    char *path = pare_path_join(pare_work_path(r->work), "log.jsonl"), *text;
+    size_t n;
+    if (!path) return fail_memory(err);
+    pare_status st = pare_file_read_all(&text, &n, path, (size_t)1 << 30, err);
+    pare_free(path);
+    PARE_TRY(st);
+    for (size_t at = 0; at < n;) { /* lines past the checkpoint are of steps that come again */
+        const char *end = memchr(text + at, '\n', n - at);
+        size_t len = end ? (size_t)(end - text) - at : n - at;
+        json_t *line = json_loadb(text + at, len, 0, NULL);
+        uint64_t number = (uint64_t)json_integer_value(json_object_get(line, "step"));
+        json_decref(line);
+        if (number > step) break;
+        at += len + 1;
+        r->log.n = at < n ? at : n;
+    }
+    pare_free(r->log.data);
+    r->log.data = text;
+    r->log.capacity = n;
+    return PARE_OK;
+}
+
+pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
+    const json_t *j = pare_work_kept(r->work, "checkpoint");
+    if (!j) return PARE_OK;
+    uint64_t step = (uint64_t)json_integer_value(json_object_get(j, "step"));
+    char *path = checkpoint_path(r, step);
+    if (!path) return fail_memory(err);
+    pare_status st = read_arrays(r, path, err);
+    if (st == PARE_OK && checksum(r) != (uint32_t)json_integer_value(json_object_get(j, "crc32")))
+        st = pare_fail(
+            err, PARE_ERR_INPUT,
+            "%s: found another checksum than was written: damaged; --restart begins anew", path);
+    pare_free(path);
+    PARE_TRY(st);
+    r->state =
+        (pare_train_state){.step = step,
+                           .n_skipped = (uint64_t)json_integer_value(json_object_get(j, "skipped")),
+                           .loss = number_of(json_object_get(j, "loss")),
+                           .val_loss = number_of(json_object_get(j, "val_loss")),
+                           .best_val_loss = number_of(json_object_get(j, "best_val_loss")),
+                           .sparsity = number_of(json_object_get(j, "sparsity"))};
+    pare_optim_set_count(r->optim, json_integer_value(json_object_get(j, "count")));
+    pare_train_weights_round(r->weights);
+    return read_log(r, step, err);
+}
+
+/* ---- log ---- */
+
+pare_status pare_train_log_add(pare_train_run *r, const pare_train_line *l, pare_error *err) {
+    json_t *j = json_pack("{s:I, s:o, s:o, s:o, s:o}", "step", (json_int_t)l->step, "loss",
+                          number(l->loss), "lr", number(l->lr), "grad_norm", number(l->grad_norm),
+                          "sparsity", number(l->sparsity));
+    if (j && isfinite(l->val_loss)) json_object_set_new(j, "val_loss", json_real(l->val_loss));
+    char *text = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(j);
+    if (!text) return fail_memory(err);
+    size_t len = strlen(text);
+    pare_status st = PARE_OK;
+    if (r->log.n + len + 1 > r->log.capacity) {
+        size_t capacity = 2 * (r->log.n + len + 1);
+        char *more = pare_realloc(r->log.data, capacity, 1);
+        if (more) {
+            r->log.data = more;
+            r->log.capacity = capacity;
+        } else {
+            st = fail_memory(err);
+        }
+    }
+    if (st == PARE_OK) {
+        memcpy(r->log.data + r->log.n, text, len);
+        r->log.data[r->log.n + len] = '\n';
+        r->log.n += len + 1;
+    }
+    free(text); /* jansson's */
+    return st;
+}
+
+/* ---- the end ---- */
+
+static pare_output_item item_of(const pare_train_tensor *t) {
+    const pare_encoding *f32 = pare_encoding_find("f32");
+    return (pare_output_item){.name = t->name,
+                              .enc = f32,
+                              .stored = f32,
+                              .n_dims = t->matrix ? 2 : 1,
+                              .dims = {t->matrix ? t->rows : t->cols, t->matrix ? t->cols : 0}};
+}
+
+pare_status pare_train_write_model(pare_train_run *r, pare_error *err) {
+    const pare_train_weights *w = r->weights;
+    pare_output_format format = {.container = "hf"};
+    pare_output *o = NULL;
+    pare_status st = pare_output_open(&o, r->rt, w->model->source, &format, r->o->out, 0, err);
+    for (size_t i = 0; i < w->n && st == PARE_OK; i++) {
+        if (pare_output_absorbs(&format, w->tensors[i].name)) continue;
+        pare_output_item item = item_of(&w->tensors[i]);
+        st = pare_output_declare(o, &item, err);
+    }
+    if (st == PARE_OK) st = pare_output_begin(o, NULL, NULL, err);
+    for (size_t i = 0; i < w->n && st == PARE_OK; i++) {
+        const pare_train_tensor *t = &w->tensors[i];
+        if (pare_output_absorbs(&format, t->name)) continue;
+        pare_tensor values = pare_tensor_wrap(pare_encoding_find("f32"), t->w, t->rows, t->cols);
+        st = pare_output_write(o, &values, err);
+    }
+    if (st == PARE_OK) st = pare_output_finish(o, err);
+    pare_output_close(o);
+    if (st != PARE_OK) return st;
+    char *log = pare_path_join(r->o->out, "train_log.jsonl");
+    st = log ? write_log(r, log, err) : fail_memory(err);
+    pare_free(log);
+    return st;
+}

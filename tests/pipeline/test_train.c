@@ -1,0 +1,263 @@
+/* pare_train on toy models: it learns, goes on from checkpoints with the same bytes, tells bad
+ * options, and never keeps what is not finite. That a step is right: tests/train, and
+ * scripts/interop/train_peer.py beside PyTorch. */
+#include "support/test.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/memory.h"
+#include "base/os.h"
+#include "pare/model.h"
+#include "pare/train.h"
+#include "pipeline/train_run.h"
+#include "support/tiny_model.h"
+
+static char tokenizer[600], text[600], out[600], work[600];
+
+static void write_text(void) {
+    char *t = pare_malloc(1 << 15, 1);
+    size_t n = 0;
+    for (int i = 0; n < (1 << 15) - 64; i++)
+        n += (size_t)snprintf(t + n, 64, "the %s %s number %d.\n", i % 3 ? "cat" : "dog",
+                              i % 2 ? "eats" : "sees", i % 10);
+    snprintf(text, sizeof text, "%s", test_write("text.txt", t, n));
+    pare_free(t);
+}
+
+static pare_train_options options(void) {
+    static const char *files[1];
+    files[0] = text;
+    pare_train_options o = pare_train_options_default();
+    o.out = out;
+    o.shape = (pare_train_shape){
+        .arch = "llama", .dim = 32, .n_layers = 2, .n_heads = 4, .tokenizer = tokenizer};
+    o.data = files;
+    o.n_data = 1;
+    o.steps = 12;
+    o.batch = 3;
+    o.ctx = 16;
+    o.optim = "adamw:lr=1e-2";
+    o.eval_every = 5;
+    o.save_every = 4;
+    o.log_every = 3;
+    o.eval_windows = 4;
+    return o;
+}
+
+static pare_status run(pare_train_report *report, const pare_train_options *o, int threads,
+                       const volatile sig_atomic_t *cancel, pare_error *err) {
+    const pare_options ro = {
+        .n_threads = threads, .isa = PARE_ISA_AMX, .seed = 5, .cancel = cancel};
+    pare_runtime *rt;
+    PARE_TRY(pare_runtime_create(&rt, &ro, err));
+    pare_status st = pare_train(report, rt, o, err);
+    pare_runtime_free(rt);
+    return st;
+}
+
+static void clean(void) {
+    test_remove(out);
+    test_remove(work);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    snprintf(tokenizer, sizeof tokenizer, "%s", tiny_model("base", NULL));
+    snprintf(out, sizeof out, "%s", test_path("trained"));
+    snprintf(work, sizeof work, "%s.work", out);
+    write_text();
+    return 0;
+}
+
+static void it_learns(void **state) {
+    (void)state;
+    pare_train_report r;
+    static const char *const archs[] = {"llama", "gpt2", "gemma2", "gemma3", "qwen3", "opt"};
+    for (size_t i = 0; i < sizeof archs / sizeof archs[0]; i++) {
+        pare_train_options o = options();
+        o.shape.arch = archs[i];
+        o.steps = 60;
+        clean();
+        assert_ok(run(&r, &o, 2, NULL, err));
+        assert_true(r.finished);
+        assert_int_equal(r.steps, 60);
+        if (!(r.val_loss < 3.2)) /* log 259 = 5.56 at first */
+            fail_msg("%s: held-out loss %g", archs[i], r.val_loss);
+        assert_false(pare_path_exists(work));
+        pare_runtime *rt = test_runtime(1, pare_isa_best());
+        pare_model *m;
+        assert_ok(pare_model_load(&m, rt, out, err));
+        assert_string_equal(pare_model_arch(m), archs[i]);
+        pare_model_free(m);
+        pare_runtime_free(rt);
+    }
+    /* from a model, with gradients of parts added up and layers computed twice */
+    pare_train_options o = options();
+    o.shape = (pare_train_shape){0};
+    o.from = tokenizer;
+    o.steps = 40;
+    o.batch = 4;
+    o.micro_batch = 3;
+    o.recompute = true;
+    o.schedule = "wsd";
+    clean();
+    assert_ok(run(&r, &o, 2, NULL, err));
+    assert_true(r.val_loss < 3.2);
+    clean();
+}
+
+/* Stopped at every step, interrupted, on another number of threads: the same bytes at the end. */
+static void it_goes_on_with_the_same_bytes(void **state) {
+    (void)state;
+    pare_train_options o = options();
+    pare_train_report r;
+    clean();
+    assert_ok(run(&r, &o, 1, NULL, err));
+    char expected[65];
+    snprintf(expected, sizeof expected, "%s", test_hash(out));
+    clean();
+    assert_ok(run(&r, &o, 3, NULL, err));
+    assert_string_equal(test_hash(out), expected);
+    for (uint64_t stop = 1; stop < o.steps; stop++) {
+        clean();
+        o.stop_at = stop;
+        assert_ok(run(&r, &o, 1, NULL, err));
+        assert_false(r.finished);
+        assert_int_equal(r.steps, stop);
+        assert_false(pare_path_exists(out));
+        o.stop_at = 0;
+        o.resume = true;
+        assert_ok(run(&r, &o, 2, NULL, err));
+        o.resume = false;
+        assert_true(r.finished);
+        assert_string_equal(test_hash(out), expected);
+    }
+    /* an interrupt saves what is done */
+    clean();
+    const volatile sig_atomic_t now = 1;
+    assert_fails(run(&r, &o, 1, &now, err), PARE_ERR_INTERRUPTED, "interrupted");
+    assert_false(pare_path_exists(out));
+    assert_ok(run(&r, &o, 1, NULL, err));
+    assert_string_equal(test_hash(out), expected);
+    clean();
+}
+
+static void a_damaged_checkpoint_is_told(void **state) {
+    (void)state;
+    pare_train_options o = options();
+    pare_train_report r;
+    clean();
+    o.stop_at = 6;
+    assert_ok(run(&r, &o, 1, NULL, err));
+    char path[700];
+    snprintf(path, sizeof path, "%s/checkpoint-6.safetensors", work);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    fseek(f, -9, SEEK_END);
+    int byte = fgetc(f);
+    fseek(f, -9, SEEK_END);
+    fputc(byte ^ 4, f);
+    fclose(f);
+    o.stop_at = 0;
+    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "damaged");
+    test_remove(path);
+    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "checkpoint-6");
+    o.restart = true;
+    assert_ok(run(&r, &o, 1, NULL, err));
+    clean();
+}
+
+static void another_run_is_not_mixed_in(void **state) {
+    (void)state;
+    pare_train_options o = options();
+    pare_train_report r;
+    clean();
+    o.stop_at = 3;
+    assert_ok(run(&r, &o, 1, NULL, err));
+    o.batch = 4;
+    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "batch");
+    o = options();
+    o.optim = "sgd:lr=0.1";
+    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "optim");
+    clean();
+    o = options();
+    o.resume = true;
+    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "no checkpoint");
+    clean();
+}
+
+/* Robustness row N21. */
+static void what_is_not_finite_ends_the_run(void **state) {
+    (void)state;
+    pare_train_options o = options();
+    pare_train_report r;
+    clean();
+    o.shape = (pare_train_shape){0};
+    o.from = tiny_model("huge", &(tiny_options){.last_norm = 3e38f});
+    o.steps = 40;
+    o.save_every = 1;
+    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "not finite 10 times in a row");
+    assert_false(pare_path_exists(out));
+    clean();
+}
+
+static void bad_options_are_told(void **state) {
+    (void)state;
+    pare_train_report r;
+    pare_train_options o = options();
+    clean();
+#define BAD(change, status, part)                                                                  \
+    do {                                                                                           \
+        o = options();                                                                             \
+        change;                                                                                    \
+        assert_fails(run(&r, &o, 1, NULL, err), status, part);                                     \
+        clean();                                                                                   \
+    } while (0)
+    BAD(o.n_data = 0, PARE_ERR_ARG, "text");
+    BAD(o.steps = 0, PARE_ERR_ARG, "0 steps");
+    BAD(o.schedule = "cosinus", PARE_ERR_ARG, "cosine");
+    BAD(o.optim = "adamww", PARE_ERR_ARG, "adamw");
+    BAD(o.min_lr = 2, PARE_ERR_ARG, "2");
+    BAD(o.shape.arch = "lama", PARE_ERR_UNSUPPORTED, "llama");
+    BAD(o.shape.n_heads = 5, PARE_ERR_INPUT, "heads");
+    BAD(o.shape.dim = 0, PARE_ERR_ARG, "dim");
+    BAD(o.shape.tokenizer = "/nowhere", PARE_ERR_INPUT, "nowhere");
+    BAD(o.ctx = 40000, PARE_ERR_INPUT, "windows of 40000");
+    BAD(o.out = tokenizer, PARE_ERR_INPUT, "base");
+    BAD((o.from = tokenizer, o.ctx = TINY_CTX + 1), PARE_ERR_ARG, "at most the model's");
+#undef BAD
+}
+
+static void rates_follow_their_schedule(void **state) {
+    (void)state;
+    pare_train_options o = pare_train_options_default();
+    o.steps = 110;
+    o.warmup = 10;
+    o.min_lr = 0.1;
+    assert_float_equal(pare_train_rate(&o, 0), 0.1, 1e-12);
+    assert_float_equal(pare_train_rate(&o, 9), 1, 1e-12);
+    assert_float_equal(pare_train_rate(&o, 60), 0.55, 1e-12);
+    assert_float_equal(pare_train_rate(&o, 110), 0.1, 1e-12);
+    o.schedule = "linear";
+    assert_float_equal(pare_train_rate(&o, 35), 0.775, 1e-12);
+    o.schedule = "wsd";
+    assert_float_equal(pare_train_rate(&o, 80), 1, 1e-12);
+    assert_float_equal(pare_train_rate(&o, 100), 0.55, 1e-12);
+    o.schedule = "constant";
+    assert_float_equal(pare_train_rate(&o, 100), 1, 1e-12);
+    o.warmup = UINT64_MAX;
+    assert_float_equal(pare_train_rate(&o, 0), 0.2, 1e-12); /* 5% of 110 steps */
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(it_learns),
+                                       cmocka_unit_test(it_goes_on_with_the_same_bytes),
+                                       cmocka_unit_test(a_damaged_checkpoint_is_told),
+                                       cmocka_unit_test(another_run_is_not_mixed_in),
+                                       cmocka_unit_test(what_is_not_finite_ends_the_run),
+                                       cmocka_unit_test(bad_options_are_told),
+                                       cmocka_unit_test(rates_follow_their_schedule)};
+    return cmocka_run_group_tests(tests, set_up, NULL);
+}
