@@ -73,6 +73,11 @@ static bool cursor_next(cursor *c, const select_job *j) {
     return true;
 }
 
+/* Of the word that begins at `at` of the piece: what stands behind the last value is none. */
+static uint64_t valid_bits(const cursor *c, size_t at) {
+    return at + 64 <= c->n ? ~(uint64_t)0 : ((uint64_t)1 << (c->n - at)) - 1;
+}
+
 /* --- passes over a share of the words --- */
 
 static void count_share(uint32_t *count, const select_job *j, size_t begin, size_t end, int pass,
@@ -92,8 +97,10 @@ static void count_share(uint32_t *count, const select_job *j, size_t begin, size
             }
             if (i < c.n) count[c.key[i] >> shift]++;
         } else {
-            for (size_t i = 0; i < c.n; i++)
-                if ((c.key[i] & above) == prefix) count[c.key[i] >> shift & digit]++;
+            for (size_t i = 0; i < c.n; i += 64)
+                for (uint64_t bits = j->k->match(c.key + i, prefix, above) & valid_bits(&c, i);
+                     bits; bits &= bits - 1)
+                    count[c.key[i + (size_t)__builtin_ctzll(bits)] >> shift & digit]++;
         }
     }
     for (size_t i = 0; i < BINS; i++) count[i] += other[i];
@@ -105,11 +112,6 @@ static const uint32_t *word_keys(uint32_t rest[64], const cursor *c, size_t at) 
     memset(rest, 0, 64 * sizeof *rest);
     memcpy(rest, c->key + at, (c->n - at) * sizeof *rest);
     return rest;
-}
-
-/* Bits behind the last value have a key of 0 too, but are no values. */
-static uint64_t valid_bits(const cursor *c, size_t at) {
-    return at + 64 <= c->n ? ~(uint64_t)0 : ((uint64_t)1 << (c->n - at)) - 1;
 }
 
 static uint64_t count_equal(const select_job *j, size_t begin, size_t end, uint32_t threshold) {
@@ -226,6 +228,21 @@ void pare_select(pare_runtime *rt, const pare_scored *parts, size_t n_parts, siz
         pare_team_run(rt, select_worker, &j);
     } else {
         select_worker(NULL, &j);
+    }
+}
+
+void pare_select_quads(pare_isa isa, const pare_scored *s, size_t begin, size_t end, int n) {
+    const pare_select_kernels *k = pare_select_kernels_get(isa);
+    uint32_t key[PIECE] = {0};
+    for (size_t at = begin, count; at < end; at += count) {
+        count = end - at < PIECE ? end - at : PIECE;
+        k->keys(key, s, at, count);
+        for (size_t i = 0; i < count; i += 64) {
+            size_t left = count - i < 64 ? count - i : 64;
+            uint64_t bits = k->quads(key + i, n);
+            if (left < 64) bits &= ((uint64_t)1 << left) - 1;
+            put_word(s, at + i, bits, left);
+        }
     }
 }
 

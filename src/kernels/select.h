@@ -46,11 +46,19 @@ static inline void pare_zero_word(float *w, uint64_t bits, size_t n) {
  * |w|. */
 uint64_t pare_select_group(const float *w, const float *score, int n, int m);
 
+/* The same for every four of the values [begin, end) of s, into its bits or zeros. begin is a
+ * multiple of 64, end of 4. On the calling thread. */
+void pare_select_quads(pare_isa isa, const pare_scored *s, size_t begin, size_t end, int n);
+
 /* Keys of values [at, at + n), n <= 1024, and which of 64 are above a key and equal to it: what an
  * instruction set speeds up. Bits equal on all levels. */
 typedef struct pare_select_kernels {
     void (*keys)(uint32_t *key, const pare_scored *s, size_t at, size_t n);
     void (*compare)(uint64_t *above, uint64_t *equal, const uint32_t key[64], uint32_t threshold);
+    /* which of 64 have those bits of `prefix` that are set in `mask` */
+    uint64_t (*match)(const uint32_t key[64], uint32_t prefix, uint32_t mask);
+    /* which of 64 are among the n highest of their four; ties as in pare_select_group */
+    uint64_t (*quads)(const uint32_t key[64], int n);
 } pare_select_kernels;
 extern const pare_select_kernels pare_select_ref, pare_select_avx2;
 const pare_select_kernels *pare_select_kernels_get(pare_isa isa);

@@ -44,4 +44,39 @@ static void compare(uint64_t *above, uint64_t *equal, const uint32_t key[64], ui
     }
 }
 
-const pare_select_kernels pare_select_avx2 = {keys, compare};
+static uint64_t match(const uint32_t key[64], uint32_t prefix, uint32_t mask) {
+    const __m256i p = _mm256_set1_epi32((int)prefix), m = _mm256_set1_epi32((int)mask);
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i += 8) {
+        __m256i k = _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(key + i)), m);
+        __m256i e = _mm256_cmpeq_epi32(k, p);
+        bits |= (uint64_t)(uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(e)) << i;
+    }
+    return bits;
+}
+
+/* -1 where the number that stands `turn` places on in each four comes before: it is higher, or
+ * equal and (later) behind. */
+#define COMES_FIRST(k, turn, later)                                                                \
+    _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_shuffle_epi32(k, turn), k),                          \
+                    _mm256_and_si256(_mm256_cmpeq_epi32(_mm256_shuffle_epi32(k, turn), k), later))
+
+static uint64_t quads(const uint32_t key[64], int n) {
+    const __m256i sign = _mm256_set1_epi32((int)0x80000000u); /* compare as signed numbers */
+    const __m256i later1 = _mm256_setr_epi32(-1, -1, -1, 0, -1, -1, -1, 0),
+                  later2 = _mm256_setr_epi32(-1, -1, 0, 0, -1, -1, 0, 0),
+                  later3 = _mm256_setr_epi32(-1, 0, 0, 0, -1, 0, 0, 0),
+                  most = _mm256_set1_epi32(-n);
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i += 8) {
+        __m256i k = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(key + i)), sign);
+        __m256i higher = _mm256_add_epi32(
+            COMES_FIRST(k, 0x39, later1),
+            _mm256_add_epi32(COMES_FIRST(k, 0x4E, later2), COMES_FIRST(k, 0x93, later3)));
+        __m256i stay = _mm256_cmpgt_epi32(higher, most); /* fewer than n come first */
+        bits |= (uint64_t)(uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(stay)) << i;
+    }
+    return bits;
+}
+
+const pare_select_kernels pare_select_avx2 = {keys, compare, match, quads};

@@ -27,4 +27,21 @@ static void compare(uint64_t *above, uint64_t *equal, const uint32_t key[64], ui
     }
 }
 
-const pare_select_kernels pare_select_ref = {keys, compare};
+static uint64_t match(const uint32_t key[64], uint32_t prefix, uint32_t mask) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i++) bits |= (uint64_t)((key[i] & mask) == prefix) << i;
+    return bits;
+}
+
+static uint64_t quads(const uint32_t key[64], int n) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i++) {
+        int higher = 0;
+        for (int k = i & ~3; k < (i & ~3) + 4; k++)
+            higher += key[k] > key[i] || (key[k] == key[i] && k > i);
+        bits |= (uint64_t)(higher < n) << i;
+    }
+    return bits;
+}
+
+const pare_select_kernels pare_select_ref = {keys, compare, match, quads};

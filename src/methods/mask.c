@@ -231,6 +231,12 @@ typedef struct n_m_job {
 static void n_m_groups(void *arg, size_t begin, size_t end) {
     const n_m_job *j = arg;
     size_t m = (size_t)j->s.m;
+    if (m == 4) {
+        const pare_scored s = {
+            .w = j->job->w, .score = j->job->score, .bits = j->sink->bits, .zero = j->sink->zero};
+        pare_select_quads(pare_runtime_isa(j->job->rt), &s, begin * m, end * m, j->s.n);
+        return;
+    }
     mask_groups(j->sink, j->job->w, j->job->score, begin * m, end * m, j->s.n, j->s.m);
 }
 

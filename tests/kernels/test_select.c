@@ -147,6 +147,16 @@ static void groups(void **state) {
     assert_int_equal(pare_select_group(w, NULL, 3, 4), 7);
     assert_int_equal(pare_select_group(w, NULL, 0, 4), 0);
     assert_int_equal(pare_select_group(w, score, 1, 4), 8);
+    for (int level = 0; level < 2; level++) /* fours, as one by one */
+        for (int k = 0; k <= 4; k++) {
+            float x[1084];
+            uint64_t out[17], seed = 9;
+            fill(x, 1084, 1, &seed);
+            const pare_scored s = {.w = x, .n = 1084, .bits = out};
+            pare_select_quads(level ? PARE_ISA_REF : pare_isa_best(), &s, 0, 1084, k);
+            for (size_t i = 0; i < 1084; i += 4)
+                assert_int_equal(out[i / 64] >> i % 64 & 15, pare_select_group(x + i, NULL, k, 4));
+        }
     float many[64];
     for (int i = 0; i < 64; i++) many[i] = (float)(i * 37 % 64);
     uint64_t bits = pare_select_group(many, NULL, 16, 64);
