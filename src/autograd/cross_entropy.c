@@ -50,7 +50,7 @@ void pare_op_cross_entropy(pare_fwd *f, float *nll, const float *y, size_t n, si
         if (bytes > f->linear_bytes) f->linear_bytes = bytes;
     }
     struct pare_tape *tape = f->tape;
-    const pare_param *param = tape ? pare_tape_param(tape, ce->head->view.part[0]) : NULL;
+    const pare_leaf *param = tape ? pare_tape_leaf(tape, ce->head->view.part[0]) : NULL;
     float *dy = tape && !pare_fwd_planning(f) ? pare_tape_shadow(f, y) : NULL;
     for (size_t first = 0; first < n; first += rows) {
         size_t m = n - first < rows ? n - first : rows;

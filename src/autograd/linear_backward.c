@@ -5,7 +5,7 @@
 #include <string.h>
 
 typedef struct linear_grad {
-    const pare_param *w_param, *bias_param;
+    const pare_leaf *w_param, *bias_param;
     pare_tensor w;
     float *dy;
     size_t ldy, width, row0, rows;
@@ -25,7 +25,7 @@ static const pare_encoding *saved_form(const pare_tape *t) {
 
 /* Threads share columns: a sum runs over the rows in order. */
 static void bias_backward(pare_fwd *f, const linear_grad *g, size_t n) {
-    const pare_param *p = g->bias_param;
+    const pare_leaf *p = g->bias_param;
     size_t begin, end;
     pare_share(f->w, g->width, 16, &begin, &end);
     float *db = p->grad + g->row0;
@@ -36,7 +36,7 @@ static void bias_backward(pare_fwd *f, const linear_grad *g, size_t n) {
 }
 
 /* What is said once the gradients of a call are complete. */
-static void not_fresh(const pare_fwd *f, const pare_param *p) {
+static void not_fresh(const pare_fwd *f, const pare_leaf *p) {
     if (p && f->w->id == 0) *p->fresh = false;
 }
 
@@ -94,8 +94,8 @@ void pare_tape_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t 
     for (size_t o = 0; o < n_outs; o++) {
         const pare_op_out *out = &outs[o];
         r->outs[o] =
-            (linear_grad){.w_param = pare_tape_param(f->tape, out->w->view.part[0]),
-                          .bias_param = out->bias ? pare_tape_param(f->tape, out->bias) : NULL,
+            (linear_grad){.w_param = pare_tape_leaf(f->tape, out->w->view.part[0]),
+                          .bias_param = out->bias ? pare_tape_leaf(f->tape, out->bias) : NULL,
                           .w = *out->w,
                           .dy = pare_tape_shadow(f, out->y),
                           .ldy = out->ldy,

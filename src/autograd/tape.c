@@ -11,16 +11,16 @@ float *pare_tape_shadow(const pare_fwd *f, const void *p) {
     return p && at < f->arena.capacity ? (float *)(f->tape->shadow + at) : NULL;
 }
 
-const pare_param *pare_tape_param(const pare_tape *t, const void *key) {
-    size_t low = 0, high = t->n_params;
+const pare_leaf *pare_tape_leaf(const pare_tape *t, const void *key) {
+    size_t low = 0, high = t->n_leaves;
     while (low < high) {
         size_t mid = (low + high) / 2;
-        if ((uintptr_t)t->params[mid].key < (uintptr_t)key)
+        if ((uintptr_t)t->leaves[mid].key < (uintptr_t)key)
             low = mid + 1;
         else
             high = mid;
     }
-    return low < t->n_params && t->params[low].key == key ? &t->params[low] : NULL;
+    return low < t->n_leaves && t->leaves[low].key == key ? &t->leaves[low] : NULL;
 }
 
 void *pare_tape_save(pare_fwd *f, size_t count, size_t size) {
@@ -61,11 +61,11 @@ void pare_tape_backward(pare_fwd *f, pare_tape_mark until) {
 
 /* A parameter's gradient is about to be added to: what a pass before left is forgotten where it is
  * fresh. Every thread calls it for its own part [begin, end) and passes a barrier before done(). */
-static float *param_grad(const pare_param *p, size_t begin, size_t end) {
+static float *param_grad(const pare_leaf *p, size_t begin, size_t end) {
     if (*p->fresh) memset(p->grad + begin, 0, (end - begin) * sizeof *p->grad);
     return p->grad;
 }
-static void param_done(pare_fwd *f, const pare_param *p) {
+static void param_done(pare_fwd *f, const pare_leaf *p) {
     pare_barrier(f->w);
     if (p && f->w->id == 0) *p->fresh = false;
     pare_barrier(f->w);
@@ -75,7 +75,7 @@ static void param_done(pare_fwd *f, const pare_param *p) {
 
 typedef struct embed_record {
     pare_record head;
-    const pare_param *param;
+    const pare_leaf *param;
     float *dy;
     const int32_t *ids; /* rows of the table; or the positions of spans, as ids of their own */
     size_t n, dim;
@@ -105,7 +105,7 @@ static void embed_backward(pare_fwd *f, pare_record *record) {
 void pare_tape_embed(pare_fwd *f, const float *y, const pare_tensor *table, const int32_t *ids,
                      size_t n, size_t dim, float scale) {
     embed_record *r = pare_tape_push(f, sizeof *r, embed_backward);
-    FILL(r, embed_record, .param = pare_tape_param(f->tape, table->view.part[0]),
+    FILL(r, embed_record, .param = pare_tape_leaf(f->tape, table->view.part[0]),
          .dy = pare_tape_shadow(f, y), .ids = ids, .n = n, .dim = dim, .scale = scale);
 }
 
@@ -119,7 +119,7 @@ void pare_tape_positions(pare_fwd *f, const float *x, const pare_tensor *table,
             const pare_attn_span *span = pare_attn_span_of(spans, &at);
             ids[i] = (int32_t)(span->pos0 + at + offset);
         }
-    FILL(r, embed_record, .param = pare_tape_param(f->tape, table->view.part[0]),
+    FILL(r, embed_record, .param = pare_tape_leaf(f->tape, table->view.part[0]),
          .dy = pare_tape_shadow(f, x), .ids = ids, .n = n, .dim = dim, .scale = 1, .keep = true);
 }
 
@@ -127,7 +127,7 @@ void pare_tape_positions(pare_fwd *f, const float *x, const pare_tensor *table,
 
 typedef struct norm_record {
     pare_record head;
-    const pare_param *g_param, *b_param;
+    const pare_leaf *g_param, *b_param;
     const float *g;
     float *dy, *dx, *dr; /* dr NULL: nothing was added */
     const float *x;      /* [n][n_heads][dim], as it was normalised */
@@ -185,8 +185,8 @@ void pare_tape_norm(pare_fwd *f, const float *y, size_t ldy, const float *x, siz
             memcpy(saved + j * dim, from, dim * sizeof *saved);
         f->k->grad->moments(moments + 2 * j, moments + 2 * j + 1, saved + j * dim, dim, eps, rms);
     }
-    FILL(r, norm_record, .g_param = pare_tape_param(f->tape, g),
-         .b_param = b ? pare_tape_param(f->tape, b) : NULL, .g = g, .dy = pare_tape_shadow(f, y),
+    FILL(r, norm_record, .g_param = pare_tape_leaf(f->tape, g),
+         .b_param = b ? pare_tape_leaf(f->tape, b) : NULL, .g = g, .dy = pare_tape_shadow(f, y),
          .dx = pare_tape_shadow(f, x), .dr = added ? pare_tape_shadow(f, added) : NULL, .x = saved,
          .moments = moments, .ldy = ldy, .ldx = ldx, .n = n, .n_heads = n_heads, .dim = dim,
          .rms = rms);

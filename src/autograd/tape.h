@@ -27,12 +27,12 @@
 #include "autograd/ops.h"
 
 /* A weight that a gradient is wanted of. */
-typedef struct pare_param {
+typedef struct pare_leaf {
     const void *key; /* where operators read it: the first part of a matrix, a vector */
     float *grad;     /* as the weight: [rows][cols] or [cols] */
     bool *fresh;     /* true: grad holds nothing yet and is overwritten; shared by all threads */
     size_t rows, cols;
-} pare_param;
+} pare_leaf;
 
 typedef struct pare_record pare_record;
 struct pare_record {
@@ -42,11 +42,11 @@ struct pare_record {
 };
 
 typedef struct pare_tape {
-    pare_arena saves;         /* the stack of records and saved values; shared memory */
-    pare_arena work;          /* scratch of the backward halves; shared */
-    uint8_t *shadow;          /* of the forward arena's base; as large, zero between passes */
-    const pare_param *params; /* [n_params], in order of their keys */
-    size_t n_params;
+    pare_arena saves;        /* the stack of records and saved values; shared memory */
+    pare_arena work;         /* scratch of the backward halves; shared */
+    uint8_t *shadow;         /* of the forward arena's base; as large, zero between passes */
+    const pare_leaf *leaves; /* [n_leaves], in order of their keys */
+    size_t n_leaves;
     pare_record *last;
     bool half; /* inputs of linear layers are saved as bf16 */
 } pare_tape;
@@ -56,7 +56,7 @@ typedef struct pare_tape {
 float *pare_tape_shadow(const pare_fwd *f, const void *p);
 
 /* The parameter that is read at key, or NULL: frozen. */
-const pare_param *pare_tape_param(const pare_tape *t, const void *key);
+const pare_leaf *pare_tape_leaf(const pare_tape *t, const void *key);
 
 /* A place in the recording. */
 typedef struct pare_tape_mark {

@@ -188,6 +188,28 @@ static pare_status open_text(pare_train_run *r, pare_error *err) {
     return PARE_OK;
 }
 
+/* The pruner, with weights of their own for the forward pass where it needs them: what it is shows
+ * when it is made. */
+static pare_status begin_pruner(pare_train_run *r, pare_error *err) {
+    const char *spec = r->o->sparsity;
+    if (!spec) return PARE_OK;
+    for (size_t i = 0, k = 0; i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        if (t->grad) r->trained[k++].w_forward = t->half ? NULL : t->w; /* for the question only */
+    }
+    int64_t steps = (int64_t)r->o->steps;
+    PARE_TRY(pare_pruner_create(&r->pruner, r->rt, spec, r->trained, r->n_trained, steps, err));
+    bool split = pare_pruner_is_straight_through(r->pruner);
+    pare_pruner_free(r->pruner);
+    r->pruner = NULL;
+    if (split) PARE_TRY(pare_train_weights_split(r->weights, err));
+    for (size_t i = 0, k = 0; i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        if (t->grad) r->trained[k++].w_forward = t->forward;
+    }
+    return pare_pruner_create(&r->pruner, r->rt, spec, r->trained, r->n_trained, steps, err);
+}
+
 /* What optimizer and pruner see of the weights. */
 static pare_status begin_optim(pare_train_run *r, pare_error *err) {
     pare_train_weights *w = r->weights;
@@ -209,6 +231,7 @@ static pare_status begin_optim(pare_train_run *r, pare_error *err) {
                                                  : PARE_ROLE_OTHER,
                              .no_decay = !t->matrix};
     }
+    PARE_TRY(begin_pruner(r, err));
     return pare_optim_create(&r->optim, r->rt, r->o->optim, r->trained, r->n_trained, err);
 }
 
@@ -221,6 +244,7 @@ static pare_status evaluate(pare_train_run *r, double *loss, pare_error *err) {
     uint64_t count = all < o->eval_windows ? all : o->eval_windows;
     double sum = 0;
     *loss = NAN;
+    if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
     for (uint64_t first = 0; first < count; first += r->micro) {
         size_t n = count - first < r->micro ? (size_t)(count - first) : r->micro;
         for (size_t i = 0; i < n; i++) {
@@ -252,6 +276,7 @@ static pare_status gradient_of(pare_train_run *r, double *loss, pare_error *err)
     const pare_train_options *o = r->o;
     float scale = 1.0f / (float)(o->batch * o->ctx);
     double sum = 0;
+    if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
     pare_train_weights_clear(r->weights);
     for (size_t first = 0; first < o->batch; first += r->micro) {
         size_t n = o->batch - first < r->micro ? o->batch - first : r->micro;
@@ -312,9 +337,25 @@ static pare_status one_step(pare_train_run *r, pare_train_line *line, pare_error
     args.g = r->grads;
     args.lr = line->lr;
     if (o->clip > 0 && norm > o->clip) args.g_scale = o->clip / (norm + 1e-6);
-    PARE_TRY(pare_optim_step(r->optim, &args, err));
+    pare_stepper stepper = pare_optim_stepper(r->optim);
+    PARE_TRY(r->pruner ? pare_pruner_update(r->pruner, &stepper, &args, err)
+                       : pare_optim_step(r->optim, &args, err));
     s->step++;
     return PARE_OK;
+}
+
+double pare_train_sparsity(const pare_train_run *r) {
+    uint64_t all = 0, kept = 0;
+    for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
+        const uint64_t *mask = pare_pruner_mask(r->pruner, i);
+        const pare_trained *t = &r->trained[i];
+        size_t n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
+        if (!mask) continue;
+        all += n;
+        for (size_t k = 0; k < n / 64; k++) kept += (uint64_t)__builtin_popcountll(mask[k]);
+        if (n % 64) kept += (uint64_t)__builtin_popcountll(mask[n / 64] << (64 - n % 64));
+    }
+    return all ? 1 - (double)kept / (double)all : 0;
 }
 
 /* ---- the loop ---- */
@@ -333,7 +374,7 @@ static pare_status log_line(pare_train_run *r, pare_train_line *line, clock_stat
     double now = pare_now_s();
     double tokens = (double)(r->state.step - c->since_step) * (double)(o->batch * o->ctx);
     line->step = r->state.step;
-    line->sparsity = r->state.sparsity;
+    line->sparsity = r->state.sparsity = pare_train_sparsity(r);
     line->tokens_per_s = now > c->since_s ? tokens / (now - c->since_s) : 0;
     line->flop_per_s = line->tokens_per_s * r->flop_per_token;
     if (stored) PARE_TRY(pare_train_log_add(r, line, err));
@@ -412,6 +453,7 @@ static pare_status open_run(pare_train_run *r, pare_error *err) {
 
 static void close_run(pare_train_run *r, bool remove) {
     pare_step_free(r->step);
+    pare_pruner_free(r->pruner);
     pare_optim_free(r->optim);
     pare_free(r->trained);
     pare_free(r->grads);

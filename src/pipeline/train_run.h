@@ -2,7 +2,7 @@
 #ifndef PARE_SRC_PIPELINE_TRAIN_RUN_H
 #define PARE_SRC_PIPELINE_TRAIN_RUN_H
 
-#include "pare/optim.h"
+#include "pare/sparsity.h"
 #include "pare/train.h"
 #include "pipeline/train_init.h"
 #include "pipeline/work_folder.h"
@@ -31,6 +31,7 @@ typedef struct pare_train_run {
     float **grads;
     size_t n_trained;
     pare_optim *optim;
+    pare_pruner *pruner;             /* NULL: dense */
     int32_t *window, *ids, *targets; /* [ctx + 1]; [micro * ctx] */
     size_t *lengths;                 /* [micro] */
     double flop_per_token;           /* of a step, forward and backward */
@@ -43,6 +44,9 @@ typedef struct pare_train_run {
 
 /* Share of the learning rate at a step, from 0. */
 double pare_train_rate(const pare_train_options *o, uint64_t step);
+
+/* Share of zeros among the weights that are pruned; 0 without a pruner. */
+double pare_train_sparsity(const pare_train_run *r);
 
 /* Writes a checkpoint; the one before is removed when the new one stands. */
 pare_status pare_train_save(pare_train_run *r, pare_error *err);

@@ -1,8 +1,8 @@
 /* Checkpoints, the log, and the model that a run ends with.
  *
- * checkpoint-N.safetensors holds the weights ("w/NAME"), the optimizer's arrays ("o/NAME.MOMENT")
- * and the numbers of the state; the manifest of the work folder names it with its CRC-32 once it is
- * complete. log.jsonl is written before: it never lacks a line of a checkpoint. */
+ * checkpoint-N.safetensors holds the weights ("w/NAME"), the optimizer's arrays ("o/NAME.MOMENT"),
+ * the pruner's state ("pruner"); the manifest of the work folder names it with its CRC-32 once it
+ * is complete. log.jsonl is written before: it never lacks a line of a checkpoint. */
 #include "base/hash.h"
 #include "base/memory.h"
 #include "io/safetensors_writer.h"
@@ -39,11 +39,12 @@ static bool array_at(const pare_train_run *r, size_t i, saved *out) {
     return true;
 }
 
-static uint32_t checksum(const pare_train_run *r) {
+/* pruner: its state, or NULL. */
+static uint32_t checksum(const pare_train_run *r, const void *pruner) {
     uint32_t crc = 0;
     saved a;
     for (size_t i = 0; array_at(r, i, &a); i++) crc = pare_crc32(crc, a.data, a.n * sizeof(float));
-    return crc;
+    return pruner ? pare_crc32(crc, pruner, pare_pruner_state_bytes(r->pruner)) : crc;
 }
 
 static char *checkpoint_path(const pare_train_run *r, uint64_t step) {
@@ -56,16 +57,20 @@ static pare_status fail_memory(pare_error *err) {
     return pare_fail(err, PARE_ERR_NOMEM, "training: out of memory");
 }
 
-static pare_status write_arrays(const pare_train_run *r, const char *path, pare_error *err) {
+static pare_status write_arrays(const pare_train_run *r, const void *pruner, const char *path,
+                                pare_error *err) {
     pare_st_writer *w;
     saved a;
+    size_t n_arrays = 0, bytes = pruner ? pare_pruner_state_bytes(r->pruner) : 0;
     PARE_TRY(pare_st_writer_create(&w, path, 0, err));
     pare_status st = PARE_OK;
     for (size_t i = 0; st == PARE_OK && array_at(r, i, &a); i++)
-        st = pare_st_declare(w, a.name, "F32", &a.n, 1, NULL, err);
+        st = pare_st_declare(w, a.name, "F32", &a.n, 1, &n_arrays, err);
+    if (st == PARE_OK && pruner) st = pare_st_declare(w, "pruner", "U8", &bytes, 1, NULL, err);
     if (st == PARE_OK) st = pare_st_begin(w, err);
     for (size_t i = 0; st == PARE_OK && array_at(r, i, &a); i++)
         st = pare_st_write(w, i, a.data, a.n * sizeof(float), err);
+    if (st == PARE_OK && pruner) st = pare_st_write(w, n_arrays + 1, pruner, bytes, err);
     if (st == PARE_OK) st = pare_st_finish(w, err);
     pare_st_writer_free(w);
     return st;
@@ -76,11 +81,11 @@ static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(
 
 static double number_of(const json_t *j) { return json_is_number(j) ? json_number_value(j) : NAN; }
 
-static json_t *state_json(const pare_train_run *r) {
+static json_t *state_json(const pare_train_run *r, const void *pruner) {
     const pare_train_state *s = &r->state;
     json_t *j = json_pack("{s:I, s:I, s:I, s:I}", "step", (json_int_t)s->step, "skipped",
                           (json_int_t)s->n_skipped, "count", (json_int_t)pare_optim_count(r->optim),
-                          "crc32", (json_int_t)checksum(r));
+                          "crc32", (json_int_t)checksum(r, pruner));
     if (!j) return NULL;
     json_object_set_new(j, "loss", number(s->loss));
     json_object_set_new(j, "val_loss", number(s->val_loss));
@@ -104,12 +109,15 @@ pare_status pare_train_save(pare_train_run *r, pare_error *err) {
     if (before && old == r->state.step) return PARE_OK;
     char *path = checkpoint_path(r, r->state.step), *log = NULL, *stale = checkpoint_path(r, old);
     log = pare_path_join(pare_work_path(r->work), "log.jsonl");
-    pare_status st = path && log && stale ? PARE_OK : fail_memory(err);
+    void *pruner = r->pruner ? pare_malloc(pare_pruner_state_bytes(r->pruner), 1) : NULL;
+    pare_status st = path && log && stale && (pruner || !r->pruner) ? PARE_OK : fail_memory(err);
+    if (st == PARE_OK && pruner) pare_pruner_save(r->pruner, pruner);
     if (st == PARE_OK) st = write_log(r, log, err);
-    if (st == PARE_OK) st = write_arrays(r, path, err);
-    if (st == PARE_OK) st = pare_work_keep(r->work, "checkpoint", state_json(r), err);
+    if (st == PARE_OK) st = write_arrays(r, pruner, path, err);
+    if (st == PARE_OK) st = pare_work_keep(r->work, "checkpoint", state_json(r, pruner), err);
     if (st == PARE_OK && before) pare_path_remove(stale);
     pare_free(path);
+    pare_free(pruner);
     pare_free(log);
     pare_free(stale);
     return st;
@@ -117,20 +125,27 @@ pare_status pare_train_save(pare_train_run *r, pare_error *err) {
 
 /* ---- going back ---- */
 
-static pare_status read_arrays(const pare_train_run *r, const char *path, pare_error *err) {
+static pare_status read_one(pare_st *file, const char *path, const saved *a, size_t bytes,
+                            pare_error *err) {
+    const pare_st_tensor *t = pare_st_find(file, a->name);
+    if (!t || t->n_bytes != bytes)
+        return pare_fail(err, PARE_ERR_INPUT, "%s: %s: found %llu bytes, expected %zu", path,
+                         a->name, t ? (unsigned long long)t->n_bytes : 0ull, bytes);
+    return pare_file_read_at(pare_st_file(file, t->file), a->data, bytes, t->offset, err);
+}
+
+/* pruner: room for its state, or NULL. */
+static pare_status read_arrays(const pare_train_run *r, void *pruner, const char *path,
+                               pare_error *err) {
     pare_st *st_file;
     saved a;
     PARE_TRY(pare_st_open(&st_file, path, err));
     pare_status st = PARE_OK;
-    for (size_t i = 0; st == PARE_OK && array_at(r, i, &a); i++) {
-        const pare_st_tensor *t = pare_st_find(st_file, a.name);
-        if (!t || t->n_bytes != a.n * sizeof(float))
-            st = pare_fail(err, PARE_ERR_INPUT, "%s: %s: found %llu bytes, expected %zu", path,
-                           a.name, t ? (unsigned long long)t->n_bytes : 0ull, a.n * sizeof(float));
-        else
-            st = pare_file_read_at(pare_st_file(st_file, t->file), a.data, t->n_bytes, t->offset,
-                                   err);
-    }
+    for (size_t i = 0; st == PARE_OK && array_at(r, i, &a); i++)
+        st = read_one(st_file, path, &a, a.n * sizeof(float), err);
+    a = (saved){.name = "pruner", .data = pruner};
+    if (st == PARE_OK && pruner)
+        st = read_one(st_file, path, &a, pare_pruner_state_bytes(r->pruner), err);
     pare_st_close(st_file);
     return st;
 }
@@ -164,11 +179,16 @@ pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
     uint64_t step = (uint64_t)json_integer_value(json_object_get(j, "step"));
     char *path = checkpoint_path(r, step);
     if (!path) return fail_memory(err);
-    pare_status st = read_arrays(r, path, err);
-    if (st == PARE_OK && checksum(r) != (uint32_t)json_integer_value(json_object_get(j, "crc32")))
+    void *pruner = r->pruner ? pare_malloc(pare_pruner_state_bytes(r->pruner), 1) : NULL;
+    pare_status st = r->pruner && !pruner ? fail_memory(err) : read_arrays(r, pruner, path, err);
+    if (st == PARE_OK &&
+        checksum(r, pruner) != (uint32_t)json_integer_value(json_object_get(j, "crc32")))
         st = pare_fail(
             err, PARE_ERR_INPUT,
             "%s: found another checksum than was written: damaged; --restart begins anew", path);
+    if (st == PARE_OK && pruner)
+        st = pare_pruner_load(r->pruner, pruner, pare_pruner_state_bytes(r->pruner), err);
+    pare_free(pruner);
     pare_free(path);
     PARE_TRY(st);
     r->state =
@@ -225,8 +245,21 @@ static pare_output_item item_of(const pare_train_tensor *t) {
                               .dims = {t->matrix ? t->rows : t->cols, t->matrix ? t->cols : 0}};
 }
 
+/* A straight-through pruner leaves the masters dense: the model is what its forward pass saw. */
+static void apply_masks(pare_train_run *r) {
+    for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
+        const uint64_t *mask = pare_pruner_mask(r->pruner, i);
+        const pare_trained *t = &r->trained[i];
+        size_t n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
+        for (size_t k = 0; mask && k < n; k++)
+            if (!(mask[k / 64] >> k % 64 & 1)) t->w[k] = 0.0f;
+    }
+}
+
 pare_status pare_train_write_model(pare_train_run *r, pare_error *err) {
     const pare_train_weights *w = r->weights;
+    if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
+    apply_masks(r);
     pare_output_format format = {.container = "hf"};
     pare_output *o = NULL;
     pare_status st = pare_output_open(&o, r->rt, w->model->source, &format, r->o->out, 0, err);

@@ -102,8 +102,8 @@ static void region_thread(pare_worker *w, void *arg) {
     pare_tape tape = {.saves = {.base = s->saves, .capacity = s->saves_bytes},
                       .work = {.base = s->work, .capacity = s->work_bytes},
                       .shadow = s->shadow,
-                      .params = s->weights->params,
-                      .n_params = s->weights->n_params,
+                      .leaves = s->weights->leaves,
+                      .n_leaves = s->weights->n_leaves,
                       .half = s->o.compute == PARE_COMPUTE_FAST};
     pare_fwd f = {.w = w,
                   .isa = isa,

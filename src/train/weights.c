@@ -97,29 +97,32 @@ static void take_over(pare_train_weights *w, size_t layer) {
 }
 
 static int by_key(const void *a, const void *b) {
-    const pare_param *x = a, *y = b;
+    const pare_leaf *x = a, *y = b;
     return (uintptr_t)x->key < (uintptr_t)y->key ? -1 : (uintptr_t)x->key > (uintptr_t)y->key;
 }
 
-static void list_params(pare_train_weights *w) {
+static void list_leaves(pare_train_weights *w) {
+    w->n_leaves = 0;
     for (size_t i = 0; i < w->n; i++) {
         pare_train_tensor *t = &w->tensors[i];
         if (!t->grad) continue;
-        w->params[w->n_params++] = (pare_param){.key = t->half ? (void *)t->half : (void *)t->w,
-                                                .grad = t->grad,
-                                                .fresh = &t->fresh,
-                                                .rows = t->rows,
-                                                .cols = t->cols};
+        w->leaves[w->n_leaves++] = (pare_leaf){.key = t->half      ? (void *)t->half
+                                                      : t->forward ? (void *)t->forward
+                                                                   : (void *)t->w,
+                                               .grad = t->grad,
+                                               .fresh = &t->fresh,
+                                               .rows = t->rows,
+                                               .cols = t->cols};
     }
-    qsort(w->params, w->n_params, sizeof *w->params, by_key);
+    qsort(w->leaves, w->n_leaves, sizeof *w->leaves, by_key);
 }
 
 static pare_status fill(pare_train_weights *w, bool fast, pare_error *err) {
     pare_model *m = w->model;
     size_t n = pare_source_n_tensors(m->source);
     w->tensors = pare_calloc(n, sizeof *w->tensors);
-    w->params = pare_calloc(n, sizeof *w->params);
-    if (!w->tensors || !w->params)
+    w->leaves = pare_calloc(n, sizeof *w->leaves);
+    if (!w->tensors || !w->leaves)
         return pare_fail(err, PARE_ERR_NOMEM, "%s: list of weights", pare_source_path(m->source));
     describe(w);
     bool half = fast && pare_tile_kernels_get(pare_runtime_isa(m->rt))->bf16 != NULL;
@@ -135,7 +138,7 @@ static pare_status fill(pare_train_weights *w, bool fast, pare_error *err) {
         take_over(w, l);
     }
     pare_train_weights_round(w);
-    list_params(w);
+    list_leaves(w);
     return PARE_OK;
 }
 
@@ -163,9 +166,36 @@ void pare_train_weights_free(pare_train_weights *w) {
     if (!w) return;
     pare_model_free(w->model);
     if (w->memory) pare_big_free(w->memory, w->bytes);
-    pare_free(w->params);
+    if (w->forward) pare_big_free(w->forward, w->forward_bytes);
+    pare_free(w->leaves);
     pare_free(w->tensors);
     pare_free(w);
+}
+
+pare_status pare_train_weights_split(pare_train_weights *w, pare_error *err) {
+    pare_arena arena = {.capacity = SIZE_MAX};
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t i = 0; i < w->n; i++) {
+            pare_train_tensor *t = &w->tensors[i];
+            size_t count = t->rows * t->cols;
+            if (!t->linear || t->half) continue;
+            t->forward = pare_arena_alloc(&arena, count + 16, sizeof *t->forward);
+            if (!t->forward) continue;
+            memcpy(t->forward, t->w, count * sizeof *t->forward);
+            place_of(w->model, t->name).linear->w =
+                pare_tensor_wrap(pare_encoding_find("f32"), t->forward, t->rows, t->cols);
+        }
+        if (pass == 1 || arena.peak == 0) break;
+        w->forward_bytes = arena.peak;
+        w->forward = pare_big_alloc(w->forward_bytes);
+        if (!w->forward)
+            return pare_fail(err, PARE_ERR_NOMEM,
+                             "training: %zu bytes for weights of the forward pass",
+                             w->forward_bytes);
+        arena = (pare_arena){.base = w->forward, .capacity = w->forward_bytes};
+    }
+    list_leaves(w);
+    return PARE_OK;
 }
 
 pare_train_tensor *pare_train_weights_find(const pare_train_weights *w, const char *name) {

@@ -18,16 +18,17 @@ typedef struct pare_train_tensor {
     bool fresh;        /* grad holds nothing yet: counts as zero */
     float *w, *grad;   /* [rows][cols]; grad NULL: frozen */
     uint16_t *half;    /* bf16 copy that the model multiplies, or NULL */
+    float *forward;    /* f32 copy that it multiplies (pare_train_weights_split), or NULL */
 } pare_train_tensor;
 
 typedef struct pare_train_weights {
     pare_model *model;          /* owned */
     pare_train_tensor *tensors; /* [n], in the order of the file */
     size_t n;
-    pare_param *params; /* [n_params], for tapes */
-    size_t n_params;
-    uint8_t *memory;
-    size_t bytes;
+    pare_leaf *leaves; /* [n_leaves], for tapes */
+    size_t n_leaves;
+    uint8_t *memory, *forward; /* forward: of all copies */
+    size_t bytes, forward_bytes;
 } pare_train_weights;
 
 /* Opens a model for training. fast: products in bf16 where the level has them. Errors: those of
@@ -35,6 +36,10 @@ typedef struct pare_train_weights {
 pare_status pare_train_weights_open(pare_train_weights **out, pare_runtime *rt, const char *path,
                                     bool fast, pare_error *err);
 void pare_train_weights_free(pare_train_weights *w);
+
+/* The linear layers multiply f32 copies from now on (where they have none in bf16), so that a
+ * straight-through pruner can show the forward pass other weights than the masters. */
+pare_status pare_train_weights_split(pare_train_weights *w, pare_error *err);
 
 /* By canonical name, or NULL. */
 pare_train_tensor *pare_train_weights_find(const pare_train_weights *w, const char *name);

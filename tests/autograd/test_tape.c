@@ -78,17 +78,17 @@ static void program(pare_fwd *f, run_state *s) {
 
 static void thread_main(pare_worker *w, void *arg) {
     run_state *s = arg;
-    pare_param params[2] = {
+    pare_leaf leaves[2] = {
         {s->weights, s->grad, &s->fresh[0], 1, 0},
         {s->weights + s->c->n_weights, s->grad + s->c->n_weights, &s->fresh[1], 1, s->c->n_bias}};
     size_t cols = s->c->dim;
-    params[0].cols = cols;
-    params[0].rows = cols ? s->c->n_weights / cols : 0;
+    leaves[0].cols = cols;
+    leaves[0].rows = cols ? s->c->n_weights / cols : 0;
     pare_tape tape = {.saves = {.base = s->saves, .capacity = s->saves_bytes},
                       .work = {.base = s->work, .capacity = s->work_bytes},
                       .shadow = s->shadow,
-                      .params = params,
-                      .n_params = s->c->n_bias      ? 2
+                      .leaves = leaves,
+                      .n_leaves = s->c->n_bias      ? 2
                                   : s->c->n_weights ? 1
                                                     : 0,
                       .half = s->half};
