@@ -9,7 +9,7 @@ for threads in 1 2; do
   echo "### pare bench --kernels --threads $threads"
   "$build/pare" bench --kernels --threads $threads --quiet
 done
-for program in bench_encode bench_encode_error; do
+for program in bench_encode bench_encode_error bench_training; do
   echo "### $program"
   "$build/bench/$program"
 done
