@@ -46,10 +46,10 @@ static const void *update_at(pare_isa isa, size_t offset) {
 #define OP(field) {"operators", #field, op_at, offsetof(pare_op_kernels, field)},
 #define SELECT(field) {"mask", #field, select_at, offsetof(pare_select_kernels, field)},
 #define UPDATE(field) {"optimizer", #field, update_at, offsetof(pare_update_kernels, field)},
-static const entry entries[] = {PARE_DOT_LIST(DOT) PARE_DOT_F32_LIST(DOTF) TILE(f32) TILE(bf16)
-                                    TILE(u8) TILE(s16) OP(attn) OP(norm) OP(rope) OP(softmax)
-                                        OP(act) SELECT(keys) SELECT(compare) SELECT(match)
-                                            SELECT(quads) UPDATE(sgd) UPDATE(adam) UPDATE(mask)};
+static const entry entries[] = {
+    PARE_DOT_LIST(DOT) PARE_DOT_F32_LIST(DOTF) TILE(f32) TILE(bf16) TILE(u8) TILE(s16) OP(attn)
+        OP(norm) OP(rope) OP(softmax) OP(act) SELECT(keys) SELECT(compare) SELECT(bend)
+            SELECT(match) SELECT(quads) UPDATE(sgd) UPDATE(adam) UPDATE(mask)};
 
 /* The lowest level whose table holds the same pointer as the table of `isa`. */
 static pare_isa level_of(const entry *e, pare_isa isa) {

@@ -47,11 +47,13 @@ static void cursor_begin(cursor *c, const select_job *j, size_t begin, size_t en
     c->at = begin * 64;
 }
 
-/* Values outside `within` become the lowest, those of `forced` the highest. */
-static void bend_keys(uint32_t *key, const pare_scored *s, size_t at, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (s->within && !pare_bit(s->within, at + i)) key[i] = 0;
-        if (s->forced && pare_bit(s->forced, at + i)) key[i] = UINT32_MAX;
+/* Values outside `within` become the lowest, those of `forced` the highest; at is a multiple of 64,
+ * and keys of the last word may be bent behind the piece's end. */
+static void bend_keys(const pare_select_kernels *k, uint32_t *key, const pare_scored *s, size_t at,
+                      size_t n) {
+    for (size_t i = 0; i < n; i += 64) {
+        uint64_t low = s->within ? ~s->within[(at + i) / 64] : 0;
+        k->bend(key + i, low, s->forced ? s->forced[(at + i) / 64] : 0);
     }
 }
 
@@ -69,7 +71,7 @@ static bool cursor_next(cursor *c, const select_job *j) {
     if (c->n > c->words_left * 64) c->n = c->words_left * 64;
     c->words_left -= pare_bit_words(c->n);
     j->k->keys(c->key, s, c->at, c->n);
-    if (s->within || s->forced) bend_keys(c->key, s, c->at, c->n);
+    if (s->within || s->forced) bend_keys(j->k, c->key, s, c->at, c->n);
     return true;
 }
 

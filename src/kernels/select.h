@@ -55,6 +55,8 @@ void pare_select_quads(pare_isa isa, const pare_scored *s, size_t begin, size_t 
 typedef struct pare_select_kernels {
     void (*keys)(uint32_t *key, const pare_scored *s, size_t at, size_t n);
     void (*compare)(uint64_t *above, uint64_t *equal, const uint32_t key[64], uint32_t threshold);
+    /* keys of bits of `low` become the lowest, then those of bits of `high` the highest */
+    void (*bend)(uint32_t key[64], uint64_t low, uint64_t high);
     /* which of 64 have those bits of `prefix` that are set in `mask` */
     uint64_t (*match)(const uint32_t key[64], uint32_t prefix, uint32_t mask);
     /* which of 64 are among the n highest of their four; ties as in pare_select_group */

@@ -44,6 +44,20 @@ static void compare(uint64_t *above, uint64_t *equal, const uint32_t key[64], ui
     }
 }
 
+/* Eight lanes, all ones where the bit is set. */
+static inline __m256i lanes_of(uint64_t bits) {
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)(bits & 255)), lane), lane);
+}
+
+static void bend(uint32_t key[64], uint64_t low, uint64_t high) {
+    for (int i = 0; i < 64; i += 8) {
+        __m256i k = _mm256_loadu_si256((const __m256i *)(key + i));
+        k = _mm256_or_si256(_mm256_andnot_si256(lanes_of(low >> i), k), lanes_of(high >> i));
+        _mm256_storeu_si256((__m256i *)(key + i), k);
+    }
+}
+
 static uint64_t match(const uint32_t key[64], uint32_t prefix, uint32_t mask) {
     const __m256i p = _mm256_set1_epi32((int)prefix), m = _mm256_set1_epi32((int)mask);
     uint64_t bits = 0;
@@ -79,4 +93,4 @@ static uint64_t quads(const uint32_t key[64], int n) {
     return bits;
 }
 
-const pare_select_kernels pare_select_avx2 = {keys, compare, match, quads};
+const pare_select_kernels pare_select_avx2 = {keys, compare, bend, match, quads};

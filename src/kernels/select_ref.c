@@ -27,6 +27,13 @@ static void compare(uint64_t *above, uint64_t *equal, const uint32_t key[64], ui
     }
 }
 
+static void bend(uint32_t key[64], uint64_t low, uint64_t high) {
+    for (int i = 0; i < 64; i++) {
+        if (low >> i & 1) key[i] = 0;
+        if (high >> i & 1) key[i] = UINT32_MAX;
+    }
+}
+
 static uint64_t match(const uint32_t key[64], uint32_t prefix, uint32_t mask) {
     uint64_t bits = 0;
     for (int i = 0; i < 64; i++) bits |= (uint64_t)((key[i] & mask) == prefix) << i;
@@ -44,4 +51,4 @@ static uint64_t quads(const uint32_t key[64], int n) {
     return bits;
 }
 
-const pare_select_kernels pare_select_ref = {keys, compare, match, quads};
+const pare_select_kernels pare_select_ref = {keys, compare, bend, match, quads};
