@@ -49,7 +49,13 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t capacity) {
         "{\"sentence1\": \"a\", \"sentence2\": \"b\", \"label\": 0}",
         "{\"premise\": \"\\u00c9 a.\", \"choice1\": \"\\u0130\", \"choice2\": \"\", \"question\": "
         "\"effect\", \"label\": 1}",
+        "Roof: A man\n2\nsits.\nruns.\nstands.\nflies.\n",
+        "0,\"So _ was, and \"\"b\"\" too.\",A,B b,2\n1,_ a,x,y,1\n",
     };
-    if (i >= sizeof seeds / sizeof seeds[0]) return 0;
+    /* one task: "q", answers "a" and "bc", no second list */
+    static const char binary[] = "\1\0\0\0\10\0\0\0\1\0\0\0q\2\0\0\0\1\0\0\0a\2\0\0\0"
+                                 "bc\0\0\0\0\1\0\0\0\0\0\0";
+    if (i == sizeof seeds / sizeof seeds[0]) return fuzz_copy(out, capacity, binary, sizeof binary);
+    if (i > sizeof seeds / sizeof seeds[0]) return 0;
     return fuzz_copy(out, capacity, seeds[i], strlen(seeds[i]));
 }

@@ -8,7 +8,8 @@
  *
  * The protocol is that of EleutherAI's lm-evaluation-harness (causal models, no examples in the
  * prompt, no chat template). A document gives requests of a context and a continuation; only the
- * continuation is scored. Nothing but a task's own function knows what its file looks like. */
+ * continuation is scored. llama.cpp's own tasks score a mean over other tokens (pare_task_scoring).
+ * Nothing but a task's own function knows what its file looks like. */
 #ifndef PARE_SRC_EVAL_TASK_H
 #define PARE_SRC_EVAL_TASK_H
 
@@ -66,6 +67,17 @@ enum {
                                have chosen itself, token by token; perplexity of a continuation */
 };
 
+/* Which tokens are scored, and what requests are compared by. */
+typedef enum pare_task_scoring {
+    PARE_SCORE_SUM = 0, /* the continuation's, their sum (and divided by n_chars) */
+    /* llama.cpp's: context and continuation are encoded as one, and the mean is taken over
+     * the tokens behind those that all requests of the document begin with, or, */
+    PARE_SCORE_MEAN,
+    /* where more than 3 of them are left to each request, over those behind the context; without
+     * the very last one where there are two. Of equals the last request wins */
+    PARE_SCORE_REST
+} pare_task_scoring;
+
 struct pare_task {
     const char *name, *split, *summary;
     const char *const *files; /* in the data folder: the first that exists; NULL ends */
@@ -73,8 +85,13 @@ struct pare_task {
     unsigned metrics;         /* PARE_TASK_ bits */
     bool quoted_norm;         /* the metric most often quoted is acc_norm */
     bool variant;             /* of another task */
-    /* Makes a row's requests: sets the context, adds choices, sets gold. */
+    /* Makes a row's requests: sets the context, adds choices, sets gold. NULL: the file has no JSON
+     * lines. */
     pare_status (*read)(pare_task_row *row, pare_error *err);
+    pare_task_scoring scoring;
+    /* Adds up to `limit` documents (0 = all) of a file in another form; with `read` one that does
+     * not begin with '{'. */
+    pare_status (*parse)(pare_task_set *set, pare_span text, size_t limit, pare_error *err);
 };
 
 extern const pare_task pare_tasks[]; /* ends with an empty one */
@@ -88,6 +105,20 @@ pare_status pare_task_context(pare_task_row *row, const pare_span *pieces, pare_
 /* A request whose continuation is before + choice. */
 pare_status pare_task_choice(pare_task_row *row, const char *before, pare_span choice,
                              pare_error *err);
+
+/* The requests that were added since there were `first` are a document, with the row's gold; line:
+ * its place in the file. */
+pare_status pare_task_add(pare_task_row *row, size_t first, size_t line, pare_error *err);
+
+/* Files of llama.cpp (task_llama.c), see docs/tasks.md: six lines a task; CSV; binary. */
+pare_status pare_task_parse_lines(pare_task_set *set, pare_span text, size_t limit,
+                                  pare_error *err);
+pare_status pare_task_parse_csv(pare_task_set *set, pare_span text, size_t limit, pare_error *err);
+pare_status pare_task_parse_binary(pare_task_set *set, pare_span text, size_t limit,
+                                   pare_error *err);
+/* Requests of a sentence with "_" and two options; the blank's rest is the continuation. */
+pare_status pare_task_options(pare_task_row *row, pare_span sentence, const pare_span option[2],
+                              const char *place, pare_error *err);
 
 /* --- texts (task_set.c) --- */
 
@@ -138,8 +169,9 @@ pare_status pare_task_encode(pare_task_tokens *tokens, const pare_task_set *set,
 /* --- log-likelihoods (task_score.c) --- */
 
 typedef struct pare_task_score {
-    double ll;   /* natural log-likelihood of the continuation */
+    double ll;   /* natural log-likelihood of the scored tokens */
     bool greedy; /* each of its tokens has the largest logit (the lowest id on ties) */
+    size_t n;    /* scored tokens */
 } pare_task_score;
 
 typedef struct pare_task_score_options {

@@ -12,21 +12,24 @@ void pare_task_grade_free(pare_task_grade *grade) {
 }
 
 /* A choice without a character loses against all others. */
-static double value_of(const pare_task_request *r, const pare_task_score *s, bool norm) {
+static double value_of(const pare_task_set *set, const pare_task_request *r,
+                       const pare_task_score *s, bool norm) {
+    if (set->task->scoring != PARE_SCORE_SUM) return s->ll / (double)s->n;
     if (!norm) return s->ll;
     return r->n_chars ? s->ll / (double)r->n_chars : -INFINITY;
 }
 
-/* Does the gold request have the largest value? The first of equals wins. */
+/* Does the gold request have the largest value? The first of equals wins, or the last. */
 static bool is_right(const pare_task_set *set, const pare_task_doc *doc,
                      const pare_task_score *scores, bool norm) {
     if (set->task->metrics & PARE_TASK_WORD) return scores[doc->first].greedy;
+    bool last_wins = set->task->scoring == PARE_SCORE_REST;
     size_t best = 0;
     double largest = 0;
     for (size_t i = 0; i < doc->n; i++) {
         size_t at = doc->first + i;
-        double value = value_of(&set->requests[at], &scores[at], norm);
-        if (i && !(value > largest)) continue;
+        double value = value_of(set, &set->requests[at], &scores[at], norm);
+        if (i && !(value > largest) && !(last_wins && value == largest)) continue;
         best = i;
         largest = value;
     }

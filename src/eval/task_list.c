@@ -220,6 +220,18 @@ static pare_status read_winogrande(pare_task_row *row, pare_error *err) {
     return gold_at(row, "answer", 1, 2, err);
 }
 
+/* llama.cpp's form: the sentence as it is. */
+static pare_status read_winogrande_whole(pare_task_row *row, pare_error *err) {
+    const char *sentence, *option[2];
+    PARE_TRY(text_at(row, "sentence", &sentence, err));
+    PARE_TRY(text_at(row, "option1", &option[0], err));
+    PARE_TRY(text_at(row, "option2", &option[1], err));
+    PARE_TRY(pare_task_options(row, all(sentence),
+                               (const pare_span[]){all(option[0]), all(option[1])}, row->json.place,
+                               err));
+    return gold_at(row, "answer", 1, 2, err);
+}
+
 /* --- ARC and OpenBookQA: questions about science --- */
 
 /* The place of answerKey among the labels of the choices. */
@@ -334,36 +346,56 @@ static pare_status read_copa_one(pare_task_row *row, pare_error *err) {
 
 enum { ACC = PARE_TASK_ACC, BOTH = PARE_TASK_ACC | PARE_TASK_ACC_NORM, WORD = PARE_TASK_WORD };
 
+/* A multiple-choice file of llama.cpp. */
+#define LLAMA_CHOICE(name, split, file)                                                            \
+    {                                                                                              \
+        "llama_" name, split, name " as llama.cpp scores it: a mean over tokens",                  \
+            FILES("llama.cpp/" file), NULL, ACC, false, true, NULL, PARE_SCORE_MEAN,               \
+            pare_task_parse_binary                                                                 \
+    }
+
 const pare_task pare_tasks[] = {
     {"lambada_openai", "test", "the last word of a passage",
-     FILES("lambada_openai/lambada_test.jsonl"), NULL, WORD, false, false, read_lambada},
+     FILES("lambada_openai/lambada_test.jsonl"), NULL, WORD, false, false, read_lambada,
+     PARE_SCORE_SUM, NULL},
     {"hellaswag", "validation", "how an everyday activity goes on",
      FILES("hellaswag/hellaswag_val.jsonl", "hellaswag/hellaswag_val_harness_1000.jsonl"), NULL,
-     BOTH, true, false, read_hellaswag},
+     BOTH, true, false, read_hellaswag, PARE_SCORE_SUM, NULL},
     {"piqa", "validation", "which of two ways reaches a physical goal", FILES("piqa/valid.jsonl"),
-     "piqa/valid-labels.lst", BOTH, false, false, read_piqa},
+     "piqa/valid-labels.lst", BOTH, false, false, read_piqa, PARE_SCORE_SUM, NULL},
     {"winogrande", "validation", "which of two words fits a sentence; its rest is scored",
-     FILES("winogrande/dev.jsonl"), NULL, ACC, false, false, read_winogrande},
+     FILES("winogrande/dev.jsonl"), NULL, ACC, false, false, read_winogrande, PARE_SCORE_SUM, NULL},
     {"arc_easy", "test", "science questions of school, the easy ones",
-     FILES("arc/ARC-Easy-Test.jsonl"), NULL, BOTH, false, false, read_arc},
+     FILES("arc/ARC-Easy-Test.jsonl"), NULL, BOTH, false, false, read_arc, PARE_SCORE_SUM, NULL},
     {"arc_challenge", "test", "science questions of school, the hard ones",
-     FILES("arc/ARC-Challenge-Test.jsonl"), NULL, BOTH, true, false, read_arc},
+     FILES("arc/ARC-Challenge-Test.jsonl"), NULL, BOTH, true, false, read_arc, PARE_SCORE_SUM,
+     NULL},
     {"openbookqa", "test", "science facts applied", FILES("openbookqa/test.jsonl"), NULL, BOTH,
-     true, false, read_openbookqa},
+     true, false, read_openbookqa, PARE_SCORE_SUM, NULL},
     {"boolq", "validation", "yes or no about a passage", FILES("boolq/val.jsonl"), NULL, ACC, false,
-     false, read_boolq},
+     false, read_boolq, PARE_SCORE_SUM, NULL},
     {"rte", "validation", "does a sentence follow from another", FILES("rte/dev.jsonl"), NULL, ACC,
-     false, false, read_rte},
+     false, false, read_rte, PARE_SCORE_SUM, NULL},
     {"copa", "validation", "cause or effect; two spaces before a choice", FILES("copa/val.jsonl"),
-     NULL, ACC, false, false, read_copa},
+     NULL, ACC, false, false, read_copa, PARE_SCORE_SUM, NULL},
     {"copa_one_space", "validation", "copa as the harness had it before version 0.4",
-     FILES("copa/val.jsonl"), NULL, ACC, false, true, read_copa_one},
+     FILES("copa/val.jsonl"), NULL, ACC, false, true, read_copa_one, PARE_SCORE_SUM, NULL},
     {"arc_easy_validation", "validation", "arc_easy, a smaller split",
-     FILES("arc/ARC-Easy-Dev.jsonl"), NULL, BOTH, false, true, read_arc},
+     FILES("arc/ARC-Easy-Dev.jsonl"), NULL, BOTH, false, true, read_arc, PARE_SCORE_SUM, NULL},
     {"arc_challenge_validation", "validation", "arc_challenge, a smaller split",
-     FILES("arc/ARC-Challenge-Dev.jsonl"), NULL, BOTH, true, true, read_arc},
+     FILES("arc/ARC-Challenge-Dev.jsonl"), NULL, BOTH, true, true, read_arc, PARE_SCORE_SUM, NULL},
     {"openbookqa_validation", "validation", "openbookqa, another split",
-     FILES("openbookqa/dev.jsonl"), NULL, BOTH, true, true, read_openbookqa},
+     FILES("openbookqa/dev.jsonl"), NULL, BOTH, true, true, read_openbookqa, PARE_SCORE_SUM, NULL},
+    {"llama_hellaswag", "validation", "hellaswag as llama.cpp scores it: a mean over tokens",
+     FILES("hellaswag/hellaswag_val_full.txt"), NULL, ACC, false, true, NULL, PARE_SCORE_MEAN,
+     pare_task_parse_lines},
+    {"llama_winogrande", "validation", "winogrande as llama.cpp scores it: a mean over tokens",
+     FILES("llama.cpp/winogrande-debiased-eval.csv", "winogrande/dev.jsonl"), NULL, ACC, false,
+     true, read_winogrande_whole, PARE_SCORE_REST, pare_task_parse_csv},
+    LLAMA_CHOICE("arc_easy", "validation", "arc-easy-validation.bin"),
+    LLAMA_CHOICE("arc_challenge", "validation", "arc-challenge-validation.bin"),
+    LLAMA_CHOICE("mmlu", "validation", "mmlu-validation.bin"),
+    LLAMA_CHOICE("truthful_qa", "validation", "truthful-qa-validation.bin"),
     {0},
 };
 

@@ -200,7 +200,8 @@ static pare_status allocate(scorer *s, pare_error *err) {
 
 static pare_status run_batches(scorer *s, pare_runtime *rt, pare_error *err) {
     const pare_task_set *set = s->t->set;
-    for (size_t i = 0; i < set->n_requests; i++) s->scores[i] = (pare_task_score){0, true};
+    for (size_t i = 0; i < set->n_requests; i++)
+        s->scores[i] = (pare_task_score){.greedy = true, .n = s->t->items[i].n_scored};
     for (size_t done = 0, n; done < set->n_docs; done += n) {
         pare_progress(rt, set->task->name, (double)done, (double)set->n_docs, "documents");
         if (s->o->on_documents) s->o->on_documents(s->o->arg, set->task->name, done, set->n_docs);

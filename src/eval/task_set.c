@@ -1,5 +1,5 @@
 /* From a task's file to its documents: a JSON object a line, and for some tasks a file of labels
- * beside it. */
+ * beside it; files in other forms go to the task's own function. */
 #include "eval/task.h"
 
 #include "base/hash.h"
@@ -94,11 +94,9 @@ static pare_status next_label(int64_t *label, lines *labels, const char *name, p
 
 /* --- documents --- */
 
-static pare_status add_doc(pare_task_set *set, pare_task_row *row, size_t line, pare_error *err) {
-    pare_task_doc doc = {.first = set->n_requests, .line = line};
-    PARE_TRY(set->task->read(row, err));
-    doc.n = set->n_requests - doc.first;
-    doc.gold = row->gold;
+pare_status pare_task_add(pare_task_row *row, size_t first, size_t line, pare_error *err) {
+    pare_task_set *set = row->set;
+    pare_task_doc doc = {first, set->n_requests - first, row->gold, line};
     if (!pare_grow(&set->docs, &set->docs_capacity, set->n_docs + 1, sizeof doc))
         return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", set->file);
     set->docs[set->n_docs++] = doc;
@@ -111,7 +109,9 @@ static pare_status parse_row(pare_task_set *set, pare_span line, size_t number, 
     snprintf(place, sizeof place, "%s: line %zu", set->file, number);
     pare_task_row row = {.label = label, .set = set};
     PARE_TRY(pare_json_parse(&row.json, line.s, line.n, place, 0, err));
-    pare_status st = add_doc(set, &row, number, err);
+    size_t first = set->n_requests;
+    pare_status st = set->task->read(&row, err);
+    if (st == PARE_OK) st = pare_task_add(&row, first, number, err);
     pare_json_free(&row.json);
     return st;
 }
@@ -129,6 +129,14 @@ static pare_status parse_rows(pare_task_set *set, pare_span text, const pare_spa
     if (labels && all && next_line(&answers, &line))
         return pare_fail(err, PARE_ERR_INPUT, "%s: found more labels than rows, expected as many",
                          set->file);
+    return PARE_OK;
+}
+
+static pare_status parse_text(pare_task_set *set, pare_span text, const pare_span *labels,
+                              size_t limit, pare_error *err) {
+    const pare_task *task = set->task;
+    bool json = task->read && (!task->parse || (text.n && text.s[0] == '{'));
+    PARE_TRY(json ? parse_rows(set, text, labels, limit, err) : task->parse(set, text, limit, err));
     if (!set->n_docs)
         return pare_fail(err, PARE_ERR_INPUT, "%s: found no rows, expected at least one",
                          set->file);
@@ -139,7 +147,7 @@ pare_status pare_task_parse(pare_task_set *set, const pare_task *task, const cha
                             pare_span text, const pare_span *labels, size_t limit,
                             pare_error *err) {
     *set = (pare_task_set){.task = task, .file = pare_strdup(name)};
-    pare_status st = set->file ? parse_rows(set, text, labels, limit, err)
+    pare_status st = set->file ? parse_text(set, text, labels, limit, err)
                                : pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", name);
     if (st != PARE_OK) pare_task_set_free(set);
     return st;

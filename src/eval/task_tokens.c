@@ -1,6 +1,6 @@
 /* The tokens of requests. A context and context + continuation are encoded each on its own; what
  * the second has more is the continuation. The model reads the context's own tokens, which the
- * joint encoding need not begin with. */
+ * joint encoding need not begin with. llama.cpp's tasks read the joint encoding alone. */
 #include "eval/task.h"
 
 #include "text/unicode.h"
@@ -71,6 +71,15 @@ static size_t trimmed(pare_span t) {
     return end;
 }
 
+/* context + continuation into e->text. */
+static pare_status join(encoder *e, pare_span context, pare_span continuation, pare_error *err) {
+    e->text.n = 0;
+    if (!pare_text_buffer_add(&e->text, context.s, context.n) ||
+        !pare_text_buffer_add(&e->text, continuation.s, continuation.n))
+        return pare_text_buffer_fail(err);
+    return PARE_OK;
+}
+
 /* Leaves the context's tokens in e->context and those of the continuation after *skip in e->whole.
  */
 static pare_status encode_request(encoder *e, const pare_task_set *set, const pare_task_request *r,
@@ -81,11 +90,7 @@ static pare_status encode_request(encoder *e, const pare_task_set *set, const pa
     bool same = e->have_context && e->encoded.at == r->context.at && e->encoded.n == r->context.n;
     e->encoded = r->context;
     e->have_context = true;
-    e->text.n = 0;
-    if (n && !pare_text_buffer_add(&e->text, context.s, n)) return pare_text_buffer_fail(err);
-    if (!pare_text_buffer_add(&e->text, context.s + n, context.n - n) ||
-        !pare_text_buffer_add(&e->text, continuation.s, continuation.n))
-        return pare_text_buffer_fail(err);
+    PARE_TRY(join(e, context, continuation, err));
     pare_span whole = {e->text.data, e->text.n};
     if (n) {
         if (!same) PARE_TRY(encode(e, &e->context, (pare_span){context.s, n}, e->flags, err));
@@ -99,20 +104,26 @@ static pare_status encode_request(encoder *e, const pare_task_set *set, const pa
     return pare_tokenizer_encode(e->tok, (e->whole.n = 0, &e->whole), whole.s, whole.n, 0, err);
 }
 
-static pare_status add_item(pare_task_tokens *t, encoder *e, size_t request, size_t skip,
-                            pare_error *err) {
-    pare_ids *ids = &t->ids;
-    size_t n_scored = e->whole.n > skip ? e->whole.n - skip : 0, n = e->context.n + n_scored;
-    if (!n_scored || !e->context.n)
+static pare_status check_lengths(const encoder *e, size_t n_context, size_t n_scored,
+                                 pare_error *err) {
+    if (!n_scored || !n_context)
         return pare_fail(err, PARE_ERR_INPUT,
                          "found %zu tokens of context and %zu of a "
                          "continuation, expected some of both",
-                         e->context.n, n_scored);
+                         n_context, n_scored);
     if (e->ctx_max && n_scored > e->ctx_max)
         return pare_fail(err, PARE_ERR_INPUT,
                          "found a continuation of %zu tokens, expected at most %zu (the model's "
                          "maximum)",
                          n_scored, e->ctx_max);
+    return PARE_OK;
+}
+
+static pare_status add_item(pare_task_tokens *t, encoder *e, size_t request, size_t skip,
+                            pare_error *err) {
+    pare_ids *ids = &t->ids;
+    size_t n_scored = e->whole.n > skip ? e->whole.n - skip : 0, n = e->context.n + n_scored;
+    PARE_TRY(check_lengths(e, e->context.n, n_scored, err));
     if (!pare_grow(&ids->data, &ids->capacity, ids->n + n, sizeof *ids->data))
         return pare_text_buffer_fail(err);
     t->items[request] = (pare_task_item){ids->n, e->context.n, n_scored};
@@ -122,6 +133,83 @@ static pare_status add_item(pare_task_tokens *t, encoder *e, size_t request, siz
     t->n_context += e->context.n;
     t->n_scored += n_scored;
     return PARE_OK;
+}
+
+/* The joint encoding of a request, all of it for now the continuation's; of some tasks *n_base
+ * tokens of its context. */
+static pare_status add_whole(pare_task_tokens *t, encoder *e, size_t request, size_t *n_base,
+                             pare_error *err) {
+    const pare_task_request *r = &t->set->requests[request];
+    pare_span context = pare_task_span(t->set, r->context);
+    pare_ids *ids = &t->ids;
+    PARE_TRY(join(e, context, pare_task_span(t->set, r->continuation), err));
+    PARE_TRY(encode(e, &e->whole, (pare_span){e->text.data, e->text.n}, e->flags, err));
+    if (t->set->task->scoring == PARE_SCORE_REST) {
+        PARE_TRY(encode(e, &e->context, context, e->flags, err));
+        *n_base = e->context.n;
+    }
+    if (!pare_grow(&ids->data, &ids->capacity, ids->n + e->whole.n + 1, sizeof *ids->data))
+        return pare_text_buffer_fail(err);
+    if (e->whole.n) memcpy(ids->data + ids->n, e->whole.data, e->whole.n * sizeof *ids->data);
+    t->items[request] = (pare_task_item){ids->n, 0, e->whole.n};
+    ids->n += e->whole.n;
+    return PARE_OK;
+}
+
+/* Tokens that all requests of a document begin with; each has one more at least. */
+static size_t shared_tokens(const pare_task_tokens *t, const pare_task_doc *doc) {
+    const pare_task_item *a = &t->items[doc->first];
+    size_t n = a->n_scored ? a->n_scored - 1 : 0;
+    for (size_t i = doc->first + 1; i < doc->first + doc->n; i++) {
+        const pare_task_item *b = &t->items[i];
+        size_t same = 0, most = b->n_scored ? b->n_scored - 1 : 0;
+        if (most > n) most = n;
+        while (same < most && t->ids.data[a->at + same] == t->ids.data[b->at + same]) same++;
+        n = same;
+    }
+    return n;
+}
+
+enum {
+    MAX_REQUESTS = 100, /* of a document in llama.cpp's forms */
+    MIN_REST = 3
+};
+
+/* Behind the context where each request has enough of its own, else behind what they share; the
+ * first token of all is never predicted. */
+static void set_scored(pare_task_tokens *t, const pare_task_doc *doc, const size_t *n_base) {
+    size_t shared = shared_tokens(t, doc);
+    bool rest = t->set->task->scoring == PARE_SCORE_REST, skip = rest;
+    for (size_t i = 0; i < doc->n; i++)
+        skip &= t->items[doc->first + i].n_scored > shared + MIN_REST;
+    for (size_t i = 0; i < doc->n; i++) {
+        pare_task_item *item = &t->items[doc->first + i];
+        size_t n = item->n_scored, begin = skip ? n_base[i] : shared;
+        if (begin >= n) begin = n ? n - 1 : 0;
+        if (begin == 0 && n > 1) begin = 1;
+        item->n_context = begin;
+        item->n_scored = n - begin - (rest && n - begin > 1);
+        t->n_context += item->n_context;
+        t->n_scored += item->n_scored;
+    }
+}
+
+static pare_status encode_whole_doc(pare_task_tokens *t, encoder *e, const pare_task_doc *doc,
+                                    pare_error *err) {
+    size_t n_base[MAX_REQUESTS] = {0};
+    pare_status st = PARE_OK;
+    if (doc->n > MAX_REQUESTS)
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: line %zu: found %zu requests, expected at most %d", t->set->file,
+                         doc->line, doc->n, (int)MAX_REQUESTS);
+    for (size_t i = 0; i < doc->n && st == PARE_OK; i++)
+        st = add_whole(t, e, doc->first + i, &n_base[i], err);
+    if (st == PARE_OK) set_scored(t, doc, n_base);
+    for (size_t i = 0; i < doc->n && st == PARE_OK; i++) {
+        const pare_task_item *item = &t->items[doc->first + i];
+        st = check_lengths(e, item->n_context, item->n_scored, err);
+    }
+    return st == PARE_OK ? st : pare_fail_prefix(err, "%s: line %zu", t->set->file, doc->line);
 }
 
 /* The last ctx_max + 1 tokens stay. */
@@ -156,7 +244,8 @@ pare_status pare_task_encode(pare_task_tokens *tokens, const pare_task_set *set,
     pare_status st = PARE_OK;
     if (!tokens->items) st = pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", set->file);
     for (size_t i = 0; st == PARE_OK && i < set->n_docs; i++)
-        st = encode_doc(tokens, &e, &set->docs[i], err);
+        st = (set->task->scoring == PARE_SCORE_SUM ? encode_doc : encode_whole_doc)(
+            tokens, &e, &set->docs[i], err);
     encoder_end(&e);
     if (st != PARE_OK) {
         pare_task_tokens_free(tokens);

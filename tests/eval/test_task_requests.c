@@ -298,7 +298,7 @@ static void word_perplexity(void **state) {
     (void)state;
     pare_task_set s;
     parse(&s, "lambada_openai", "{\"text\": \"a b\"}\n{\"text\": \"c d\"}\n", NULL);
-    const pare_task_score score[2] = {{-1, true}, {-3, false}};
+    const pare_task_score score[2] = {{.ll = -1, .greedy = true}, {.ll = -3}};
     pare_task_grade g;
     pare_task_result r = {0};
     assert_ok(pare_task_grade_make(&g, &s, score, err));
