@@ -35,6 +35,30 @@ typedef struct pare_update_kernels {
     void (*adam)(const pare_update_arrays *a, const pare_adam_rule *r, size_t begin, size_t end);
     /* out = w where the mask keeps it, else +0; out may be w or NULL; the bf16 copy is out's */
     void (*mask)(const pare_update_arrays *a, float *out, size_t begin, size_t end);
+
+    /* --- of rules that go over rows twice: begin is any value; u[end - begin] --- */
+
+    /* The step's direction: m / (sqrt(v) / root_bias2 + eps), or m; nesterov looks ahead. advance:
+     * the moments take the gradient up before. sgd: m begins with 0 (first is not looked at). */
+    void (*adam_direction)(float *u, const pare_update_arrays *a, const pare_adam_rule *r,
+                           bool nesterov, bool advance, size_t begin, size_t end);
+    void (*sgd_direction)(float *u, const pare_update_arrays *a, const pare_sgd_rule *r,
+                          bool advance, size_t begin, size_t end);
+    /* u = g / sqrt(max(row column, least)), column[end - begin]; 0 where that is 0 */
+    void (*factored)(float *u, const pare_update_arrays *a, float row, const float *column,
+                     float least, size_t begin, size_t end);
+    /* Adds, over kept values, products in f64: g w, g g, w w, u w. */
+    void (*dots)(double sums[4], const pare_update_arrays *a, const float *u, size_t begin,
+                 size_t end);
+    /* Adds u u over kept values. */
+    void (*norm)(double *sum, const pare_update_arrays *a, const float *u, size_t begin,
+                 size_t end);
+    /* Adds g g and w w over all, and g g to column[end - begin]. */
+    void (*squares)(double sums[2], double *column, const pare_update_arrays *a, size_t begin,
+                    size_t end);
+    /* w = keep w - step (u - along w); project: m = u - along w */
+    void (*move)(const pare_update_arrays *a, const float *u, float keep, float step, float along,
+                 bool project, size_t begin, size_t end);
 } pare_update_kernels;
 
 extern const pare_update_kernels pare_update_ref, pare_update_avx2;

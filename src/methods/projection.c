@@ -21,18 +21,15 @@ size_t pare_projection_work(const pare_update *u) {
 static void sum_rows(void *arg, size_t begin, size_t end) {
     const projection_job *j = arg;
     const pare_update *u = j->u;
+    float d[PARE_ROW_PIECE];
     for (size_t r = begin; r < end; r++) {
-        row_sums s = {0};
-        for (size_t i = r * u->cols; i < (r + 1) * u->cols; i++) {
-            double d = (double)j->direction(u, j->rule, i);
-            if (!pare_update_kept(&u->a, i)) continue;
-            double g = (double)pare_update_gradient(&u->a, i), w = (double)u->a.w[i];
-            s.gw += g * w;
-            s.gg += g * g;
-            s.ww += w * w;
-            s.dw += d * w;
+        double sums[N_SUMS] = {0};
+        for (size_t i = r * u->cols, stop = i + u->cols, next; i < stop; i = next) {
+            next = stop - i < PARE_ROW_PIECE ? stop : i + PARE_ROW_PIECE;
+            j->direction(d, u, j->rule, i, next);
+            u->k->dots(sums, &u->a, d, i, next);
         }
-        j->sums[r] = s;
+        j->sums[r] = (row_sums){.gw = sums[0], .gg = sums[1], .ww = sums[2], .dw = sums[3]};
     }
 }
 

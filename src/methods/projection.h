@@ -5,8 +5,13 @@
 
 #include "methods/optimizer.h"
 
-/* The step's direction at weight i; called once for each, in any order, and may advance state. */
-typedef float (*pare_direction_fn)(const pare_update *u, const void *rule, size_t i);
+/* out[end - begin]: the step's direction at weights [begin, end); called once for each, in any
+ * order, and advances state. */
+typedef void (*pare_direction_fn)(float *out, const pare_update *u, const void *rule, size_t begin,
+                                  size_t end);
+
+/* Values that are treated at once, on the stack. */
+enum { PARE_ROW_PIECE = 512 };
 
 typedef struct pare_projection {
     bool fired;        /* the gradient is nearly orthogonal to the weights */

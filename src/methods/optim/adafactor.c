@@ -57,25 +57,23 @@ static size_t adafactor_work(const void *options, const pare_update *u) {
 
 static float mix(float old, double new, float fresh) { return old + fresh * ((float)new - old); }
 
+static size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
+
 /* Sums of w^2 and g^2 of blocks [begin, end), and the second moments of their rows. */
 static void gather(void *arg, size_t begin, size_t end) {
     const adafactor_job *j = arg;
     const pare_update *u = j->u;
     for (size_t b = begin; b < end; b++) {
         double *columns = j->columns + b * u->cols, w2 = 0;
-        size_t first = b * j->per_block, last = first + j->per_block;
+        size_t first = b * j->per_block, last = at_most(first + j->per_block, j->n_units);
         for (size_t c = 0; c < u->cols && !u->is_vector; c++) columns[c] = 0;
-        for (size_t r = first; r < last && r < j->n_units; r++) {
-            double row = 0;
-            for (size_t c = 0; c < j->unit; c++) {
-                size_t i = r * j->unit + c;
-                double g = (double)pare_update_gradient(&u->a, i), w = (double)u->a.w[i];
-                row += g * g;
-                w2 += w * w;
-                if (!u->is_vector) columns[c] += g * g;
-            }
+        for (size_t r = first; r < last; r++) {
+            double sums[2] = {0}, vector = 0;
+            u->k->squares(sums, u->is_vector ? &vector : columns, &u->a, r * j->unit,
+                          (r + 1) * j->unit);
             float *second = &u->moment[u->is_vector ? 2 : 0][r];
-            *second = mix(*second, row / (double)j->unit, j->fresh);
+            *second = mix(*second, sums[0] / (double)j->unit, j->fresh);
+            w2 += sums[1];
         }
         j->sums[b] = w2;
     }
@@ -90,41 +88,45 @@ static void finish_columns(const adafactor_job *j) {
     }
 }
 
-/* The gradient over the root of its second moment. */
-static float direction(const adafactor_job *j, size_t r, size_t c) {
+enum { PIECE = 512 };
+
+/* out[end - begin]: gradients over the roots of their second moments, of values of a row. */
+static void directions(float *out, const adafactor_job *j, size_t row, size_t begin, size_t end) {
     const pare_update *u = j->u;
-    float least = (float)(j->o->eps1 * j->o->eps1);
-    float v = u->is_vector ? u->moment[2][r] : u->moment[0][r] * j->inverse_mean * u->moment[1][c];
-    float root = sqrtf(v > least ? v : least);
-    return root > 0.0f ? pare_update_gradient(&u->a, r * j->unit + c) / root : 0.0f;
+    const float least = (float)(j->o->eps1 * j->o->eps1);
+    if (u->is_vector)
+        u->k->factored(out, &u->a, 1, u->moment[2] + begin, least, begin, end);
+    else
+        u->k->factored(out, &u->a, u->moment[0][row] * j->inverse_mean,
+                       u->moment[1] + (begin - row * u->cols), least, begin, end);
+}
+
+/* The last pass, or the one before, over a block: sums steps, or makes them. */
+static void go_over(const adafactor_job *j, size_t b, double *sum) {
+    const pare_update *u = j->u;
+    float d[PIECE];
+    size_t first = b * j->per_block * j->unit, last = at_most(first + j->per_block * j->unit, u->n);
+    for (size_t i = first, next; i < last; i = next) {
+        size_t row = i / u->cols;
+        next = at_most(at_most(i + PIECE, (row + 1) * u->cols), last);
+        directions(d, j, row, i, next);
+        if (sum)
+            u->k->norm(sum, &u->a, d, i, next);
+        else
+            u->k->move(&u->a, d, j->keep, j->step, 0, false, i, next);
+    }
 }
 
 static void sum_steps(void *arg, size_t begin, size_t end) {
     const adafactor_job *j = arg;
     for (size_t b = begin; b < end; b++) {
-        double sum = 0;
-        size_t first = b * j->per_block, last = first + j->per_block;
-        for (size_t r = first; r < last && r < j->n_units; r++)
-            for (size_t c = 0; c < j->unit; c++) {
-                double s =
-                    pare_update_kept(&j->u->a, r * j->unit + c) ? (double)direction(j, r, c) : 0.0;
-                sum += s * s;
-            }
-        j->sums[b] = sum;
+        j->sums[b] = 0;
+        go_over(j, b, &j->sums[b]);
     }
 }
 
 static void apply(void *arg, size_t begin, size_t end) {
-    const adafactor_job *j = arg;
-    for (size_t b = begin; b < end; b++) {
-        size_t first = b * j->per_block, last = first + j->per_block;
-        for (size_t r = first; r < last && r < j->n_units; r++)
-            for (size_t c = 0; c < j->unit; c++) {
-                size_t i = r * j->unit + c;
-                float w = j->keep * j->u->a.w[i] - j->step * direction(j, r, c);
-                pare_update_put(&j->u->a, i, w);
-            }
-    }
+    for (size_t b = begin; b < end; b++) go_over(arg, b, NULL);
 }
 
 static void adafactor_update(const pare_update *u, const void *options) {

@@ -5,8 +5,6 @@
  * follow AdamW. */
 #include "methods/projection.h"
 
-#include <math.h>
-
 typedef struct adamp_options {
     pare_optim_options o;
     double beta1, beta2, eps, delta, wd_ratio;
@@ -33,33 +31,25 @@ static const pare_param adamp_params[] = {
 typedef struct adamp_job {
     const pare_update *u;
     pare_adam_rule rule;
-    bool nesterov;
+    bool nesterov, is_vector; /* a vector is gone through once */
     pare_projection p;
 } adamp_job;
 
-static float step_of(const adamp_job *j, size_t i) {
-    const pare_update *u = j->u;
-    float m = u->a.m[i];
-    if (j->nesterov) m = j->rule.beta1 * m + j->rule.rest1 * pare_update_gradient(&u->a, i);
-    return m / (sqrtf(u->a.v[i]) / j->rule.root_bias2 + j->rule.eps);
-}
-
-static float advance(const pare_update *u, const void *rule, size_t i) {
+static void advance(float *out, const pare_update *u, const void *rule, size_t begin, size_t end) {
     const adamp_job *j = rule;
-    float g = pare_update_gradient(&u->a, i);
-    u->a.m[i] = j->rule.beta1 * u->a.m[i] + j->rule.rest1 * g;
-    u->a.v[i] = j->rule.beta2 * u->a.v[i] + j->rule.rest2 * g * g;
-    return step_of(j, i);
+    u->k->adam_direction(out, &u->a, &j->rule, j->nesterov, true, begin, end);
 }
 
 static void apply_rows(void *arg, size_t begin, size_t end) {
     const adamp_job *j = arg;
     const pare_update *u = j->u;
+    float d[PARE_ROW_PIECE];
     for (size_t r = begin; r < end; r++) {
         float c = pare_projection_coefficient(&j->p, r);
-        for (size_t i = r * u->cols; i < (r + 1) * u->cols; i++) {
-            float w = u->a.w[i], d = step_of(j, i) - c * w;
-            pare_update_put(&u->a, i, j->rule.keep * w - j->rule.step * d);
+        for (size_t i = r * u->cols, stop = i + u->cols, next; i < stop; i = next) {
+            next = stop - i < PARE_ROW_PIECE ? stop : i + PARE_ROW_PIECE;
+            u->k->adam_direction(d, &u->a, &j->rule, j->nesterov, j->is_vector, i, next);
+            u->k->move(&u->a, d, j->rule.keep, j->rule.step, c, false, i, next);
         }
     }
 }
@@ -73,15 +63,9 @@ static void adamp_update(const pare_update *u, const void *options) {
     const adamp_options *o = options;
     adamp_job j = {.u = u,
                    .rule = pare_adam_rule_of(u, o->beta1, o->beta2, o->eps, true),
-                   .nesterov = o->nesterov};
-    if (u->is_vector && !o->nesterov) {
-        pare_update_adam(u, &j.rule);
-        return;
-    }
-    if (u->is_vector)
-        for (size_t i = 0; i < u->n; i++) advance(u, &j, i);
-    else
-        j.p = pare_project(u, advance, &j, o->delta, o->eps);
+                   .nesterov = o->nesterov,
+                   .is_vector = u->is_vector};
+    if (!u->is_vector) j.p = pare_project(u, advance, &j, o->delta, o->eps);
     if (j.p.fired) j.rule.keep = (float)(1.0 - u->lr * u->decay * o->wd_ratio);
     pare_parallel_for(u->rt, u->rows, 1 + PARE_UPDATE_BLOCK / u->cols, apply_rows, &j);
 }

@@ -33,31 +33,27 @@ static const pare_param sgdp_params[] = {
 
 typedef struct sgdp_job {
     const pare_update *u;
-    float momentum, undamped, step, keep;
-    bool nesterov, project_momentum;
+    pare_sgd_rule rule;
+    float keep;
+    bool project_momentum, is_vector; /* a vector is gone through once */
     pare_projection p;
 } sgdp_job;
 
-static float step_of(const sgdp_job *j, size_t i) {
-    const pare_update *u = j->u;
-    return j->nesterov ? pare_update_gradient(&u->a, i) + j->momentum * u->a.m[i] : u->a.m[i];
-}
-
-static float advance(const pare_update *u, const void *rule, size_t i) {
+static void advance(float *out, const pare_update *u, const void *rule, size_t begin, size_t end) {
     const sgdp_job *j = rule;
-    u->a.m[i] = j->momentum * u->a.m[i] + j->undamped * pare_update_gradient(&u->a, i);
-    return step_of(j, i);
+    u->k->sgd_direction(out, &u->a, &j->rule, true, begin, end);
 }
 
 static void apply_rows(void *arg, size_t begin, size_t end) {
     const sgdp_job *j = arg;
     const pare_update *u = j->u;
+    float d[PARE_ROW_PIECE];
     for (size_t r = begin; r < end; r++) {
         float c = pare_projection_coefficient(&j->p, r);
-        for (size_t i = r * u->cols; i < (r + 1) * u->cols; i++) {
-            float w = u->a.w[i], d = step_of(j, i) - c * w;
-            if (j->project_momentum) u->a.m[i] = d;
-            pare_update_put(&u->a, i, j->keep * w - j->step * d);
+        for (size_t i = r * u->cols, stop = i + u->cols, next; i < stop; i = next) {
+            next = stop - i < PARE_ROW_PIECE ? stop : i + PARE_ROW_PIECE;
+            u->k->sgd_direction(d, &u->a, &j->rule, j->is_vector, i, next);
+            u->k->move(&u->a, d, j->keep, j->rule.lr, c, j->project_momentum, i, next);
         }
     }
 }
@@ -70,15 +66,13 @@ static size_t sgdp_work(const void *options, const pare_update *u) {
 static void sgdp_update(const pare_update *u, const void *options) {
     const sgdp_options *o = options;
     sgdp_job j = {.u = u,
-                  .momentum = (float)o->momentum,
-                  .undamped = (float)(1.0 - o->dampening),
-                  .step = (float)u->lr,
-                  .nesterov = o->nesterov,
-                  .project_momentum = o->project_momentum && !o->nesterov};
-    if (u->is_vector)
-        for (size_t i = 0; i < u->n; i++) advance(u, &j, i);
-    else
-        j.p = pare_project(u, advance, &j, o->delta, o->eps);
+                  .rule = {.lr = (float)u->lr,
+                           .momentum = (float)o->momentum,
+                           .undamped = (float)(1.0 - o->dampening),
+                           .nesterov = o->nesterov},
+                  .project_momentum = o->project_momentum && !o->nesterov,
+                  .is_vector = u->is_vector};
+    if (!u->is_vector) j.p = pare_project(u, advance, &j, o->delta, o->eps);
     double decay = u->decay * (j.p.fired ? o->wd_ratio : 1.0);
     j.keep = (float)(1.0 - u->lr * decay / (1.0 - o->momentum));
     pare_parallel_for(u->rt, u->rows, 1 + PARE_UPDATE_BLOCK / u->cols, apply_rows, &j);
