@@ -40,6 +40,16 @@ void pare_pruner_free(pare_pruner *p);
 /* Canonical text: name and parameters that differ from their defaults. Owned by the pruner. */
 const char *pare_pruner_text(const pare_pruner *p);
 
+/* A score of the caller's in place of the algorithm's, which must have one (magnitude, random,
+ * saliency, their global and straight-through forms, acdc, adam_fisher): what scores lowest is
+ * pruned. fn writes score[n] of tensor number `tensor`; g is its gradient at this step or NULL.
+ * Called on the thread that called the library. fn NULL: the algorithm's own again. Errors:
+ * PARE_ERR_ARG (an algorithm without scores). */
+typedef void (*pare_score_callback)(void *arg, size_t tensor, float *score, const float *w,
+                                    const float *g, size_t n);
+pare_status pare_pruner_set_score(pare_pruner *p, pare_score_callback fn, void *arg,
+                                  pare_error *err);
+
 /* --- in the loop --- */
 
 /* Before every forward pass, evaluation too. At the start masks that exist already are applied to
@@ -67,8 +77,9 @@ pare_stepper pare_optim_stepper(pare_optim *o);
 /* One step: on steps of the schedule new masks from the weights and gradients as they are before
  * the optimizer's step; then the optimizer (unless masks were updated and skip_gradients is set: it
  * stands still then); the counter; pruned weights become 0. args->mask and mask_gradient are the
- * pruner's to set. Errors: PARE_ERR_ARG (an algorithm lacks gradients or a second moment),
- * PARE_ERR_NOMEM, those of the optimizer. */
+ * pruner's to set. Scores that are NaN count as the lowest and are told by a warning. Errors:
+ * PARE_ERR_ARG (an algorithm lacks gradients or a second moment), PARE_ERR_NOMEM, those of the
+ * optimizer. */
 pare_status pare_pruner_update(pare_pruner *p, const pare_stepper *s, const pare_optim_args *args,
                                pare_error *err);
 /* Pruned weights become 0 (a straight-through pruner leaves all); pare_pruner_update ends with it.

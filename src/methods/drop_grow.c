@@ -124,6 +124,7 @@ static pare_status drop_grow(units *u, size_t i, const pare_sparse_input *in, pa
         .w = t->t.w, .score = unit_scores(u, NULL), .n = u->n, .within = u->old, .bits = u->stay};
     pare_select(p->rt, &weak, 1, pare_drop_keep(u->n, k, drop), PARE_TIES_FIRST_STAYS);
     PARE_TRY(pare_pruner_score(&score, p, i, grow, in, err));
+    pare_pruner_tell_nan(p, i, score);
     const pare_scored best = {
         .w = t->t.w, .score = unit_scores(u, score), .n = u->n, .forced = u->stay, .bits = u->new};
     pare_select(p->rt, &best, 1, k, PARE_TIES_FIRST_STAYS);

@@ -198,6 +198,10 @@ float *pare_stepper_moment(const pare_stepper *s, size_t i, size_t n, const char
 pare_status pare_pruner_score_into(float *score, pare_pruner *p, size_t i, pare_score_fn fn,
                                    const pare_sparse_input *in, pare_error *err) {
     const pare_pruned *t = &p->tensors[i];
+    if (p->own_score && fn == p->fns->score) {
+        p->own_score(p->own_score_arg, i, score, t->t.w, in->g ? in->g[i] : NULL, t->n);
+        return PARE_OK;
+    }
     const pare_score_job j = {
         .w = t->t.w,
         .g = in->g ? in->g[i] : NULL,
@@ -218,10 +222,26 @@ pare_status pare_pruner_score_into(float *score, pare_pruner *p, size_t i, pare_
     return PARE_OK;
 }
 
+bool pare_pruner_scores_are_weights(const pare_pruner *p, pare_score_fn fn) {
+    return fn == pare_score_magnitude && !(p->own_score && fn == p->fns->score);
+}
+
+pare_status pare_pruner_set_score(pare_pruner *p, pare_score_callback fn, void *arg,
+                                  pare_error *err) {
+    if (!p->fns->score)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "sparsity: %s: found a score of the caller's, expected an algorithm that "
+                         "has scores",
+                         p->spec.method->name);
+    p->own_score = fn;
+    p->own_score_arg = arg;
+    return PARE_OK;
+}
+
 pare_status pare_pruner_score(const float **score, pare_pruner *p, size_t i, pare_score_fn fn,
                               const pare_sparse_input *in, pare_error *err) {
     *score = NULL;
-    if (fn == pare_score_magnitude) return PARE_OK;
+    if (pare_pruner_scores_are_weights(p, fn)) return PARE_OK;
     float *scores = pare_pruner_scores(p, p->tensors[i].n, err);
     if (!scores) return PARE_ERR_NOMEM;
     *score = scores;
@@ -232,6 +252,28 @@ double pare_pruner_share(const pare_pruner *p, double target, bool full) {
     return full ? target : pare_schedule_sparsity(&p->schedule, target, p->count);
 }
 
+typedef struct nan_job {
+    const float *value;
+    size_t n;
+} nan_job;
+
+static void count_nan(void *arg, size_t begin, size_t end) {
+    nan_job *j = arg;
+    size_t n = 0;
+    for (size_t i = begin; i < end; i++) n += isnan(j->value[i]);
+    if (n) __atomic_fetch_add(&j->n, n, __ATOMIC_RELAXED);
+}
+
+void pare_pruner_tell_nan(pare_pruner *p, size_t i, const float *score) {
+    const pare_pruned *t = &p->tensors[i];
+    nan_job j = {score ? score : t->t.w, 0};
+    if (p->fns->straight_through) return; /* every step: the trainer's losses tell it */
+    pare_parallel_for(p->rt, t->n, 1 << 14, count_nan, &j);
+    if (j.n)
+        pare_warn(p->rt, "%s: %s: %zu of %zu scores are NaN and count as the lowest", t->t.name,
+                  p->spec.method->name, j.n, t->n);
+}
+
 pare_status pare_pruner_make_mask(pare_pruner *p, size_t i, const float *score, double share,
                                   pare_error *err) {
     pare_pruned *t = &p->tensors[i];
@@ -239,6 +281,7 @@ pare_status pare_pruner_make_mask(pare_pruner *p, size_t i, const float *score, 
         pare_pruner_fill(t);
         return PARE_OK;
     }
+    pare_pruner_tell_nan(p, i, score);
     pare_prune_options o = p->o->p;
     o.sparsity.share = share;
     if (t->t.has_sparsity) o.sparsity.m = 0; /* its own share, not the pattern */

@@ -98,7 +98,9 @@ struct pare_pruner {
     int64_t count;
     float *scores; /* scratch, grown on demand */
     size_t scores_bytes;
-    bool forward_stale; /* straight-through: no mask was made yet */
+    bool forward_stale;            /* straight-through: no mask was made yet */
+    pare_score_callback own_score; /* in place of fns->score; or NULL */
+    void *own_score_arg;
 };
 
 struct pare_sparse_fns {
@@ -126,9 +128,10 @@ pare_status pare_sparse_check(const pare_sparse_options *o, pare_error *err);
 /* Room for n scores, kept from call to call; NULL: out of memory (told). */
 float *pare_pruner_scores(pare_pruner *p, size_t n, pare_error *err);
 
-/* *score: the scores of tensor i by fn, in p->scores; NULL where they are |w|, which needs no
- * array.
- */
+/* Are the scores |w|, so that they need no array? */
+bool pare_pruner_scores_are_weights(const pare_pruner *p, pare_score_fn fn);
+
+/* *score: the scores of tensor i by fn, in p->scores; NULL where they are |w|. */
 pare_status pare_pruner_score(const float **score, pare_pruner *p, size_t i, pare_score_fn fn,
                               const pare_sparse_input *in, pare_error *err);
 
@@ -150,6 +153,9 @@ pare_status pare_pruner_masks_global(pare_pruner *p, const pare_sparse_input *in
 
 /* Masks of the start of global algorithms: tensors with a sparsity of their own, by |w|. */
 pare_status pare_pruner_init_global(pare_pruner *p, pare_error *err);
+
+/* Warns of scores (NULL: weights) that are NaN. */
+void pare_pruner_tell_nan(pare_pruner *p, size_t i, const float *score);
 
 /* All weights of a tensor are kept. */
 void pare_pruner_fill(pare_pruned *t);

@@ -63,7 +63,7 @@ static size_t competitors(competitor *order, const pare_pruner *p) {
 static pare_status score_all(float **scores, pare_pruner *p, const pare_sparse_input *in,
                              size_t total, const competitor *order, size_t n, pare_error *err) {
     *scores = NULL;
-    if (p->fns->score == pare_score_magnitude) return PARE_OK;
+    if (pare_pruner_scores_are_weights(p, p->fns->score)) return PARE_OK;
     if (!(*scores = pare_pruner_scores(p, total, err))) return PARE_ERR_NOMEM;
     for (size_t k = 0, at = 0; k < n; at += order[k++].t->n)
         PARE_TRY(pare_pruner_score_into(*scores + at, p, (size_t)(order[k].t - p->tensors),
@@ -82,6 +82,7 @@ static pare_status select_global(pare_pruner *p, const pare_sparse_input *in, bo
         const pare_pruned *t = order[k].t;
         parts[k] = (pare_scored){
             .w = t->t.w, .score = scores ? scores + at : NULL, .n = t->n, .bits = t->bits};
+        pare_pruner_tell_nan(p, (size_t)(t - p->tensors), scores ? scores + at : NULL);
         double size = 0;
         if (normalize) PARE_TRY(norm(&size, p, scores ? scores + at : t->t.w, t->n, err));
         if (normalize) parts[k].divisor = (float)(size + eps);

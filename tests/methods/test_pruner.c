@@ -5,6 +5,7 @@
 #include "methods/pruner.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* ---- a toy: four tensors, gradients towards fixed places ---- */
@@ -680,6 +681,75 @@ static void nothing_pruned_is_dense(void **state) {
     pare_runtime_free(rt);
 }
 
+/* ---- scores of the caller's ---- */
+
+/* |w| times the size of an input, as Wanda has it. */
+static void wanda_score(void *arg, size_t tensor, float *score, const float *w, const float *g,
+                        size_t n) {
+    const float *inputs = arg;
+    assert_true(tensor == 0 || tensor == 3);
+    assert_true(g != NULL);
+    for (size_t i = 0; i < n; i++) score[i] = fabsf(w[i]) * inputs[i % 16];
+}
+
+static void own_scores(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    static const char *const takes[] = {"magnitude:sparsity=0.5", "random:sparsity=0.5",
+                                        "saliency:sparsity=0.5",
+                                        "global_magnitude:sparsity=0.5,normalize=false"};
+    float inputs[16];
+    toy x;
+    for (size_t i = 0; i < 16; i++) inputs[i] = i < 8 ? 1000 : 1; /* half the inputs matter */
+    for (size_t k = 0; k < 4; k++) {
+        begin(&x, rt, takes[k], "sgd");
+        assert_ok(pare_pruner_set_score(x.pruner, wanda_score, inputs, err));
+        for (size_t i = 0; i < W1; i++) x.w[i] = x.t[3].w[i] = 0.1f + (float)(i % 13);
+        assert_ok(pare_pruner_instant_sparsify(x.pruner, x.gs, err));
+        for (size_t i = 0; i < W1; i++) assert_int_equal(x.w[i] != 0, i % 16 < 8);
+        assert_ok(pare_pruner_set_score(x.pruner, NULL, NULL, err));
+        end(&x);
+    }
+    begin(&x, rt, "rigl", "sgd");
+    assert_fails(pare_pruner_set_score(x.pruner, wanda_score, inputs, err), PARE_ERR_ARG,
+                 "rigl: found a score");
+    end(&x);
+    pare_runtime_free(rt);
+}
+
+static void keep_line(void *arg, const char *line) {
+    char *first = arg;
+    if (!*first) snprintf(first, 200, "%s", line);
+}
+
+static void nan_scores_are_told(void **state) {
+    (void)state;
+    static const char *const cases[] = {"magnitude:sparsity=0.5,schedule=one_shot,from=0",
+                                        "saliency:sparsity=0.5,schedule=one_shot,from=0",
+                                        "global_magnitude:sparsity=0.5,schedule=one_shot,from=0",
+                                        "rigl:sparsity=0.5,every=1,from=0,until=9"};
+    for (size_t k = 0; k < 4; k++) {
+        char line[200] = "";
+        pare_options options = pare_options_default();
+        pare_runtime *rt = NULL;
+        options.n_threads = 1;
+        options.warn = keep_line;
+        options.callback_arg = line;
+        assert_ok(pare_runtime_create(&rt, &options, err));
+        toy x;
+        begin(&x, rt, cases[k], "sgd");
+        gradients(&x);
+        if (k % 2) x.g[5] = NAN;
+        if (k % 2 == 0) x.w[5] = NAN;
+        update(&x);
+        if (!strstr(line, "b.w1") || !strstr(line, "1 of 256 scores are NaN"))
+            fail_msg("%s: found \"%s\"", cases[k], line);
+        if (k % 2 == 0) assert_true(x.w[5] == 0);
+        end(&x);
+        pare_runtime_free(rt);
+    }
+}
+
 /* ---- tensors, targets, masks for others ---- */
 
 static void which_tensors_are_pruned(void **state) {
@@ -899,6 +969,8 @@ int main(void) {
         cmocka_unit_test(trainings_resume),
         cmocka_unit_test(other_optimizers_get_the_same),
         cmocka_unit_test(nothing_pruned_is_dense),
+        cmocka_unit_test(own_scores),
+        cmocka_unit_test(nan_scores_are_told),
         cmocka_unit_test(which_tensors_are_pruned),
         cmocka_unit_test(summary_of_jaxpruner),
         cmocka_unit_test(packed_masks),
