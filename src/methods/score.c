@@ -1,6 +1,6 @@
 #include "methods/score.h"
 
-#include "base/rng.h"
+#include "kernels/uniform.h"
 
 #include <math.h>
 
@@ -9,10 +9,12 @@ void pare_score_magnitude(float *score, const pare_score_job *j, size_t begin, s
 }
 
 void pare_score_random(float *score, const pare_score_job *j, size_t begin, size_t end) {
+    pare_uniform_get(j->isa)(score + begin, j->seed, j->stream, begin, end - begin);
+    if (!j->mask && !j->keep_zeros) return;
     for (size_t i = begin; i < end; i++) {
         bool gone =
             (j->mask && !(j->mask[i / 64] >> i % 64 & 1)) || (j->keep_zeros && j->w[i] == 0.0f);
-        score[i] = gone ? -1.0f : pare_rng_uniform(j->seed, j->stream, i);
+        if (gone) score[i] = -1.0f;
     }
 }
 
@@ -31,16 +33,17 @@ void pare_score_fisher(float *score, const pare_score_job *j, size_t begin, size
 typedef struct all_job {
     pare_score_fn fn;
     float *score;
-    const pare_score_job *j;
+    pare_score_job j;
 } all_job;
 
 static void score_piece(void *arg, size_t begin, size_t end) {
     const all_job *a = arg;
-    a->fn(a->score, a->j, begin, end);
+    a->fn(a->score, &a->j, begin, end);
 }
 
 void pare_score_all(pare_runtime *rt, pare_score_fn fn, float *score, const pare_score_job *j,
                     size_t n) {
-    all_job a = {fn, score, j};
+    all_job a = {fn, score, *j};
+    a.j.isa = pare_runtime_isa(rt);
     pare_parallel_for(rt, n, 1 << 14, score_piece, &a);
 }

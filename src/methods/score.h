@@ -13,6 +13,7 @@ typedef struct pare_score_job {
     const uint64_t *mask;  /* NULL, or bits: random gives 0 weights of bit 0 a score of -1 */
     bool keep_zeros;       /* random: the same for weights that are 0 */
     uint64_t seed, stream; /* key of random numbers */
+    pare_isa isa;          /* pare_score_all sets it */
 } pare_score_job;
 
 /* score[i] of weights begin <= i < end; thread-safe. */

@@ -1,7 +1,9 @@
 /* The selection against sorting, on every level and number of threads; groups; the keys' order. */
 #include "support/test.h"
 
+#include "base/rng.h"
 #include "kernels/select.h"
+#include "kernels/uniform.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -163,8 +165,25 @@ static void groups(void **state) {
     for (int i = 0; i < 64; i++) assert_int_equal(bits >> i & 1, many[i] >= 48);
 }
 
+/* Random numbers of a stream, eight at a time, also where the index carries. */
+static void uniform_numbers(void **state) {
+    (void)state;
+    static const uint64_t from[] = {0, 5, UINT32_MAX - 20, 0x123456789ABC};
+    float x[67];
+    for (size_t k = 0; k < 4; k++)
+        for (size_t n = 0; n <= 67; n += 1 + n / 4) {
+            x[n < 67 ? n : 0] = 2;
+            pare_uniform_get(pare_isa_best())(x, 0xDEADBEEF12345678, 77 + (k << 40), from[k], n);
+            for (size_t i = 0; i < n; i++)
+                assert_true(x[i] ==
+                            pare_rng_uniform(0xDEADBEEF12345678, 77 + (k << 40), from[k] + i));
+            if (n < 67) assert_true(x[n] == 2);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(agrees_with_sorting),
-                                       cmocka_unit_test(in_place), cmocka_unit_test(groups)};
+                                       cmocka_unit_test(in_place), cmocka_unit_test(groups),
+                                       cmocka_unit_test(uniform_numbers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
