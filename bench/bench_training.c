@@ -1,6 +1,6 @@
 /* What optimizers and sparse trainings cost beside a training's products: ns a weight and thread,
  * of an optimizer's step and of a step that updates masks (forward hook included), on the shapes of
- * a language model of 8.4M weights. Best of some rounds. `bench_training [THREADS]` */
+ * a language model of 8.4M weights. Best of some rounds. `bench_training [THREADS [NAME...]]` */
 #include "base/memory.h"
 #include "base/os.h"
 #include "base/rng.h"
@@ -80,6 +80,18 @@ static double measure(model *m, const char *sparsity, const char *optimizer) {
     return st == PARE_OK ? best * 1e9 / (double)m->n * pare_runtime_threads(m->rt) : (double)NAN;
 }
 
+static char **wanted; /* names, or none for all */
+
+static void report(model *m, const char *spec, const char *sparsity, const char *optimizer) {
+    bool all = !wanted || !*wanted;
+    for (char **name = wanted; !all && *name; name++) {
+        size_t n = strlen(*name);
+        if (strncmp(spec, *name, n) == 0 && strchr(":", spec[n])) break;
+        if (!name[1]) return;
+    }
+    printf("%-52s %6.2f\n", spec, measure(m, sparsity, optimizer));
+}
+
 static bool has_param(const pare_method *m, const char *name) {
     for (const pare_param *p = pare_method_params(m); p->name; p++)
         if (strcmp(p->name, name) == 0) return true;
@@ -91,6 +103,7 @@ int main(int argc, char **argv) {
     pare_error err = {0};
     static model m;
     options.n_threads = argc > 1 ? atoi(argv[1]) : 0;
+    wanted = argc > 2 ? argv + 2 : NULL;
     if (pare_runtime_create(&m.rt, &options, &err) != PARE_OK || !make(&m)) {
         fprintf(stderr, "bench_training: %s\n", err.message);
         return 1;
@@ -100,21 +113,19 @@ int main(int argc, char **argv) {
         const pare_method *method = pare_method_at(i);
         const char *slot = pare_method_slot(method), *name = pare_method_name(method);
         char spec[200];
-        if (strcmp(slot, "optimizer") == 0)
-            printf("%-40s %6.2f\n", name, measure(&m, "no_prune", name));
+        if (strcmp(slot, "optimizer") == 0) report(&m, name, "no_prune", name);
         if (strcmp(slot, "sparse_training") != 0) continue;
         bool pattern = strcmp(name, "iterative_nm") == 0;
         snprintf(spec, sizeof spec, "%s%s%s", name, pattern ? ":sparsity=2:4" : "",
                  !has_param(method, "every") ? ""
                  : pattern                   ? ",every=1,from=0,until=9"
                                              : ":every=1,from=0,until=9");
-        printf("%-40s %6.2f\n", spec, measure(&m, spec, "adamw"));
+        report(&m, spec, spec, "adamw");
     }
     static const char *const more[] = {"magnitude_ste:sparsity=2:4,every=1,from=0,until=9",
                                        "magnitude:type=block_16x16,every=1,from=0,until=9",
                                        "rigl:type=block_16x16,every=1,from=0,until=9"};
-    for (size_t i = 0; i < sizeof more / sizeof *more; i++)
-        printf("%-40s %6.2f\n", more[i], measure(&m, more[i], "adamw"));
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++) report(&m, more[i], more[i], "adamw");
     pare_big_free(m.memory, m.bytes);
     pare_runtime_free(m.rt);
     return 0;

@@ -63,7 +63,8 @@ bool pare_pruner_is_straight_through(const pare_pruner *p);
 /* The optimizer that a pruner is put around. */
 typedef struct pare_stepper {
     void *arg;
-    /* Changes the weights in place by args->g, args->g_scale, args->lr. */
+    /* Changes the weights in place by args->g, args->g_scale, args->lr. Without takes_masks copies
+     * in bf16 of tensors that are pruned are the pruner's to write, others its own. */
     pare_status (*step)(void *arg, const pare_optim_args *args, pare_error *err);
     /* Arrays of its state, as pare_optim_array_at: those with a value for each weight are zeroed
      * where weights are activated (set, rigl). NULL: it has none. */

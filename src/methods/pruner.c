@@ -355,7 +355,7 @@ void pare_pruner_post_gradient(pare_pruner *p) {
     if (p->fns->straight_through) return;
     for (size_t i = 0; i < p->n; i++) {
         const pare_pruned *t = &p->tensors[i];
-        if (t->bits && t->k < t->n) put_masked(p, t, t->t.w, t->t.w, t->t.w_bf16);
+        if (t->bits && (t->k < t->n || t->t.w_bf16)) put_masked(p, t, t->t.w, t->t.w, t->t.w_bf16);
     }
 }
 

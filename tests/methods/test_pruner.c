@@ -2,6 +2,7 @@
  * with other optimizers, with any number of threads. */
 #include "support/test.h"
 
+#include "kernels/blocks.h"
 #include "methods/pruner.h"
 
 #include <math.h>
@@ -639,13 +640,21 @@ static void other_optimizers_get_the_same(void **state) {
         if (strncmp(specs[k], "adam_fisher", 11) == 0) continue; /* wants a second moment */
         toy *a = malloc(sizeof *a), *b = malloc(sizeof *b);
         outer *o = calloc(1, sizeof *o);
+        static uint16_t half[ALL];
         begin(a, rt, specs[k], "sgd:lr=0.05,momentum=0.9");
-        begin(b, rt, specs[k], "sgd");
+        lay_out(b);
+        for (size_t i = 0, at = 0; i < N; at += sizes[i++]) b->t[i].w_bf16 = half + at;
+        assert_ok(pare_pruner_create(&b->pruner, rt, specs[k], b->t, N, 40, err));
+        b->optim = NULL;
         o->x = b;
         b->stepper = (pare_stepper){.arg = o, .step = outer_step, .array_at = outer_array};
         train(a, 40);
         train(b, 40);
         if (memcmp(a->w, b->w, sizeof a->w) != 0) fail_msg("%s: other bits", specs[k]);
+        forward(b);                                         /* of straight-through copies */
+        for (size_t i = 0, at = 0; i < N; at += sizes[i++]) /* the pruner's to write */
+            for (size_t v = 0; pare_pruner_mask(b->pruner, i) && v < sizes[i]; v++)
+                assert_int_equal(half[at + v], pare_f32_to_bf16(weights_of_forward(b)[at + v]));
         end(a);
         end(b);
         free(a);
