@@ -17,7 +17,8 @@ enum {
     PARE_NEED_SQUARES = 1, /* squares */
     PARE_NEED_ABS = 2,     /* abs_max, abs_sum */
     PARE_NEED_HESSIAN = 4, /* hessian; squares too */
-    PARE_NEED_SAMPLES = 8  /* samples */
+    PARE_NEED_SAMPLES = 8, /* samples */
+    PARE_NEED_TUNE = 16    /* nothing of x: the block's inputs and dense outputs, for `tune` */
 };
 
 /* The inputs x of a linear layer over all calibration tokens; layers that share their input share
@@ -80,6 +81,24 @@ typedef struct pare_scale_job {
 typedef struct pare_optim_fns pare_optim_fns;   /* methods/optimizer.h */
 typedef struct pare_sparse_fns pare_sparse_fns; /* methods/pruner.h */
 
+/* All matrices of a block that a step takes, tuned together against the block's output. */
+typedef struct pare_tune_job {
+    pare_runtime *rt;
+    const char *name; /* "blk.3", for messages */
+    uint64_t stream;  /* of random numbers, this block's */
+    size_t n;
+    const pare_weight_job *weights; /* [n]; w is the starting point and stays until the end */
+    size_t n_sequences;             /* of calibration */
+
+    /* *loss = mean square of the difference between the block's output with the weights
+     * w[i][rows][cols] on the sequences (their numbers, at most as many as `batch` told) and what
+     * the dense block made of them; the last token of each sequence counts as no difference. g [n],
+     * or NULL: its gradient for each w[i]. Errors: PARE_ERR_IO, PARE_ERR_INTERRUPTED. */
+    pare_status (*loss)(void *arg, const size_t *sequences, size_t n_sequences,
+                        const float *const *w, float *const *g, double *loss, pare_error *err);
+    void *arg;
+} pare_tune_job;
+
 struct pare_method {
     const char *name, *slot, *paper, *summary, *help, *example;
     size_t options_size;
@@ -108,6 +127,13 @@ struct pare_method {
      * statistics. May be NULL. */
     pare_status (*scales)(const pare_scale_job *job, const void *options, float *s,
                           pare_error *err);
+
+    /* Tunes the matrices of a block together: leaves each weights[i].w on the grid that it puts
+     * into scale and zero. `run` is then for tensors that are in no block. May be NULL. */
+    pare_status (*tune)(const pare_tune_job *job, const void *options, pare_error *err);
+    /* Sequences that `loss` is asked of at once, at most, and how often it is for a block. */
+    size_t (*batch)(const void *options);
+    size_t (*steps)(const void *options);
 
     /* Transforms one weight matrix; NULL: the method is done with its scales. Errors: PARE_ERR_ARG
      * when the shape does not fit the parameters, PARE_ERR_NOMEM; w may then be half transformed

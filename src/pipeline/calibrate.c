@@ -20,6 +20,13 @@ typedef struct shared_input {
     const pare_input_stats *result;
 } shared_input;
 
+/* A file of hidden states being written; not open: none. */
+typedef struct output {
+    pare_writer writer;
+    uint32_t crc;
+    bool open;
+} output;
+
 struct pare_calibration {
     pare_runtime *rt;
     pare_model *m;
@@ -34,6 +41,8 @@ struct pare_calibration {
     size_t n_inputs;
     const shared_input *last; /* nothing behind it is needed; NULL: the block's output is */
     double done;              /* sequences through layers, for progress */
+    bool two_streams;
+    output half; /* with two streams: a file of which the dense half is written */
 };
 
 static pare_status fail_memory(pare_error *err) {
@@ -182,6 +191,7 @@ static pare_status set_up(pare_calibration *cal, const char *model,
     PARE_TRY(pare_model_open(&cal->m, cal->rt, source, err));
     size_t ctx_max = cal->m->config.ctx_max;
     cal->compute = o->compute;
+    cal->two_streams = o->two_streams;
     cal->n = o->n_sequences ? o->n_sequences : 128;
     cal->n_samples = o->n_samples < cal->n ? o->n_samples : cal->n;
     cal->ctx = o->ctx ? o->ctx : 512;
@@ -216,6 +226,7 @@ static void forget_inputs(pare_calibration *cal) {
 void pare_calibration_close(pare_calibration *cal) {
     if (!cal) return;
     forget_inputs(cal);
+    if (cal->half.open) pare_writer_discard(&cal->half.writer);
     pare_model_free(cal->m);
     pare_free(cal->ids);
     if (cal->h) pare_big_free(cal->h, cal->h_bytes);
@@ -230,7 +241,7 @@ uint32_t pare_calibration_crc32(const pare_calibration *cal) {
     return pare_ids_crc32(cal->ids, cal->n * cal->ctx);
 }
 uint64_t pare_calibration_file_bytes(const pare_calibration *cal) {
-    return (uint64_t)cal->n * cal->h_bytes;
+    return (uint64_t)cal->n * cal->h_bytes * (cal->two_streams ? 2 : 1);
 }
 size_t pare_calibration_memory(const pare_calibration *cal) {
     return cal->scratch_bytes + cal->h_bytes + cal->n * cal->ctx * sizeof(int32_t);
@@ -238,13 +249,7 @@ size_t pare_calibration_memory(const pare_calibration *cal) {
 
 /* --- embeddings and layers --- */
 
-/* A file of hidden states being written; path NULL: none. */
-typedef struct output {
-    pare_writer writer;
-    uint32_t crc;
-    bool open;
-} output;
-
+/* path NULL: none. */
 static pare_status output_open(output *o, const char *path, pare_error *err) {
     *o = (output){0};
     if (!path) return PARE_OK;
@@ -271,8 +276,8 @@ pare_status pare_calibration_embed(pare_calibration *cal, const char *to, uint32
                                    pare_error *err) {
     output out;
     pare_status st = output_open(&out, to, err);
-    for (size_t i = 0; i < cal->n && st == PARE_OK; i++) {
-        region r = {.cal = cal, .ids = cal->ids + i * cal->ctx, .n = cal->ctx};
+    for (size_t i = 0; i < (cal->two_streams ? 2 : 1) * cal->n && st == PARE_OK; i++) {
+        region r = {.cal = cal, .ids = cal->ids + i % cal->n * cal->ctx, .n = cal->ctx};
         pare_team_run(cal->rt, region_thread, &r);
         st = output_write(&out, cal, err);
         if (st == PARE_OK) st = pare_check_cancel(cal->rt, err);
@@ -420,15 +425,18 @@ static pare_status check_finite(const pare_calibration *cal, size_t layer, size_
     return PARE_OK;
 }
 
+/* first: of the file's states; targets: the outputs are copied there, or NULL. */
 static pare_status run_sequences(pare_calibration *cal, size_t layer, const pare_file *from,
-                                 pare_probe_fn probe, output *out, pare_error *err) {
+                                 size_t first, pare_probe_fn probe, output *out, float *targets,
+                                 pare_error *err) {
     double total = 2.0 * (double)cal->n * (double)cal->m->config.n_layers;
     for (size_t i = 0; i < cal->n; i++) {
         PARE_TRY(pare_check_cancel(cal->rt, err));
-        PARE_TRY(pare_file_read_at(from, cal->h, cal->h_bytes, i * cal->h_bytes, err));
+        PARE_TRY(pare_file_read_at(from, cal->h, cal->h_bytes, (first + i) * cal->h_bytes, err));
         region r = {.cal = cal, .layer = layer, .n = cal->ctx, .probe = probe};
         pare_team_run(cal->rt, region_thread, &r);
         PARE_TRY(check_finite(cal, layer, i, err));
+        if (targets) memcpy(targets + i * (cal->h_bytes / sizeof *targets), cal->h, cal->h_bytes);
         PARE_TRY(output_write(out, cal, err));
         cal->done = ((double)layer * 2 + (probe == NULL)) * (double)cal->n + (double)(i + 1);
         pare_progress(cal->rt, "calibrate", cal->done, total, "sequences");
@@ -447,13 +455,48 @@ pare_status pare_calibration_run(pare_calibration *cal, size_t layer, const char
         if (cal->inputs[i].statistics) cal->last = &cal->inputs[i];
     PARE_TRY(pare_file_open(&file, from, err));
     pare_status st = output_open(&out, to, err);
-    if (st == PARE_OK) st = run_sequences(cal, layer, &file, needs ? gather : NULL, &out, err);
+    if (st == PARE_OK)
+        st = run_sequences(cal, layer, &file, cal->two_streams ? cal->n : 0, needs ? gather : NULL,
+                           &out, NULL, err);
     pare_file_close(&file);
     st = output_close(&out, st, crc, err);
     for (size_t i = 0; needs && st == PARE_OK && i < cal->n_inputs; i++)
         if (cal->inputs[i].statistics)
             cal->inputs[i].result = pare_statistics_result(cal->inputs[i].statistics, cal->n);
     return st;
+}
+
+pare_status pare_calibration_run_dense(pare_calibration *cal, size_t layer, const char *from,
+                                       const char *to, float *targets, pare_error *err) {
+    pare_file file;
+    cal->last = NULL;
+    if (cal->half.open) pare_writer_discard(&cal->half.writer);
+    cal->half.open = false;
+    PARE_TRY(pare_file_open(&file, from, err));
+    pare_status st = output_open(&cal->half, to, err);
+    if (st == PARE_OK) st = run_sequences(cal, layer, &file, 0, NULL, &cal->half, targets, err);
+    pare_file_close(&file);
+    return st;
+}
+
+pare_status pare_calibration_run_compressed(pare_calibration *cal, size_t layer, const char *from,
+                                            uint32_t *crc, pare_error *err) {
+    pare_file file;
+    cal->last = NULL;
+    PARE_TRY(pare_file_open(&file, from, err));
+    pare_status st = run_sequences(cal, layer, &file, cal->n, NULL, &cal->half, NULL, err);
+    pare_file_close(&file);
+    st = output_close(&cal->half, st, crc, err);
+    cal->half.open = false;
+    return st;
+}
+
+pare_model *pare_calibration_model(pare_calibration *cal) { return cal->m; }
+pare_compute pare_calibration_compute(const pare_calibration *cal) { return cal->compute; }
+
+pare_status pare_calibration_read(const pare_calibration *cal, const pare_file *from, size_t i,
+                                  float *h, pare_error *err) {
+    return pare_file_read_at(from, h, cal->h_bytes, (cal->n + i) * cal->h_bytes, err);
 }
 
 const pare_input_stats *pare_calibration_inputs(const pare_calibration *cal, const char *name) {

@@ -2,7 +2,8 @@
  * their linear layers are measured. Hidden states between two blocks live in files, so that memory
  * holds one block and one sequence whatever the model and the number of sequences.
  *
- * A file of hidden states is f32 [n_sequences][ctx][dim]. */
+ * A file of hidden states is f32 [n_sequences][ctx][dim]; with two streams those of the dense
+ * blocks come first, then as many of the compressed ones. */
 #ifndef PARE_SRC_PIPELINE_CALIBRATE_H
 #define PARE_SRC_PIPELINE_CALIBRATE_H
 
@@ -14,6 +15,7 @@ typedef struct pare_calibration_options {
     size_t n_sequences; /* 0 = 128 */
     size_t ctx;         /* 0 = 512, at most the model's maximum */
     size_t n_samples;   /* of them, whose inputs are kept where a method needs samples */
+    bool two_streams;   /* hidden states of the dense blocks too, beside those of compressed ones */
     pare_compute compute;
 } pare_calibration_options;
 
@@ -81,6 +83,22 @@ pare_status pare_calibration_module_seconds(pare_calibration *cal, size_t layer,
 pare_status pare_calibration_run(pare_calibration *cal, size_t layer, const char *from,
                                  pare_needs_fn needs, void *arg, const char *to, uint32_t *crc,
                                  pare_error *err);
+
+/* With two streams, in this order: the loaded dense layer over the dense states of `from`; then, as
+ * often as wanted, pare_calibration_run with `needs` and no `to`, over the compressed states; and
+ * the compressed layer over these. targets [n][ctx][dim]: the dense outputs; `to` (NULL: none) gets
+ * both and appears with the second call. Errors: as pare_calibration_run. */
+pare_status pare_calibration_run_dense(pare_calibration *cal, size_t layer, const char *from,
+                                       const char *to, float *targets, pare_error *err);
+pare_status pare_calibration_run_compressed(pare_calibration *cal, size_t layer, const char *from,
+                                            uint32_t *crc, pare_error *err);
+
+/* The loaded layer, for a trainer of it. */
+pare_model *pare_calibration_model(pare_calibration *cal);
+pare_compute pare_calibration_compute(const pare_calibration *cal);
+/* h[ctx][dim] = compressed states number i of a file that is open. */
+pare_status pare_calibration_read(const pare_calibration *cal, const pare_file *from, size_t i,
+                                  float *h, pare_error *err);
 
 /* The statistics of a matrix's inputs in the last run that gathered; NULL = it has none. */
 const pare_input_stats *pare_calibration_inputs(const pare_calibration *cal, const char *name);

@@ -161,6 +161,12 @@ static bool has_scales(const compress_run *c) {
     return false;
 }
 
+static bool has_tuning(const compress_run *c) {
+    for (size_t i = 0; i < c->recipe->n_steps; i++)
+        if (c->recipe->steps[i].method && c->recipe->steps[i].method->tune) return true;
+    return false;
+}
+
 /* What the format cannot hold is refused where the recipe asks for it; a tensor that it leaves
  * alone becomes plain in a format of other programs, and that is told. */
 static pare_status fit_format(compress_run *c, tensor_plan *p, pare_error *err) {
@@ -474,6 +480,7 @@ static pare_status check_true_sequential(const compress_run *c, pare_error *err)
     if (!c->o->true_sequential) return PARE_OK;
     const char *found = !c->o->calib          ? "no calibration text"
                         : c->scales           ? "a step that scales a block's inputs together"
+                        : c->tunes            ? "a step that tunes a block's layers together"
                         : c->o->write_imatrix ? "an importance matrix to write, of dense inputs"
                                               : NULL;
     if (!found) return PARE_OK;
@@ -494,6 +501,7 @@ static pare_status open_calibration(compress_run *c, pare_calibration **cal, par
                                         .n_sequences = c->o->calib_samples,
                                         .ctx = c->o->calib_ctx,
                                         .n_samples = samples_of(c),
+                                        .two_streams = c->tunes,
                                         .compute = c->o->calib_compute};
     return pare_calibration_open(cal, c->rt, c->o->model, &o, err);
 }
@@ -574,6 +582,7 @@ static pare_status run(compress_run *c, pare_error *err) {
         if (c->recipe->steps[i].mix && !c->recipe->steps[i].target)
             c->mix = c->recipe->steps[i].mix;
     c->scales = has_scales(c);
+    c->tunes = has_tuning(c);
     c->report = pare_calloc(1, sizeof *c->report);
     if (!c->report) return fail_memory(err);
     PARE_TRY(check_true_sequential(c, err));
@@ -582,6 +591,10 @@ static pare_status run(compress_run *c, pare_error *err) {
     PARE_TRY(tell_idle_steps(c, err));
     PARE_TRY(compress_plan_sparsities(c, err));
     for (size_t i = 0; i < c->n_plans; i++) c->needs |= c->plans[i].dense_needs;
+    if (c->tunes && c->dense_pass)
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "recipe: found dist=owl and a step that tunes blocks, expected two runs, "
+                         "one after the other");
     PARE_TRY(begin_report(c, err));
     if (c->o->calib && !c->needs)
         pare_warn(c->rt, "%s: nothing in this recipe uses calibration text", c->o->calib);

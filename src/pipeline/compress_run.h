@@ -56,6 +56,7 @@ typedef struct compress_run {
     bool imatrix_used;    /* some tensor's errors are weighed by it */
     double *shares;       /* [n_steps][n_plans] sparsity of a step for a tensor; NAN: its own */
     bool scales;          /* a step chooses scales of inputs */
+    bool tunes;           /* a step tunes blocks: there are two streams of hidden states */
     const pare_mix *mix;  /* the last mix step without a target */
     pare_compress_report *report;
 } compress_run;
@@ -75,6 +76,9 @@ typedef struct tensor_state {
     float *row, *col;  /* [rows], [cols] what rows and columns were multiplied by; NULL: 1 */
     size_t first_step; /* the steps before it are done */
     bool pruned;       /* one of them pruned: zeros stay */
+    float *scale;      /* [n_scales] the grid that tuning left, or NULL */
+    uint8_t *zero;
+    size_t n_scales;
 } tensor_state;
 
 /* Reads tensor i where that has not been done, and runs the method steps before `upto` on it. x:
@@ -106,6 +110,19 @@ uint64_t compress_scale_memory(const compress_run *c, const pare_calibration *ca
  * result and what there would be to report are dropped. */
 pare_status compress_sample(compress_run *c, size_t i, const pare_tensor *in,
                             const pare_input_stats *x, pare_error *err);
+
+/* ---- tune.c ---- */
+
+/* The step tunes the block's matrices together. from: hidden states before the block; targets: the
+ * dense block's outputs, [sequences][ctx][dim]. */
+pare_status compress_tune_block(compress_run *c, pare_calibration *cal, size_t unit, size_t step,
+                                const char *from, const float *targets, const size_t *plans,
+                                tensor_state *states, size_t n, pare_error *err);
+/* Memory that a block takes for it: what is held, targets, passes, the method's own. */
+pare_status compress_tune_memory(const compress_run *c, pare_calibration *cal, size_t unit,
+                                 uint64_t *bytes, pare_error *err);
+/* Seconds that a sequence takes forward and backward through the first block. */
+pare_status compress_tune_seconds(pare_calibration *cal, double *seconds, pare_error *err);
 
 /* ---- estimate.c ---- */
 

@@ -337,6 +337,17 @@ pare_status compress_estimate(compress_run *c, pare_calibration *cal, pare_error
         if (c->scales) PARE_TRY(scales_seconds(c, cal, &scales, err));
     }
     /* read, and read back; with blocks hashed before, and each of them when it is finished */
+    if (c->tunes) {
+        double sequence, n = (double)pare_calibration_sequences(cal);
+        PARE_TRY(compress_tune_seconds(cal, &sequence, err));
+        for (size_t i = 0; i < c->recipe->n_steps; i++) {
+            const pare_step *s = &c->recipe->steps[i];
+            if (!s->method || !s->method->tune) continue;
+            double batch = (double)s->method->batch(s->options);
+            scales += n_layers * (double)s->method->steps(s->options) * sequence *
+                      (batch < n ? batch : n);
+        }
+    }
     info->planned_seconds = tensors + forward + statistics + scales +
                             a_byte * (info->disk_bytes ? model + 2 * out : out);
     return PARE_OK;

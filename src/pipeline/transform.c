@@ -185,6 +185,10 @@ static pare_status recode(compress_run *c, size_t index, const tensor_state *s,
     job.scale = grid.scale;
     job.zero = grid.zero;
     bool pruned = s && s->pruned;
+    if (s && s->scale && grid.scale) { /* a later quantizer overwrites it */
+        memcpy(grid.scale, s->scale, s->n_scales * sizeof *s->scale);
+        memcpy(grid.zero, s->zero, s->n_scales);
+    }
     PARE_TRY(run_methods(c, p, &job, s ? s->first_step : 0, c->recipe->n_steps, &pruned, err));
     pare_status st;
     if (p->quantizer) {
@@ -331,6 +335,8 @@ void compress_state_free(tensor_state *s, const tensor_plan *p) {
     if (s->w) pare_big_free(s->w, p->rows * p->cols * sizeof *s->w);
     pare_free(s->row);
     pare_free(s->col);
+    pare_free(s->scale);
+    pare_free(s->zero);
     *s = (tensor_state){0};
 }
 

@@ -83,6 +83,11 @@ pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_err
         most += statistics + pare_calibration_memory(cal) + (table ? table->n_bytes : 0) +
                 (head ? head->n_bytes : 0);
         disk += 3 * pare_calibration_file_bytes(cal);
+        if (c->tunes) { /* of the first block: they are alike */
+            uint64_t tuning;
+            PARE_TRY(compress_tune_memory(c, cal, 0, &tuning, err));
+            most += tuning;
+        }
         info->calib_samples = pare_calibration_sequences(cal);
         info->calib_ctx = pare_calibration_ctx(cal);
         info->calib_crc32 = pare_calibration_crc32(cal);
@@ -206,7 +211,9 @@ typedef struct unit_job {
     pare_tensor *tensors; /* [n], those that are done */
     size_t n;
     char *from, *to; /* hidden states before and after; to NULL behind the last unit */
-    uint32_t crc;    /* of `to` */
+    float *targets;  /* with two streams: the dense block's outputs */
+    size_t target_bytes;
+    uint32_t crc; /* of `to` */
 } unit_job;
 
 /* Does the step take a tensor of this block? */
@@ -224,7 +231,7 @@ static pare_status transform_one(unit_job *job, size_t k, pare_error *err) {
     const tensor_plan *p = &c->plans[job->plans[k]];
     const pare_input_stats *x = NULL;
     PARE_TRY(pare_check_cancel(c->rt, err));
-    if (p->needs && !(x = pare_calibration_inputs(job->cal, p->t->canonical)))
+    if ((p->needs & ~PARE_NEED_TUNE) && !(x = pare_calibration_inputs(job->cal, p->t->canonical)))
         return pare_fail(err, PARE_ERR_UNSUPPORTED,
                          "%s: %s: found no input that calibration could measure",
                          pare_source_path(c->source), p->t->canonical);
@@ -286,6 +293,9 @@ static pare_status transform(unit_job *job, pare_error *err) {
         if (step->method && step->method->scales && step_is_here(job, step))
             PARE_TRY(compress_scale_block(c, job->cal, job->unit, i, job->plans, job->states,
                                           job->n, err));
+        if (step->method && step->method->tune && step_is_here(job, step))
+            PARE_TRY(compress_tune_block(c, job->cal, job->unit, i, job->from, job->targets,
+                                         job->plans, job->states, job->n, err));
     }
     for (size_t k = 0; k < job->n; k++)
         if (!job->tensors[k].enc) PARE_TRY(transform_one(job, k, err));
@@ -301,8 +311,26 @@ static pare_status run_compressed(unit_job *job, pare_error *err) {
             PARE_TRY(pare_tensor_repack(&job->tensors[k], pare_runtime_isa(job->c->rt), err));
         pare_calibration_replace(job->cal, job->unit, job->names[k], &job->tensors[k]);
     }
-    return pare_calibration_run(job->cal, job->unit, job->from, NULL, NULL, job->to, &job->crc,
-                                err);
+    return job->targets
+               ? pare_calibration_run_compressed(job->cal, job->unit, job->from, &job->crc, err)
+               : pare_calibration_run(job->cal, job->unit, job->from, NULL, NULL, job->to,
+                                      &job->crc, err);
+}
+
+/* The dense block over the dense states: the targets, and half of what the next block gets. */
+static pare_status run_dense(unit_job *job, pare_error *err) {
+    size_t ctx = pare_calibration_ctx(job->cal), n = pare_calibration_sequences(job->cal);
+    job->target_bytes = n * ctx * pare_source_config(job->c->source)->dim * sizeof(float);
+    job->targets = pare_big_alloc(job->target_bytes);
+    if (!job->targets) return fail_memory(err);
+    return pare_calibration_run_dense(job->cal, job->unit, job->from, job->to, job->targets, err);
+}
+
+/* Does a matrix of this block need to know what only a pass through it tells? */
+static bool needs_statistics(const unit_job *job) {
+    for (size_t k = 0; k < job->n; k++)
+        if (job->c->plans[job->plans[k]].needs & ~PARE_NEED_TUNE) return true;
+    return false;
 }
 
 static pare_status do_unit(unit_job *job, pare_error *err) {
@@ -310,8 +338,10 @@ static pare_status do_unit(unit_job *job, pare_error *err) {
     size_t first_fallback = c->report->info.n_fallbacks;
     if (job->cal) {
         PARE_TRY(pare_calibration_load(job->cal, job->unit, err));
-        PARE_TRY(pare_calibration_run(job->cal, job->unit, job->from, compress_needs_of, c,
-                                      job->dense_inputs ? job->to : NULL, &job->crc, err));
+        if (c->tunes) PARE_TRY(run_dense(job, err));
+        if (!c->tunes || needs_statistics(job))
+            PARE_TRY(pare_calibration_run(job->cal, job->unit, job->from, compress_needs_of, c,
+                                          job->dense_inputs ? job->to : NULL, &job->crc, err));
     }
     PARE_TRY(transform(job, err));
     PARE_TRY(compress_write_unit(c, job->cal, job->work, job->unit, job->plans, job->tensors,
@@ -358,6 +388,7 @@ static pare_status run_unit(compress_run *c, pare_calibration *cal, pare_work *w
     pare_free(job.plans);
     pare_free(job.states);
     pare_free(job.tensors);
+    if (job.targets) pare_big_free(job.targets, job.target_bytes);
     pare_free(job.from);
     pare_free(job.to);
     return st;
@@ -365,7 +396,7 @@ static pare_status run_unit(compress_run *c, pare_calibration *cal, pare_work *w
 
 /* Dense inputs only where every method with statistics wants them. */
 bool compress_wants_dense_inputs(const compress_run *c) {
-    bool dense = true;
+    bool dense = !c->tunes;
     for (size_t i = 0; i < c->recipe->n_steps; i++) {
         const pare_method *m = c->recipe->steps[i].method;
         if (m && m->needs) dense &= m->dense_inputs;

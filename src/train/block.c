@@ -1,0 +1,177 @@
+#include "train/block.h"
+
+#include "base/runtime.h"
+
+#include <string.h>
+
+struct pare_block_trainer {
+    pare_model *m;
+    size_t layer, n_sequences, ctx;
+    pare_compute compute;
+    pare_attn_span *spans;
+    float *x, *y;
+    double *sums; /* [n_sequences * ctx] of squares, a row each */
+    size_t rows_bytes;
+    uint8_t *arena, *shadow, *saves, *work, *linear;
+    size_t arena_bytes, saves_bytes, work_bytes, linear_bytes;
+};
+
+typedef struct region {
+    pare_block_trainer *b;
+    size_t n_sequences;
+    const pare_leaf *leaves;
+    size_t n_leaves;
+    bool planning;
+} region;
+
+/* The squared differences of this thread's rows, and their gradient. */
+static void compare(pare_fwd *f, const region *r, const float *h, bool gradient) {
+    const pare_block_trainer *b = r->b;
+    size_t dim = b->m->config.dim, n = r->n_sequences * b->ctx, begin, end;
+    float scale = 2.0f / ((float)n * (float)dim);
+    pare_share(f->w, n, 1, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        const float *got = h + i * dim, *want = b->y + i * dim;
+        float *d = gradient ? pare_tape_shadow(f, got) : NULL;
+        double sum = 0;
+        b->sums[i] = 0;
+        if (i % b->ctx == b->ctx - 1) continue;
+        for (size_t k = 0; k < dim; k++) {
+            float off = got[k] - want[k];
+            sum += (double)off * (double)off;
+            if (d) d[k] += scale * off;
+        }
+        b->sums[i] = sum;
+    }
+    pare_barrier(f->w);
+}
+
+static void run(pare_fwd *f, const region *r) {
+    const pare_block_trainer *b = r->b;
+    const pare_model *m = b->m;
+    size_t n = r->n_sequences * b->ctx, dim = m->config.dim, begin, end;
+    struct pare_tape *tape = f->tape;
+    pare_pass pass = {.n = n, .spans = r->planning ? NULL : b->spans, .n_spans = r->n_sequences};
+    f->tape = NULL;
+    pare_pass_begin(f, m, &pass);
+    f->tape = tape;
+    float *h = pare_fwd_alloc(f, n * dim, sizeof *h);
+    if (!r->planning) {
+        pare_share(f->w, n, 1, &begin, &end);
+        memcpy(h + begin * dim, b->x + begin * dim, (end - begin) * dim * sizeof *h);
+        pare_barrier(f->w);
+    }
+    pare_tape_mark start = {0};
+    if (tape) start = pare_tape_here(tape);
+    pare_pass_layer(f, m, &pass, b->layer, h);
+    if (!r->planning) compare(f, r, h, tape != NULL);
+    if (tape) pare_tape_backward(f, start);
+    if (r->planning || !tape) return;
+    pare_share(f->w, n, 1, &begin, &end); /* what reached the input is not wanted */
+    memset(pare_tape_shadow(f, h) + begin * dim, 0, (end - begin) * dim * sizeof *h);
+}
+
+static void region_thread(pare_worker *w, void *arg) {
+    const region *r = arg;
+    const pare_block_trainer *b = r->b;
+    pare_isa isa = pare_runtime_isa(b->m->rt);
+    pare_tape tape = {.saves = {.base = b->saves, .capacity = b->saves_bytes},
+                      .work = {.base = b->work, .capacity = b->work_bytes},
+                      .shadow = b->shadow,
+                      .leaves = r->leaves,
+                      .n_leaves = r->n_leaves};
+    pare_fwd f = {.w = w,
+                  .isa = isa,
+                  .compute = b->compute,
+                  .many = true,
+                  .k = pare_op_kernels_get(isa),
+                  .arena = {.base = b->arena, .capacity = b->arena_bytes},
+                  .linear_scratch = b->linear,
+                  .linear_bytes = b->linear_bytes,
+                  .tape = r->n_leaves ? &tape : NULL};
+    run(&f, r);
+}
+
+static pare_status allocate(pare_block_trainer *b, pare_error *err) {
+    pare_runtime *rt = b->m->rt;
+    pare_worker worker;
+    pare_tape tape = {.saves = {.capacity = SIZE_MAX}, .work = {.capacity = SIZE_MAX}};
+    pare_fwd f = pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), b->compute);
+    f.own.capacity = 0;
+    f.many = true;
+    f.tape = &tape;
+    run(&f, &(region){.b = b, .n_sequences = b->n_sequences, .planning = true});
+    size_t n = b->n_sequences * b->ctx;
+    b->arena_bytes = f.arena.peak + 64;
+    b->saves_bytes = tape.saves.peak + 64;
+    b->work_bytes = tape.work.peak + 64;
+    b->linear_bytes = f.linear_bytes + 64;
+    b->rows_bytes = n * b->m->config.dim * sizeof *b->x;
+    b->spans = pare_calloc(b->n_sequences, sizeof *b->spans);
+    b->sums = pare_calloc(n, sizeof *b->sums);
+    b->x = pare_big_alloc(b->rows_bytes);
+    b->y = pare_big_alloc(b->rows_bytes);
+    b->arena = pare_big_alloc(b->arena_bytes);
+    b->shadow = pare_big_alloc(b->arena_bytes);
+    b->saves = pare_big_alloc(b->saves_bytes);
+    b->work = pare_big_alloc(b->work_bytes);
+    b->linear = pare_big_alloc(b->linear_bytes);
+    if (!b->spans || !b->sums || !b->x || !b->y || !b->arena || !b->shadow || !b->saves ||
+        !b->work || !b->linear)
+        return pare_fail(err, PARE_ERR_NOMEM, "training: %zu bytes for a block",
+                         pare_block_trainer_bytes(b));
+    for (size_t i = 0; i < b->n_sequences; i++) b->spans[i] = (pare_attn_span){NULL, b->ctx, 0};
+    return PARE_OK;
+}
+
+pare_status pare_block_trainer_create(pare_block_trainer **out, pare_model *m, size_t layer,
+                                      size_t n_sequences, size_t ctx, pare_compute compute,
+                                      pare_error *err) {
+    *out = NULL;
+    pare_block_trainer *b = pare_calloc(1, sizeof *b);
+    if (!b) return pare_fail(err, PARE_ERR_NOMEM, "training: a block");
+    b->m = m;
+    b->layer = layer;
+    b->n_sequences = n_sequences;
+    b->ctx = ctx;
+    b->compute = compute;
+    pare_status st = allocate(b, err);
+    if (st != PARE_OK) {
+        pare_block_trainer_free(b);
+        return st;
+    }
+    *out = b;
+    return PARE_OK;
+}
+
+void pare_block_trainer_free(pare_block_trainer *b) {
+    if (!b) return;
+    pare_free(b->spans);
+    pare_free(b->sums);
+    if (b->x) pare_big_free(b->x, b->rows_bytes);
+    if (b->y) pare_big_free(b->y, b->rows_bytes);
+    if (b->arena) pare_big_free(b->arena, b->arena_bytes);
+    if (b->shadow) pare_big_free(b->shadow, b->arena_bytes);
+    if (b->saves) pare_big_free(b->saves, b->saves_bytes);
+    if (b->work) pare_big_free(b->work, b->work_bytes);
+    if (b->linear) pare_big_free(b->linear, b->linear_bytes);
+    pare_free(b);
+}
+
+size_t pare_block_trainer_bytes(const pare_block_trainer *b) {
+    return 2 * b->arena_bytes + b->saves_bytes + b->work_bytes + b->linear_bytes +
+           2 * b->rows_bytes;
+}
+
+float *pare_block_trainer_x(pare_block_trainer *b) { return b->x; }
+float *pare_block_trainer_y(pare_block_trainer *b) { return b->y; }
+
+void pare_block_trainer_loss(pare_block_trainer *b, size_t n_sequences, const pare_leaf *leaves,
+                             size_t n_leaves, double *loss) {
+    region r = {b, n_sequences, leaves, n_leaves, false};
+    pare_team_run(b->m->rt, region_thread, &r);
+    size_t n = n_sequences * b->ctx;
+    *loss = 0;
+    for (size_t i = 0; i < n; i++) *loss += b->sums[i];
+    *loss /= (double)n * (double)b->m->config.dim;
+}
