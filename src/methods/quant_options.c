@@ -7,6 +7,7 @@ typedef struct round_job {
     uint8_t *zero;
     size_t cols, group;
     const pare_grid *grid;
+    const float *importance;
     const pare_encode_kernels *k;
 } round_job;
 
@@ -19,7 +20,8 @@ static void round_rows(void *arg, size_t begin, size_t end) {
             size_t n = j->cols - c < step ? j->cols - c : step, at = r * groups + c / step;
             float *w = j->w + r * j->cols + c, scale;
             uint8_t zero;
-            pare_grid_fit(&scale, &zero, j->grid, j->k, w, NULL, n);
+            pare_grid_fit(&scale, &zero, j->grid, j->k, w, j->importance ? j->importance + c : NULL,
+                          n);
             for (size_t i = 0; i < n; i++)
                 w[i] = pare_grid_value(pare_grid_code(w[i], scale, zero, max), scale, zero);
             if (j->scale) j->scale[at] = scale;
@@ -28,9 +30,9 @@ static void round_rows(void *arg, size_t begin, size_t end) {
 }
 
 void pare_quant_round(pare_runtime *rt, float *w, size_t rows, size_t cols, size_t group,
-                      const pare_grid *grid, float *scale, uint8_t *zero) {
-    round_job j = {
-        w, scale, zero, cols, group, grid, pare_encode_kernels_get(pare_runtime_isa(rt))};
+                      const pare_grid *grid, const float *importance, float *scale, uint8_t *zero) {
+    round_job j = {w,     scale, zero,       cols,
+                   group, grid,  importance, pare_encode_kernels_get(pare_runtime_isa(rt))};
     pare_parallel_for(rt, rows, 8, round_rows, &j);
 }
 

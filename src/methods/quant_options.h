@@ -65,9 +65,10 @@ static inline size_t pare_quant_group_at(const pare_weight_job *job, size_t row,
 }
 
 /* Rounds w[rows][cols] in place to the nearest points of the grid, fitted to each group of `group`
- * inputs (0: a row). scale, zero [rows][groups]; may be NULL. */
+ * inputs (0: a row). importance [cols]: weights of the squared errors of a search, NULL: all alike.
+ * scale, zero [rows][groups]; may be NULL. */
 void pare_quant_round(pare_runtime *rt, float *w, size_t rows, size_t cols, size_t group,
-                      const pare_grid *grid, float *scale, uint8_t *zero);
+                      const pare_grid *grid, const float *importance, float *scale, uint8_t *zero);
 
 /* Mean squares of the inputs as weights of a search, f32 [cols], on average 1; all 1 where no token
  * was seen. NULL without statistics or memory. Free with pare_free. */

@@ -86,7 +86,7 @@ static void round_scaled(const pare_scale_job *job, const awq_options *o, const 
         column_job into = {c->w[i], job->w[i], s, cols, false},
                    back = {c->w[i], c->w[i], s, cols, true};
         pare_parallel_for(job->rt, rows, 16, scale_columns, &into);
-        pare_quant_round(job->rt, c->w[i], rows, cols, (size_t)o->q.group, &grid, NULL, NULL);
+        pare_quant_round(job->rt, c->w[i], rows, cols, (size_t)o->q.group, &grid, NULL, NULL, NULL);
         pare_parallel_for(job->rt, rows, 16, scale_columns, &back);
     }
 }
@@ -277,7 +277,7 @@ static pare_status awq_run(const pare_weight_job *job, const void *options, pare
     pare_grid grid = pare_quant_grid(&o->q);
     if (o->clip && is_clipped(job->name)) PARE_TRY(clip(job, o, err));
     if (o->quantize)
-        pare_quant_round(job->rt, job->w, job->rows, job->cols, (size_t)o->q.group, &grid,
+        pare_quant_round(job->rt, job->w, job->rows, job->cols, (size_t)o->q.group, &grid, NULL,
                          job->scale, job->zero);
     return PARE_OK;
 }

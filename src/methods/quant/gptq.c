@@ -59,14 +59,6 @@ static void fit(const gptq_job *j, size_t r, size_t c, const float *w, size_t n)
                   j->importance ? j->importance + c : NULL, n);
 }
 
-static void fit_rows(void *arg, size_t begin, size_t end) {
-    const gptq_job *j = arg;
-    size_t cols = j->weights->cols;
-    for (size_t r = begin; r < end; r++)
-        for (size_t c = 0; c < cols; c += j->group)
-            fit(j, r, c, j->weights->w + r * cols + c, cols - c < j->group ? cols - c : j->group);
-}
-
 static void begin_group(void *arg, size_t row, size_t col, const float *w, const float *lazy) {
     const gptq_job *j = arg;
     size_t n = j->weights->cols - col < j->group ? j->weights->cols - col : j->group;
@@ -123,21 +115,10 @@ static void scatter(const gptq_job *j, const float *w, size_t ld) {
             job->w[r * job->cols + column_at(j, c)] = w[r * ld + c];
 }
 
-static void round_rows(void *arg, size_t begin, size_t end) {
-    const gptq_job *j = arg;
-    const pare_weight_job *job = j->weights;
-    for (size_t r = begin; r < end; r++)
-        for (size_t c = 0; c < job->cols; c++) {
-            float *w = &job->w[r * job->cols + c];
-            size_t at = pare_quant_group_at(job, r, c);
-            int code = pare_grid_code(*w, job->scale[at], job->zero[at], (1 << j->grid.bits) - 1);
-            *w = pare_grid_value(code, job->scale[at], job->zero[at]);
-        }
-}
-
 static void round_to_nearest(gptq_job *j) {
-    pare_parallel_for(j->weights->rt, j->weights->rows, 8, fit_rows, j);
-    pare_parallel_for(j->weights->rt, j->weights->rows, 8, round_rows, j);
+    const pare_weight_job *job = j->weights;
+    pare_quant_round(job->rt, job->w, job->rows, job->cols, j->group, &j->grid, j->importance,
+                     job->scale, job->zero);
 }
 
 /* Static groups have been fitted to the original weights. */

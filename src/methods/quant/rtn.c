@@ -16,8 +16,8 @@ static pare_status rtn_run(const pare_weight_job *job, const void *options, pare
     const rtn_options *o = options;
     pare_grid grid = pare_quant_grid(&o->q);
     (void)err;
-    pare_quant_round(job->rt, job->w, job->rows, job->cols, (size_t)o->q.group, &grid, job->scale,
-                     job->zero);
+    pare_quant_round(job->rt, job->w, job->rows, job->cols, (size_t)o->q.group, &grid, NULL,
+                     job->scale, job->zero);
     return PARE_OK;
 }
 
