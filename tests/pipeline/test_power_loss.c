@@ -539,7 +539,7 @@ static void interrupted(const char *recipe, const char *name, const bytes *old, 
     pare_free(r.log);
 }
 
-static size_t n_losses(void) { return test_is_slow() ? 4 : 16; }
+static size_t n_losses(void) { return test_is_slow() ? 4 : 12; }
 
 static void every_method(void **state) {
     (void)state;
