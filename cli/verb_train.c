@@ -9,12 +9,12 @@
 #include <string.h>
 
 typedef struct train_options {
-    const char *from, *arch, *tokenizer, *optim, *schedule, *sparsity, *val;
+    const char *from, *arch, *tokenizer, *optim, *schedule, *sparsity, *val, *distill;
     cli_texts data;
     int64_t dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab;
     int64_t steps, stop_at, batch, micro_batch, ctx, warmup, eval_every, save_every, log_every,
         eval_windows;
-    double min_lr, clip, val_share;
+    double min_lr, clip, val_share, temperature, hard;
     int compute;
     bool untied, recompute, restart, resume, keep_work;
 } train_options;
@@ -60,6 +60,12 @@ static const cli_option train_table[] = {
                "largest norm of the gradient; 0 = no limit"),
     TEXT("sparsity", sparsity, "SPEC",
          "sparse training: rigl:sparsity=0.8,every=100 (pare methods --slot sparse_training)"),
+    TEXT("distill", distill, "MODEL",
+         "learn from this model's distributions instead of the text's tokens"),
+    CLI_OPTION(train_options, 0, "temperature", CLI_FLOAT, temperature, "T", 1e-3, 1e3,
+               "of both distributions"),
+    CLI_OPTION(train_options, 0, "hard", CLI_SHARE, hard, "SHARE", 0, 0,
+               "with --distill: share of the text's own tokens in the loss"),
     CLI_OPTION(train_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32, or bf16 products with f32 masters where the processor has them"),
     CLI_SWITCH(train_options, 0, "recompute", recompute,
@@ -85,6 +91,7 @@ static const train_options train_defaults = {.schedule = "cosine",
                                              .warmup = -1,
                                              .min_lr = 0.1,
                                              .clip = 1,
+                                             .temperature = 1,
                                              .val_share = 0.02,
                                              .eval_every = 250,
                                              .save_every = 250,
@@ -214,6 +221,9 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
         t.min_lr = o->min_lr;
         t.clip = o->clip;
         t.sparsity = o->sparsity;
+        t.distill = o->distill;
+        t.temperature = o->temperature;
+        t.hard = o->hard;
         t.compute = (pare_compute)o->compute;
         t.recompute = o->recompute;
         t.eval_every = (uint64_t)o->eval_every;

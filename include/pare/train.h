@@ -62,6 +62,10 @@ typedef struct pare_train_options {
     uint64_t warmup;      /* steps; UINT64_MAX (default): 5% of steps, at most 1000 */
     double min_lr;        /* share of the lr that is left at the end; default 0.1 */
     double clip;          /* largest norm of the gradient; 0: none; default 1 */
+    const char *distill; /* model whose distributions are the targets; or NULL. Held-out losses stay
+                            those of the text */
+    double temperature;  /* of both distributions; default 1 */
+    double hard;         /* share of the text's own tokens in the loss; default 0 */
     const char *sparsity; /* "rigl:sparsity=0.8,every=100"; or NULL */
     pare_compute compute; /* fast: bf16 products from f32 masters; exact: f32 */
     bool recompute;       /* less memory: layers are computed again in the backward pass */

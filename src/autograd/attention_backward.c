@@ -93,7 +93,7 @@ static void probabilities(const pare_fwd *f, const pare_attn *a, float *s, float
     memset(s, 0, from * sizeof *s);
     memset(s + to, 0, (n - to) * sizeof *s);
     float scale = a->scale;
-    if (a->softcap > 0) {
+    if (capped) {
         f->k->act->scale(s + from, s + from, scale, to - from);
         f->k->act->softcap(s + from, s + from, a->softcap, to - from);
         memset(capped, 0, n * sizeof *capped);
@@ -192,7 +192,7 @@ static float *save_rows(pare_fwd *f, const float *x, size_t ld, size_t n, size_t
     float *saved = pare_tape_save(f, n * width, sizeof *saved);
     size_t begin, end;
     pare_share(f->w, n, 1, &begin, &end);
-    for (size_t i = begin; saved && i < end; i++)
+    for (size_t i = begin; saved && x && i < end; i++)
         memcpy(saved + i * width, x + i * ld, width * sizeof *saved);
     return saved;
 }

@@ -70,19 +70,33 @@ static inline pare_tape_mark pare_tape_here(const pare_tape *t) {
 /* Backward through everything recorded after the mark, the latest first; the stack is popped. */
 void pare_tape_backward(pare_fwd *f, pare_tape_mark until);
 
+/* A teacher of the same vocabulary: its distributions take the place of the targets, all or in part
+ * (knowledge distillation, Gemma 2, arXiv:2408.00118). */
+typedef struct pare_teacher {
+    const char *name;
+    const pare_tensor *head; /* [vocab][dim] */
+    const float *y;          /* [n][dim]: what its head multiplies */
+    size_t dim;
+    float softcap;     /* of its logits; 0 = none */
+    float temperature; /* T > 0 of both distributions; the soft part is multiplied by T^2 */
+    float hard;        /* share of the targets in the loss, [0, 1] */
+} pare_teacher;
+
 /* Mean negative log-likelihood of targets and its gradient at once, so that logits exist for a few
  * rows at a time. */
 typedef struct pare_ce {
     const char *name;
-    const pare_tensor *head; /* [vocab][dim] */
-    const int32_t *targets;  /* [n]; -1: the row does not count */
-    float scale;             /* of the gradient: 1 / (rows that count, of the whole step) */
-    float softcap;           /* of the logits; 0 = none */
-    size_t room;             /* logits that may exist at a time, at least vocab */
+    const pare_tensor *head;     /* [vocab][dim] */
+    const int32_t *targets;      /* [n]; -1: the row does not count */
+    float scale;                 /* of the gradient: 1 / (rows that count, of the whole step) */
+    float softcap;               /* of the logits; 0 = none */
+    size_t room;                 /* logits that may exist at a time, at least vocab */
+    const pare_teacher *teacher; /* or NULL */
 } pare_ce;
-/* nll[i] = -log softmax(head y_i)[targets[i]], 0 where it does not count. With a tape the shadow of
- * y and the head's gradient get scale times the gradient of the sum at once; nothing is recorded.
- * Without one only nll is computed. */
+/* nll[i] = -log softmax(head y_i)[targets[i]], 0 where it does not count; with a teacher
+ *     hard nll[i] + (1 - hard) T^2 sum_x -P(x) log softmax(head y_i / T)[x],  P = softmax(its
+ * logits / T). With a tape the shadow of y and the head's gradient get scale times the gradient of
+ * the sum at once; nothing is recorded. Without one only nll is computed. */
 void pare_op_cross_entropy(pare_fwd *f, float *nll, const float *y, size_t n, size_t dim,
                            const pare_ce *ce);
 

@@ -23,6 +23,7 @@ pare_train_options pare_train_options_default(void) {
                                 .warmup = UINT64_MAX,
                                 .min_lr = 0.1,
                                 .clip = 1,
+                                .temperature = 1,
                                 .compute = PARE_COMPUTE_FAST,
                                 .eval_every = 250,
                                 .save_every = 250,
@@ -55,6 +56,11 @@ static pare_status check_options(const pare_train_options *o, pare_error *err) {
         return pare_fail(err, PARE_ERR_ARG,
                          "schedule: found \"%s\", expected cosine, linear, wsd or constant",
                          o->schedule);
+    if (!(o->temperature > 0) || !(o->hard >= 0 && o->hard <= 1))
+        return pare_fail(err, PARE_ERR_ARG,
+                         "distillation: found a temperature of %g and a share of the text of %g, "
+                         "expected more than 0, and [0, 1]",
+                         o->temperature, o->hard);
     if (!(o->min_lr >= 0 && o->min_lr <= 1) || !(o->clip >= 0) ||
         !(o->val_share >= 0 && o->val_share < 1))
         return pare_fail(err, PARE_ERR_ARG,
@@ -131,6 +137,11 @@ static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_er
     if (o->from) PARE_TRY(add_stamp(f, "from_file", o->from, err));
     for (size_t i = 0; i < o->n_data; i++) PARE_TRY(add_stamp(f, o->data[i], o->data[i], err));
     if (o->val) PARE_TRY(add_stamp(f, "val", o->val, err));
+    if (o->distill) {
+        json_object_set_new(f, "temperature", json_real(o->temperature));
+        json_object_set_new(f, "hard", json_real(o->hard));
+        PARE_TRY(add_stamp(f, o->distill, o->distill, err));
+    }
     return PARE_OK;
 }
 
@@ -438,7 +449,14 @@ static pare_status open_run(pare_train_run *r, pare_error *err) {
     r->lengths = pare_calloc(r->micro, sizeof *r->lengths);
     if (!r->window || !r->ids || !r->targets || !r->lengths) return fail_memory(err);
     for (size_t i = 0; i < r->micro; i++) r->lengths[i] = o->ctx;
-    pare_step_options so = {tokens, r->micro, o->compute, o->recompute};
+    if (o->distill) PARE_TRY(pare_model_load(&r->teacher, r->rt, o->distill, err));
+    pare_step_options so = {.n_tokens = tokens,
+                            .n_spans = r->micro,
+                            .compute = o->compute,
+                            .recompute = o->recompute,
+                            .teacher = r->teacher,
+                            .temperature = (float)o->temperature,
+                            .hard = (float)o->hard};
     PARE_TRY(pare_step_create(&r->step, r->weights, &so, err));
     const pare_model_config *c = &r->weights->model->config;
     r->flop_per_token = 3 * (double)pare_model_flops_per_token(r->weights->model) +
@@ -453,6 +471,7 @@ static pare_status open_run(pare_train_run *r, pare_error *err) {
 
 static void close_run(pare_train_run *r, bool remove) {
     pare_step_free(r->step);
+    pare_model_free(r->teacher);
     pare_pruner_free(r->pruner);
     pare_optim_free(r->optim);
     pare_free(r->trained);

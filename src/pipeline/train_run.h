@@ -24,6 +24,7 @@ typedef struct pare_train_run {
     pare_work *work;
     pare_train_weights *weights;
     pare_tokenizer *tok;
+    pare_model *teacher; /* or NULL */
     pare_token_file tokens, val_tokens;
     pare_batches batches;
     pare_step *step;

@@ -147,8 +147,8 @@ pare_status compress_tune_block(compress_run *c, pare_calibration *cal, size_t u
                 .from = {.fd = -1},
                 .members = pare_calloc(n, sizeof *t.members),
                 .jobs = pare_calloc(n, sizeof *t.jobs),
-                .linears = pare_calloc(n, sizeof *t.linears),
-                .before = pare_calloc(n, sizeof *t.before),
+                .linears = pare_calloc(n, sizeof(void *)),
+                .before = pare_calloc(n, sizeof(pare_tensor)),
                 .leaves = pare_calloc(n, sizeof *t.leaves),
                 .fresh = pare_calloc(n, sizeof *t.fresh)};
     bool whole = t.members && t.jobs && t.linears && t.before && t.leaves && t.fresh;

@@ -14,6 +14,8 @@ struct pare_step {
     /* the arena and its shadow; saved values; scratch of backward halves; of linear layers */
     uint8_t *arena, *shadow, *saves, *work, *linear;
     size_t arena_bytes, saves_bytes, work_bytes, linear_bytes;
+    uint8_t *taught; /* the teacher's arena, then its linear layers' */
+    size_t taught_bytes, taught_linear_bytes;
 };
 
 typedef struct region {
@@ -57,7 +59,34 @@ static void layers_backward(pare_fwd *f, const region *r, const pare_pass *pass,
     }
 }
 
-static void run(pare_fwd *f, const region *r) {
+/* What the teacher's head multiplies, [n][its width]. */
+static float *run_teacher(pare_fwd *f, const region *r) {
+    const pare_step *s = r->s;
+    const pare_model *m = s->o.teacher;
+    size_t n = r->b ? r->b->n_tokens : s->o.n_tokens;
+    pare_pass pass = {.n = n, .n_spans = r->b ? r->b->n_spans : s->o.n_spans};
+    if (r->b) {
+        pass.ids = r->b->ids;
+        pass.spans = s->spans;
+    }
+    float *y = pare_fwd_alloc(f, n * m->config.embed_dim, sizeof *y);
+    pare_pass_run(f, m, &pass, y);
+    return y;
+}
+
+static pare_teacher teacher_of(const pare_step *s, const float *y) {
+    const pare_model *m = s->o.teacher;
+    return (pare_teacher){.name = m->head->name,
+                          .head = &m->head->w,
+                          .y = y,
+                          .dim = m->config.embed_dim,
+                          .softcap = m->config.final_softcap,
+                          .temperature = s->o.temperature,
+                          .hard = s->o.hard};
+}
+
+/* y: what the teacher makes of the batch, with a gradient. */
+static void run(pare_fwd *f, const region *r, const float *y_teacher) {
     pare_step *s = r->s;
     const pare_model *m = s->weights->model;
     const pare_model_config *c = &m->config;
@@ -85,8 +114,15 @@ static void run(pare_fwd *f, const region *r) {
         for (size_t l = 0; l < c->n_layers; l++) pare_pass_layer(f, m, &pass, l, h);
     pare_pass_finish(f, m, y, h, n);
     size_t room = LOGITS_BYTES / sizeof(float), least = LOGITS_ROWS * c->vocab_size;
-    pare_ce ce = {m->head->name, &m->head->w,      r->b ? r->b->targets : NULL,
-                  r->scale,      c->final_softcap, room > least ? room : least};
+    pare_teacher teacher = {0};
+    if (tape && s->o.teacher) teacher = teacher_of(s, y_teacher);
+    pare_ce ce = {.name = m->head->name,
+                  .head = &m->head->w,
+                  .targets = r->b ? r->b->targets : NULL,
+                  .scale = r->scale,
+                  .softcap = c->final_softcap,
+                  .room = room > least ? room : least,
+                  .teacher = teacher.head ? &teacher : NULL};
     pare_op_cross_entropy(f, s->nll, y, n, c->embed_dim, &ce);
     if (recompute) {
         pare_tape_backward(f, embedded);
@@ -114,7 +150,35 @@ static void region_thread(pare_worker *w, void *arg) {
                   .linear_scratch = s->linear,
                   .linear_bytes = s->linear_bytes,
                   .tape = r->gradient ? &tape : NULL};
-    run(&f, r);
+    float *y = NULL;
+    if (r->gradient && s->o.teacher) {
+        pare_fwd t = {.w = w,
+                      .isa = isa,
+                      .compute = PARE_COMPUTE_FAST,
+                      .many = true,
+                      .k = f.k,
+                      .arena = {.base = s->taught, .capacity = s->taught_bytes},
+                      .linear_scratch = s->taught + s->taught_bytes,
+                      .linear_bytes = s->taught_linear_bytes};
+        y = run_teacher(&t, r);
+    }
+    run(&f, r, y);
+}
+
+/* Memory of the teacher's passes. */
+static bool allocate_teacher(pare_step *s) {
+    pare_runtime *rt = s->weights->model->rt;
+    pare_worker worker;
+    if (!s->o.teacher) return true;
+    pare_fwd t =
+        pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), PARE_COMPUTE_FAST);
+    t.own.capacity = 0;
+    t.many = true;
+    run_teacher(&t, &(region){.s = s});
+    s->taught_bytes = (t.arena.peak + 127) / 64 * 64;
+    s->taught_linear_bytes = t.linear_bytes + 64;
+    s->taught = pare_big_alloc(s->taught_bytes + s->taught_linear_bytes);
+    return s->taught != NULL;
 }
 
 static pare_status allocate(pare_step *s, pare_error *err) {
@@ -128,7 +192,7 @@ static pare_status allocate(pare_step *s, pare_error *err) {
     f.own.capacity = 0;
     f.many = true;
     f.tape = &tape;
-    run(&f, &(region){.s = s});
+    run(&f, &(region){.s = s}, NULL);
     s->arena_bytes = f.arena.peak + 64;
     s->saves_bytes = tape.saves.peak + 64;
     s->work_bytes = tape.work.peak + 64;
@@ -140,7 +204,8 @@ static pare_status allocate(pare_step *s, pare_error *err) {
     s->saves = pare_big_alloc(s->saves_bytes);
     s->work = pare_big_alloc(s->work_bytes);
     s->linear = pare_big_alloc(s->linear_bytes);
-    if (s->spans && s->nll && s->arena && s->shadow && s->saves && s->work && s->linear)
+    bool taught = allocate_teacher(s);
+    if (s->spans && s->nll && s->arena && s->shadow && s->saves && s->work && s->linear && taught)
         return PARE_OK;
     return pare_fail(err, PARE_ERR_NOMEM, "training: %zu bytes for a batch of %zu tokens",
                      pare_step_bytes(s), s->o.n_tokens);
@@ -153,6 +218,10 @@ pare_status pare_step_create(pare_step **out, pare_train_weights *weights,
         return pare_fail(err, PARE_ERR_ARG,
                          "training: found a batch of %zu sequences and %zu tokens", o->n_spans,
                          o->n_tokens);
+    if (o->teacher && o->teacher->config.vocab_size != weights->model->config.vocab_size)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "training: found a teacher with %zu tokens, expected %zu as the model",
+                         o->teacher->config.vocab_size, weights->model->config.vocab_size);
     pare_step *s = pare_calloc(1, sizeof *s);
     if (!s) return pare_fail(err, PARE_ERR_NOMEM, "training: a batch");
     s->weights = weights;
@@ -175,11 +244,13 @@ void pare_step_free(pare_step *s) {
     if (s->saves) pare_big_free(s->saves, s->saves_bytes);
     if (s->work) pare_big_free(s->work, s->work_bytes);
     if (s->linear) pare_big_free(s->linear, s->linear_bytes);
+    if (s->taught) pare_big_free(s->taught, s->taught_bytes + s->taught_linear_bytes);
     pare_free(s);
 }
 
 size_t pare_step_bytes(const pare_step *s) {
-    return 2 * s->arena_bytes + s->saves_bytes + s->work_bytes + s->linear_bytes;
+    return 2 * s->arena_bytes + s->saves_bytes + s->work_bytes + s->linear_bytes + s->taught_bytes +
+           s->taught_linear_bytes;
 }
 
 pare_status pare_step_run(pare_step *s, const pare_batch *b, bool gradient, float scale,

@@ -10,11 +10,15 @@ typedef struct pare_step_options {
     pare_compute compute;     /* exact: f32; fast: bf16 where the level multiplies it, and inputs of
                                  linear layers kept in bf16 */
     bool recompute;           /* keep the input of each layer only and compute the layer again */
+    const pare_model *teacher; /* borrowed, or NULL: its distributions are the targets of gradients
+                                  (autograd/tape.h, pare_teacher); computed in `fast` */
+    float temperature, hard;
 } pare_step_options;
 
 typedef struct pare_step pare_step;
 
-/* weights: borrowed. Errors: PARE_ERR_NOMEM, PARE_ERR_ARG (nothing to compute). */
+/* weights: borrowed. Errors: PARE_ERR_NOMEM, PARE_ERR_ARG (nothing to compute; a teacher of another
+ * vocabulary). */
 pare_status pare_step_create(pare_step **out, pare_train_weights *weights,
                              const pare_step_options *o, pare_error *err);
 void pare_step_free(pare_step *s);
@@ -28,9 +32,9 @@ typedef struct pare_batch {
     size_t n_tokens, n_spans;
 } pare_batch;
 
-/* *nll = sum of -log p(target) over the targets that count. With a gradient, scale times its
- * gradient is added to the weights' (overwritten where fresh). Errors: PARE_ERR_ARG (more than was
- * planned). */
+/* *nll = sum of -log p(target) over the targets that count; with a gradient and a teacher the sum
+ * of that loss. With a gradient, scale times its gradient is added to the weights' (overwritten
+ * where fresh). Errors: PARE_ERR_ARG (more than was planned). */
 pare_status pare_step_run(pare_step *s, const pare_batch *b, bool gradient, float scale,
                           double *nll, pare_error *err);
 

@@ -47,7 +47,8 @@ static void open_fixture(fixture *x, const char *name) {
 static double run_step(pare_train_weights *w, const fixture *x, bool recompute,
                        const size_t *lengths, size_t n_spans) {
     pare_step *s;
-    pare_step_options o = {N, n_spans, PARE_COMPUTE_EXACT, recompute};
+    pare_step_options o = {
+        .n_tokens = N, .n_spans = n_spans, .compute = PARE_COMPUTE_EXACT, .recompute = recompute};
     assert_ok(pare_step_create(&s, w, &o, err));
     pare_batch b = {x->ids, x->ids + 1, lengths, N, n_spans};
     double nll, only_loss;
@@ -152,7 +153,7 @@ static void results_do_not_depend_on_the_way(void **state) {
                 double together = run_step(w, &x, false, parts, 3), apart = 0;
                 float *sum = collect(w, &n);
                 pare_step *s;
-                pare_step_options o = {N, 1, PARE_COMPUTE_EXACT, false};
+                pare_step_options o = {.n_tokens = N, .n_spans = 1, .compute = PARE_COMPUTE_EXACT};
                 assert_ok(pare_step_create(&s, w, &o, err));
                 pare_train_weights_clear(w);
                 for (size_t i = 0, at = 0; i < 3; at += parts[i++]) {
@@ -181,8 +182,74 @@ static void results_do_not_depend_on_the_way(void **state) {
     }
 }
 
+/* Distillation: with itself as the teacher the loss is the entropy and the gradient vanishes; all
+ * hard is the loss of the text; else the loss's change along a direction is what the gradient says.
+ */
+static void a_teacher_is_followed(void **state) {
+    (void)state;
+    const size_t whole[1] = {N};
+    static const char *const taught[] = {"llama", "gemma2"};
+    for (size_t k = 0; k < 2; k++) {
+        fixture x;
+        pare_runtime *rt = test_runtime(2, pare_isa_best());
+        pare_train_weights *w;
+        pare_model *own, *other;
+        open_fixture(&x, taught[k]);
+        assert_ok(pare_train_weights_open(&w, rt, x.folder, false, err));
+        assert_ok(pare_model_load(&own, rt, x.folder, err));
+        char path[1100];
+        snprintf(path, sizeof path, "%s", x.folder);
+        snprintf(strrchr(path, '/'), 20, "/qwen3");
+        assert_ok(pare_model_load(&other, rt, path, err));
+        pare_batch b = {x.ids, x.ids + 1, whole, N, 1};
+        pare_step_options o = {.n_tokens = N,
+                               .n_spans = 1,
+                               .compute = PARE_COMPUTE_EXACT,
+                               .teacher = own,
+                               .temperature = 2};
+        double nll, soft, hard, norm[3];
+        for (int way = 0; way < 3; way++) { /* itself; another; another, all hard */
+            pare_step *s;
+            o.teacher = way ? other : own;
+            o.hard = way == 2 ? 1 : 0;
+            assert_ok(pare_step_create(&s, w, &o, err));
+            pare_train_weights_clear(w);
+            assert_ok(pare_step_run(s, &b, true, 1.0f / N, way == 2 ? &hard : &soft, err));
+            assert_ok(pare_step_run(s, &b, false, 0, &nll, err));
+            norm[way] = pare_train_grad_norm(w);
+            if (way == 1) { /* along the gradient the loss grows by its norm */
+                const float h = 1e-3f;
+                size_t n;
+                float *direction = collect(w, &n);
+                double at[2];
+                for (int side = 0; side < 2; side++) {
+                    const float *d = direction;
+                    for (size_t i = 0; i < w->n; i++)
+                        for (size_t j = 0; j < w->tensors[i].rows * w->tensors[i].cols; j++)
+                            w->tensors[i].w[j] += (side ? 2 : -1) * h * *d++ / (float)norm[1];
+                    pare_train_weights_clear(w);
+                    assert_ok(pare_step_run(s, &b, true, 1.0f / N, &at[side], err));
+                }
+                pare_free(direction);
+                double slope = (at[1] - at[0]) / N / (2 * (double)h);
+                if (!(fabs(slope - norm[1]) < 0.02 * norm[1]))
+                    fail_msg("%s: slope %g, expected %g", taught[k], slope, norm[1]);
+            }
+            pare_step_free(s);
+        }
+        assert_true(norm[0] < 1e-3 * norm[1]);
+        assert_float_equal(hard, nll, 1e-4 * nll);
+        pare_model_free(own);
+        pare_model_free(other);
+        pare_train_weights_free(w);
+        pare_json_free(&x.gradients);
+        pare_runtime_free(rt);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(gradients_agree_with_pytorch),
-                                       cmocka_unit_test(results_do_not_depend_on_the_way)};
+                                       cmocka_unit_test(results_do_not_depend_on_the_way),
+                                       cmocka_unit_test(a_teacher_is_followed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
