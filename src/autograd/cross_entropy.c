@@ -57,7 +57,7 @@ static float row_loss(const pare_fwd *f, float *logits, float *t, const row_spac
         f->k->act->softcap(logits, logits, ce->softcap, vocab);
         memcpy(own->raw, logits, vocab * sizeof *logits);
     }
-    double soft = t ? soften(f, t, own->soft, logits, ce) : 0;
+    double soft = t && own->soft ? soften(f, t, own->soft, logits, ce) : 0;
     float right = logits[target];
     double lse = f->k->softmax->logsumexp(logits, vocab);
     if (gradient) {

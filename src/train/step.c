@@ -28,7 +28,7 @@ typedef struct region {
 /* A layer's input is put aside, or taken from there. */
 static void copy_rows(pare_fwd *f, float *to, const float *from, size_t count) {
     size_t begin, end;
-    if (pare_fwd_planning(f)) return;
+    if (pare_fwd_planning(f) || !to || !from) return; /* a plan has neither */
     pare_share(f->w, count, 256, &begin, &end);
     memcpy(to + begin, from + begin, (end - begin) * sizeof *to);
     pare_barrier(f->w);

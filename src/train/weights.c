@@ -182,8 +182,9 @@ pare_status pare_train_weights_split(pare_train_weights *w, pare_error *err) {
             t->forward = pare_arena_alloc(&arena, count + 16, sizeof *t->forward);
             if (!t->forward) continue;
             memcpy(t->forward, t->w, count * sizeof *t->forward);
-            place_of(w->model, t->name).linear->w =
-                pare_tensor_wrap(pare_encoding_find("f32"), t->forward, t->rows, t->cols);
+            pare_linear *linear = place_of(w->model, t->name).linear;
+            if (!linear) continue;
+            linear->w = pare_tensor_wrap(pare_encoding_find("f32"), t->forward, t->rows, t->cols);
         }
         if (pass == 1 || arena.peak == 0) break;
         w->forward_bytes = arena.peak;
