@@ -271,7 +271,7 @@ static const size_t *next_batch(draw *d, size_t batch) {
 static pare_status run_steps(tuning *t, draw *d, size_t batch, const float **w, float **g,
                              pare_error *err) {
     double least = INFINITY, first = t->o->lr, first_range = t->o->minmax_lr;
-    if (first == 0)
+    if (first == 0 && t->o->iters > 0)
         first = (t->o->iters >= 1000 && t->o->q.bits <= 3 ? 2.0 : 1.0) / (double)t->o->iters;
     if (first_range == 0) first_range = first;
     for (int i = 0; i < t->o->iters; i++) {
