@@ -450,7 +450,9 @@ static void write_panels(const many_space *s, const panel_at *panels, size_t n_p
             float *y = p->out->y + (y_row + m) * p->out->ldy + (p->row0 - p->out->row0);
             float sums[NR];
             for (size_t r = 0; r < NR; r++) sums[r] = c[r] + bias[i][r];
-            if (p->out->accumulate)
+            if (p->out->accumulate && p->n_rows == NR)
+                for (size_t r = 0; r < NR; r++) y[r] += sums[r]; /* a constant count: vectors */
+            else if (p->out->accumulate)
                 for (size_t r = 0; r < p->n_rows; r++) y[r] += sums[r];
             else if (p->n_rows == NR)
                 memcpy(y, sums, sizeof sums);
