@@ -14,9 +14,9 @@ typedef struct train_options {
     int64_t dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab;
     int64_t steps, stop_at, batch, micro_batch, ctx, warmup, eval_every, save_every, log_every,
         eval_windows;
-    double min_lr, clip, val_share, temperature, hard;
+    double min_lr, clip, val_share, temperature, hard, ema;
     int compute;
-    bool untied, recompute, restart, resume, keep_work;
+    bool untied, recompute, restart, resume, keep_work, keep_best;
 } train_options;
 
 #define INT(letter, name, field, value, min, max, help)                                            \
@@ -66,6 +66,10 @@ static const cli_option train_table[] = {
                "of both distributions"),
     CLI_OPTION(train_options, 0, "hard", CLI_SHARE, hard, "SHARE", 0, 0,
                "with --distill: share of the text's own tokens in the loss"),
+    CLI_OPTION(train_options, 0, "ema", CLI_FLOAT, ema, "D", 0, 0.999999999,
+               "evaluate and write an average of the weights with this decay (0.999)"),
+    CLI_SWITCH(train_options, 0, "best", keep_best,
+               "write the weights of least held-out loss, not the last ones"),
     CLI_OPTION(train_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32, or bf16 products with f32 masters where the processor has them"),
     CLI_SWITCH(train_options, 0, "recompute", recompute,
@@ -224,6 +228,8 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
         t.distill = o->distill;
         t.temperature = o->temperature;
         t.hard = o->hard;
+        t.ema = o->ema;
+        t.keep_best = o->keep_best;
         t.compute = (pare_compute)o->compute;
         t.recompute = o->recompute;
         t.eval_every = (uint64_t)o->eval_every;

@@ -56,6 +56,8 @@ static pare_status check_options(const pare_train_options *o, pare_error *err) {
         return pare_fail(err, PARE_ERR_ARG,
                          "schedule: found \"%s\", expected cosine, linear, wsd or constant",
                          o->schedule);
+    if (!(o->ema >= 0 && o->ema < 1))
+        return pare_fail(err, PARE_ERR_ARG, "ema: found %g, expected [0, 1)", o->ema);
     if (!(o->temperature > 0) || !(o->hard >= 0 && o->hard <= 1))
         return pare_fail(err, PARE_ERR_ARG,
                          "distillation: found a temperature of %g and a share of the text of %g, "
@@ -137,6 +139,8 @@ static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_er
     if (o->from) PARE_TRY(add_stamp(f, "from_file", o->from, err));
     for (size_t i = 0; i < o->n_data; i++) PARE_TRY(add_stamp(f, o->data[i], o->data[i], err));
     if (o->val) PARE_TRY(add_stamp(f, "val", o->val, err));
+    json_object_set_new(f, "ema", json_real(o->ema));
+    json_object_set_new(f, "keep_best", json_boolean(o->keep_best));
     if (o->distill) {
         json_object_set_new(f, "temperature", json_real(o->temperature));
         json_object_set_new(f, "hard", json_real(o->hard));
@@ -278,6 +282,81 @@ static pare_status evaluate(pare_train_run *r, double *loss, pare_error *err) {
     return PARE_OK;
 }
 
+void pare_train_mask(const pare_train_run *r, size_t i, float *w) {
+    const uint64_t *mask = r->pruner ? pare_pruner_mask(r->pruner, i) : NULL;
+    const pare_trained *t = &r->trained[i];
+    size_t n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
+    for (size_t k = 0; mask && k < n; k++)
+        if (!(mask[k / 64] >> k % 64 & 1)) w[k] = 0.0f;
+}
+
+/* The weights and their average change places. */
+static void swap_average(pare_train_run *r) {
+    float *e = r->ema;
+    for (size_t i = 0; i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        for (size_t k = 0; k < t->rows * t->cols; k++, e++) {
+            float w = t->w[k];
+            t->w[k] = *e;
+            *e = w;
+        }
+    }
+    pare_train_weights_round(r->weights);
+}
+
+/* e = d e + (1 - d) w */
+static void average(pare_train_run *r) {
+    float *e = r->ema, d = (float)r->o->ema, rest = 1 - d;
+    for (size_t i = 0; i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        size_t n = t->rows * t->cols;
+        for (size_t k = 0; k < n; k++) e[k] = d * e[k] + rest * t->w[k];
+        e += n;
+    }
+}
+
+/* What is evaluated just now becomes the best. */
+static void keep_best(pare_train_run *r) {
+    float *to = r->best;
+    for (size_t i = 0, k = 0; i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        memcpy(to, t->w, t->rows * t->cols * sizeof *to);
+        if (t->grad) pare_train_mask(r, k++, to);
+        to += t->rows * t->cols;
+    }
+}
+
+/* Evaluates, the average where there is one, and takes note. */
+static pare_status evaluate_now(pare_train_run *r, double *loss, pare_error *err) {
+    pare_train_state *s = &r->state;
+    if (r->ema) swap_average(r);
+    pare_status st = evaluate(r, loss, err);
+    if (st == PARE_OK && isfinite(*loss)) {
+        s->val_loss = *loss;
+        if (!(s->best_val_loss <= *loss)) {
+            s->best_val_loss = *loss;
+            if (r->best) keep_best(r);
+        }
+    }
+    if (r->ema) swap_average(r);
+    return st;
+}
+
+static pare_status begin_copies(pare_train_run *r, pare_error *err) {
+    for (size_t i = 0; i < r->weights->n; i++)
+        r->n_values += r->weights->tensors[i].rows * r->weights->tensors[i].cols;
+    if (r->o->ema > 0) r->ema = pare_big_alloc(r->n_values * sizeof *r->ema);
+    if (r->o->keep_best) r->best = pare_big_alloc(r->n_values * sizeof *r->best);
+    if ((r->o->ema > 0 && !r->ema) || (r->o->keep_best && !r->best)) return fail_memory(err);
+    float *e = r->ema;
+    for (size_t i = 0; e && i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        memcpy(e, t->w, t->rows * t->cols * sizeof *e);
+        e += t->rows * t->cols;
+    }
+    return PARE_OK;
+}
+
 /* ---- a step ---- */
 
 static double norm_of(const pare_train_run *r) { return pare_train_grad_norm(r->weights); }
@@ -351,6 +430,7 @@ static pare_status one_step(pare_train_run *r, pare_train_line *line, pare_error
     pare_stepper stepper = pare_optim_stepper(r->optim);
     PARE_TRY(r->pruner ? pare_pruner_update(r->pruner, &stepper, &args, err)
                        : pare_optim_step(r->optim, &args, err));
+    if (r->ema) average(r);
     s->step++;
     return PARE_OK;
 }
@@ -415,12 +495,7 @@ static pare_status run_steps(pare_train_run *r, pare_error *err) {
         pare_progress(r->rt, "train", (double)step, (double)o->steps, "steps");
         bool last = step == end;
         if (is_due(step, o->eval_every) || (last && step == o->steps)) {
-            PARE_TRY(evaluate(r, &line.val_loss, err));
-            if (isfinite(line.val_loss)) {
-                r->state.val_loss = line.val_loss;
-                if (!(r->state.best_val_loss <= line.val_loss))
-                    r->state.best_val_loss = line.val_loss;
-            }
+            PARE_TRY(evaluate_now(r, &line.val_loss, err));
         }
         bool stored = is_due(step, o->log_every) || step == o->steps || isfinite(line.val_loss);
         if (stored || last) PARE_TRY(log_line(r, &line, &clock, stored, err));
@@ -442,6 +517,7 @@ static pare_status open_run(pare_train_run *r, pare_error *err) {
     PARE_TRY(begin_model(r, err));
     PARE_TRY(open_text(r, err));
     PARE_TRY(begin_optim(r, err));
+    PARE_TRY(begin_copies(r, err));
     size_t tokens = r->micro * o->ctx;
     r->window = pare_calloc(o->ctx + 1, sizeof *r->window);
     r->ids = pare_calloc(tokens, sizeof *r->ids);
@@ -481,6 +557,8 @@ static void close_run(pare_train_run *r, bool remove) {
     pare_token_file_close(&r->val_tokens);
     pare_tokenizer_free(r->tok);
     pare_train_weights_free(r->weights);
+    if (r->ema) pare_big_free(r->ema, r->n_values * sizeof *r->ema);
+    if (r->best) pare_big_free(r->best, r->n_values * sizeof *r->best);
     pare_free(r->window);
     pare_free(r->ids);
     pare_free(r->targets);

@@ -35,7 +35,10 @@ typedef struct pare_train_run {
     pare_pruner *pruner;             /* NULL: dense */
     int32_t *window, *ids, *targets; /* [ctx + 1]; [micro * ctx] */
     size_t *lengths;                 /* [micro] */
-    double flop_per_token;           /* of a step, forward and backward */
+    float *ema, *best; /* [n_values] all tensors in their order, or NULL: the average of the
+                          weights; the weights of least held-out loss, as a forward pass saw them */
+    size_t n_values;
+    double flop_per_token; /* of a step, forward and backward */
     pare_train_state state;
     struct {
         char *data;
@@ -48,6 +51,9 @@ double pare_train_rate(const pare_train_options *o, uint64_t step);
 
 /* Share of zeros among the weights that are pruned; 0 without a pruner. */
 double pare_train_sparsity(const pare_train_run *r);
+
+/* Sets the weights of bit 0 in a pruner's mask to 0, in w of trained tensor i. */
+void pare_train_mask(const pare_train_run *r, size_t i, float *w);
 
 /* Writes a checkpoint; the one before is removed when the new one stands. */
 pare_status pare_train_save(pare_train_run *r, pare_error *err);

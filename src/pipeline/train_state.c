@@ -1,8 +1,9 @@
 /* Checkpoints, the log, and the model that a run ends with.
  *
- * checkpoint-N.safetensors holds the weights ("w/NAME"), the optimizer's arrays ("o/NAME.MOMENT"),
- * the pruner's state ("pruner"); the manifest of the work folder names it with its CRC-32 once it
- * is complete. log.jsonl is written before: it never lacks a line of a checkpoint. */
+ * checkpoint-N.safetensors holds the weights ("w/NAME"), their average ("e") and the best ones
+ * ("b"), the optimizer's arrays ("o/NAME.MOMENT"), the pruner's state ("pruner"); the manifest of
+ * the work folder names it with its CRC-32 once it is complete. log.jsonl is written before: it
+ * never lacks a line of a checkpoint. */
 #include "base/hash.h"
 #include "base/memory.h"
 #include "io/safetensors_writer.h"
@@ -31,8 +32,19 @@ static bool array_at(const pare_train_run *r, size_t i, saved *out) {
         out->n = t->rows * t->cols;
         return true;
     }
+    float *const more[] = {r->ema, r->best};
+    static const char *const names[] = {"e", "b"};
+    i -= w->n;
+    for (size_t k = 0; k < 2; k++) {
+        if (!more[k]) continue;
+        if (i-- > 0) continue;
+        snprintf(out->name, sizeof out->name, "%s", names[k]);
+        out->data = more[k];
+        out->n = r->n_values;
+        return true;
+    }
     pare_optim_array a;
-    if (!pare_optim_array_at(r->optim, i - w->n, &a)) return false;
+    if (!pare_optim_array_at(r->optim, i, &a)) return false;
     snprintf(out->name, sizeof out->name, "o/%s", a.name);
     out->data = a.data;
     out->n = a.n;
@@ -245,21 +257,23 @@ static pare_output_item item_of(const pare_train_tensor *t) {
                               .dims = {t->matrix ? t->rows : t->cols, t->matrix ? t->cols : 0}};
 }
 
-/* A straight-through pruner leaves the masters dense: the model is what its forward pass saw. */
-static void apply_masks(pare_train_run *r) {
-    for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
-        const uint64_t *mask = pare_pruner_mask(r->pruner, i);
-        const pare_trained *t = &r->trained[i];
-        size_t n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
-        for (size_t k = 0; mask && k < n; k++)
-            if (!(mask[k / 64] >> k % 64 & 1)) t->w[k] = 0.0f;
+/* The weights that are written: the best, the average, or the last; pruned ones are 0 (a
+ * straight-through pruner leaves the masters dense: the model is what its forward pass saw). */
+static void choose_weights(pare_train_run *r) {
+    const float *from = r->best && isfinite(r->state.best_val_loss) ? r->best : r->ema;
+    for (size_t i = 0; from && i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        memcpy(t->w, from, t->rows * t->cols * sizeof *t->w);
+        from += t->rows * t->cols;
     }
+    if (r->best && isfinite(r->state.best_val_loss)) return; /* masked as it was kept */
+    for (size_t i = 0; i < r->n_trained; i++) pare_train_mask(r, i, r->trained[i].w);
 }
 
 pare_status pare_train_write_model(pare_train_run *r, pare_error *err) {
     const pare_train_weights *w = r->weights;
     if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
-    apply_masks(r);
+    choose_weights(r);
     pare_output_format format = {.container = "hf"};
     pare_output *o = NULL;
     pare_status st = pare_output_open(&o, r->rt, w->model->source, &format, r->o->out, 0, err);

@@ -199,6 +199,56 @@ static void all_methods_go_on_with_the_same_bytes(void **state) {
     clean();
 }
 
+/* An average of the weights and the best ones go on too, dense and sparse; the average is one. */
+static void averages_and_the_best(void **state) {
+    (void)state;
+    static const char *const sparse[] = {NULL, "magnitude_ste:sparsity=0.5",
+                                         "rigl:sparsity=0.5,every=2"};
+    pare_train_report r;
+    char expected[65];
+    for (size_t k = 0; k < 3; k++)
+        for (int best = 0; best < 2; best++) {
+            pare_train_options o = options();
+            o.sparsity = sparse[k];
+            o.ema = 0.8;
+            o.keep_best = best;
+            o.eval_every = 3;
+            clean();
+            assert_ok(run(&r, &o, 1, NULL, err));
+            snprintf(expected, sizeof expected, "%s", test_hash(out));
+            assert_true(r.best_val_loss <= r.val_loss);
+            clean();
+            o.stop_at = 7;
+            assert_ok(run(&r, &o, 1, NULL, err));
+            o.stop_at = 0;
+            assert_ok(run(&r, &o, 3, NULL, err));
+            assert_string_equal(test_hash(out), expected);
+        }
+    /* a rate that falls apart at the end: the best is not the last */
+    pare_train_options o = options();
+    o.steps = 40;
+    o.schedule = "constant";
+    o.warmup = 0;
+    o.optim = "adamw:lr=0.5";
+    o.eval_every = 1;
+    clean();
+    assert_ok(run(&r, &o, 1, NULL, err));
+    double last = r.val_loss, least = r.best_val_loss;
+    assert_true(least < last);
+    o.keep_best = true;
+    clean();
+    assert_ok(run(&r, &o, 1, NULL, err));
+    o.from = test_path("best");
+    o.shape = (pare_train_shape){0};
+    test_remove(o.from);
+    assert_int_equal(rename(out, o.from), 0);
+    o.steps = 1; /* evaluated again, after a step that does nothing */
+    o.optim = "adamw:lr=0";
+    assert_ok(run(&r, &o, 1, NULL, err));
+    assert_float_equal(r.val_loss, least, 1e-5);
+    clean();
+}
+
 static void a_damaged_checkpoint_is_told(void **state) {
     (void)state;
     pare_train_options o = options();
@@ -275,6 +325,9 @@ static void bad_options_are_told(void **state) {
     BAD(o.schedule = "cosinus", PARE_ERR_ARG, "cosine");
     BAD(o.optim = "adamww", PARE_ERR_ARG, "adamw");
     BAD(o.min_lr = 2, PARE_ERR_ARG, "2");
+    BAD(o.ema = 1, PARE_ERR_ARG, "ema");
+    BAD(o.temperature = 0, PARE_ERR_ARG, "temperature");
+    BAD(o.distill = "/nowhere", PARE_ERR_INPUT, "nowhere");
     BAD(o.shape.arch = "lama", PARE_ERR_UNSUPPORTED, "llama");
     BAD(o.shape.n_heads = 5, PARE_ERR_INPUT, "heads");
     BAD(o.shape.dim = 0, PARE_ERR_ARG, "dim");
@@ -310,6 +363,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(it_learns),
                                        cmocka_unit_test(it_goes_on_with_the_same_bytes),
                                        cmocka_unit_test(all_methods_go_on_with_the_same_bytes),
+                                       cmocka_unit_test(averages_and_the_best),
                                        cmocka_unit_test(a_damaged_checkpoint_is_told),
                                        cmocka_unit_test(another_run_is_not_mixed_in),
                                        cmocka_unit_test(what_is_not_finite_ends_the_run),
