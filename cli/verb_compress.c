@@ -10,7 +10,8 @@
 
 typedef struct compress_options {
     const char *out, *recipe, *format, *keep, *eval, *calib, *records, *imatrix, *write_imatrix;
-    uint64_t split, max_memory;
+    uint64_t split, max_memory, target_size;
+    double target_bpw;
     int64_t windows, calib_samples, calib_ctx;
     int compute;
     bool no_fallback, dry_run, restart, true_sequential;
@@ -40,6 +41,12 @@ static const cli_option compress_table[] = {
                "measure inputs again behind each group of a block's layers that was compressed"),
     CLI_OPTION(compress_options, 0, "max-memory", CLI_SIZE, max_memory, "SIZE", 0, 0,
                "refuse a run that is planned to take more"),
+    CLI_OPTION(
+        compress_options, 0, "target-bpw", CLI_FLOAT, target_bpw, "X", 0, 64,
+        "store in the largest mix (pare compress -r q4_k_m ...) of at most X bits per weight; "
+        "-r may be left out, else the mix is for what its steps leave open"),
+    CLI_OPTION(compress_options, 0, "target-size", CLI_SIZE, target_size, "SIZE", 0, 0,
+               "the same for the output's size"),
     CLI_OPTION(compress_options, 0, "keep", CLI_TEXT, keep, "REGEX", 0, 0,
                "tensors whose names match stay as they are"),
     CLI_OPTION(compress_options, 0, "split", CLI_SIZE, split, "SIZE", 0, 0,
@@ -275,6 +282,27 @@ static pare_status recipe_text(cli *c, const char *recipe, char **text) {
     return *text ? PARE_OK : cli_fail(c, PARE_ERR_NOMEM, "recipe: out of memory");
 }
 
+static pare_compress_options options_of(const char *model, const compress_options *o,
+                                        const char *recipe) {
+    return (pare_compress_options){.model = model,
+                                   .out = o->out,
+                                   .recipe = recipe,
+                                   .format = o->format,
+                                   .keep = o->keep,
+                                   .split_bytes = o->split,
+                                   .calib = o->calib,
+                                   .calib_samples = (size_t)o->calib_samples,
+                                   .calib_ctx = (size_t)o->calib_ctx,
+                                   .imatrix = o->imatrix,
+                                   .write_imatrix = o->write_imatrix,
+                                   .calib_compute = (pare_compute)o->compute,
+                                   .true_sequential = o->true_sequential,
+                                   .max_memory = o->max_memory,
+                                   .restart = o->restart,
+                                   .no_fallback = o->no_fallback,
+                                   .dry_run = o->dry_run};
+}
+
 static pare_status compress(cli *c, const char *model, const compress_options *o,
                             const char *recipe) {
     pare_perplexity before, after;
@@ -282,23 +310,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
     pare_status st = cli_runtime(c);
     bool eval = o->eval && !o->dry_run;
     if (st != PARE_OK) return st;
-    pare_compress_options co = {.model = model,
-                                .out = o->out,
-                                .recipe = recipe,
-                                .format = o->format,
-                                .keep = o->keep,
-                                .split_bytes = o->split,
-                                .calib = o->calib,
-                                .calib_samples = (size_t)o->calib_samples,
-                                .calib_ctx = (size_t)o->calib_ctx,
-                                .imatrix = o->imatrix,
-                                .write_imatrix = o->write_imatrix,
-                                .calib_compute = (pare_compute)o->compute,
-                                .true_sequential = o->true_sequential,
-                                .max_memory = o->max_memory,
-                                .restart = o->restart,
-                                .no_fallback = o->no_fallback,
-                                .dry_run = o->dry_run};
+    pare_compress_options co = options_of(model, o, recipe);
     pare_compress_report *report = NULL;
     if (eval) { /* a slip in the recipe is told before the evaluation, which may take hours */
         co.dry_run = true;
@@ -325,16 +337,78 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
     return st;
 }
 
+/* "RECIPE + MIX"; free with free(). */
+static char *with_mix(const char *recipe, const char *mix) {
+    size_t n = strlen(recipe) + strlen(mix) + 4;
+    char *text = malloc(n);
+    if (text) snprintf(text, n, "%s%s%s", recipe, *recipe ? " + " : "", mix);
+    return text;
+}
+
+static bool fits(const compress_options *o, const pare_compress_info *i) {
+    return (o->target_bpw == 0 || i->bits_per_weight <= o->target_bpw) &&
+           (o->target_size == 0 || i->out_bytes <= o->target_size);
+}
+
+/* Puts the largest mix that meets the targets behind the recipe. */
+static pare_status choose_mix(cli *c, const char *model, const compress_options *o, char **recipe) {
+    char *best = NULL;
+    const char *best_name = NULL;
+    uint64_t largest = 0, smallest = UINT64_MAX;
+    double least_bits = 0;
+    pare_status st = cli_runtime(c);
+    for (size_t i = 0; st == PARE_OK && pare_mix_name_at(i); i++) {
+        char *text = with_mix(*recipe, pare_mix_name_at(i));
+        pare_compress_report *report = NULL;
+        if (!text) {
+            st = cli_fail(c, PARE_ERR_NOMEM, "recipe: out of memory");
+            break;
+        }
+        pare_compress_options co = options_of(model, o, text);
+        co.dry_run = true;
+        st = pare_compress(&report, c->rt, &co, &c->err);
+        const pare_compress_info *info = st == PARE_OK ? pare_compress_result(report) : NULL;
+        if (info && info->out_bytes < smallest) {
+            smallest = info->out_bytes;
+            least_bits = info->bits_per_weight;
+        }
+        if (info && fits(o, info) && info->out_bytes > largest) {
+            largest = info->out_bytes;
+            free(best);
+            best = text;
+            best_name = pare_mix_name_at(i);
+            text = NULL;
+        }
+        free(text);
+        pare_compress_report_free(report);
+    }
+    if (st == PARE_OK && !best)
+        st = cli_fail(c, PARE_ERR_ARG,
+                      "target: found none that fits, expected at least %s (%.3f bits per weight)",
+                      cli_bytes((double)smallest), least_bits);
+    if (st != PARE_OK) {
+        free(best);
+        return st;
+    }
+    cli_note(c, "stored as %s: %s", best_name, cli_bytes((double)largest));
+    free(*recipe);
+    *recipe = best;
+    return PARE_OK;
+}
+
 static pare_status run_compress(cli *c, const void *opts, char **args, size_t n_args) {
     (void)n_args;
-    const compress_options *o = opts;
-    if (!o->recipe)
+    compress_options o = *(const compress_options *)opts;
+    bool target = o.target_bpw > 0 || o.target_size > 0;
+    if (!o.recipe && !target)
         return cli_fail(c, PARE_ERR_ARG, "compress: found no recipe, expected -r RECIPE");
-    if (!o->out && !o->dry_run)
+    if (!o.out && !o.dry_run)
         return cli_fail(c, PARE_ERR_ARG, "compress: found no output, expected -o OUT");
     char *recipe;
-    pare_status st = recipe_text(c, o->recipe, &recipe);
-    if (st == PARE_OK) st = compress(c, args[0], o, recipe);
+    pare_status st = recipe_text(c, o.recipe, &recipe);
+    if (st == PARE_OK && target) st = choose_mix(c, args[0], &o, &recipe);
+    if (!o.recipe) o.recipe = recipe; /* there is one now: a record is kept */
+    if (st == PARE_OK) st = compress(c, args[0], &o, recipe);
     free(recipe);
     return st;
 }
@@ -356,7 +430,7 @@ const cli_verb cli_verb_compress = {
     .max_args = 1,
     .examples = {"pare compress model.gguf -o small.gguf -r q4_k_m",
                  "pare compress model.gguf -o sparse -r 'magnitude:sparsity=0.5 + bitmap_q8'",
-                 "pare compress model.gguf -r q4_k_m --dry-run",
+                 "pare compress model.gguf --target-bpw 6 --dry-run",
                  "pare compress model.gguf -o gptq -r gptq:bits=4,group=64 --calib wiki.test.raw "
                  "--calib-samples 4 --calib-ctx 64"},
     .run = run_compress,

@@ -500,6 +500,29 @@ static void bench(void **state) {
     program_free(&r);
 }
 
+/* A target chooses the largest mix that meets it; what none meets is told with what there is. */
+static void targets(void **state) {
+    (void)state;
+    double last = 0;
+    static const char *const limits[] = {"5.6", "7", "9", "40"};
+    for (size_t i = 0; i < 4; i++) {
+        char command[200];
+        snprintf(command, sizeof command, "pare compress model.gguf --target-bpw %s --dry-run",
+                 limits[i]);
+        json_t *o = program_json(NULL, command);
+        double bits = json_number_value(json_object_get(o, "bits_per_weight"));
+        if (!(bits <= atof(limits[i])) || !(bits >= last))
+            fail_msg("%s: %g bits after %g", command, bits, last);
+        last = bits;
+        json_decref(o);
+    }
+    assert_true(last >= 16);
+    program_result r = program_run(NULL, "pare compress model.gguf --target-size 2KB --dry-run");
+    assert_int_equal(r.code, 2);
+    assert_non_null(strstr(r.err, "target: found none that fits, expected at least"));
+    program_free(&r);
+}
+
 /* Every kernel is there, with what the limits are and how far from them it is. */
 static void bench_kernels(void **state) {
     (void)state;
@@ -633,6 +656,7 @@ int main(void) {
         cmocka_unit_test(eval_errors),
         cmocka_unit_test(compress_errors),
         cmocka_unit_test(bench),
+        cmocka_unit_test(targets),
         cmocka_unit_test(bench_kernels),
         cmocka_unit_test(bench_errors),
         cmocka_unit_test(interrupted),
