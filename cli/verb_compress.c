@@ -358,7 +358,7 @@ static pare_status choose_mix(cli *c, const char *model, const compress_options 
     double least_bits = 0;
     pare_status st = cli_runtime(c);
     for (size_t i = 0; st == PARE_OK && pare_mix_name_at(i); i++) {
-        char *text = with_mix(*recipe, pare_mix_name_at(i));
+        char *text = with_mix(*recipe ? *recipe : "", pare_mix_name_at(i));
         pare_compress_report *report = NULL;
         if (!text) {
             st = cli_fail(c, PARE_ERR_NOMEM, "recipe: out of memory");
