@@ -4,8 +4,12 @@
 #include "support/test.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "base/memory.h"
 #include "base/os.h"
@@ -199,6 +203,41 @@ static void all_methods_go_on_with_the_same_bytes(void **state) {
     clean();
 }
 
+/* Killed again and again while it goes on, at moments that differ: the same bytes in the end (F1).
+ */
+static void killed_at_any_moment(void **state) {
+    (void)state;
+    pare_train_options o = options();
+    pare_train_report r;
+    char expected[65];
+    o.sparsity = "rigl:sparsity=0.5,every=2";
+    o.save_every = 1;
+    clean();
+    assert_ok(run(&r, &o, 1, NULL, err));
+    snprintf(expected, sizeof expected, "%s", test_hash(out));
+    clean();
+    fflush(NULL);
+    int n_killed = 0;
+    for (int i = 0; i < 30 && !pare_path_exists(out); i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            pare_error err = {0};
+            _exit(run(&r, &o, 1, NULL, &err) == PARE_OK ? 0 : 1);
+        }
+        struct timespec wait = {0, (i % 12 + 1) * 2000000L};
+        nanosleep(&wait, NULL);
+        kill(pid, SIGKILL);
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        if (WIFEXITED(status)) assert_int_equal(WEXITSTATUS(status), 0); /* it was faster */
+        n_killed += WIFSIGNALED(status);
+    }
+    if (!pare_path_exists(out)) assert_ok(run(&r, &o, 1, NULL, err));
+    assert_string_equal(test_hash(out), expected);
+    printf("  killed %d times\n", n_killed);
+    clean();
+}
+
 /* An average of the weights and the best ones go on too, dense and sparse; the average is one. */
 static void averages_and_the_best(void **state) {
     (void)state;
@@ -363,6 +402,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(it_learns),
                                        cmocka_unit_test(it_goes_on_with_the_same_bytes),
                                        cmocka_unit_test(all_methods_go_on_with_the_same_bytes),
+                                       cmocka_unit_test(killed_at_any_moment),
                                        cmocka_unit_test(averages_and_the_best),
                                        cmocka_unit_test(a_damaged_checkpoint_is_told),
                                        cmocka_unit_test(another_run_is_not_mixed_in),
