@@ -183,6 +183,7 @@ static pare_status write_weights(pare_runtime *rt, const char *folder, const par
 static pare_status cut_vocabulary(const char *folder, size_t size, pare_error *err) {
     char *path = pare_path_join(folder, "tokenizer.json");
     pare_json j = {0};
+    size_t failures = pare_json_failures();
     if (!path) return pare_fail(err, PARE_ERR_NOMEM, "training: tokenizer");
     pare_status st = pare_json_load(&j, path, (size_t)256 << 20, 0, err);
     json_t *model = st == PARE_OK ? json_object_get(j.root, "model") : NULL;
@@ -225,7 +226,9 @@ static pare_status cut_vocabulary(const char *folder, size_t size, pare_error *e
             if (json_object_get(vocab, pair)) json_array_append(kept, value);
         }
         json_object_set_new(model, "merges", kept);
-        st = pare_json_write(path, j.root, err);
+        st = pare_json_failures() == failures
+                 ? pare_json_write(path, j.root, err)
+                 : pare_fail(err, PARE_ERR_NOMEM, "training: tokenizer");
     }
     pare_json_free(&j);
     pare_free(path);
@@ -267,11 +270,13 @@ static pare_status write_tokenizer(pare_runtime *rt, const pare_train_shape *s, 
 
 static pare_status write_config(const char *folder, const pare_model_config *c, pare_error *err) {
     json_t *config;
+    size_t failures = pare_json_failures();
     PARE_TRY(pare_export_config_json(&config, c, NULL, err));
     json_object_set_new(config, "torch_dtype", json_string("float32"));
     char *path = pare_path_join(folder, "config.json");
-    pare_status st = path ? pare_json_write(path, config, err)
-                          : pare_fail(err, PARE_ERR_NOMEM, "training: config.json");
+    pare_status st = path && pare_json_failures() == failures
+                         ? pare_json_write(path, config, err)
+                         : pare_fail(err, PARE_ERR_NOMEM, "training: config.json");
     pare_free(path);
     json_decref(config);
     return st;

@@ -7,7 +7,7 @@
 
 #include "base/hash.h"
 #include "base/memory.h"
-#include "kernels/tile.h"
+#include "io/json.h"
 
 #include <math.h>
 #include <string.h>
@@ -118,6 +118,7 @@ static pare_status add_stamp(json_t *o, const char *key, const char *path, pare_
 static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
     const pare_train_shape *s = &o->shape;
+    size_t failures = pare_json_failures();
     json_t *f = json_pack(
         "{s:s, s:s, s:s?, s:I, s:I, s:I, s:I, s:s, s:I, s:f, s:f, s:f, s:s, s:s, s:s?, s:I, s:s}",
         "version", PARE_VERSION, "out", o->out, "from", o->from, "steps", (json_int_t)o->steps,
@@ -146,7 +147,7 @@ static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_er
         json_object_set_new(f, "hard", json_real(o->hard));
         PARE_TRY(add_stamp(f, o->distill, o->distill, err));
     }
-    return PARE_OK;
+    return pare_json_failures() == failures ? PARE_OK : fail_memory(err);
 }
 
 /* The model before the first step: given, or made in the work folder. */

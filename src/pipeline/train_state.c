@@ -6,6 +6,7 @@
  * never lacks a line of a checkpoint. */
 #include "base/hash.h"
 #include "base/memory.h"
+#include "io/json.h"
 #include "io/safetensors_writer.h"
 #include "pipeline/model_output.h"
 #include "pipeline/train_run.h"
@@ -95,6 +96,7 @@ static double number_of(const json_t *j) { return json_is_number(j) ? json_numbe
 
 static json_t *state_json(const pare_train_run *r, const void *pruner) {
     const pare_train_state *s = &r->state;
+    size_t failures = pare_json_failures();
     json_t *j = json_pack("{s:I, s:I, s:I, s:I}", "step", (json_int_t)s->step, "skipped",
                           (json_int_t)s->n_skipped, "count", (json_int_t)pare_optim_count(r->optim),
                           "crc32", (json_int_t)checksum(r, pruner));
@@ -103,6 +105,10 @@ static json_t *state_json(const pare_train_run *r, const void *pruner) {
     json_object_set_new(j, "val_loss", number(s->val_loss));
     json_object_set_new(j, "best_val_loss", number(s->best_val_loss));
     json_object_set_new(j, "sparsity", number(s->sparsity));
+    if (pare_json_failures() != failures) { /* it lacks something */
+        json_decref(j);
+        return NULL;
+    }
     return j;
 }
 
@@ -169,6 +175,7 @@ static pare_status read_log(pare_train_run *r, uint64_t step, pare_error *err) {
     pare_status st = pare_file_read_all(&text, &n, path, (size_t)1 << 30, err);
     pare_free(path);
     PARE_TRY(st);
+    size_t failures = pare_json_failures();
     for (size_t at = 0; at < n;) { /* lines past the checkpoint are of steps that come again */
         const char *end = memchr(text + at, '\n', n - at);
         size_t len = end ? (size_t)(end - text) - at : n - at;
@@ -182,7 +189,7 @@ static pare_status read_log(pare_train_run *r, uint64_t step, pare_error *err) {
     pare_free(r->log.data);
     r->log.data = text;
     r->log.capacity = n;
-    return PARE_OK;
+    return pare_json_failures() == failures ? PARE_OK : fail_memory(err);
 }
 
 pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
@@ -218,12 +225,17 @@ pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
 /* ---- log ---- */
 
 pare_status pare_train_log_add(pare_train_run *r, const pare_train_line *l, pare_error *err) {
+    size_t failures = pare_json_failures();
     json_t *j = json_pack("{s:I, s:o, s:o, s:o, s:o}", "step", (json_int_t)l->step, "loss",
                           number(l->loss), "lr", number(l->lr), "grad_norm", number(l->grad_norm),
                           "sparsity", number(l->sparsity));
     if (j && isfinite(l->val_loss)) json_object_set_new(j, "val_loss", json_real(l->val_loss));
     char *text = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(j);
+    if (text && pare_json_failures() != failures) { /* it lacks something */
+        free(text);
+        text = NULL;
+    }
     if (!text) return fail_memory(err);
     size_t len = strlen(text);
     pare_status st = PARE_OK;
@@ -293,7 +305,10 @@ pare_status pare_train_write_model(pare_train_run *r, pare_error *err) {
     pare_output_close(o);
     if (st != PARE_OK) return st;
     char *log = pare_path_join(r->o->out, "train_log.jsonl");
-    st = log ? write_log(r, log, err) : fail_memory(err);
+    pare_error own = {0}; /* the model is there: a log is not worth the run */
+    if (!log || write_log(r, log, &own) != PARE_OK)
+        pare_warn(r->rt, "%s: the log of the training is not there: %s", r->o->out,
+                  log ? own.message : "out of memory");
     pare_free(log);
-    return st;
+    return PARE_OK;
 }
