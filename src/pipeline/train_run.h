@@ -60,7 +60,7 @@ pare_status pare_train_save(pare_train_run *r, pare_error *err);
 /* Goes back to the last checkpoint, if there is one. A damaged one is told and the run begins anew.
  */
 pare_status pare_train_restore(pare_train_run *r, pare_error *err);
-/* A line of OUT.work/log.jsonl. */
+/* A line of the log. */
 pare_status pare_train_log_add(pare_train_run *r, const pare_train_line *line, pare_error *err);
 /* The output folder: weights in f32, and what the model before the first step had beside them. */
 pare_status pare_train_write_model(pare_train_run *r, pare_error *err);

@@ -2,8 +2,8 @@
  *
  * checkpoint-N.safetensors holds the weights ("w/NAME"), their average ("e") and the best ones
  * ("b"), the optimizer's arrays ("o/NAME.MOMENT"), the pruner's state ("pruner"); the manifest of
- * the work folder names it with its CRC-32 once it is complete. log.jsonl is written before: it
- * never lacks a line of a checkpoint. */
+ * the work folder names it with its CRC-32 once it is complete. log-N.jsonl beside it has
+ * the lines so far. */
 #include "base/hash.h"
 #include "base/memory.h"
 #include "io/json.h"
@@ -60,10 +60,17 @@ static uint32_t checksum(const pare_train_run *r, const void *pruner) {
     return pruner ? pare_crc32(crc, pruner, pare_pruner_state_bytes(r->pruner)) : crc;
 }
 
-static char *checkpoint_path(const pare_train_run *r, uint64_t step) {
+/* "checkpoint-STEP.safetensors", "log-STEP.jsonl" in the work folder; pare_free. */
+static char *path_of(const pare_train_run *r, const char *kind, uint64_t step, const char *end) {
     char name[64];
-    snprintf(name, sizeof name, "checkpoint-%llu.safetensors", (unsigned long long)step);
+    snprintf(name, sizeof name, "%s-%llu.%s", kind, (unsigned long long)step, end);
     return pare_path_join(pare_work_path(r->work), name);
+}
+static char *checkpoint_path(const pare_train_run *r, uint64_t step) {
+    return path_of(r, "checkpoint", step, "safetensors");
+}
+static char *log_path(const pare_train_run *r, uint64_t step) {
+    return path_of(r, "log", step, "jsonl");
 }
 
 static pare_status fail_memory(pare_error *err) {
@@ -124,20 +131,26 @@ static pare_status write_log(const pare_train_run *r, const char *path, pare_err
 pare_status pare_train_save(pare_train_run *r, pare_error *err) {
     const json_t *before = pare_work_kept(r->work, "checkpoint");
     uint64_t old = before ? (uint64_t)json_integer_value(json_object_get(before, "step")) : 0;
-    if (before && old == r->state.step) return PARE_OK;
-    char *path = checkpoint_path(r, r->state.step), *log = NULL, *stale = checkpoint_path(r, old);
-    log = pare_path_join(pare_work_path(r->work), "log.jsonl");
+    bool had = before != NULL;
+    if (had && old == r->state.step) return PARE_OK;
+    char *arrays = checkpoint_path(r, r->state.step), *log = log_path(r, r->state.step);
+    char *old_arrays = checkpoint_path(r, old), *old_log = log_path(r, old);
     void *pruner = r->pruner ? pare_malloc(pare_pruner_state_bytes(r->pruner), 1) : NULL;
-    pare_status st = path && log && stale && (pruner || !r->pruner) ? PARE_OK : fail_memory(err);
+    bool whole = arrays && log && old_arrays && old_log && (pruner || !r->pruner);
+    pare_status st = whole ? PARE_OK : fail_memory(err);
     if (st == PARE_OK && pruner) pare_pruner_save(r->pruner, pruner);
     if (st == PARE_OK) st = write_log(r, log, err);
-    if (st == PARE_OK) st = write_arrays(r, pruner, path, err);
+    if (st == PARE_OK) st = write_arrays(r, pruner, arrays, err);
     if (st == PARE_OK) st = pare_work_keep(r->work, "checkpoint", state_json(r, pruner), err);
-    if (st == PARE_OK && before) pare_path_remove(stale);
-    pare_free(path);
+    if (st == PARE_OK && had) {
+        pare_path_remove(old_arrays);
+        pare_path_remove(old_log);
+    }
     pare_free(pruner);
+    pare_free(arrays);
     pare_free(log);
-    pare_free(stale);
+    pare_free(old_arrays);
+    pare_free(old_log);
     return st;
 }
 
@@ -169,7 +182,7 @@ static pare_status read_arrays(const pare_train_run *r, void *pruner, const char
 }
 
 static pare_status read_log(pare_train_run *r, uint64_t step, pare_error *err) {
-    char *path = pare_path_join(pare_work_path(r->work), "log.jsonl"), *text;
+    char *path = log_path(r, step), *text;
     size_t n;
     if (!path) return fail_memory(err);
     pare_status st = pare_file_read_all(&text, &n, path, (size_t)1 << 30, err);

@@ -3,7 +3,7 @@
  * files of the work folder are damaged; inputs change before a resume. Always: the same command
  * goes on and ends with the bytes of a run that was never disturbed, and until then nothing stands
  * under the output's name. */
-#include "support/test.h"
+#include "support/call_faults.h"
 #include "support/tiny_model.h"
 
 #include "base/hash.h"
@@ -24,37 +24,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-/* ---- calls that change files, counted; the library is linked against these ---- */
-
-enum { NEVER = 0, KILL, FAIL_ONCE, FAIL_FROM };
-static int fault_kind, fault_errno;
-static long fault_at;
-static atomic_long n_calls;
-
-static bool faulty(void) {
-    if (fault_kind == NEVER) return false;
-    long k = atomic_fetch_add(&n_calls, 1) + 1;
-    if (fault_kind == KILL && k > fault_at) raise(SIGKILL);
-    bool fail = fault_kind == FAIL_ONCE ? k == fault_at : fault_kind == FAIL_FROM && k >= fault_at;
-    if (fail) errno = fault_errno;
-    return fail;
-}
-
-ssize_t write(int fd, const void *data, size_t n) {
-    return fd > 2 && faulty() ? -1 : syscall(SYS_write, fd, data, n);
-}
-ssize_t pwrite(int fd, const void *data, size_t n, off_t at) {
-    return faulty() ? -1 : syscall(SYS_pwrite64, fd, data, n, at);
-}
-/* A killed process loses nothing that it wrote: no need to wait for the disk. */
-int fsync(int fd) { return (void)fd, faulty() ? -1 : 0; }
-int rename(const char *from, const char *to) {
-    return faulty() ? -1 : (int)syscall(SYS_rename, from, to);
-}
-int mkdir(const char *path, mode_t mode) {
-    return faulty() ? -1 : (int)syscall(SYS_mkdir, path, mode);
-}
 
 /* Every call; where runs are slow every seventh, of each recipe others. */
 static long step(void) { return test_is_slow() ? 7 : 1; }

@@ -1,0 +1,120 @@
+/* pare_train where calls on files fail (F3, F4) or are the last ones (F1): killed after its k-th
+ * call for every k, failing once or from then on. The same command goes on and ends with the bytes
+ * of a run that was never disturbed. */
+#include "support/call_faults.h"
+#include "support/tiny_model.h"
+
+#include "base/memory.h"
+#include "base/os.h"
+#include "pare/train.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+
+static char model[600], text[600], out[600], work[600];
+
+/* Every call; where runs are slow every seventh. */
+static long step(void) { return test_is_slow() ? 7 : 1; }
+
+static pare_status run(pare_error *err) {
+    const char *files[1] = {text};
+    pare_train_options o = pare_train_options_default();
+    o.out = out;
+    o.shape = (pare_train_shape){
+        .arch = "llama", .dim = 16, .n_layers = 1, .n_heads = 2, .tokenizer = model};
+    o.data = files;
+    o.n_data = 1;
+    o.steps = 3;
+    o.batch = 1;
+    o.ctx = 8;
+    o.save_every = 1;
+    o.eval_windows = 1;
+    o.sparsity = "rigl:sparsity=0.5,every=1,from=1,until=2";
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    pare_train_report report;
+    pare_status st = pare_train(&report, rt, &o, err);
+    pare_runtime_free(rt);
+    return st;
+}
+
+/* In a process of its own with a fault; its exit code, or -1 when it was killed. */
+static int run_apart(int kind, long at, int error) {
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        fault_kind = kind;
+        fault_at = at;
+        fault_errno = error;
+        pare_error err = {0};
+        pare_status st = run(&err);
+        if (st != PARE_OK && !err.message[0]) _exit(99);
+        if (st != PARE_OK && kind == NEVER) printf("  %s\n", err.message), fflush(NULL);
+        _exit(st == PARE_OK ? 0 : pare_status_exit_code(st));
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void clean(void) {
+    test_remove(out);
+    test_remove(work);
+}
+
+static void expect(char hash[65]) {
+    clean();
+    assert_int_equal(run_apart(NEVER, 0, 0), 0);
+    snprintf(hash, 65, "%s", test_hash(out));
+    clean();
+}
+
+static void killed_after_every_call(void **state) {
+    (void)state;
+    char expected[65];
+    expect(expected);
+    long k = 1;
+    for (int code = -1; code != 0; k += step()) {
+        code = run_apart(KILL, k, 0);
+        if (code != -1 && code != 0) fail_msg("call %ld: exit code %d", k, code);
+        if (code == -1 && pare_path_exists(out)) { /* complete, but for what comes after it */
+            clean();
+            continue;
+        }
+        if (code == -1 && run_apart(NEVER, 0, 0) != 0) fail_msg("no resume after call %ld", k);
+        if (strcmp(test_hash(out), expected) != 0) fail_msg("other bytes after call %ld", k);
+        clean();
+    }
+    assert_true(k > 20);
+}
+
+static void every_call_fails(void **state) {
+    (void)state;
+    static const int errors[] = {ENOSPC, EIO};
+    char expected[65];
+    expect(expected);
+    for (int kind = FAIL_ONCE; kind <= FAIL_FROM; kind++) {
+        int code = 1;
+        for (long k = 1; code != 0; k += step()) {
+            code = run_apart(kind, k, errors[k % 2]);
+            if (code != 0 && code != 1) fail_msg("call %ld: exit code %d", k, code);
+            if (code == 1 && pare_path_exists(out)) clean(); /* only the last syncs come after */
+            if (code == 1 && run_apart(NEVER, 0, 0) != 0) fail_msg("call %ld: no resume", k);
+            if (code == 1 && strcmp(test_hash(out), expected) != 0)
+                fail_msg("call %ld: other bytes", k);
+            clean();
+        }
+    }
+}
+
+int main(void) {
+    char line[400];
+    for (size_t i = 0; i < sizeof line; i++) line[i] = (char)('a' + i * i % 23);
+    snprintf(model, sizeof model, "%s", tiny_model("base", NULL));
+    snprintf(text, sizeof text, "%s", test_write("text.txt", line, sizeof line));
+    snprintf(out, sizeof out, "%s", test_path("trained"));
+    snprintf(work, sizeof work, "%s.work", out);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(killed_after_every_call),
+                                       cmocka_unit_test(every_call_fails)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
