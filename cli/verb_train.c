@@ -9,7 +9,7 @@
 #include <string.h>
 
 typedef struct train_options {
-    const char *from, *arch, *tokenizer, *optim, *schedule, *sparsity, *val, *distill;
+    const char *from, *config, *arch, *tokenizer, *optim, *schedule, *sparsity, *val, *distill;
     cli_texts data;
     int64_t dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab;
     int64_t steps, stop_at, batch, micro_batch, ctx, warmup, eval_every, save_every, log_every,
@@ -27,6 +27,8 @@ typedef struct train_options {
 static const cli_option train_table[] = {
     TEXT("from", from, "MODEL", "go on from this model (folder or GGUF); else a new one is made"),
     TEXT("arch", arch, "NAME", "of a new model: llama, qwen2, qwen3, gemma2, gemma3, gpt2, opt"),
+    TEXT("config", config, "FILE",
+         "of a new model: a config.json of transformers, in place of --arch and sizes"),
     INT(0, "dim", dim, "N", 1, 1 << 20, "width of a new model"),
     INT(0, "layers", layers, "N", 1, 4096, "layers of a new model"),
     INT(0, "heads", heads, "N", 1, 1 << 16, "query heads"),
@@ -138,16 +140,11 @@ static void on_line(void *arg, const pare_train_line *l) {
 }
 
 /* The files that the patterns name; free with globfree. */
-static pare_status expand(cli *c, glob_t *files, const cli_texts *patterns) {
-    for (size_t i = 0; i < patterns->n; i++) {
-        int flags = i ? GLOB_APPEND : 0;
-        int failed = glob(patterns->item[i], flags, NULL, files);
-        if (failed == GLOB_NOMATCH)
-            return cli_fail(c, PARE_ERR_INPUT, "%s: found no such file, expected text",
-                            patterns->item[i]);
-        if (failed) return cli_fail(c, PARE_ERR_IO, "%s: cannot be listed", patterns->item[i]);
-    }
-    return PARE_OK;
+static pare_status expand(cli *c, glob_t *files, const char *pattern) {
+    int failed = glob(pattern, files->gl_pathc ? GLOB_APPEND : 0, NULL, files);
+    if (failed == GLOB_NOMATCH)
+        return cli_fail(c, PARE_ERR_INPUT, "%s: found no such file, expected text", pattern);
+    return failed ? cli_fail(c, PARE_ERR_IO, "%s: cannot be listed", pattern) : PARE_OK;
 }
 
 static pare_status print_result(cli *c, const char *out, const pare_train_report *r) {
@@ -180,27 +177,34 @@ static pare_status print_result(cli *c, const char *out, const pare_train_report
 }
 
 static pare_status run_train(cli *c, const void *opts, char **args, size_t n_args) {
-    (void)n_args;
     const train_options *o = opts;
     if (!o->data.n) return cli_fail(c, PARE_ERR_ARG, "train: found no text, expected --data FILE");
     if (!o->steps)
         return cli_fail(c, PARE_ERR_ARG, "train: found no number of steps, expected --steps N");
-    if (!o->from && (!o->arch || !o->dim || !o->layers || !o->heads || !o->tokenizer))
+    bool sizes = o->arch && o->dim && o->layers && o->heads;
+    if (!o->from && ((!sizes && !o->config) || !o->tokenizer))
         return cli_fail(
             c, PARE_ERR_ARG,
             "train: found neither --from MODEL nor all of --arch, --dim, --layers, --heads, "
             "--tokenizer, expected one of them");
-    if (o->from && (o->arch || o->dim || o->layers || o->heads || o->tokenizer || o->vocab))
+    if (o->config && (o->arch || o->dim || o->layers || o->heads))
+        return cli_fail(c, PARE_ERR_ARG, "train: found --config with sizes, expected one of them");
+    if (o->from &&
+        (o->config || o->arch || o->dim || o->layers || o->heads || o->tokenizer || o->vocab))
         return cli_fail(c, PARE_ERR_ARG,
                         "train: found --from with options of a new model, expected one of them");
     glob_t files = {0};
-    pare_status st = expand(c, &files, &o->data);
+    pare_status st = PARE_OK;
+    for (size_t i = 0; i < o->data.n && st == PARE_OK; i++) st = expand(c, &files, o->data.item[i]);
+    for (size_t i = 1; i < n_args && st == PARE_OK; i++)
+        st = expand(c, &files, args[i]); /* *.txt */
     if (st == PARE_OK) st = cli_runtime(c);
     if (st == PARE_OK) {
         pare_train_options t = pare_train_options_default();
         t.out = args[0];
         t.from = o->from;
-        t.shape = (pare_train_shape){.arch = o->arch,
+        t.shape = (pare_train_shape){.config = o->config,
+                                     .arch = o->arch,
                                      .dim = (size_t)o->dim,
                                      .n_layers = (size_t)o->layers,
                                      .n_heads = (size_t)o->heads,
@@ -252,7 +256,7 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
 
 const cli_verb cli_verb_train = {
     .name = "train",
-    .arguments = "OUT",
+    .arguments = "OUT --data FILE...",
     .summary = "trains a new model on text, or goes on from one",
     .notes =
         "Checkpoints lie in OUT.work: the same command goes on where a run was cut off and ends "
@@ -262,7 +266,7 @@ const cli_verb cli_verb_train = {
     .defaults = &train_defaults,
     .options_size = sizeof(train_options),
     .min_args = 1,
-    .max_args = 1,
+    .max_args = 1 << 16,
     .examples =
         {"pare train new --arch llama --dim 64 --layers 2 --heads 4 --tokenizer model.gguf "
          "--data wiki.test.raw --steps 20 --batch 4 --ctx 64",

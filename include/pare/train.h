@@ -24,6 +24,8 @@ extern "C" {
 
 /* What a new model looks like; 0 and NULL: the architecture's or the default in brackets. */
 typedef struct pare_train_shape {
+    const char
+        *config; /* a config.json as transformers has it, in place of all sizes below; or NULL */
     const char *arch; /* "llama", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", ... */
     size_t dim, n_layers, n_heads;
     size_t n_kv_heads;     /* (n_heads) */

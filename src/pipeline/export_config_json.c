@@ -127,6 +127,18 @@ static void put_gpt2(json_t *o, const pare_model_config *c) {
     put(o, "activation_function", json_string("gelu_new"));
 }
 
+static void put_opt(json_t *o, const pare_model_config *c, const pare_arch *arch) {
+    put(o, "hidden_size", size_json(c->dim));
+    put(o, "ffn_dim", size_json(c->ffn_dim));
+    put(o, "num_hidden_layers", size_json(c->n_layers));
+    put(o, "num_attention_heads", size_json(c->n_heads));
+    put(o, "max_position_embeddings", size_json(c->ctx_max));
+    put(o, "word_embed_proj_dim", size_json(c->embed_dim));
+    put(o, "do_layer_norm_before", json_boolean(c->norm_before));
+    put(o, "_remove_final_layer_norm", json_boolean(c->norm_before && !c->final_norm));
+    put(o, arch->activation_key, json_string(arch->activations[0]));
+}
+
 static void put_common(json_t *o, const pare_model_config *c, const pare_arch *arch) {
     put(o, "hidden_size", size_json(c->dim));
     put(o, "intermediate_size", size_json(c->ffn_dim));
@@ -188,6 +200,8 @@ pare_status pare_export_config_json(json_t **out, const pare_model_config *c, co
     bool gemma = strncmp(config.arch, "gemma", 5) == 0;
     if (strcmp(config.arch, "gpt2") == 0)
         put_gpt2(o, &config);
+    else if (strcmp(config.arch, "opt") == 0)
+        put_opt(o, &config, arch);
     else
         put_common(o, &config, arch);
     put_windows(o, &config, gemma);

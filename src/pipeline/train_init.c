@@ -33,8 +33,23 @@ static pare_status check_shape(const pare_train_shape *s, pare_error *err) {
     return PARE_OK;
 }
 
+static pare_status read_config(pare_model_config *c, const pare_arch **arch,
+                               const pare_train_shape *s, pare_error *err) {
+    pare_json j;
+    PARE_TRY(pare_json_load(&j, s->config, PARE_JSON_CONFIG_MAX, 0, err));
+    pare_status st = pare_config_from_hf(c, arch, &j, err);
+    if (st == PARE_OK) { /* absent: the class's default */
+        c->tied = (*arch)->no_rope || (*arch)->scaled_embeddings;
+        st = pare_json_bool(&j, "tie_word_embeddings", PARE_OPTIONAL, &c->tied, err);
+    }
+    pare_json_free(&j);
+    c->vocab_size = s->vocab_size; /* the tokenizer's */
+    return st;
+}
+
 static pare_status make_config(pare_model_config *c, const pare_arch **arch,
                                const pare_train_shape *s, size_t ctx, pare_error *err) {
+    if (s->config) return read_config(c, arch, s, err);
     *arch = pare_arch_find(s->arch);
     if (!*arch) return pare_arch_unknown("training", "arch", s->arch, false, err);
     PARE_TRY(check_shape(s, err));
@@ -292,7 +307,13 @@ static pare_status fill_folder(pare_runtime *rt, const pare_train_shape *shape, 
     pare_status st = write_tokenizer(rt, &s, folder, err);
     if (st == PARE_OK) st = pare_tokenizer_load(&tok, folder, err);
     if (st == PARE_OK) {
+        if (s.vocab_size > pare_tokenizer_vocab_size(tok))
+            st = pare_fail(err, PARE_ERR_ARG,
+                           "vocab: found %zu, expected at most the tokenizer's %zu", s.vocab_size,
+                           pare_tokenizer_vocab_size(tok));
         s.vocab_size = pare_tokenizer_vocab_size(tok);
+    }
+    if (st == PARE_OK) {
         st = make_config(c, &arch, &s, ctx, err);
     }
     if (st == PARE_OK) {

@@ -63,12 +63,15 @@ static pare_status check_options(const pare_train_options *o, pare_error *err) {
                          "distillation: found a temperature of %g and a share of the text of %g, "
                          "expected more than 0, and [0, 1]",
                          o->temperature, o->hard);
-    if (!(o->min_lr >= 0 && o->min_lr <= 1) || !(o->clip >= 0) ||
-        !(o->val_share >= 0 && o->val_share < 1))
+    if (!(o->min_lr >= 0 && o->min_lr <= 1))
+        return pare_fail(err, PARE_ERR_ARG, "min-lr: found %g, expected [0, 1]", o->min_lr);
+    if (!(o->clip >= 0))
+        return pare_fail(err, PARE_ERR_ARG, "clip: found %g, expected at least 0", o->clip);
+    if (!(o->val_share >= 0 && o->val_share < 1))
+        return pare_fail(err, PARE_ERR_ARG, "val-share: found %g, expected [0, 1)", o->val_share);
+    if (!o->distill && (o->hard != 0 || o->temperature != 1))
         return pare_fail(err, PARE_ERR_ARG,
-                         "training: found a lowest rate of %g, a clip of %g, a held-out share of "
-                         "%g: expected [0, 1], at least 0, [0, 1)",
-                         o->min_lr, o->clip, o->val_share);
+                         "hard, temperature: found them without a teacher, expected distill too");
     return PARE_OK;
 }
 
@@ -132,14 +135,18 @@ static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_er
     if (!o->from)
         json_object_set_new(
             f, "shape",
-            json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:I}", "arch", s->arch, "dim",
+            json_pack("{s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:I}", "arch", s->arch, "dim",
                       (json_int_t)s->dim, "layers", (json_int_t)s->n_layers, "heads",
                       (json_int_t)s->n_heads, "kv_heads", (json_int_t)s->n_kv_heads, "head_dim",
                       (json_int_t)s->head_dim, "ffn_dim", (json_int_t)s->ffn_dim, "untied",
                       s->untied, "tokenizer", s->tokenizer, "vocab", (json_int_t)s->vocab_size));
+    if (!o->from && s->config) PARE_TRY(add_stamp(f, "config", s->config, err));
     if (o->from) PARE_TRY(add_stamp(f, "from_file", o->from, err));
     for (size_t i = 0; i < o->n_data; i++) PARE_TRY(add_stamp(f, o->data[i], o->data[i], err));
     if (o->val) PARE_TRY(add_stamp(f, "val", o->val, err));
+    json_object_set_new(f, "eval_every", json_integer((json_int_t)o->eval_every));
+    json_object_set_new(f, "eval_windows", json_integer((json_int_t)o->eval_windows));
+    json_object_set_new(f, "log_every", json_integer((json_int_t)o->log_every));
     json_object_set_new(f, "ema", json_real(o->ema));
     json_object_set_new(f, "keep_best", json_boolean(o->keep_best));
     if (o->distill) {
@@ -333,8 +340,11 @@ static pare_status evaluate_now(pare_train_run *r, double *loss, pare_error *err
     if (r->ema) swap_average(r);
     pare_status st = evaluate(r, loss, err);
     if (st == PARE_OK && isfinite(*loss)) {
+        double sparsity = pare_train_sparsity(r);
+        bool sparser = sparsity > s->best_sparsity + 1e-6; /* what came before was another model */
         s->val_loss = *loss;
-        if (!(s->best_val_loss <= *loss)) {
+        if (sparser || (!(s->best_val_loss <= *loss) && sparsity >= s->best_sparsity - 1e-6)) {
+            s->best_sparsity = sparsity;
             s->best_val_loss = *loss;
             if (r->best) keep_best(r);
         }
@@ -485,10 +495,9 @@ static pare_status run_steps(pare_train_run *r, pare_error *err) {
             pare_error own = {0};
             pare_status saved = pare_train_save(r, &own);
             return saved == PARE_OK
-                       ? pare_fail(
-                             err, PARE_ERR_INTERRUPTED,
-                             "interrupted after step %llu: the same command goes on from there",
-                             (unsigned long long)r->state.step)
+                       ? pare_fail(err, PARE_ERR_INTERRUPTED,
+                                   "after step %llu: the same command goes on from there",
+                                   (unsigned long long)r->state.step)
                        : pare_fail(err, saved, "%s", own.message);
         }
         PARE_TRY(one_step(r, &line, err));
@@ -540,6 +549,10 @@ static pare_status open_run(pare_train_run *r, pare_error *err) {
                         6.0 * (double)(c->n_layers * c->n_heads * c->head_dim * o->ctx);
     r->state = (pare_train_state){.loss = NAN, .val_loss = NAN, .best_val_loss = NAN};
     PARE_TRY(pare_train_restore(r, err));
+    if (warmup_of(o) >= o->steps)
+        pare_warn(r->rt,
+                  "warmup: found %llu steps of %llu: the full learning rate is never reached",
+                  (unsigned long long)warmup_of(o), (unsigned long long)o->steps);
     if (o->resume && !r->state.step)
         return pare_fail(err, PARE_ERR_ARG, "%s: found no checkpoint to go on from",
                          pare_work_path(r->work));
@@ -569,19 +582,38 @@ static void close_run(pare_train_run *r, bool remove) {
     pare_work_close(r->work);
 }
 
+/* A schedule that ends after the training, or with its last step. */
+static void tell_missed_sparsity(const pare_train_run *r) {
+    double wanted = 0, all = 0, has = pare_train_sparsity(r);
+    for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
+        const pare_trained *t = &r->trained[i];
+        double n = (double)t->dims[0] * (double)(t->n_dims == 2 ? t->dims[1] : 1);
+        double target = pare_pruner_target(r->pruner, i);
+        if (isnan(target)) continue;
+        wanted += n * target;
+        all += n;
+    }
+    if (all > 0 && has < wanted / all - 0.005)
+        pare_warn(r->rt,
+                  "sparsity: found %.4f at the end, expected %.4f: the schedule ends too late", has,
+                  wanted / all);
+}
+
 static void fill_report(pare_train_report *out, const pare_train_run *r, double started,
                         uint64_t first_step) {
     const pare_train_options *o = r->o;
     const pare_train_state *s = &r->state;
     double seconds = pare_now_s() - started;
     uint64_t per_step = (uint64_t)o->batch * o->ctx;
+    bool best = o->keep_best && s->step >= o->steps;
+    double written = best ? s->best_val_loss : s->val_loss; /* of the weights that are written */
     *out = (pare_train_report){.steps = s->step,
                                .tokens = s->step * per_step,
                                .loss = s->loss,
-                               .val_loss = s->val_loss,
-                               .val_ppl = exp(s->val_loss),
+                               .val_loss = written,
+                               .val_ppl = exp(written),
                                .best_val_loss = s->best_val_loss,
-                               .sparsity = s->sparsity,
+                               .sparsity = best ? s->best_sparsity : s->sparsity,
                                .seconds = seconds,
                                .finished = s->step >= o->steps,
                                .peak_rss_bytes = pare_peak_rss_bytes()};
@@ -602,14 +634,18 @@ pare_status pare_train(pare_train_report *out, pare_runtime *rt, const pare_trai
     r->micro = o->micro_batch && o->micro_batch < o->batch ? o->micro_batch : o->batch;
     r->tokens.file.fd = r->val_tokens.file.fd = -1;
     pare_status st = open_run(r, err);
+    /* refused before anything was computed: nothing stands in the way of a corrected command */
+    bool nothing = st != PARE_OK && st != PARE_ERR_INTERRUPTED && r->work &&
+                   !pare_work_kept(r->work, "checkpoint");
     double started = pare_now_s();
     uint64_t first_step = r->state.step;
     if (st == PARE_OK) st = run_steps(r, err);
     if (st == PARE_OK) {
         fill_report(out, r, started, first_step);
+        if (out->finished) tell_missed_sparsity(r);
         if (out->finished) st = pare_train_write_model(r, err);
     }
-    close_run(r, st == PARE_OK && out->finished && !o->keep_work);
+    close_run(r, nothing || (st == PARE_OK && out->finished && !o->keep_work));
     pare_free(r);
     return st;
 }

@@ -15,6 +15,7 @@ typedef struct pare_train_state {
     uint64_t n_skipped, skipped_in_a_row;
     double loss, val_loss, best_val_loss; /* NaN: none yet */
     double sparsity;
+    double best_sparsity; /* of the weights of best_val_loss: sparser ones are always better */
 } pare_train_state;
 
 typedef struct pare_train_run {

@@ -49,6 +49,7 @@ typedef struct builder {
     const pare_tokenizer *tok;
     size_t width;
     uint64_t n, n_documents;
+    uint32_t crc;
     pare_ids ids;
 } builder;
 
@@ -59,6 +60,7 @@ static pare_status put_ids(builder *b, const int32_t *ids, size_t n, pare_error 
         for (size_t k = 0; k < some; k++, i++)
             for (size_t j = 0; j < b->width; j++)
                 bytes[k * b->width + j] = (uint8_t)((uint32_t)ids[i] >> (8 * j));
+        b->crc = pare_crc32(b->crc, bytes, some * b->width);
         PARE_TRY(pare_writer_write(&b->w, bytes, some * b->width, err));
     }
     b->n += n;
@@ -132,6 +134,7 @@ static pare_status build(builder *b, pare_runtime *rt, const char *const *files,
         return pare_fail(err, PARE_ERR_INPUT, "%s: found no text, expected some", files[0]);
     memcpy(header, magic, sizeof magic);
     put_u32(header + 8, (uint32_t)b->width);
+    put_u32(header + 12, b->crc);
     put_u64(header + 16, b->n);
     put_u64(header + 24, b->n_documents);
     memcpy(header + 32, fingerprint, 32);
@@ -150,44 +153,60 @@ pare_status pare_token_file_build(pare_runtime *rt, const char *path, const pare
     return st;
 }
 
-pare_status pare_token_file_read(const pare_token_file *t, uint64_t first, size_t n, int32_t *ids,
-                                 pare_error *err) {
-    uint8_t *bytes = (uint8_t *)ids; /* the narrow ids lie in the upper half of their room */
-    size_t skip = n * (sizeof *ids - t->width);
-    PARE_TRY(
-        pare_file_read_at(&t->file, bytes + skip, n * t->width, HEADER + first * t->width, err));
+/* Narrow ids lie in the upper half of their room. */
+static pare_status read_bytes(const pare_token_file *t, uint64_t first, size_t n, int32_t *ids,
+                              uint8_t **bytes, pare_error *err) {
+    *bytes = (uint8_t *)ids + n * (sizeof *ids - t->width);
+    return pare_file_read_at(&t->file, *bytes, n * t->width, HEADER + first * t->width, err);
+}
+
+static void widen(const pare_token_file *t, const uint8_t *bytes, size_t n, int32_t *ids) {
     for (size_t i = 0; i < n; i++) {
         uint32_t id = 0;
-        for (size_t j = 0; j < t->width; j++)
-            id |= (uint32_t)bytes[skip + i * t->width + j] << (8 * j);
+        for (size_t j = 0; j < t->width; j++) id |= (uint32_t)bytes[i * t->width + j] << (8 * j);
         memcpy(&ids[i], &id, sizeof id);
     }
+}
+
+pare_status pare_token_file_read(const pare_token_file *t, uint64_t first, size_t n, int32_t *ids,
+                                 pare_error *err) {
+    uint8_t *bytes;
+    PARE_TRY(read_bytes(t, first, n, ids, &bytes, err));
+    widen(t, bytes, n, ids);
     return PARE_OK;
 }
 
-static pare_status check_ids(const pare_token_file *t, size_t vocab_size, pare_error *err) {
+/* *whole: the ids are those that were written. */
+static pare_status check_ids(const pare_token_file *t, uint32_t expected, size_t vocab_size,
+                             bool *whole, pare_error *err) {
     int32_t *ids = pare_malloc(PIECE, sizeof *ids);
     if (!ids) return pare_fail(err, PARE_ERR_NOMEM, "%s: a piece", t->file.path);
     pare_status st = PARE_OK;
+    uint32_t crc = 0, largest = 0;
     for (uint64_t at = 0; at < t->n && st == PARE_OK; at += PIECE) {
         size_t n = t->n - at < PIECE ? (size_t)(t->n - at) : PIECE;
-        st = pare_token_file_read(t, at, n, ids, err);
-        for (size_t i = 0; i < n && st == PARE_OK; i++)
-            if (ids[i] < 0 || (size_t)ids[i] >= vocab_size)
-                st =
-                    pare_fail(err, PARE_ERR_INPUT,
-                              "%s: id %llu: found %d, expected less than %zu: the tokenizer is not "
-                              "the model's",
-                              t->file.path, (unsigned long long)(at + i), (int)ids[i], vocab_size);
+        uint8_t *bytes;
+        st = read_bytes(t, at, n, ids, &bytes, err);
+        if (st != PARE_OK) break;
+        crc = pare_crc32(crc, bytes, n * t->width);
+        widen(t, bytes, n, ids);
+        for (size_t i = 0; i < n; i++)
+            if ((uint32_t)ids[i] > largest) largest = (uint32_t)ids[i];
     }
     pare_free(ids);
+    *whole = st == PARE_OK && crc == expected;
+    if (*whole && largest >= vocab_size)
+        return pare_fail(
+            err, PARE_ERR_INPUT,
+            "%s: found id %u, expected less than %zu: the tokenizer is not the model's",
+            t->file.path, (unsigned)largest, vocab_size);
     return st;
 }
 
 pare_status pare_token_file_open(pare_token_file *out, bool *fits, const char *path,
                                  const uint8_t fingerprint[32], size_t vocab_size,
                                  pare_error *err) {
-    uint8_t header[HEADER];
+    uint8_t header[HEADER] = {0};
     *out = (pare_token_file){.file = {.fd = -1}};
     *fits = false;
     if (!pare_path_exists(path)) return PARE_OK;
@@ -203,7 +222,7 @@ pare_status pare_token_file_open(pare_token_file *out, bool *fits, const char *p
         *fits = (out->width == 2 || out->width == 4) && bytes % out->width == 0 &&
                 bytes / out->width == out->n;
     }
-    if (st == PARE_OK && *fits) st = check_ids(out, vocab_size, err);
+    if (st == PARE_OK && *fits) st = check_ids(out, get_u32(header + 12), vocab_size, fits, err);
     if (st != PARE_OK || !*fits) pare_token_file_close(out);
     return st;
 }

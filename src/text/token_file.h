@@ -1,7 +1,7 @@
 /* Text for training as ids in one file: made once, read in pieces. The file is
  *
- *     "PARETOK1", u32 bytes of an id (2 or 4), u32 0, u64 number of ids, u64 number of documents,
- *     32 bytes fingerprint of what it was made from, then the ids, little-endian
+ *     "PARETOK1", u32 bytes of an id (2 or 4), u32 CRC-32 of the ids, u64 number of ids, u64 number
+ * of documents, 32 bytes fingerprint of what it was made from, then the ids, little-endian
  *
  * A document is a file, or a line of a .jsonl file (its "text"). Documents follow each other, each
  * behind the tokenizer's BOS or before its EOS where it has them. */
@@ -29,8 +29,8 @@ pare_status pare_token_file_build(pare_runtime *rt, const char *path, const pare
                                   const char *const *files, size_t n_files,
                                   const uint8_t fingerprint[32], pare_error *err);
 
-/* Opens a file and checks it: every id is below vocab_size. *fits = false, PARE_OK: it is absent or
- * was made from something else. */
+/* Opens a file and checks it: every id is below vocab_size. *fits = false, PARE_OK: it is absent,
+ * was made from something else, or is damaged. */
 pare_status pare_token_file_open(pare_token_file *out, bool *fits, const char *path,
                                  const uint8_t fingerprint[32], size_t vocab_size, pare_error *err);
 void pare_token_file_close(pare_token_file *t);

@@ -26,10 +26,12 @@ pare_status pare_batches_init(pare_batches *b, const pare_token_file *file, size
     *b = (pare_batches){.file = file, .ctx = ctx, .seed = seed};
     if (share > 0 && held_out == 0) held_out = 1;
     if (windows <= held_out || windows - held_out > UINT32_MAX)
-        return pare_fail(err, PARE_ERR_INPUT,
-                         "%s: found %llu tokens, expected enough for windows of %zu to train on%s",
-                         file->file.path, (unsigned long long)file->n, ctx,
-                         held_out ? " and to hold out" : "");
+        return pare_fail(
+            err, PARE_ERR_INPUT,
+            "training: the text: found %llu tokens, expected at least %llu for windows "
+            "of %zu to train on%s",
+            (unsigned long long)file->n, (unsigned long long)(ctx * (held_out + 1) + 1), ctx,
+            held_out ? " and to hold out" : "");
     b->n_train = windows - held_out;
     b->n_held_out = held_out;
     b->order = pare_malloc(b->n_train, sizeof *b->order);

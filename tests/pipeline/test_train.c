@@ -100,6 +100,17 @@ static void it_learns(void **state) {
         pare_model_free(m);
         pare_runtime_free(rt);
     }
+    /* of the shape of the one before, by its configuration */
+    char config[700], first[65];
+    pare_train_options again = options();
+    again.shape = (pare_train_shape){.config = config, .tokenizer = tokenizer};
+    again.steps = 60;
+    snprintf(first, sizeof first, "%s", test_hash(out));
+    test_remove(test_path("shape"));
+    assert_int_equal(rename(out, test_path("shape")), 0);
+    snprintf(config, sizeof config, "%s/config.json", test_path("shape"));
+    assert_ok(run(&r, &again, 2, NULL, err));
+    assert_string_equal(test_hash(out), first);
     /* from a model, with gradients of parts added up and layers computed twice */
     pare_train_options o = options();
     o.shape = (pare_train_shape){0};
