@@ -199,12 +199,6 @@ pare_status pare_train_weights_split(pare_train_weights *w, pare_error *err) {
     return PARE_OK;
 }
 
-pare_train_tensor *pare_train_weights_find(const pare_train_weights *w, const char *name) {
-    for (size_t i = 0; i < w->n; i++)
-        if (strcmp(w->tensors[i].name, name) == 0) return &w->tensors[i];
-    return NULL;
-}
-
 void pare_train_weights_clear(pare_train_weights *w) {
     for (size_t i = 0; i < w->n; i++) w->tensors[i].fresh = true;
 }

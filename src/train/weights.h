@@ -41,9 +41,6 @@ void pare_train_weights_free(pare_train_weights *w);
  * straight-through pruner can show the forward pass other weights than the masters. */
 pare_status pare_train_weights_split(pare_train_weights *w, pare_error *err);
 
-/* By canonical name, or NULL. */
-pare_train_tensor *pare_train_weights_find(const pare_train_weights *w, const char *name);
-
 /* Gradients count as zero from now on. */
 void pare_train_weights_clear(pare_train_weights *w);
 /* The bf16 copies from the masters. */
