@@ -50,6 +50,11 @@ char *pare_asprintf(const char *format, ...) {
     return text;
 }
 
+bool pare_ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
 void pare_free(void *p) { free(p); }
 
 /* A page past the end stays readable: vector kernels may read up to 64 bytes beyond a buffer. */

@@ -37,6 +37,9 @@ char *pare_strndup(const char *s, size_t n);
 __attribute__((format(printf, 1, 2))) char *pare_asprintf(const char *format, ...);
 void pare_free(void *p);
 
+/* Whether the last part of s is `end`; "" always is. */
+bool pare_ends_with(const char *s, const char *end);
+
 /* Large blocks: zeroed, aligned to 64 bytes at least, in huge pages where the system gives them.
  * size 0 is legal. */
 void *pare_big_alloc(size_t size);

@@ -4,6 +4,7 @@
  * Its file names are untrusted: they may not leave the folder, neither by their text nor by a link.
  * One place outside is known: the hub's cache keeps snapshots/REVISION/FILE as links to blobs/HASH
  * beside snapshots. */
+#include "base/memory.h"
 #include "io/json.h"
 #include "io/safetensors_internal.h"
 
@@ -17,16 +18,11 @@ static pare_status out_of_memory(const char *path, pare_error *err) {
     return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", path);
 }
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 /* --- names and links --- */
 
 static bool name_is_plain(const char *file) {
     return file[0] && !strchr(file, '/') && !strchr(file, '\\') && !strstr(file, "..") &&
-           pare_name_valid(file, strlen(file)) && ends_with(file, ".safetensors");
+           pare_name_valid(file, strlen(file)) && pare_ends_with(file, ".safetensors");
 }
 
 static bool is_below(const char *folder, const char *path) {
@@ -196,11 +192,11 @@ static pare_status open_only(pare_st *s, const char *folder, pare_error *err) {
     const char *found = NULL, *pickle = NULL;
     PARE_TRY(pare_folder_list(&names, &n, folder, err));
     for (size_t i = 0; i < n; i++) {
-        if (ends_with(names[i], ".safetensors")) {
+        if (pare_ends_with(names[i], ".safetensors")) {
             count++;
             found = names[i];
-        } else if (ends_with(names[i], ".bin") || ends_with(names[i], ".pt") ||
-                   ends_with(names[i], ".pth")) {
+        } else if (pare_ends_with(names[i], ".bin") || pare_ends_with(names[i], ".pt") ||
+                   pare_ends_with(names[i], ".pth")) {
             pickle = names[i];
         }
     }

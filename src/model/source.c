@@ -1,5 +1,6 @@
 #include "model/source_internal.h"
 
+#include "base/memory.h"
 #include "io/ggml_types.h"
 
 #include <stdio.h>
@@ -142,20 +143,15 @@ static pare_status open_gguf(pare_source *s, pare_error *err) {
     return PARE_OK;
 }
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 static pare_status open_any(pare_source *s, pare_error *err) {
     if (pare_path_is_folder(s->path)) {
         PARE_TRY(source_open_hf(s, err));
-    } else if (ends_with(s->path, ".safetensors") || ends_with(s->path, ".json")) {
+    } else if (pare_ends_with(s->path, ".safetensors") || pare_ends_with(s->path, ".json")) {
         return pare_fail(err, PARE_ERR_ARG,
                          "%s: found one file of a Hugging Face model, expected its folder",
                          s->path);
-    } else if (ends_with(s->path, ".bin") || ends_with(s->path, ".pt") ||
-               ends_with(s->path, ".pth")) {
+    } else if (pare_ends_with(s->path, ".bin") || pare_ends_with(s->path, ".pt") ||
+               pare_ends_with(s->path, ".pth")) {
         return pare_fail(err, PARE_ERR_UNSUPPORTED,
                          "%s: found a pickle file, which can run code and is never read; expected "
                          "safetensors or GGUF",

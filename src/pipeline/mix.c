@@ -1,5 +1,6 @@
 #include "pipeline/mix.h"
 
+#include "base/memory.h"
 #include "pare/compress.h"
 
 #include <stdlib.h>
@@ -80,18 +81,13 @@ const char *pare_mix_name_of_file_type(uint32_t file_type) {
     return NULL;
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 bool pare_mix_takes(const char *canonical, size_t n_dims) {
     static const char *const kept[] = {"_norm.weight", "ffn_gate_inp.weight",
                                        "position_embd.weight", "token_types.weight",
                                        "ssm_conv1d.weight"};
-    if (n_dims < 2 || !ends_with(canonical, "weight")) return false;
+    if (n_dims < 2 || !pare_ends_with(canonical, "weight")) return false;
     for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++)
-        if (ends_with(canonical, kept[i])) return false;
+        if (pare_ends_with(canonical, kept[i])) return false;
     return true;
 }
 

@@ -339,11 +339,6 @@ static pare_status write_config_json(pare_output *o, const char *recipe, pare_er
     return st;
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 /* What lies beside the weights goes along unchanged: tokenizer, generation config, template,
  * licence, model card; not what says how the input's weights were packed. */
 static pare_status copy_companions(pare_output *o, pare_error *err) {
@@ -362,7 +357,7 @@ static pare_status copy_companions(pare_output *o, pare_error *err) {
         for (size_t k = 0; k < sizeof made / sizeof made[0]; k++)
             skip |= strcmp(names[i], made[k]) == 0;
         for (size_t k = 0; k < sizeof weights / sizeof weights[0]; k++)
-            skip |= ends_with(names[i], weights[k]);
+            skip |= pare_ends_with(names[i], weights[k]);
         char *from = skip ? NULL : pare_path_join(pare_source_path(o->source), names[i]);
         char *to = skip ? NULL : pare_path_join(o->folder, names[i]);
         if (!skip) st = from && to ? pare_file_copy(to, from, err) : fail_memory(o, err);

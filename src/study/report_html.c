@@ -353,11 +353,6 @@ static pare_status model(pare_buffer *b, pare_record *pool, const pare_report_mo
 
 /* --- records --- */
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 static void field(pare_buffer *b, const pare_column *c, const pare_record *r) {
     static const char *const elsewhere[] = {"id", "time", "verb", "status", "message"};
     for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
@@ -371,7 +366,7 @@ static void field(pare_buffer *b, const pare_column *c, const pare_record *r) {
     } else {
         int64_t v = pare_column_int(c, r);
         PRINT("%lld", (long long)v);
-        if (ends_with(c->name, "_bytes")) PRINT(" (%.1f MiB)", MIB * (double)v);
+        if (pare_ends_with(c->name, "_bytes")) PRINT(" (%.1f MiB)", MIB * (double)v);
     }
     PRINT("</dd>");
 }

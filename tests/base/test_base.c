@@ -47,6 +47,8 @@ static void allocations(void **state) {
     char *s = pare_strndup("abcdef", 3), *t = pare_asprintf("%d-%s", 7, "x");
     assert_string_equal(s, "abc");
     assert_string_equal(t, "7-x");
+    assert_true(pare_ends_with(t, "-x") && pare_ends_with(t, "") && pare_ends_with(t, "7-x"));
+    assert_false(pare_ends_with(t, "07-x") || pare_ends_with(t, "7-"));
     pare_free(s);
     pare_free(t);
     pare_free(NULL);
