@@ -1,6 +1,5 @@
-/* Sparse training: JaxPruner's vectors and traps, the order of a step, every algorithm resumed,
- * with other optimizers, with any number of threads. */
-#include "support/test.h"
+/* Sparse training: JaxPruner's vectors and traps, the order of a step, what is refused. */
+#include "support/toy_pruner.h"
 
 #include "kernels/blocks.h"
 #include "methods/pruner.h"
@@ -8,112 +7,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-/* ---- a toy: four tensors, gradients towards fixed places ---- */
-
-enum { N = 4, W1 = 16 * 16, EMBD = 10 * 8, BIAS = 16, W2 = 16 * 16, ALL = W1 + EMBD + BIAS + W2 };
-static const size_t sizes[N] = {W1, EMBD, BIAS, W2};
-
-typedef struct toy {
-    float w[ALL], forward[ALL], g[ALL];
-    pare_trained t[N];
-    float *gs[N];
-    pare_optim *optim;
-    pare_pruner *pruner;
-    pare_stepper stepper;
-    int step;
-} toy;
-
-static float draw(uint64_t *s) {
-    *s = *s * 6364136223846793005u + 1442695040888963407u;
-    return (float)(int32_t)(*s >> 32) * 0x1p-31f;
-}
-
-static void lay_out(toy *x) {
-    memset(x, 0, sizeof *x);
-    uint64_t seed = 11;
-    for (size_t i = 0; i < ALL; i++) x->w[i] = draw(&seed);
-    x->t[0] = (pare_trained){.name = "b.w1", .dims = {16, 16}, .n_dims = 2};
-    x->t[1] =
-        (pare_trained){.name = "embd", .dims = {10, 8}, .n_dims = 2, .role = PARE_ROLE_EMBEDDING};
-    x->t[2] = (pare_trained){.name = "bias", .dims = {16}, .n_dims = 1, .role = PARE_ROLE_OTHER};
-    x->t[3] = (pare_trained){.name = "a.w2", .dims = {16, 16}, .n_dims = 2};
-    for (size_t i = 0, at = 0; i < N; at += sizes[i++]) {
-        x->t[i].w = x->w + at;
-        x->t[i].w_forward = x->forward + at;
-        x->gs[i] = x->g + at;
-    }
-}
-
-static void begin(toy *x, pare_runtime *rt, const char *spec, const char *optim) {
-    lay_out(x);
-    assert_ok(pare_pruner_create(&x->pruner, rt, spec, x->t, N, 40, err));
-    assert_ok(pare_optim_create(&x->optim, rt, optim, x->t, N, err));
-    x->stepper = pare_optim_stepper(x->optim);
-}
-
-static void end(toy *x) {
-    pare_pruner_free(x->pruner);
-    pare_optim_free(x->optim);
-}
-
-static const float *weights_of_forward(const toy *x) {
-    return pare_pruner_is_straight_through(x->pruner) ? x->forward : x->w;
-}
-
-/* The gradient of a square distance, with noise of the step. */
-static void gradients(toy *x) {
-    uint64_t place = 77, noise = (uint64_t)x->step * 1000 + 5;
-    const float *w = weights_of_forward(x);
-    for (size_t i = 0; i < ALL; i++) x->g[i] = 0.3f * (w[i] - draw(&place)) + 0.1f * draw(&noise);
-}
-
-static void forward(toy *x) { assert_ok(pare_pruner_pre_forward(x->pruner, err)); }
-
-static void update(toy *x) {
-    pare_optim_args a = pare_optim_args_default();
-    a.g = x->gs;
-    assert_ok(pare_pruner_update(x->pruner, &x->stepper, &a, err));
-    x->step++;
-}
-
-static void train(toy *x, int until) {
-    while (x->step < until) {
-        forward(x);
-        gradients(x);
-        update(x);
-    }
-}
-
-static size_t zeros(const float *w, size_t n) {
-    size_t z = 0;
-    for (size_t i = 0; i < n; i++) z += w[i] == 0.0f;
-    return z;
-}
-
-static const char *const specs[] = {
-    "no_prune",
-    "magnitude:sparsity=0.7,every=5,from=5,until=30",
-    "magnitude:sparsity=0.7,every=5,from=5,until=30,sparse_grads=true,skip_gradients=true",
-    "magnitude:sparsity=2:4,every=10,from=10,until=20",
-    "magnitude:sparsity=0.5,type=block_4x4,schedule=one_shot,from=3",
-    "random:sparsity=0.7,every=5,from=5,until=30",
-    "saliency:sparsity=0.7,every=5,from=5,until=30,dist=erk",
-    "global_magnitude:sparsity=0.7,every=5,from=5,until=30",
-    "global_saliency:sparsity=0.7,every=5,from=5,until=30,normalize=false",
-    "magnitude_ste:sparsity=0.7,every=5,from=5,until=30",
-    "magnitude_ste:sparsity=2:4,refresh=3,from=0,until=1",
-    "random_ste:sparsity=0.7,every=5,from=0,until=30",
-    "static_sparse:sparsity=0.7,embeddings=true",
-    "set:sparsity=0.7,drop=0.3,every=5,until=30",
-    "set:sparsity=0.5,type=block_4x4,drop=0.3,every=5,until=30",
-    "rigl:sparsity=0.7,drop=0.3,every=5,until=30",
-    "rigl:sparsity=0.5,type=channel_in,drop=0.3,every=5,until=30,decay=none",
-    "acdc:sparsity=0.7,dense_until=3,sparse_from=30,sparse_steps=5,dense_steps=4",
-    "adam_fisher:sparsity=0.7,every=5,from=5,until=30,reset_adam=true",
-    "iterative_nm:sparsity=1:4,every=5,from=5,until=30",
-};
-enum { N_SPECS = sizeof specs / sizeof *specs };
 
 /* Each of the registry stands in the list. */
 static void every_algorithm_is_tried(void **state) {
@@ -548,148 +441,6 @@ static void masks_at_the_start(void **state) {
     pare_runtime_free(rt);
 }
 
-/* ---- what all algorithms have in common ---- */
-
-static void run(float *w, pare_runtime *rt, const char *spec) {
-    toy *x = malloc(sizeof *x);
-    begin(x, rt, spec, "adamw:lr=0.05");
-    train(x, 40);
-    memcpy(w, x->w, sizeof x->w);
-    end(x);
-    free(x);
-}
-
-static void threads_and_levels_do_not_matter(void **state) {
-    (void)state;
-    for (size_t k = 0; k < N_SPECS; k++) {
-        float w[2][ALL];
-        for (int i = 0; i < 3; i++) {
-            pare_runtime *rt = test_runtime(1 + i, i == 2 ? PARE_ISA_REF : PARE_ISA_AMX);
-            run(w[i > 0], rt, specs[k]);
-            pare_runtime_free(rt);
-            if (i && memcmp(w[0], w[1], sizeof w[0]) != 0) fail_msg("%s: other bits", specs[k]);
-        }
-    }
-}
-
-/* State, weights and moments go to others in the middle; the same bits at the end. */
-static void trainings_resume(void **state) {
-    (void)state;
-    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
-    for (size_t k = 0; k < N_SPECS; k++)
-        for (int at = 0; at < 24; at += 23) {
-            float w[ALL];
-            toy *a = malloc(sizeof *a), *b = malloc(sizeof *b);
-            pare_optim_array from, to;
-            run(w, rt, specs[k]);
-            begin(a, rt, specs[k], "adamw:lr=0.05");
-            train(a, at);
-            size_t n = pare_pruner_state_bytes(a->pruner);
-            void *saved = malloc(n);
-            pare_pruner_save(a->pruner, saved);
-            begin(b, rt, specs[k], "adamw:lr=0.05");
-            assert_ok(pare_pruner_load(b->pruner, saved, n, err));
-            memcpy(b->w, a->w, sizeof b->w);
-            for (size_t i = 0; pare_optim_array_at(a->optim, i, &from); i++)
-                if (pare_optim_array_at(b->optim, i, &to))
-                    memcpy(to.data, from.data, to.n * sizeof(float));
-            pare_optim_set_count(b->optim, pare_optim_count(a->optim));
-            b->step = at;
-            train(b, 40);
-            if (memcmp(b->w, w, sizeof w) != 0) fail_msg("%s: other bits from %d", specs[k], at);
-            free(saved);
-            end(a);
-            end(b);
-            free(a);
-            free(b);
-        }
-    pare_runtime_free(rt);
-}
-
-/* An optimizer that knows nothing of masks: plain momentum by hand. */
-typedef struct outer {
-    toy *x;
-    float m[ALL];
-} outer;
-
-static pare_status outer_step(void *arg, const pare_optim_args *args, pare_error *err) {
-    outer *o = arg;
-    (void)err;
-    assert_true(!args->mask && !args->mask_gradient);
-    for (size_t i = 0, at = 0; i < N; at += sizes[i++])
-        for (size_t k = 0; k < sizes[i]; k++) {
-            float *m = &o->m[at + k];
-            *m = 0.9f * *m + args->g[i][k];
-            o->x->t[i].w[k] -= 0.05f * *m;
-        }
-    return PARE_OK;
-}
-static bool outer_array(void *arg, size_t i, pare_optim_array *out) {
-    outer *o = arg;
-    size_t at = 0;
-    if (i >= N) return false;
-    for (size_t k = 0; k < i; k++) at += sizes[k];
-    *out = (pare_optim_array){.moment = "m", .tensor = i, .data = o->m + at, .n = sizes[i]};
-    return true;
-}
-
-static void other_optimizers_get_the_same(void **state) {
-    (void)state;
-    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
-    for (size_t k = 0; k < N_SPECS; k++) {
-        if (strncmp(specs[k], "adam_fisher", 11) == 0) continue; /* wants a second moment */
-        toy *a = malloc(sizeof *a), *b = malloc(sizeof *b);
-        outer *o = calloc(1, sizeof *o);
-        static uint16_t half[ALL];
-        begin(a, rt, specs[k], "sgd:lr=0.05,momentum=0.9");
-        lay_out(b);
-        for (size_t i = 0, at = 0; i < N; at += sizes[i++]) b->t[i].w_bf16 = half + at;
-        assert_ok(pare_pruner_create(&b->pruner, rt, specs[k], b->t, N, 40, err));
-        b->optim = NULL;
-        o->x = b;
-        b->stepper = (pare_stepper){.arg = o, .step = outer_step, .array_at = outer_array};
-        train(a, 40);
-        train(b, 40);
-        if (memcmp(a->w, b->w, sizeof a->w) != 0) fail_msg("%s: other bits", specs[k]);
-        forward(b);                                         /* of straight-through copies */
-        for (size_t i = 0, at = 0; i < N; at += sizes[i++]) /* the pruner's to write */
-            for (size_t v = 0; pare_pruner_mask(b->pruner, i) && v < sizes[i]; v++)
-                assert_int_equal(half[at + v], pare_f32_to_bf16(weights_of_forward(b)[at + v]));
-        end(a);
-        end(b);
-        free(a);
-        free(b);
-        free(o);
-    }
-    pare_runtime_free(rt);
-}
-
-/* Sparsity 0 is the dense training, bit for bit. */
-static void nothing_pruned_is_dense(void **state) {
-    (void)state;
-    static const char *const none[] = {
-        "magnitude:sparsity=0",
-        "random:sparsity=0",
-        "saliency:sparsity=0",
-        "acdc:sparsity=0",
-        "global_magnitude:sparsity=0",
-        "magnitude_ste:sparsity=0",
-        "static_sparse:sparsity=0",
-        "random_ste:sparsity=0",
-        "adam_fisher:sparsity=0",
-        "set:sparsity=0,skip_gradients=false",
-        "rigl:sparsity=0,skip_gradients=false",
-    };
-    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
-    float dense[ALL], w[ALL];
-    run(dense, rt, "no_prune");
-    for (size_t k = 0; k < sizeof none / sizeof *none; k++) {
-        run(w, rt, none[k]);
-        if (memcmp(w, dense, sizeof w) != 0) fail_msg("%s: other bits", none[k]);
-    }
-    pare_runtime_free(rt);
-}
-
 /* ---- scores of the caller's ---- */
 
 /* |w| times the size of an input, as Wanda has it. */
@@ -920,44 +671,6 @@ static void wrong_calls_are_refused(void **state) {
 }
 
 /* A state with any byte changed is refused, or is a state; nothing changes then. */
-static void broken_states_are_refused(void **state) {
-    (void)state;
-    pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
-    toy x;
-    begin(&x, rt, "set:sparsity=0.7,every=5,until=30", "sgd");
-    train(&x, 6);
-    size_t n = pare_pruner_state_bytes(x.pruner);
-    uint8_t *saved = malloc(n), *now = malloc(n);
-    pare_pruner_save(x.pruner, saved);
-    assert_ok(pare_pruner_load(x.pruner, saved, n, err));
-    for (size_t len = 0; len < n; len += 7)
-        assert_fails(pare_pruner_load(x.pruner, saved, len, err), PARE_ERR_INPUT, "found");
-    size_t refused = 0;
-    for (size_t i = 0; i < n; i++) {
-        pare_error err = {0};
-        saved[i] ^= 0x80;
-        pare_status st = pare_pruner_load(x.pruner, saved, n, &err);
-        saved[i] ^= 0x80;
-        if (st != PARE_OK) {
-            assert_int_equal(st, PARE_ERR_INPUT);
-            refused++;
-            pare_pruner_save(x.pruner, now);
-            assert_memory_equal(now, saved, n);
-        } else {
-            assert_ok(pare_pruner_load(x.pruner, saved, n, err));
-        }
-    }
-    assert_true(refused >= n - 24); /* a count stays one, and NAN in two places NAN */
-    toy other;
-    begin(&other, rt, "set:sparsity=0.6,every=5,until=30", "sgd");
-    assert_fails(pare_pruner_load(other.pruner, saved, n, err), PARE_ERR_INPUT, "sparsity 0.7");
-    free(saved);
-    free(now);
-    end(&x);
-    end(&other);
-    pare_runtime_free(rt);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_algorithm_is_tried),
@@ -974,10 +687,6 @@ int main(void) {
         cmocka_unit_test(fisher),
         cmocka_unit_test(saliency_at_once),
         cmocka_unit_test(masks_at_the_start),
-        cmocka_unit_test(threads_and_levels_do_not_matter),
-        cmocka_unit_test(trainings_resume),
-        cmocka_unit_test(other_optimizers_get_the_same),
-        cmocka_unit_test(nothing_pruned_is_dense),
         cmocka_unit_test(own_scores),
         cmocka_unit_test(nan_scores_are_told),
         cmocka_unit_test(which_tensors_are_pruned),
@@ -986,7 +695,6 @@ int main(void) {
         cmocka_unit_test(convolutions),
         cmocka_unit_test(activations),
         cmocka_unit_test(wrong_calls_are_refused),
-        cmocka_unit_test(broken_states_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -97,5 +97,60 @@ int munmap(void *p, size_t n) {
     return (int)syscall(SYS_munmap, p, n);
 }
 
+/* ---- sweeps: an allocation of every chain of callers fails ---- */
+
+typedef pare_status (*fault_run_fn)(const void *arg, pare_error *err);
+
+/* Once, before the first sweep. */
+static inline void fault_init(void) {
+    void *frame[1];
+    backtrace(frame, 1); /* allocates when first called */
+    places = calloc(SEEN, sizeof *places);
+    assert_non_null(places);
+}
+
+static uint64_t *fault_chains; /* `seen` while no run takes note */
+static const char *fault_what; /* for messages */
+
+/* Takes note of the places of a run without faults: those from the result to n_places are new. The
+ * caller ran it once before: what the C library keeps from a first use is no leak. */
+static inline size_t fault_places(fault_run_fn run, const void *arg, const char *what) {
+    size_t first = n_places;
+    pare_error err = {0};
+    fault_what = what;
+    if (!fault_chains) fault_chains = calloc(SEEN, sizeof *fault_chains);
+    count = live = fail_at = 0;
+    persistent = false;
+    seen = fault_chains;
+    armed = true;
+    pare_status st = run(arg, &err);
+    armed = false;
+    seen = NULL;
+    if (st != PARE_OK) fail_msg("%s: %s", what, err.message);
+    assert_int_equal(live, 0);
+    return first;
+}
+
+/* The run again with place number i failing: alone, or of odd numbers with all that follow. */
+static inline pare_status fault_run(fault_run_fn run, const void *arg, size_t i, pare_error *err) {
+    *err = (pare_error){0};
+    count = live = 0;
+    fail_at = places[i];
+    persistent = i % 2;
+    armed = true;
+    pare_status st = run(arg, err);
+    armed = false;
+    if (live != 0) fail_msg("%s, allocation %ld: %ld blocks leak", fault_what, places[i], live);
+    /* jansson now and then takes a failed allocation for a wrong character */
+    if (st != PARE_OK &&
+        ((st != PARE_ERR_NOMEM && st != PARE_ERR_INPUT) || err->status != st || !err->message[0]))
+        fail_msg("%s, allocation %ld: found %s \"%s\"", fault_what, places[i], pare_status_name(st),
+                 err->message);
+    return st;
+}
+
+/* Where runs are slow only every seventh place is tried. */
+static inline size_t fault_step(void) { return test_is_slow() ? 7 : 1; }
+
 #endif
 #endif
