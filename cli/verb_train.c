@@ -68,8 +68,9 @@ static const cli_option train_table[] = {
                "of both distributions"),
     CLI_OPTION(train_options, 0, "hard", CLI_SHARE, hard, "SHARE", 0, 0,
                "with --distill: share of the text's own tokens in the loss"),
-    CLI_OPTION(train_options, 0, "ema", CLI_FLOAT, ema, "D", 0, 0.999999999,
-               "evaluate and write an average of the weights with this decay (0.999)"),
+    CLI_OPTION(
+        train_options, 0, "ema", CLI_FLOAT, ema, "D", 0, 0.999999999,
+        "evaluate and write an average of the weights after each step, with this decay (0.999)"),
     CLI_SWITCH(train_options, 0, "best", keep_best,
                "write the weights of least held-out loss, not the last ones"),
     CLI_OPTION(train_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
@@ -77,7 +78,7 @@ static const cli_option train_table[] = {
     CLI_SWITCH(train_options, 0, "recompute", recompute,
                "less memory: each layer is computed again in the backward pass"),
     INT(0, "eval-every", eval_every, "N", 0, 1e12,
-        "steps between evaluations; 0 = at the end only"),
+        "steps between evaluations; 0 = before the first and after the last only"),
     INT(0, "eval-windows", eval_windows, "N", 1, 1 << 30, "held-out windows, at most"),
     INT(0, "save-every", save_every, "N", 0, 1e12,
         "steps between checkpoints; 0 = at the end only"),
@@ -129,6 +130,11 @@ static void on_line(void *arg, const pare_train_line *l) {
         return;
     }
     cli_progress_clear(c);
+    if (l->step == 0) {
+        cli_printf(c, "step %6u  held out %.4f (ppl %.2f)\n", 0, l->val_loss, exp(l->val_loss));
+        cli_flush(c);
+        return;
+    }
     cli_printf(c, "step %6llu  loss %7.4f  lr %.2e  |g| %8.3f  %7.0f tok/s  %6.1f GFLOP/s",
                (unsigned long long)l->step, l->loss, l->lr, l->grad_norm, l->tokens_per_s,
                l->flop_per_s / 1e9);
@@ -168,6 +174,7 @@ static pare_status print_result(cli *c, const char *out, const pare_train_report
     json_object_set_new(o, "val_loss", cli_json_real(r->val_loss));
     json_object_set_new(o, "val_ppl", cli_json_real(r->val_ppl));
     json_object_set_new(o, "best_val_loss", cli_json_real(r->best_val_loss));
+    json_object_set_new(o, "first_val_loss", cli_json_real(r->first_val_loss));
     json_object_set_new(o, "sparsity", cli_json_real(r->sparsity));
     json_object_set_new(o, "seconds", cli_json_real(r->seconds));
     json_object_set_new(o, "tokens_per_s", cli_json_real(r->tokens_per_s));

@@ -39,7 +39,7 @@ typedef struct pare_train_shape {
 
 /* A line of the log. */
 typedef struct pare_train_line {
-    uint64_t step; /* steps done */
+    uint64_t step; /* steps done; 0: the model as it is, of which only val_loss is known */
     double loss;   /* mean over the step's tokens, nats */
     double lr, grad_norm;
     double sparsity;                 /* of the weights that the pruner works on */
@@ -71,15 +71,15 @@ typedef struct pare_train_options {
     const char *sparsity; /* "rigl:sparsity=0.8,every=100"; or NULL */
     pare_compute compute; /* fast: bf16 products from f32 masters; exact: f32 */
     bool recompute;       /* less memory: layers are computed again in the backward pass */
-    double ema; /* decay of an average of the weights, [0, 1): it is what is evaluated and written;
-                   0 (default): none */
+    double ema;     /* decay of an average of the weights after each step, [0, 1): it is what is
+                       evaluated     and written; 0 (default): none */
     bool keep_best; /* write the weights of least held-out loss, not the last ones */
-    uint64_t eval_every, save_every,
-        log_every;       /* steps; defaults 250, 250, 10; 0: only at the end */
-    size_t eval_windows; /* of the held-out text, at most; default 64 */
-    bool restart;        /* drop what an interrupted run left */
-    bool resume;         /* refuse to begin anew */
-    bool keep_work;      /* leave the work folder there at the end */
+    uint64_t eval_every, save_every, log_every; /* steps; defaults 250, 250, 10; 0: only at the end,
+                                                   and evaluation also before the first step */
+    size_t eval_windows;                        /* of the held-out text, at most; default 64 */
+    bool restart;                               /* drop what an interrupted run left */
+    bool resume;                                /* refuse to begin anew */
+    bool keep_work;                             /* leave the work folder there at the end */
     void (*on_line)(void *arg, const pare_train_line *line); /* may be NULL */
     void *arg;
 } pare_train_options;
@@ -87,9 +87,9 @@ pare_train_options pare_train_options_default(void);
 
 typedef struct pare_train_report {
     uint64_t steps, tokens;
-    double loss;              /* of the last step */
-    double val_loss, val_ppl; /* NaN without held-out text */
-    double best_val_loss;
+    double loss;                          /* of the last step */
+    double val_loss, val_ppl;             /* NaN without held-out text */
+    double best_val_loss, first_val_loss; /* the latter before the first step */
     double sparsity, seconds, tokens_per_s, flop_per_s;
     uint64_t n_params;
     uint64_t peak_rss_bytes;

@@ -258,116 +258,6 @@ static pare_status begin_optim(pare_train_run *r, pare_error *err) {
     return pare_optim_create(&r->optim, r->rt, r->o->optim, r->trained, r->n_trained, err);
 }
 
-/* ---- evaluation ---- */
-
-/* Held-out windows, evenly over all there are, at most eval_windows. */
-static pare_status evaluate(pare_train_run *r, double *loss, pare_error *err) {
-    const pare_train_options *o = r->o;
-    uint64_t all = o->val ? (r->val_tokens.n - 1) / o->ctx : r->batches.n_held_out;
-    uint64_t count = all < o->eval_windows ? all : o->eval_windows;
-    double sum = 0;
-    *loss = NAN;
-    if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
-    for (uint64_t first = 0; first < count; first += r->micro) {
-        size_t n = count - first < r->micro ? (size_t)(count - first) : r->micro;
-        for (size_t i = 0; i < n; i++) {
-            uint64_t at = (first + i) * all / count;
-            int32_t *ids = r->window;
-            if (o->val)
-                PARE_TRY(pare_token_file_read(&r->val_tokens, at * o->ctx, o->ctx + 1, ids, err));
-            else
-                PARE_TRY(pare_batches_held_out(&r->batches, at, ids, err));
-            memcpy(r->ids + i * o->ctx, ids, o->ctx * sizeof *ids);
-            memcpy(r->targets + i * o->ctx, ids + 1, o->ctx * sizeof *ids);
-        }
-        pare_batch b = {r->ids, r->targets, r->lengths, n * o->ctx, n};
-        double nll;
-        PARE_TRY(pare_check_cancel(r->rt, err));
-        PARE_TRY(pare_step_run(r->step, &b, false, 0, &nll, err));
-        sum += nll;
-    }
-    if (count) *loss = sum / (double)(count * o->ctx);
-    return PARE_OK;
-}
-
-void pare_train_mask(const pare_train_run *r, size_t i, float *w) {
-    const uint64_t *mask = r->pruner ? pare_pruner_mask(r->pruner, i) : NULL;
-    const pare_trained *t = &r->trained[i];
-    size_t n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
-    for (size_t k = 0; mask && k < n; k++)
-        if (!(mask[k / 64] >> k % 64 & 1)) w[k] = 0.0f;
-}
-
-/* The weights and their average change places. */
-static void swap_average(pare_train_run *r) {
-    float *e = r->ema;
-    for (size_t i = 0; i < r->weights->n; i++) {
-        const pare_train_tensor *t = &r->weights->tensors[i];
-        for (size_t k = 0; k < t->rows * t->cols; k++, e++) {
-            float w = t->w[k];
-            t->w[k] = *e;
-            *e = w;
-        }
-    }
-    pare_train_weights_round(r->weights);
-}
-
-/* e = d e + (1 - d) w */
-static void average(pare_train_run *r) {
-    float *e = r->ema, d = (float)r->o->ema, rest = 1 - d;
-    for (size_t i = 0; i < r->weights->n; i++) {
-        const pare_train_tensor *t = &r->weights->tensors[i];
-        size_t n = t->rows * t->cols;
-        for (size_t k = 0; k < n; k++) e[k] = d * e[k] + rest * t->w[k];
-        e += n;
-    }
-}
-
-/* What is evaluated just now becomes the best. */
-static void keep_best(pare_train_run *r) {
-    float *to = r->best;
-    for (size_t i = 0, k = 0; i < r->weights->n; i++) {
-        const pare_train_tensor *t = &r->weights->tensors[i];
-        memcpy(to, t->w, t->rows * t->cols * sizeof *to);
-        if (t->grad) pare_train_mask(r, k++, to);
-        to += t->rows * t->cols;
-    }
-}
-
-/* Evaluates, the average where there is one, and takes note. */
-static pare_status evaluate_now(pare_train_run *r, double *loss, pare_error *err) {
-    pare_train_state *s = &r->state;
-    if (r->ema) swap_average(r);
-    pare_status st = evaluate(r, loss, err);
-    if (st == PARE_OK && isfinite(*loss)) {
-        double sparsity = pare_train_sparsity(r);
-        bool sparser = sparsity > s->best_sparsity + 1e-6; /* what came before was another model */
-        s->val_loss = *loss;
-        if (sparser || (!(s->best_val_loss <= *loss) && sparsity >= s->best_sparsity - 1e-6)) {
-            s->best_sparsity = sparsity;
-            s->best_val_loss = *loss;
-            if (r->best) keep_best(r);
-        }
-    }
-    if (r->ema) swap_average(r);
-    return st;
-}
-
-static pare_status begin_copies(pare_train_run *r, pare_error *err) {
-    for (size_t i = 0; i < r->weights->n; i++)
-        r->n_values += r->weights->tensors[i].rows * r->weights->tensors[i].cols;
-    if (r->o->ema > 0) r->ema = pare_big_alloc(r->n_values * sizeof *r->ema);
-    if (r->o->keep_best) r->best = pare_big_alloc(r->n_values * sizeof *r->best);
-    if ((r->o->ema > 0 && !r->ema) || (r->o->keep_best && !r->best)) return fail_memory(err);
-    float *e = r->ema;
-    for (size_t i = 0; e && i < r->weights->n; i++) {
-        const pare_train_tensor *t = &r->weights->tensors[i];
-        memcpy(e, t->w, t->rows * t->cols * sizeof *e);
-        e += t->rows * t->cols;
-    }
-    return PARE_OK;
-}
-
 /* ---- a step ---- */
 
 static double norm_of(const pare_train_run *r) { return pare_train_grad_norm(r->weights); }
@@ -441,23 +331,9 @@ static pare_status one_step(pare_train_run *r, pare_train_line *line, pare_error
     pare_stepper stepper = pare_optim_stepper(r->optim);
     PARE_TRY(r->pruner ? pare_pruner_update(r->pruner, &stepper, &args, err)
                        : pare_optim_step(r->optim, &args, err));
-    if (r->ema) average(r);
+    if (r->ema) pare_train_average(r);
     s->step++;
     return PARE_OK;
-}
-
-double pare_train_sparsity(const pare_train_run *r) {
-    uint64_t all = 0, kept = 0;
-    for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
-        const uint64_t *mask = pare_pruner_mask(r->pruner, i);
-        const pare_trained *t = &r->trained[i];
-        size_t n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
-        if (!mask) continue;
-        all += n;
-        for (size_t k = 0; k < n / 64; k++) kept += (uint64_t)__builtin_popcountll(mask[k]);
-        if (n % 64) kept += (uint64_t)__builtin_popcountll(mask[n / 64] << (64 - n % 64));
-    }
-    return all ? 1 - (double)kept / (double)all : 0;
 }
 
 /* ---- the loop ---- */
@@ -485,6 +361,13 @@ static pare_status log_line(pare_train_run *r, pare_train_line *line, clock_stat
     return PARE_OK;
 }
 
+/* What the model is worth as it is: a line of the log like any other. */
+static pare_status before_the_first(pare_train_run *r, clock_state *c, pare_error *err) {
+    pare_train_line line = {.loss = NAN, .lr = NAN, .grad_norm = NAN, .val_loss = NAN};
+    PARE_TRY(pare_train_evaluate(r, &line.val_loss, err));
+    return isfinite(line.val_loss) ? log_line(r, &line, c, true, err) : PARE_OK;
+}
+
 static pare_status run_steps(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
     uint64_t end = o->stop_at && o->stop_at < o->steps ? o->stop_at : o->steps;
@@ -500,12 +383,13 @@ static pare_status run_steps(pare_train_run *r, pare_error *err) {
                                    (unsigned long long)r->state.step)
                        : pare_fail(err, saved, "%s", own.message);
         }
+        if (r->state.step == 0) PARE_TRY(before_the_first(r, &clock, err));
         PARE_TRY(one_step(r, &line, err));
         uint64_t step = r->state.step;
         pare_progress(r->rt, "train", (double)step, (double)o->steps, "steps");
         bool last = step == end;
         if (is_due(step, o->eval_every) || (last && step == o->steps)) {
-            PARE_TRY(evaluate_now(r, &line.val_loss, err));
+            PARE_TRY(pare_train_evaluate(r, &line.val_loss, err));
         }
         bool stored = is_due(step, o->log_every) || step == o->steps || isfinite(line.val_loss);
         if (stored || last) PARE_TRY(log_line(r, &line, &clock, stored, err));
@@ -527,7 +411,7 @@ static pare_status open_run(pare_train_run *r, pare_error *err) {
     PARE_TRY(begin_model(r, err));
     PARE_TRY(open_text(r, err));
     PARE_TRY(begin_optim(r, err));
-    PARE_TRY(begin_copies(r, err));
+    PARE_TRY(pare_train_begin_copies(r, err));
     size_t tokens = r->micro * o->ctx;
     r->window = pare_calloc(o->ctx + 1, sizeof *r->window);
     r->ids = pare_calloc(tokens, sizeof *r->ids);
@@ -547,7 +431,9 @@ static pare_status open_run(pare_train_run *r, pare_error *err) {
     const pare_model_config *c = &r->weights->model->config;
     r->flop_per_token = 3 * (double)pare_model_flops_per_token(r->weights->model) +
                         6.0 * (double)(c->n_layers * c->n_heads * c->head_dim * o->ctx);
-    r->state = (pare_train_state){.loss = NAN, .val_loss = NAN, .best_val_loss = NAN};
+    r->state = (pare_train_state){
+        .loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .first_val_loss = NAN};
+    pare_train_tell_begin(r);
     PARE_TRY(pare_train_restore(r, err));
     if (warmup_of(o) >= o->steps)
         pare_warn(r->rt,
@@ -582,23 +468,6 @@ static void close_run(pare_train_run *r, bool remove) {
     pare_work_close(r->work);
 }
 
-/* A schedule that ends after the training, or with its last step. */
-static void tell_missed_sparsity(const pare_train_run *r) {
-    double wanted = 0, all = 0, has = pare_train_sparsity(r);
-    for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
-        const pare_trained *t = &r->trained[i];
-        double n = (double)t->dims[0] * (double)(t->n_dims == 2 ? t->dims[1] : 1);
-        double target = pare_pruner_target(r->pruner, i);
-        if (isnan(target)) continue;
-        wanted += n * target;
-        all += n;
-    }
-    if (all > 0 && has < wanted / all - 0.005)
-        pare_warn(r->rt,
-                  "sparsity: found %.4f at the end, expected %.4f: the schedule ends too late", has,
-                  wanted / all);
-}
-
 static void fill_report(pare_train_report *out, const pare_train_run *r, double started,
                         uint64_t first_step) {
     const pare_train_options *o = r->o;
@@ -613,6 +482,7 @@ static void fill_report(pare_train_report *out, const pare_train_run *r, double 
                                .val_loss = written,
                                .val_ppl = exp(written),
                                .best_val_loss = s->best_val_loss,
+                               .first_val_loss = s->first_val_loss,
                                .sparsity = best ? s->best_sparsity : s->sparsity,
                                .seconds = seconds,
                                .finished = s->step >= o->steps,
@@ -642,7 +512,7 @@ pare_status pare_train(pare_train_report *out, pare_runtime *rt, const pare_trai
     if (st == PARE_OK) st = run_steps(r, err);
     if (st == PARE_OK) {
         fill_report(out, r, started, first_step);
-        if (out->finished) tell_missed_sparsity(r);
+        if (out->finished) pare_train_tell_end(r);
         if (out->finished) st = pare_train_write_model(r, err);
     }
     close_run(r, nothing || (st == PARE_OK && out->finished && !o->keep_work));

@@ -1,4 +1,4 @@
-/* A training run on its way: what train_run.c and train_state.c share. */
+/* A training run on its way: what train_run.c, train_eval.c and train_state.c share. */
 #ifndef PARE_SRC_PIPELINE_TRAIN_RUN_H
 #define PARE_SRC_PIPELINE_TRAIN_RUN_H
 
@@ -16,6 +16,7 @@ typedef struct pare_train_state {
     double loss, val_loss, best_val_loss; /* NaN: none yet */
     double sparsity;
     double best_sparsity; /* of the weights of best_val_loss: sparser ones are always better */
+    double first_val_loss, first_sparsity; /* before the first step */
 } pare_train_state;
 
 typedef struct pare_train_run {
@@ -40,6 +41,7 @@ typedef struct pare_train_run {
                           weights; the weights of least held-out loss, as a forward pass saw them */
     size_t n_values;
     double flop_per_token; /* of a step, forward and backward */
+    double zeros_before;   /* share of zeros in linear layers of the model that it goes on from */
     pare_train_state state;
     struct {
         char *data;
@@ -52,6 +54,22 @@ double pare_train_rate(const pare_train_options *o, uint64_t step);
 
 /* Share of zeros among the weights that are pruned; 0 without a pruner. */
 double pare_train_sparsity(const pare_train_run *r);
+
+/* Memory for an average of the weights, which begins with them, and for the best ones. */
+pare_status pare_train_begin_copies(pare_train_run *r, pare_error *err);
+/* After a step: the average moves by (1 - d) / (1 - d^t) of the way to the weights, t steps done.
+ * That is the mean of all weights so far, those of t - k steps ago counting d^k: where the training
+ * began has no part in it. */
+void pare_train_average(pare_train_run *r);
+/* *loss of the held-out text, of the average where there is one; the state takes note, and the best
+ * weights are kept. NaN where nothing is held out. */
+pare_status pare_train_evaluate(pare_train_run *r, double *loss, pare_error *err);
+
+/* Warns of a pruned model that is trained without its masks. */
+void pare_train_tell_begin(pare_train_run *r);
+/* Warns of a sparsity that was not reached, of zeros that were lost, and of a loss that is worse
+ * than before. */
+void pare_train_tell_end(const pare_train_run *r);
 
 /* Sets the weights of bit 0 in a pruner's mask to 0, in w of trained tensor i. */
 void pare_train_mask(const pare_train_run *r, size_t i, float *w);

@@ -113,6 +113,8 @@ static json_t *state_json(const pare_train_run *r, const void *pruner) {
     json_object_set_new(j, "best_val_loss", number(s->best_val_loss));
     json_object_set_new(j, "sparsity", number(s->sparsity));
     json_object_set_new(j, "best_sparsity", number(s->best_sparsity));
+    json_object_set_new(j, "first_val_loss", number(s->first_val_loss));
+    json_object_set_new(j, "first_sparsity", number(s->first_sparsity));
     if (pare_json_failures() != failures) { /* it lacks something */
         json_decref(j);
         return NULL;
@@ -231,7 +233,9 @@ pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
                            .val_loss = number_of(json_object_get(j, "val_loss")),
                            .best_val_loss = number_of(json_object_get(j, "best_val_loss")),
                            .sparsity = number_of(json_object_get(j, "sparsity")),
-                           .best_sparsity = number_of(json_object_get(j, "best_sparsity"))};
+                           .best_sparsity = number_of(json_object_get(j, "best_sparsity")),
+                           .first_val_loss = number_of(json_object_get(j, "first_val_loss")),
+                           .first_sparsity = number_of(json_object_get(j, "first_sparsity"))};
     pare_optim_set_count(r->optim, json_integer_value(json_object_get(j, "count")));
     pare_train_weights_round(r->weights);
     return read_log(r, step, err);

@@ -2,6 +2,7 @@
 
 #include "base/hash.h"
 #include "base/memory.h"
+#include "text/unicode.h"
 
 #include <jansson.h>
 #include <string.h>
@@ -79,11 +80,6 @@ static pare_status add_document(builder *b, const char *text, size_t len, pare_e
     return !first && eos >= 0 ? put_ids(b, &eos, 1, err) : PARE_OK;
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 static pare_status add_line(builder *b, const char *file, size_t number, const char *line,
                             size_t len, pare_error *err) {
     json_error_t why;
@@ -100,17 +96,35 @@ static pare_status add_line(builder *b, const char *file, size_t number, const c
     return st;
 }
 
-static pare_status add_file(builder *b, const char *path, pare_error *err) {
+/* Any bytes have ids, but a text in another encoding, or no text, is hardly what was meant. */
+static void tell_bad_text(pare_runtime *rt, const char *path, const char *text, size_t len) {
+    size_t first = 0, bad = 0;
+    for (size_t i = 0; i < len;) {
+        size_t good = pare_utf8_prefix(text + i, len - i);
+        i += good;
+        if (i >= len) break;
+        if (!bad++) first = i;
+        i++;
+    }
+    if (bad)
+        pare_warn(rt,
+                  "%s: byte %zu: found no UTF-8, expected text in it (%zu such bytes of %zu): they "
+                  "are learned as they are",
+                  path, first, bad, len);
+}
+
+static pare_status add_file(builder *b, pare_runtime *rt, const char *path, pare_error *err) {
     char *text;
     size_t len;
     PARE_TRY(pare_file_read_all(&text, &len, path, (size_t)1 << 30, err));
     pare_status st = PARE_OK;
-    if (!ends_with(path, ".jsonl")) {
+    if (!pare_ends_with(path, ".jsonl")) {
+        tell_bad_text(rt, path, text, len);
         st = add_document(b, text, len, err);
         if (st != PARE_OK) pare_fail_prefix(err, "%s", path);
     }
     size_t number = 1;
-    for (size_t at = 0; ends_with(path, ".jsonl") && at < len && st == PARE_OK; number++) {
+    for (size_t at = 0; pare_ends_with(path, ".jsonl") && at < len && st == PARE_OK; number++) {
         const char *end = memchr(text + at, '\n', len - at);
         size_t n = end ? (size_t)(end - text) - at : len - at;
         if (n) st = add_line(b, path, number, text + at, n, err);
@@ -127,7 +141,7 @@ static pare_status build(builder *b, pare_runtime *rt, const char *const *files,
     for (size_t i = 0; i < n_files; i++) {
         pare_progress(rt, "tokenize", (double)i, (double)n_files, "files");
         PARE_TRY(pare_check_cancel(rt, err));
-        PARE_TRY(add_file(b, files[i], err));
+        PARE_TRY(add_file(b, rt, files[i], err));
     }
     pare_progress(rt, "tokenize", (double)n_files, (double)n_files, "files");
     if (b->n == 0)

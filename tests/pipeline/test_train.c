@@ -1,7 +1,7 @@
 /* pare_train on toy models: it learns, goes on from checkpoints with the same bytes, tells bad
  * options, and never keeps what is not finite. That a step is right: tests/train, and
  * scripts/interop/train_peer.py beside PyTorch. */
-#include "support/test.h"
+#include "support/toy_training.h"
 
 #include <math.h>
 #include <signal.h>
@@ -21,145 +21,88 @@
 
 int fsync(int fd) { return (void)fd, 0; } /* nothing here loses power */
 
-static char tokenizer[600], text[600], out[600], work[600];
-
-static void write_text(void) {
-    char *t = pare_malloc(1 << 15, 1);
-    size_t n = 0;
-    for (int i = 0; n < (1 << 15) - 64; i++)
-        n += (size_t)snprintf(t + n, 64, "the %s %s number %d.\n", i % 3 ? "cat" : "dog",
-                              i % 2 ? "eats" : "sees", i % 10);
-    snprintf(text, sizeof text, "%s", test_write("text.txt", t, n));
-    pare_free(t);
-}
-
-static pare_train_options options(void) {
-    static const char *files[1];
-    files[0] = text;
-    pare_train_options o = pare_train_options_default();
-    o.out = out;
-    o.shape = (pare_train_shape){
-        .arch = "llama", .dim = 32, .n_layers = 2, .n_heads = 4, .tokenizer = tokenizer};
-    o.data = files;
-    o.n_data = 1;
-    o.steps = 12;
-    o.batch = 3;
-    o.ctx = 16;
-    o.optim = "adamw:lr=1e-2";
-    o.eval_every = 5;
-    o.save_every = 4;
-    o.log_every = 3;
-    o.eval_windows = 4;
-    return o;
-}
-
-static pare_status run(pare_train_report *report, const pare_train_options *o, int threads,
-                       const volatile sig_atomic_t *cancel, pare_error *err) {
-    const pare_options ro = {
-        .n_threads = threads, .isa = PARE_ISA_AMX, .seed = 5, .cancel = cancel};
-    pare_runtime *rt;
-    PARE_TRY(pare_runtime_create(&rt, &ro, err));
-    pare_status st = pare_train(report, rt, o, err);
-    pare_runtime_free(rt);
-    return st;
-}
-
-static void clean(void) {
-    test_remove(out);
-    test_remove(work);
-}
-
-static int set_up(void **state) {
-    (void)state;
-    snprintf(tokenizer, sizeof tokenizer, "%s", tiny_model("base", NULL));
-    snprintf(out, sizeof out, "%s", test_path("trained"));
-    snprintf(work, sizeof work, "%s.work", out);
-    write_text();
-    return 0;
-}
-
 static void it_learns(void **state) {
     (void)state;
     pare_train_report r;
     static const char *const archs[] = {"llama", "gpt2", "gemma2", "gemma3", "qwen3", "opt"};
     for (size_t i = 0; i < sizeof archs / sizeof archs[0]; i++) {
-        pare_train_options o = options();
+        pare_train_options o = toy_options();
         o.shape.arch = archs[i];
         o.steps = 60;
-        clean();
-        assert_ok(run(&r, &o, 2, NULL, err));
+        toy_clean();
+        assert_ok(toy_run(&r, &o, 2, NULL, err));
         assert_true(r.finished);
         assert_int_equal(r.steps, 60);
         if (!(r.val_loss < 3.2)) /* log 259 = 5.56 at first */
             fail_msg("%s: held-out loss %g", archs[i], r.val_loss);
-        assert_false(pare_path_exists(work));
+        assert_false(pare_path_exists(toy.work));
         pare_runtime *rt = test_runtime(1, pare_isa_best());
         pare_model *m;
-        assert_ok(pare_model_load(&m, rt, out, err));
+        assert_ok(pare_model_load(&m, rt, toy.out, err));
         assert_string_equal(pare_model_arch(m), archs[i]);
         pare_model_free(m);
         pare_runtime_free(rt);
     }
     /* of the shape of the one before, by its configuration */
     char config[700], first[65];
-    pare_train_options again = options();
-    again.shape = (pare_train_shape){.config = config, .tokenizer = tokenizer};
+    pare_train_options again = toy_options();
+    again.shape = (pare_train_shape){.config = config, .tokenizer = toy.tokenizer};
     again.steps = 60;
-    snprintf(first, sizeof first, "%s", test_hash(out));
+    snprintf(first, sizeof first, "%s", test_hash(toy.out));
     test_remove(test_path("shape"));
-    assert_int_equal(rename(out, test_path("shape")), 0);
+    assert_int_equal(rename(toy.out, test_path("shape")), 0);
     snprintf(config, sizeof config, "%s/config.json", test_path("shape"));
-    assert_ok(run(&r, &again, 2, NULL, err));
-    assert_string_equal(test_hash(out), first);
+    assert_ok(toy_run(&r, &again, 2, NULL, err));
+    assert_string_equal(test_hash(toy.out), first);
     /* from a model, with gradients of parts added up and layers computed twice */
-    pare_train_options o = options();
+    pare_train_options o = toy_options();
     o.shape = (pare_train_shape){0};
-    o.from = tokenizer;
+    o.from = toy.tokenizer;
     o.steps = 40;
     o.batch = 4;
     o.micro_batch = 3;
     o.recompute = true;
     o.schedule = "wsd";
-    clean();
-    assert_ok(run(&r, &o, 2, NULL, err));
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 2, NULL, err));
     assert_true(r.val_loss < 3.2);
-    clean();
+    toy_clean();
 }
 
 /* Stopped at every step, interrupted, on another number of threads: the same bytes at the end. */
 static void it_goes_on_with_the_same_bytes(void **state) {
     (void)state;
-    pare_train_options o = options();
+    pare_train_options o = toy_options();
     pare_train_report r;
-    clean();
-    assert_ok(run(&r, &o, 1, NULL, err));
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
     char expected[65];
-    snprintf(expected, sizeof expected, "%s", test_hash(out));
-    clean();
-    assert_ok(run(&r, &o, 3, NULL, err));
-    assert_string_equal(test_hash(out), expected);
+    snprintf(expected, sizeof expected, "%s", test_hash(toy.out));
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 3, NULL, err));
+    assert_string_equal(test_hash(toy.out), expected);
     for (uint64_t stop = 1; stop < o.steps; stop++) {
-        clean();
+        toy_clean();
         o.stop_at = stop;
-        assert_ok(run(&r, &o, 1, NULL, err));
+        assert_ok(toy_run(&r, &o, 1, NULL, err));
         assert_false(r.finished);
         assert_int_equal(r.steps, stop);
-        assert_false(pare_path_exists(out));
+        assert_false(pare_path_exists(toy.out));
         o.stop_at = 0;
         o.resume = true;
-        assert_ok(run(&r, &o, 2, NULL, err));
+        assert_ok(toy_run(&r, &o, 2, NULL, err));
         o.resume = false;
         assert_true(r.finished);
-        assert_string_equal(test_hash(out), expected);
+        assert_string_equal(test_hash(toy.out), expected);
     }
     /* an interrupt saves what is done */
-    clean();
+    toy_clean();
     const volatile sig_atomic_t now = 1;
-    assert_fails(run(&r, &o, 1, &now, err), PARE_ERR_INTERRUPTED, "interrupted");
-    assert_false(pare_path_exists(out));
-    assert_ok(run(&r, &o, 1, NULL, err));
-    assert_string_equal(test_hash(out), expected);
-    clean();
+    assert_fails(toy_run(&r, &o, 1, &now, err), PARE_ERR_INTERRUPTED, "interrupted");
+    assert_false(pare_path_exists(toy.out));
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    assert_string_equal(test_hash(toy.out), expected);
+    toy_clean();
 }
 
 static void append_if_known(char *spec, size_t size, const pare_method *m, const char *name,
@@ -188,7 +131,7 @@ static void all_methods_go_on_with_the_same_bytes(void **state) {
         append_if_known(spec, sizeof spec, m, "every", "2");
         append_if_known(spec, sizeof spec, m, "from", "1");
         append_if_known(spec, sizeof spec, m, "until", "7");
-        pare_train_options o = options();
+        pare_train_options o = toy_options();
         pare_train_report r;
         if (sparse) {
             o.sparsity = spec;
@@ -198,42 +141,44 @@ static void all_methods_go_on_with_the_same_bytes(void **state) {
         }
         o.steps = 9;
         n_seen++;
-        clean();
-        if (run(&r, &o, 1, NULL, &(pare_error){0}) != PARE_OK) assert_ok(run(&r, &o, 1, NULL, err));
-        snprintf(expected, sizeof expected, "%s", test_hash(out));
-        if (sparse && strcmp(pare_method_name(m), "no_prune") != 0 && !(r.sparsity > 0.4))
+        toy_clean();
+        if (toy_run(&r, &o, 1, NULL, &(pare_error){0}) != PARE_OK)
+            assert_ok(toy_run(&r, &o, 1, NULL, err));
+        snprintf(expected, sizeof expected, "%s", test_hash(toy.out));
+        if (sparse && strcmp(pare_method_name(m), "no_prune") != 0 &&
+            strcmp(pare_method_name(m), "keep_zeros") != 0 && !(r.sparsity > 0.4))
             fail_msg("%s: sparsity %g", spec, r.sparsity);
-        clean();
+        toy_clean();
         o.stop_at = 5;
-        assert_ok(run(&r, &o, 1, NULL, err));
+        assert_ok(toy_run(&r, &o, 1, NULL, err));
         o.stop_at = 0;
-        assert_ok(run(&r, &o, 2, NULL, err));
-        if (strcmp(test_hash(out), expected) != 0) fail_msg("%s: other bytes", spec);
+        assert_ok(toy_run(&r, &o, 2, NULL, err));
+        if (strcmp(test_hash(toy.out), expected) != 0) fail_msg("%s: other bytes", spec);
     }
     assert_true(n_seen >= 20);
-    clean();
+    toy_clean();
 }
 
 /* Killed again and again while it goes on, at moments that differ: the same bytes in the end (F1).
  */
 static void killed_at_any_moment(void **state) {
     (void)state;
-    pare_train_options o = options();
+    pare_train_options o = toy_options();
     pare_train_report r;
     char expected[65];
     o.sparsity = "rigl:sparsity=0.5,every=2";
     o.save_every = 1;
-    clean();
-    assert_ok(run(&r, &o, 1, NULL, err));
-    snprintf(expected, sizeof expected, "%s", test_hash(out));
-    clean();
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    snprintf(expected, sizeof expected, "%s", test_hash(toy.out));
+    toy_clean();
     fflush(NULL);
     int n_killed = 0;
-    for (int i = 0; i < 30 && !pare_path_exists(out); i++) {
+    for (int i = 0; i < 30 && !pare_path_exists(toy.out); i++) {
         pid_t pid = fork();
         if (pid == 0) {
             pare_error err = {0};
-            _exit(run(&r, &o, 1, NULL, &err) == PARE_OK ? 0 : 1);
+            _exit(toy_run(&r, &o, 1, NULL, &err) == PARE_OK ? 0 : 1);
         }
         struct timespec wait = {0, (i % 12 + 1) * 2000000L};
         nanosleep(&wait, NULL);
@@ -243,10 +188,10 @@ static void killed_at_any_moment(void **state) {
         if (WIFEXITED(status)) assert_int_equal(WEXITSTATUS(status), 0); /* it was faster */
         n_killed += WIFSIGNALED(status);
     }
-    if (!pare_path_exists(out)) assert_ok(run(&r, &o, 1, NULL, err));
-    assert_string_equal(test_hash(out), expected);
+    if (!pare_path_exists(toy.out)) assert_ok(toy_run(&r, &o, 1, NULL, err));
+    assert_string_equal(test_hash(toy.out), expected);
     printf("  killed %d times\n", n_killed);
-    clean();
+    toy_clean();
 }
 
 /* An average of the weights and the best ones go on too, dense and sparse; the average is one. */
@@ -258,56 +203,56 @@ static void averages_and_the_best(void **state) {
     char expected[65];
     for (size_t k = 0; k < 3; k++)
         for (int best = 0; best < 2; best++) {
-            pare_train_options o = options();
+            pare_train_options o = toy_options();
             o.sparsity = sparse[k];
             o.ema = 0.8;
             o.keep_best = best;
             o.eval_every = 3;
-            clean();
-            assert_ok(run(&r, &o, 1, NULL, err));
-            snprintf(expected, sizeof expected, "%s", test_hash(out));
+            toy_clean();
+            assert_ok(toy_run(&r, &o, 1, NULL, err));
+            snprintf(expected, sizeof expected, "%s", test_hash(toy.out));
             assert_true(r.best_val_loss <= r.val_loss);
-            clean();
+            toy_clean();
             o.stop_at = 7;
-            assert_ok(run(&r, &o, 1, NULL, err));
+            assert_ok(toy_run(&r, &o, 1, NULL, err));
             o.stop_at = 0;
-            assert_ok(run(&r, &o, 3, NULL, err));
-            assert_string_equal(test_hash(out), expected);
+            assert_ok(toy_run(&r, &o, 3, NULL, err));
+            assert_string_equal(test_hash(toy.out), expected);
         }
     /* a rate that falls apart at the end: the best is not the last */
-    pare_train_options o = options();
+    pare_train_options o = toy_options();
     o.steps = 40;
     o.schedule = "constant";
     o.warmup = 0;
     o.optim = "adamw:lr=0.5";
     o.eval_every = 1;
-    clean();
-    assert_ok(run(&r, &o, 1, NULL, err));
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
     double last = r.val_loss, least = r.best_val_loss;
     assert_true(least < last);
     o.keep_best = true;
-    clean();
-    assert_ok(run(&r, &o, 1, NULL, err));
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
     o.from = test_path("best");
     o.shape = (pare_train_shape){0};
     test_remove(o.from);
-    assert_int_equal(rename(out, o.from), 0);
+    assert_int_equal(rename(toy.out, o.from), 0);
     o.steps = 1; /* evaluated again, after a step that does nothing */
     o.optim = "adamw:lr=0";
-    assert_ok(run(&r, &o, 1, NULL, err));
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
     assert_float_equal(r.val_loss, least, 1e-5);
-    clean();
+    toy_clean();
 }
 
 static void a_damaged_checkpoint_is_told(void **state) {
     (void)state;
-    pare_train_options o = options();
+    pare_train_options o = toy_options();
     pare_train_report r;
-    clean();
+    toy_clean();
     o.stop_at = 6;
-    assert_ok(run(&r, &o, 1, NULL, err));
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
     char path[700];
-    snprintf(path, sizeof path, "%s/checkpoint-6.safetensors", work);
+    snprintf(path, sizeof path, "%s/checkpoint-6.safetensors", toy.work);
     FILE *f = fopen(path, "r+b");
     assert_non_null(f);
     fseek(f, -9, SEEK_END);
@@ -316,59 +261,59 @@ static void a_damaged_checkpoint_is_told(void **state) {
     fputc(byte ^ 4, f);
     fclose(f);
     o.stop_at = 0;
-    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "damaged");
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "damaged");
     test_remove(path);
-    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "checkpoint-6");
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "checkpoint-6");
     o.restart = true;
-    assert_ok(run(&r, &o, 1, NULL, err));
-    clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    toy_clean();
 }
 
 static void another_run_is_not_mixed_in(void **state) {
     (void)state;
-    pare_train_options o = options();
+    pare_train_options o = toy_options();
     pare_train_report r;
-    clean();
+    toy_clean();
     o.stop_at = 3;
-    assert_ok(run(&r, &o, 1, NULL, err));
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
     o.batch = 4;
-    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "batch");
-    o = options();
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "batch");
+    o = toy_options();
     o.optim = "sgd:lr=0.1";
-    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "optim");
-    clean();
-    o = options();
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "optim");
+    toy_clean();
+    o = toy_options();
     o.resume = true;
-    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "no checkpoint");
-    clean();
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "no checkpoint");
+    toy_clean();
 }
 
 /* Robustness row N21. */
 static void what_is_not_finite_ends_the_run(void **state) {
     (void)state;
-    pare_train_options o = options();
+    pare_train_options o = toy_options();
     pare_train_report r;
-    clean();
+    toy_clean();
     o.shape = (pare_train_shape){0};
     o.from = tiny_model("huge", &(tiny_options){.last_norm = 3e38f});
     o.steps = 40;
     o.save_every = 1;
-    assert_fails(run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "not finite 10 times in a row");
-    assert_false(pare_path_exists(out));
-    clean();
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "not finite 10 times in a row");
+    assert_false(pare_path_exists(toy.out));
+    toy_clean();
 }
 
 static void bad_options_are_told(void **state) {
     (void)state;
     pare_train_report r;
-    pare_train_options o = options();
-    clean();
+    pare_train_options o = toy_options();
+    toy_clean();
 #define BAD(change, status, part)                                                                  \
     do {                                                                                           \
-        o = options();                                                                             \
+        o = toy_options();                                                                         \
         change;                                                                                    \
-        assert_fails(run(&r, &o, 1, NULL, err), status, part);                                     \
-        clean();                                                                                   \
+        assert_fails(toy_run(&r, &o, 1, NULL, err), status, part);                                 \
+        toy_clean();                                                                               \
     } while (0)
     BAD(o.n_data = 0, PARE_ERR_ARG, "text");
     BAD(o.steps = 0, PARE_ERR_ARG, "0 steps");
@@ -383,8 +328,8 @@ static void bad_options_are_told(void **state) {
     BAD(o.shape.dim = 0, PARE_ERR_ARG, "dim");
     BAD(o.shape.tokenizer = "/nowhere", PARE_ERR_INPUT, "nowhere");
     BAD(o.ctx = 40000, PARE_ERR_INPUT, "windows of 40000");
-    BAD(o.out = tokenizer, PARE_ERR_INPUT, "base");
-    BAD((o.from = tokenizer, o.ctx = TINY_CTX + 1), PARE_ERR_ARG, "at most the model's");
+    BAD(o.out = toy.tokenizer, PARE_ERR_INPUT, "base");
+    BAD((o.from = toy.tokenizer, o.ctx = TINY_CTX + 1), PARE_ERR_ARG, "at most the model's");
 #undef BAD
 }
 
@@ -420,5 +365,5 @@ int main(void) {
                                        cmocka_unit_test(what_is_not_finite_ends_the_run),
                                        cmocka_unit_test(bad_options_are_told),
                                        cmocka_unit_test(rates_follow_their_schedule)};
-    return cmocka_run_group_tests(tests, set_up, NULL);
+    return cmocka_run_group_tests(tests, toy_set_up, NULL);
 }

@@ -30,7 +30,8 @@ static void count_warning(void *arg, const char *line) {
     n_warnings++;
 }
 
-static pare_status run(bool fresh, pare_error *err) {
+static pare_status run(const void *arg, pare_error *err) {
+    const bool fresh = *(const bool *)arg;
     const pare_options ro = {.n_threads = 1, .isa = PARE_ISA_AMX, .warn = count_warning};
     const char *files[1] = {text};
     pare_train_options o = pare_train_options_default();
@@ -64,50 +65,26 @@ static void clean(void) {
     test_remove(work);
 }
 
-static pare_status armed_run(bool fresh, pare_error *err) {
-    *err = (pare_error){0};
-    count = live = n_warnings = 0;
-    armed = true;
-    pare_status st = run(fresh, err);
-    armed = false;
-    return st;
-}
-
 static void allocations_fail(bool fresh) {
     char expected[65];
     pare_error err;
     clean();
-    assert_ok(run(fresh, err)); /* what the C library keeps from a first use is no leak */
+    assert_ok(run(&fresh, err));
     snprintf(expected, sizeof expected, "%s", test_hash(out));
     clean();
-    size_t first = n_places;
-    fail_at = 0;
-    persistent = false;
-    if (armed_run(fresh, &err) != PARE_OK) fail_msg("%s", err.message);
-    assert_int_equal(live, 0);
-    uint64_t *table = seen;
-    seen = NULL;
+    size_t first = fault_places(run, &fresh, fresh ? "a new model" : "one that exists");
     clean();
-    for (size_t i = first; i < n_places; i += test_is_slow() ? 7 : 1) {
-        fail_at = places[i];
-        persistent = i % 2;
-        pare_status st = armed_run(fresh, &err);
-        if (live != 0) fail_msg("allocation %ld: %ld blocks leak", places[i], live);
-        if (st != PARE_OK) {
-            /* jansson now and then takes a failed allocation for a wrong character */
-            if ((st != PARE_ERR_NOMEM && st != PARE_ERR_INPUT) || err.status != st ||
-                !err.message[0])
-                fail_msg("allocation %ld: found %s \"%s\"", places[i], pare_status_name(st),
-                         err.message);
+    for (size_t i = first; i < n_places; i += fault_step()) {
+        n_warnings = 0;
+        if (fault_run(run, &fresh, i, &err) != PARE_OK) {
             if (pare_path_exists(out)) fail_msg("allocation %ld: an output", places[i]);
             if (i % 5 == 0 && pare_path_exists(work) && !pare_path_exists(out))
-                assert_ok(run(fresh, err)); /* of the others some resumed from the same place */
+                assert_ok(run(&fresh, err)); /* of the others some resumed from the same place */
         }
         if (pare_path_exists(out) && !n_warnings && strcmp(test_hash(out), expected) != 0)
             fail_msg("allocation %ld: other bytes", places[i]);
         clean();
     }
-    seen = table;
 }
 
 static void new_models(void **state) {
@@ -127,10 +104,7 @@ int main(void) {
     snprintf(text, sizeof text, "%s", test_write("text.txt", line, sizeof line));
     snprintf(out, sizeof out, "%s", test_path("trained"));
     snprintf(work, sizeof work, "%s.work", out);
-    seen = calloc(SEEN, sizeof *seen);
-    places = calloc(SEEN, sizeof *places);
-    void *frame[1];
-    backtrace(frame, 1); /* allocates when first called */
+    fault_init();
     const struct CMUnitTest tests[] = {cmocka_unit_test(new_models),
                                        cmocka_unit_test(models_that_exist)};
     return cmocka_run_group_tests(tests, NULL, NULL);

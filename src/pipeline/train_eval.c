@@ -1,0 +1,217 @@
+/* What a run is worth: held-out losses, the average of the weights, the best ones, and what is told
+ * of the result. */
+#include "pipeline/train_run.h"
+
+#include "base/memory.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Held-out windows, evenly over all there are, at most eval_windows. */
+static pare_status evaluate(pare_train_run *r, double *loss, pare_error *err) {
+    const pare_train_options *o = r->o;
+    uint64_t all = o->val ? (r->val_tokens.n - 1) / o->ctx : r->batches.n_held_out;
+    uint64_t count = all < o->eval_windows ? all : o->eval_windows;
+    double sum = 0;
+    *loss = NAN;
+    if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
+    for (uint64_t first = 0; first < count; first += r->micro) {
+        size_t n = count - first < r->micro ? (size_t)(count - first) : r->micro;
+        for (size_t i = 0; i < n; i++) {
+            uint64_t at = (first + i) * all / count;
+            int32_t *ids = r->window;
+            if (o->val)
+                PARE_TRY(pare_token_file_read(&r->val_tokens, at * o->ctx, o->ctx + 1, ids, err));
+            else
+                PARE_TRY(pare_batches_held_out(&r->batches, at, ids, err));
+            memcpy(r->ids + i * o->ctx, ids, o->ctx * sizeof *ids);
+            memcpy(r->targets + i * o->ctx, ids + 1, o->ctx * sizeof *ids);
+        }
+        pare_batch b = {r->ids, r->targets, r->lengths, n * o->ctx, n};
+        double nll;
+        PARE_TRY(pare_check_cancel(r->rt, err));
+        PARE_TRY(pare_step_run(r->step, &b, false, 0, &nll, err));
+        sum += nll;
+    }
+    if (count) *loss = sum / (double)(count * o->ctx);
+    return PARE_OK;
+}
+
+void pare_train_mask(const pare_train_run *r, size_t i, float *w) {
+    const uint64_t *mask = r->pruner ? pare_pruner_mask(r->pruner, i) : NULL;
+    const pare_trained *t = &r->trained[i];
+    size_t n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
+    for (size_t k = 0; mask && k < n; k++)
+        if (!(mask[k / 64] >> k % 64 & 1)) w[k] = 0.0f;
+}
+
+/* The weights and their average change places. */
+static void swap_average(pare_train_run *r) {
+    float *e = r->ema;
+    for (size_t i = 0; i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        for (size_t k = 0; k < t->rows * t->cols; k++, e++) {
+            float w = t->w[k];
+            t->w[k] = *e;
+            *e = w;
+        }
+    }
+    pare_train_weights_round(r->weights);
+}
+
+void pare_train_average(pare_train_run *r) {
+    double t = (double)pare_optim_count(r->optim), d = r->o->ema;
+    float *e = r->ema, part = (float)((1 - d) / (1 - pow(d, t))), rest = 1 - part;
+    for (size_t i = 0; i < r->weights->n; i++) {
+        const pare_train_tensor *x = &r->weights->tensors[i];
+        size_t n = x->rows * x->cols;
+        for (size_t k = 0; k < n; k++) e[k] = rest * e[k] + part * x->w[k];
+        e += n;
+    }
+}
+
+/* What is evaluated just now becomes the best. */
+static void keep_best(pare_train_run *r) {
+    float *to = r->best;
+    for (size_t i = 0, k = 0; i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        memcpy(to, t->w, t->rows * t->cols * sizeof *to);
+        if (t->grad) pare_train_mask(r, k++, to);
+        to += t->rows * t->cols;
+    }
+}
+
+pare_status pare_train_evaluate(pare_train_run *r, double *loss, pare_error *err) {
+    pare_train_state *s = &r->state;
+    if (r->ema) swap_average(r);
+    pare_status st = evaluate(r, loss, err);
+    if (st == PARE_OK && isfinite(*loss)) {
+        double sparsity = pare_train_sparsity(r);
+        bool sparser = sparsity > s->best_sparsity + 1e-6; /* what came before was another model */
+        s->val_loss = *loss;
+        if (s->step == 0) {
+            s->first_val_loss = *loss;
+            s->first_sparsity = sparsity;
+        }
+        if (sparser || (!(s->best_val_loss <= *loss) && sparsity >= s->best_sparsity - 1e-6)) {
+            s->best_sparsity = sparsity;
+            s->best_val_loss = *loss;
+            if (r->best) keep_best(r);
+        }
+    }
+    if (r->ema) swap_average(r);
+    return st;
+}
+
+pare_status pare_train_begin_copies(pare_train_run *r, pare_error *err) {
+    for (size_t i = 0; i < r->weights->n; i++)
+        r->n_values += r->weights->tensors[i].rows * r->weights->tensors[i].cols;
+    if (r->o->ema > 0) r->ema = pare_big_alloc(r->n_values * sizeof *r->ema);
+    if (r->o->keep_best) r->best = pare_big_alloc(r->n_values * sizeof *r->best);
+    if ((r->o->ema > 0 && !r->ema) || (r->o->keep_best && !r->best))
+        return pare_fail(err, PARE_ERR_NOMEM, "training: copies of %zu weights", r->n_values);
+    float *e = r->ema;
+    for (size_t i = 0; e && i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        memcpy(e, t->w, t->rows * t->cols * sizeof *e);
+        e += t->rows * t->cols;
+    }
+    return PARE_OK;
+}
+
+/* ---- sparsity ---- */
+
+double pare_train_sparsity(const pare_train_run *r) {
+    uint64_t all = 0, kept = 0;
+    for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
+        const uint64_t *mask = pare_pruner_mask(r->pruner, i);
+        const pare_trained *t = &r->trained[i];
+        size_t n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
+        if (!mask) continue;
+        all += n;
+        for (size_t k = 0; k < n / 64; k++) kept += (uint64_t)__builtin_popcountll(mask[k]);
+        if (n % 64) kept += (uint64_t)__builtin_popcountll(mask[n / 64] << (64 - n % 64));
+    }
+    return all ? 1 - (double)kept / (double)all : 0;
+}
+
+typedef struct zero_job {
+    const float *w;
+    size_t n;
+} zero_job;
+
+static void count_zeros(void *arg, size_t begin, size_t end) {
+    zero_job *j = arg;
+    size_t n = 0;
+    for (size_t i = begin; i < end; i++) n += j->w[i] == 0.0f;
+    if (n) __atomic_fetch_add(&j->n, n, __ATOMIC_RELAXED);
+}
+
+/* Share of exact zeros among the weights of linear layers. */
+static double zeros_of(const pare_train_run *r) {
+    double all = 0, zeros = 0;
+    for (size_t i = 0; i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        if (!t->linear) continue;
+        zero_job j = {t->w, 0};
+        pare_parallel_for(r->rt, t->rows * t->cols, 1 << 14, count_zeros, &j);
+        zeros += (double)j.n;
+        all += (double)t->rows * (double)t->cols;
+    }
+    return all > 0 ? zeros / all : 0;
+}
+
+/* ---- what is told ---- */
+
+enum {
+    PRUNED_PERCENT = 25 /* zeros that no rounding leaves: forms of 3 bits and more have less */
+};
+
+void pare_train_tell_begin(pare_train_run *r) {
+    if (!r->o->from) return;
+    r->zeros_before = zeros_of(r);
+    if (!r->o->sparsity && 100 * r->zeros_before >= PRUNED_PERCENT)
+        pare_warn(r->rt,
+                  "%s: %.1f%% of the weights of linear layers are zero and will not stay so: "
+                  "sparsity keep_zeros keeps them",
+                  r->o->from, 100 * r->zeros_before);
+}
+
+/* Told at the end where there is a pruner: which zeros it keeps shows in the weights only. */
+static void tell_lost_zeros(const pare_train_run *r) {
+    double now = fmax(zeros_of(r), pare_train_sparsity(r)); /* straight-through: of the masks */
+    if (r->pruner && 100 * r->zeros_before >= PRUNED_PERCENT && now < r->zeros_before - 0.005)
+        pare_warn(r->rt,
+                  "%s: %.1f%% of the weights of linear layers were zero, %.1f%% are now: sparsity "
+                  "keep_zeros keeps them",
+                  r->o->from, 100 * r->zeros_before, 100 * now);
+}
+
+/* A schedule that ends after the training, or with its last step. */
+static void tell_missed_sparsity(const pare_train_run *r) {
+    double wanted = 0, all = 0, has = pare_train_sparsity(r);
+    for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
+        const pare_trained *t = &r->trained[i];
+        double n = (double)t->dims[0] * (double)(t->n_dims == 2 ? t->dims[1] : 1);
+        double target = pare_pruner_target(r->pruner, i);
+        if (isnan(target)) continue;
+        wanted += n * target;
+        all += n;
+    }
+    if (all > 0 && has < wanted / all - 0.005)
+        pare_warn(r->rt,
+                  "sparsity: found %.4f at the end, expected %.4f: the schedule ends too late", has,
+                  wanted / all);
+}
+
+void pare_train_tell_end(const pare_train_run *r) {
+    const pare_train_state *s = &r->state;
+    tell_missed_sparsity(r);
+    tell_lost_zeros(r);
+    bool sparser = s->sparsity > s->first_sparsity + 1e-6; /* it pays for that */
+    if (s->val_loss > s->first_val_loss && !sparser && !r->best)
+        pare_warn(r->rt,
+                  "held out: found a loss of %.4f at the end, %.4f before the first step: the "
+                  "training made it worse",
+                  s->val_loss, s->first_val_loss);
+}
