@@ -43,11 +43,13 @@ static pare_status print_list(cli *c, const pare_record_list *list) {
         cli_cell(&t, "%lld", (long long)r->id);
         cli_cell(&t, "%.10s", cli_date(r->time));
         cli_cell(&t, "%s%s", r->verb ? r->verb : "?", failed ? " (failed)" : "");
-        cli_cell(&t, "%s", cli_base_name(r->model));
+        cli_cell(&t, "%s", cli_base_name(r->model ? r->model : r->out));
         cli_cell(&t, "%s", r->recipe && *r->recipe ? r->recipe : "-");
         real_cell(&t, r->bits_per_weight, 3);
-        real_cell(&t, r->ppl, 4);
-        if (r->protocol)
+        real_cell(&t, isfinite(r->ppl) ? r->ppl : r->val_ppl, 4);
+        if (isfinite(r->val_ppl))
+            cli_cell(&t, "held out");
+        else if (r->protocol)
             cli_cell(&t, "%s-%lld", r->protocol, (long long)r->ctx);
         else
             cli_cell(&t, "-");
@@ -93,6 +95,34 @@ static pare_status find(cli *c, pare_records *db, pare_record_list *found, const
     return st;
 }
 
+static void short_cell(cli_table *t, double value) {
+    if (isfinite(value))
+        cli_cell(t, "%.3g", value);
+    else
+        cli_cell(t, "-");
+}
+
+/* Lines with a held-out loss, the first and the last, and so many of the others that it is a page.
+ */
+static pare_status print_curve(cli *c, const pare_record *r) {
+    enum { PAGE = 40 };
+    size_t every = r->n_curve / PAGE + 1;
+    cli_table t;
+    cli_printf(c, "\n");
+    cli_table_begin(&t, ">step|>loss|>held out|>lr|>norm|>zero %");
+    for (size_t i = 0; i < r->n_curve; i++) {
+        const pare_record_point *p = &r->curve[i];
+        if (i % every && i + 1 < r->n_curve && !(every < 8 && isfinite(p->val_loss))) continue;
+        cli_cell(&t, "%lld", (long long)p->step);
+        real_cell(&t, p->loss, 4);
+        real_cell(&t, p->val_loss, 4);
+        short_cell(&t, p->lr);
+        short_cell(&t, p->grad_norm);
+        real_cell(&t, 100 * p->sparsity, 2);
+    }
+    return cli_table_end(c, &t);
+}
+
 /* Every field that is known, by its name; then the lists as tables. */
 static pare_status print_record(cli *c, const pare_record *r) {
     json_t *o = cli_record_json(r, false), *value;
@@ -126,6 +156,7 @@ static pare_status print_record(cli *c, const pare_record *r) {
         }
         st = cli_table_end(c, &t);
     }
+    if (st == PARE_OK && r->n_curve) st = print_curve(c, r);
     if (st == PARE_OK && r->n_layers) {
         cli_printf(c, "\n");
         cli_table_begin(&t, "tensor|from|to|>size|>bits/w|>zero %|>error|>s");
@@ -236,10 +267,10 @@ const cli_verb cli_verb_records = {
     .name = "records",
     .arguments = "[show ID | verify ID | rm ID]",
     .summary = "lists, shows and verifies the records of past runs",
-    .notes =
-        "compress, eval and sweep add a record of what they did: recipe, seed, machine, SHA-256 "
-        "of all files, sizes, quality, speed. show prints one in full. verify reads its files "
-        "again and exits 3 when one has changed. rm removes a record, not its files.",
+    .notes = "compress, eval, train and sweep add a record of what they did: recipe, seed, "
+             "machine, SHA-256 "
+             "of all files, sizes, quality, speed. show prints one in full. verify reads its files "
+             "again and exits 3 when one has changed. rm removes a record, not its files.",
     .options = options,
     .defaults = &defaults,
     .options_size = sizeof(records_options),

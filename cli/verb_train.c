@@ -1,5 +1,5 @@
 /* pare train: a new model from text, or one that exists trained further. */
-#include "cli.h"
+#include "recording.h"
 
 #include "pare/train.h"
 
@@ -9,7 +9,8 @@
 #include <string.h>
 
 typedef struct train_options {
-    const char *from, *config, *arch, *tokenizer, *optim, *schedule, *sparsity, *val, *distill;
+    const char *from, *config, *arch, *tokenizer, *optim, *schedule, *sparsity, *val, *distill,
+        *records;
     cli_texts data;
     int64_t dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab;
     int64_t steps, stop_at, batch, micro_batch, ctx, warmup, eval_every, save_every, log_every,
@@ -89,6 +90,7 @@ static const cli_option train_table[] = {
                "drop what an interrupted run left in OUT.work instead of going on"),
     CLI_SWITCH(train_options, 0, "keep-work", keep_work,
                "leave OUT.work (first weights, tokens) there"),
+    TEXT("records", records, "FILE", CLI_RECORDS_HELP),
     {0},
 };
 static const train_options train_defaults = {.schedule = "cosine",
@@ -153,7 +155,18 @@ static pare_status expand(cli *c, glob_t *files, const char *pattern) {
     return failed ? cli_fail(c, PARE_ERR_IO, "%s: cannot be listed", pattern) : PARE_OK;
 }
 
-static pare_status print_result(cli *c, const char *out, const pare_train_report *r) {
+/* The record of a run that is finished; its id, or 0. */
+static int64_t record(cli *c, const pare_train_options *t, const pare_train_report *report,
+                      const char *records) {
+    pare_record *r = report->finished ? cli_record_begin(c) : NULL;
+    pare_error err = {0};
+    if (r && pare_record_set_training(r, t, report, &err) != PARE_OK)
+        cli_warn(c, "the record is incomplete: %s", err.message);
+    return cli_record_end(c, r, records);
+}
+
+static pare_status print_result(cli *c, const char *out, const pare_train_report *r,
+                                int64_t record_id) {
     if (!c->common.json) {
         cli_printf(c, "%s: %llu steps, loss %.4f", r->finished ? out : "stopped",
                    (unsigned long long)r->steps, r->loss);
@@ -180,6 +193,7 @@ static pare_status print_result(cli *c, const char *out, const pare_train_report
     json_object_set_new(o, "tokens_per_s", cli_json_real(r->tokens_per_s));
     json_object_set_new(o, "flop_per_s", cli_json_real(r->flop_per_s));
     json_object_set_new(o, "peak_rss_bytes", json_integer((json_int_t)r->peak_rss_bytes));
+    json_object_set_new(o, "record_id", cli_record_id(record_id));
     return cli_json_print(c, o, false);
 }
 
@@ -255,7 +269,7 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
         pare_train_report r;
         st = pare_train(&r, c->rt, &t, &c->err);
         cli_progress_end(c);
-        if (st == PARE_OK) st = print_result(c, args[0], &r);
+        if (st == PARE_OK) st = print_result(c, args[0], &r, record(c, &t, &r, o->records));
     }
     globfree(&files);
     return st;

@@ -19,6 +19,7 @@
 #include "pare/base.h"
 #include "pare/compress.h"
 #include "pare/eval.h"
+#include "pare/train.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -34,6 +35,12 @@ typedef struct pare_record_layer {
     double output_error; /* NaN where it was not measured */
 } pare_record_layer;
 
+/* A line of a training's log; as in pare_train_line, NaN = not known. */
+typedef struct pare_record_point {
+    int64_t step;
+    double loss, val_loss, lr, grad_norm, sparsity;
+} pare_record_point;
+
 typedef struct pare_record_task {
     const char *name;
     int64_t n;
@@ -47,7 +54,7 @@ typedef struct pare_record_task {
 typedef struct pare_record {
     int64_t id;          /* > 0 once it is in a database; never given twice */
     int64_t time;        /* when it was added, seconds since 1970 UTC; 0 = now */
-    const char *verb;    /* "compress", "eval", "sweep" */
+    const char *verb;    /* "compress", "eval", "sweep", "train" */
     const char *version; /* of pare */
     const char *status;  /* "ok" or "failed" */
     const char *message; /* of a failure */
@@ -57,13 +64,17 @@ typedef struct pare_record {
     int64_t threads, deterministic, seed;
     /* what was computed; paths are absolute, hashes as pare_content_hash gives them */
     const char *model, *model_sha256, *arch, *name, *licence;
-    const char *recipe; /* canonical; "" = the dense model or another container */
+    const char *recipe; /* canonical; "" = the dense model or another container; of a training
+                           "train: " and what made it: optimizer, steps, sparsity, ... */
     const char *out, *out_sha256, *format;
     const char *calib, *calib_sha256;
     int64_t calib_samples, calib_ctx;
     const char *imatrix, *imatrix_sha256; /* an importance matrix that was read */
     const char *text, *text_sha256;
     const char *against, *against_sha256;
+    const char *data, *data_sha256;       /* of a training; several files: a line each */
+    const char *teacher, *teacher_sha256; /* of a distillation */
+    const char *options;                  /* of a training: "steps=200 batch=16 ..." */
     /* the result's size */
     int64_t n_params, in_bytes, out_bytes; /* of tensors */
     double bits_per_weight, sparsity;
@@ -74,8 +85,14 @@ typedef struct pare_record {
     double ppl, ppl_stderr, nll_sum;
     double base_ppl; /* of the dense model under the same protocol */
     double kl_mean, kl_mean_stderr, kl_p99, kl_max, same_top, ppl_ratio;
+    /* a training; losses are means over tokens in nats */
+    int64_t steps, train_tokens;
+    double train_loss;        /* of the last step */
+    double val_loss, val_ppl; /* of the text that was held out, of what is written */
+    double first_val_loss;    /* before the first step */
+    double train_tokens_per_s;
     /* cost */
-    double seconds;           /* of the compression */
+    double seconds;           /* of the compression, of the training (its last part if resumed) */
     double eval_seconds;      /* of the perplexity */
     double eval_tokens_per_s; /* of the perplexity */
     double prefill_tokens_per_s, decode_tokens_per_s;
@@ -83,8 +100,9 @@ typedef struct pare_record {
     /* lists; owned by the record where the library filled them in */
     const pare_record_layer *layers;
     const pare_record_task *tasks;
-    const char *const *fallbacks; /* one line each */
-    size_t n_layers, n_tasks, n_fallbacks;
+    const pare_record_point *curve; /* by step */
+    const char *const *fallbacks;   /* one line each */
+    size_t n_layers, n_tasks, n_fallbacks, n_curve;
     struct pare_record_memory *memory; /* private */
 } pare_record;
 
@@ -97,11 +115,16 @@ void pare_record_free(pare_record *r);
 /* Takes over what a call has returned; strings are borrowed. Errors: PARE_ERR_NOMEM. */
 pare_status pare_record_set_compression(pare_record *r, const pare_compress_info *info,
                                         pare_error *err);
+/* A finished training; the curve is read from the log in its output. Errors: PARE_ERR_NOMEM,
+ * PARE_ERR_INPUT and PARE_ERR_IO (the log; all else is set then). */
+pare_status pare_record_set_training(pare_record *r, const pare_train_options *o,
+                                     const pare_train_report *report, pare_error *err);
 pare_status pare_record_set_perplexity(pare_record *r, const pare_perplexity *ppl, pare_error *err);
 void pare_record_set_distance(pare_record *r, const pare_distance *d);
 
 /* The record as JSON text, one object: fields in their order, unknown ones null; bytes that are no
- * UTF-8 become U+FFFD. details: with layers, tasks and fallbacks. Free with pare_text_free. */
+ * UTF-8 become U+FFFD. details: with layers, tasks, curve and fallbacks. Free with pare_text_free.
+ */
 pare_status pare_record_json(char **text, const pare_record *r, bool details, pare_error *err);
 void pare_text_free(char *text);
 
@@ -141,7 +164,7 @@ typedef struct pare_record_check {
     pare_check_state state;
     char found[65]; /* "" unless the file was read */
 } pare_record_check;
-enum { PARE_RECORD_FILES = 6 };
+enum { PARE_RECORD_FILES = 8 };
 
 /* Reads the files of a record again, without any cache. Errors: PARE_ERR_NOMEM,
  * PARE_ERR_INTERRUPTED. */
@@ -174,7 +197,7 @@ typedef struct pare_record_query {
     const char *const *filters;
     size_t n_filters;
     size_t limit; /* the newest that many; 0 = all */
-    bool details; /* layers, tasks and fallbacks too */
+    bool details; /* layers, tasks, curve and fallbacks too */
 } pare_record_query;
 
 typedef struct pare_record_list {

@@ -2,10 +2,12 @@
  * headers say. */
 #include "study/record_columns.h"
 #include "study/records.h"
+#include "study/report_data.h"
 
 #include "base/file_digest.h"
 #include "base/memory.h"
 #include "base/runtime.h"
+#include "io/common.h"
 #include "io/gguf.h"
 #include "io/json.h"
 #include "model/source.h"
@@ -139,17 +141,71 @@ pare_status pare_content_hash(pare_content *out, pare_runtime *rt, pare_records 
     return PARE_OK;
 }
 
+/* Several files as lines: as a folder of them, by their paths. */
+static pare_status hash_lines(pare_content *out, pare_runtime *rt, pare_records *cache,
+                              const char *paths, pare_error *err) {
+    if (!strchr(paths, '\n')) return pare_content_hash(out, rt, cache, paths, err);
+    file_set set = {0};
+    pare_sha256_init(&set.lines);
+    for (const char *at = paths; *at;) {
+        size_t n = strcspn(at, "\n");
+        char *path = pare_strndup(at, n);
+        if (!path) return fail_memory(err, "record");
+        pare_status st = add_file(&set, rt, cache, path, pare_path_name(path), err);
+        pare_free(path);
+        PARE_TRY(st);
+        at += n + (at[n] == '\n');
+    }
+    pare_sha256_hex(&set.lines, set.total.sha256);
+    *out = set.total;
+    return PARE_OK;
+}
+
+/* The same lines with absolute paths; pare_free. */
+static char *resolve_lines(const char *paths) {
+    pare_buffer b = {0};
+    for (const char *at = paths; *at;) {
+        size_t n = strcspn(at, "\n");
+        char *path = pare_strndup(at, n), *full = path ? pare_path_resolve(path) : NULL;
+        if (full)
+            pare_buffer_print(&b, "%s%s", b.n ? "\n" : "", full);
+        else
+            b.failed = true;
+        pare_free(path);
+        pare_free(full);
+        at += n + (at[n] == '\n');
+    }
+    char *text = b.failed ? NULL : pare_strndup((const char *)b.data, b.n);
+    pare_buffer_free(&b);
+    return text;
+}
+
 /* --- the files of a record --- */
 
 typedef struct record_file {
     const char *role;
     size_t path, sha256; /* offsets of fields */
+    bool several;        /* a path a line */
 } record_file;
 #define FILE_OF(role_)                                                                             \
-    { #role_, offsetof(pare_record, role_), offsetof(pare_record, role_##_sha256) }
-static const record_file record_files[PARE_RECORD_FILES] = {FILE_OF(model), FILE_OF(out),
-                                                            FILE_OF(calib), FILE_OF(imatrix),
-                                                            FILE_OF(text),  FILE_OF(against)};
+    {                                                                                              \
+        .role = #role_, .path = offsetof(pare_record, role_),                                      \
+        .sha256 = offsetof(pare_record, role_##_sha256)                                            \
+    }
+static const record_file record_files[PARE_RECORD_FILES] = {
+    FILE_OF(model),
+    FILE_OF(out),
+    FILE_OF(calib),
+    FILE_OF(imatrix),
+    FILE_OF(text),
+    FILE_OF(against),
+    FILE_OF(teacher),
+    {"data", offsetof(pare_record, data), offsetof(pare_record, data_sha256), true}};
+
+static pare_status hash_of(pare_content *out, const record_file *f, pare_runtime *rt,
+                           pare_records *cache, const char *path, pare_error *err) {
+    return (f->several ? hash_lines : pare_content_hash)(out, rt, cache, path, err);
+}
 
 static const char **string_at(pare_record *r, size_t offset) {
     return (const char **)(void *)((char *)r + offset);
@@ -161,13 +217,13 @@ static pare_status complete_file(pare_record *r, const record_file *f, pare_runt
                                  pare_records *db, pare_error *err) {
     const char **path = string_at(r, f->path), **sha256 = string_at(r, f->sha256);
     if (!is_file(*path)) return PARE_OK;
-    char *full = pare_path_resolve(*path);
+    char *full = f->several ? resolve_lines(*path) : pare_path_resolve(*path);
     if (full) *path = pare_record_strndup(r, full, strlen(full));
     pare_free(full);
     if (!*path) return fail_memory(err, "record");
     if (*sha256) return PARE_OK;
     pare_content content;
-    PARE_TRY(pare_content_hash(&content, rt, db, *path, err));
+    PARE_TRY(hash_of(&content, f, rt, db, *path, err));
     *sha256 = pare_record_strndup(r, content.sha256, 64);
     return *sha256 ? PARE_OK : fail_memory(err, *path);
 }
@@ -183,7 +239,7 @@ pare_status pare_record_verify(pare_record_check checks[PARE_RECORD_FILES], size
         if (*sha256 && is_file(*path)) {
             pare_content content;
             pare_error own = {0};
-            pare_status st = pare_content_hash(&content, rt, NULL, *path, &own);
+            pare_status st = hash_of(&content, &record_files[i], rt, NULL, *path, &own);
             if (st == PARE_ERR_INTERRUPTED || st == PARE_ERR_NOMEM)
                 return pare_fail(err, st, "%s", own.message);
             if (st == PARE_OK) snprintf(c.found, sizeof c.found, "%s", content.sha256);
@@ -253,7 +309,7 @@ static pare_status describe(pare_record *r, pare_error *err) {
     if (!r->out_bytes) r->out_bytes = (int64_t)info->tensor_bytes;
     if (!(r->bits_per_weight > 0)) r->bits_per_weight = info->bits_per_weight;
     pare_description_free(d);
-    if (!r->licence) r->licence = licence_of(r, r->model);
+    if (!r->licence && r->model) r->licence = licence_of(r, r->model);
     return PARE_OK;
 }
 
@@ -261,5 +317,5 @@ pare_status pare_record_complete(pare_record *r, pare_runtime *rt, pare_records 
                                  pare_error *err) {
     for (size_t i = 0; i < PARE_RECORD_FILES; i++)
         PARE_TRY(complete_file(r, &record_files[i], rt, db, err));
-    return r->model ? describe(r, err) : PARE_OK;
+    return r->model || r->out ? describe(r, err) : PARE_OK;
 }

@@ -35,9 +35,13 @@ static void yaml(pare_buffer *b, const pare_record *r) {
         yaml_text(b, r->licence);
         PRINT("\n");
     }
-    PRINT("base_model: ");
-    yaml_text(b, pare_model_title(r));
-    PRINT("\nlibrary_name: pare\ntags:\n- pare\n- compressed\n---\n\n");
+    if (r->model) {
+        PRINT("base_model: ");
+        yaml_text(b, pare_model_title(r));
+        PRINT("\n");
+    }
+    PRINT("library_name: pare\ntags:\n- pare\n- %s\n---\n\n",
+          r->steps > 0 ? "trained" : "compressed");
 }
 
 static void line(pare_buffer *b, const char *before, const char *text, const char *after) {
@@ -69,7 +73,7 @@ static void row(pare_buffer *b, const char *what, double before, double after, i
 }
 
 static void numbers(pare_buffer *b, const pare_record *r) {
-    double params = (double)r->n_params, in = (double)r->in_bytes;
+    double params = (double)r->n_params, in = r->in_bytes ? (double)r->in_bytes : (double)NAN;
     PRINT("## Numbers\n\n| | before | after |\n|---|---:|---:|\n");
     row(b, "size of the tensors, MiB", MIB * in, MIB * (double)r->out_bytes, 1);
     row(b, "bits per weight", params > 0 ? 8 * in / params : (double)NAN, r->bits_per_weight, 3);
@@ -77,6 +81,7 @@ static void numbers(pare_buffer *b, const pare_record *r) {
     row(b, "perplexity", r->base_ppl, r->ppl, 4);
     row(b, "KL divergence to the base model", (double)NAN, r->kl_mean, 5);
     row(b, "same top token, %", (double)NAN, 100 * r->same_top, 2);
+    row(b, "loss of the text held out, nats a token", r->first_val_loss, r->val_loss, 4);
     for (size_t i = 0; i < r->n_tasks; i++) {
         bool norm = isfinite(r->tasks[i].acc_norm);
         if (!isfinite(norm ? r->tasks[i].acc_norm : r->tasks[i].acc)) continue;
@@ -129,6 +134,10 @@ static void data_line(pare_buffer *b, const char *what, const char *path, const 
 static void origins(pare_buffer *b, const pare_record *r) {
     PRINT("## Data and hashes\n\n");
     data_line(b, "base model", r->model, r->model_sha256);
+    data_line(b, "text", r->data && !strchr(r->data, '\n') ? r->data : NULL, r->data_sha256);
+    if (r->data && strchr(r->data, '\n') && r->data_sha256)
+        PRINT("- text: several files, SHA-256 of their list %s\n", r->data_sha256);
+    data_line(b, "teacher", r->teacher, r->teacher_sha256);
     data_line(b, "calibration", r->calib, r->calib_sha256);
     if (r->calib && r->calib_samples)
         PRINT("- calibration: %lld sequences of %lld tokens\n", (long long)r->calib_samples,
@@ -147,12 +156,19 @@ static void origins(pare_buffer *b, const pare_record *r) {
 
 static void card(pare_buffer *b, const pare_record *r) {
     yaml(b, r);
-    line(b, "# ", pare_model_title(r), ", compressed\n\n");
-    line(b, "Made from ", pare_model_title(r), "");
+    bool trained = r->steps > 0;
+    line(b, "# ", pare_model_title(r), trained ? ", trained\n\n" : ", compressed\n\n");
+    if (r->model)
+        line(b, "Made from ", pare_model_title(r), "");
+    else
+        PRINT("A new model");
     if (r->arch) line(b, " (", r->arch, ")");
     PRINT(" by pare, with the recipe\n\n");
     code_block(b, r->recipe ? r->recipe : "");
-    if (r->licence)
+    if (trained) code_block(b, r->options ? r->options : "");
+    if (!r->model)
+        PRINT("It was trained on the data below.\n\n");
+    else if (r->licence)
         line(b, "The base model's licence is ", r->licence,
              "; it holds for these weights too, which are derived from it.\n\n");
     else

@@ -192,6 +192,8 @@ pare_status pare_record_json(char **text, const pare_record *r, bool details, pa
             o, "layers", list_json(pare_layer_columns, r->layers, r->n_layers, sizeof *r->layers));
         json_object_set_new(o, "tasks",
                             list_json(pare_task_columns, r->tasks, r->n_tasks, sizeof *r->tasks));
+        json_object_set_new(o, "curve",
+                            list_json(pare_point_columns, r->curve, r->n_curve, sizeof *r->curve));
         json_object_set_new(o, "fallbacks", lines_json(r->fallbacks, r->n_fallbacks));
     }
     char *dumped = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;

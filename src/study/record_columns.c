@@ -45,6 +45,11 @@ const pare_column pare_record_columns[] = {
     TEXT(R, text_sha256),
     TEXT(R, against),
     TEXT(R, against_sha256),
+    TEXT(R, data),
+    TEXT(R, data_sha256),
+    TEXT(R, teacher),
+    TEXT(R, teacher_sha256),
+    TEXT(R, options),
     COUNT(R, n_params),
     COUNT(R, in_bytes),
     COUNT(R, out_bytes),
@@ -68,6 +73,13 @@ const pare_column pare_record_columns[] = {
     REAL(R, kl_max),
     REAL(R, same_top),
     REAL(R, ppl_ratio),
+    COUNT(R, steps),
+    COUNT(R, train_tokens),
+    REAL(R, train_loss),
+    REAL(R, val_loss),
+    REAL(R, val_ppl),
+    REAL(R, first_val_loss),
+    REAL(R, train_tokens_per_s),
     REAL(R, seconds),
     REAL(R, eval_seconds),
     REAL(R, eval_tokens_per_s),
@@ -94,6 +106,13 @@ const pare_column pare_task_columns[] = {
     REAL(T, ppl),      {0},
 };
 #undef T
+
+#define P pare_record_point
+const pare_column pare_point_columns[] = {
+    INT(P, step),      REAL(P, loss), REAL(P, val_loss), REAL(P, lr), REAL(P, grad_norm),
+    REAL(P, sparsity), {0},
+};
+#undef P
 
 const pare_column *pare_column_find(const pare_column *table, const char *name, size_t len) {
     for (; table->name; table++)

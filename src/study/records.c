@@ -3,6 +3,7 @@
  *   record     one row a run
  *   layer      record, i, then the fields of pare_record_layer
  *   task       record, i, then the fields of pare_record_task
+ *   curve      record, i, then the fields of pare_record_point
  *   fallback   record, i, line
  *   file_hash  device, inode, size, times -> SHA-256
  *
@@ -115,6 +116,9 @@ static pare_status create_tables(pare_records *r, pare_error *err) {
     pare_buffer_print(&sql, ", PRIMARY KEY (record, i)) WITHOUT ROWID; "
                             "CREATE TABLE IF NOT EXISTS task (record INTEGER, i INTEGER, ");
     print_columns(&sql, pare_task_columns, true);
+    pare_buffer_print(&sql, ", PRIMARY KEY (record, i)) WITHOUT ROWID; "
+                            "CREATE TABLE IF NOT EXISTS curve (record INTEGER, i INTEGER, ");
+    print_columns(&sql, pare_point_columns, true);
     pare_buffer_print(&sql,
                       ", PRIMARY KEY (record, i)) WITHOUT ROWID; "
                       "CREATE TABLE IF NOT EXISTS fallback (record INTEGER, i INTEGER, line TEXT, "
@@ -146,14 +150,15 @@ static pare_status add_columns(pare_records *r, const char *table, const pare_co
     return PARE_OK;
 }
 
-static pare_status bring_up_to_date(pare_records *r, bool empty, pare_error *err) {
+static pare_status bring_up_to_date(pare_records *r, pare_error *err) {
     if (sqlite3_db_readonly(r->db, "main") == 1)
         return pare_fail(err, PARE_ERR_IO, "%s: the file is read-only", r->path);
     PARE_TRY(execute(r, "BEGIN IMMEDIATE", "open", err));
-    pare_status st = empty ? create_tables(r, err) : PARE_OK;
+    pare_status st = create_tables(r, err); /* an older pare did not know all of them */
     if (st == PARE_OK) st = add_columns(r, "record", pare_record_columns, err);
     if (st == PARE_OK) st = add_columns(r, "layer", pare_layer_columns, err);
     if (st == PARE_OK) st = add_columns(r, "task", pare_task_columns, err);
+    if (st == PARE_OK) st = add_columns(r, "curve", pare_point_columns, err);
     if (st == PARE_OK) st = execute(r, "COMMIT", "open", err);
     if (st != PARE_OK) (void)execute(r, "ROLLBACK", "open", NULL);
     return st;
@@ -211,7 +216,7 @@ static pare_status open_database(pare_records *r, bool create, pare_error *err) 
     (void)execute(r, "PRAGMA cell_size_check = ON", "open", NULL);
     bool empty;
     PARE_TRY(check_schema(r, &empty, err));
-    if (create) return bring_up_to_date(r, empty, err);
+    if (create) return bring_up_to_date(r, err);
     if (empty)
         return pare_fail(err, PARE_ERR_INPUT, "%s: found no tables, expected records of pare",
                          r->path);
@@ -312,6 +317,8 @@ static pare_status add(pare_records *r, pare_record *record, int64_t *id, pare_e
                     sizeof *record->layers, *id, err));
     PARE_TRY(insert(r, "task", pare_task_columns, record->tasks, record->n_tasks,
                     sizeof *record->tasks, *id, err));
+    PARE_TRY(insert(r, "curve", pare_point_columns, record->curve, record->n_curve,
+                    sizeof *record->curve, *id, err));
     return insert(r, "fallback", line_columns, record->fallbacks, record->n_fallbacks,
                   sizeof *record->fallbacks, *id, err);
 }
@@ -333,7 +340,7 @@ pare_status pare_records_add(pare_records *r, pare_record *record, pare_error *e
 
 pare_status pare_records_remove(pare_records *r, int64_t id, pare_error *err) {
     static const char *const from[] = {"record WHERE id", "layer WHERE record", "task WHERE record",
-                                       "fallback WHERE record"};
+                                       "curve WHERE record", "fallback WHERE record"};
     int n = 0;
     PARE_TRY(execute(r, "BEGIN IMMEDIATE", "remove", err));
     pare_status st = PARE_OK;
@@ -450,11 +457,14 @@ static pare_status read_list(pare_records *r, void **items, size_t *n, const cha
                              const pare_column *table, size_t size, pare_record *record,
                              pare_error *err) {
     char sql[120];
-    int64_t count = 0;
+    int64_t count = 0, there = 0;
+    snprintf(sql, sizeof sql, "SELECT count(*) FROM sqlite_master WHERE name = '%s'", name);
+    PARE_TRY(query_int(r, &there, sql, err)); /* an older pare did not know all tables */
     snprintf(sql, sizeof sql, "SELECT count(*) FROM %s WHERE record = %lld", name,
              (long long)record->id);
-    PARE_TRY(query_int(r, &count, sql, err));
+    if (there) PARE_TRY(query_int(r, &count, sql, err));
     *n = 0;
+    if (!count) return PARE_OK;
     *items = pare_record_calloc(record, (size_t)count, size);
     sqlite3_stmt *s = NULL;
     snprintf(sql, sizeof sql, "SELECT * FROM %s WHERE record = %lld ORDER BY i", name,
@@ -474,13 +484,16 @@ static pare_status read_list(pare_records *r, void **items, size_t *n, const cha
 }
 
 static pare_status read_details(pare_records *r, pare_record *record, pare_error *err) {
-    void *layers, *tasks, *fallbacks;
+    void *layers = NULL, *tasks = NULL, *curve = NULL, *fallbacks = NULL;
     PARE_TRY(read_list(r, &layers, &record->n_layers, "layer", pare_layer_columns,
                        sizeof *record->layers, record, err));
     record->layers = layers;
     PARE_TRY(read_list(r, &tasks, &record->n_tasks, "task", pare_task_columns,
                        sizeof *record->tasks, record, err));
     record->tasks = tasks;
+    PARE_TRY(read_list(r, &curve, &record->n_curve, "curve", pare_point_columns,
+                       sizeof *record->curve, record, err));
+    record->curve = curve;
     PARE_TRY(read_list(r, &fallbacks, &record->n_fallbacks, "fallback", line_columns,
                        sizeof(text_line), record, err));
     record->fallbacks = fallbacks; /* a text_line is one pointer */

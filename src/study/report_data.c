@@ -20,10 +20,15 @@ typedef struct grouping {
     pare_table made; /* hash of an output -> its newest compression */
     pare_report_model *models;
     size_t n_models;
+    pare_training_group *trainings;
+    size_t n_trainings;
 } grouping;
 
 static bool is_ok(const pare_record *r) { return r->status && strcmp(r->status, "ok") == 0; }
-static bool is_made(const pare_record *r) { return r->recipe && *r->recipe; }
+/* Made of a model, that is: a training of a new one has none. */
+static bool is_made(const pare_record *r) { return r->recipe && *r->recipe && r->model; }
+/* It says nothing of variants: the new model is known by its own contents, as any other. */
+static bool is_new(const pare_record *r) { return r->recipe && *r->recipe && !r->model; }
 static const char *content_of(const char *sha256, const char *path) {
     return sha256 ? sha256 : path ? path : "?";
 }
@@ -153,6 +158,41 @@ static bool add_record(grouping *g, const pare_record *r) {
     return true;
 }
 
+/* --- trainings --- */
+
+/* With a tokenizer of another size a loss is another measure. */
+static bool comparable(const pare_record *a, const pare_record *b) {
+    return same(a->data_sha256, b->data_sha256) && same(a->text_sha256, b->text_sha256) &&
+           a->ctx == b->ctx;
+}
+
+static bool add_training(grouping *g, const pare_record *r) {
+    if (!r->n_curve || !r->data_sha256) return true;
+    pare_training_group *at = NULL;
+    for (size_t i = 0; i < g->n_trainings && !at; i++)
+        if (comparable(g->trainings[i].runs[0], r)) at = &g->trainings[i];
+    if (!at) {
+        pare_training_group *list = with_room(g, g->trainings, g->n_trainings, sizeof *list);
+        if (!list) return false;
+        g->trainings = list;
+        at = &list[g->n_trainings++];
+        *at = (pare_training_group){0};
+    }
+    const pare_record **runs = with_room(g, at->runs, at->n, sizeof(pare_record *));
+    if (!runs) return false;
+    at->runs = runs;
+    runs[at->n++] = r;
+    return true;
+}
+
+static int by_loss(const void *a, const void *b) {
+    const pare_record *x = *(const pare_record *const *)a, *y = *(const pare_record *const *)b;
+    bool p = isfinite(x->val_loss), q = isfinite(y->val_loss);
+    if (p != q) return p ? -1 : 1;
+    if (p && x->val_loss != y->val_loss) return x->val_loss < y->val_loss ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
 /* --- order --- */
 
 static int by_size(const void *a, const void *b) {
@@ -201,12 +241,19 @@ pare_status pare_report_data_make(pare_report_data *out, const pare_record_list 
             enough = pare_table_add(&g.made, r->out_sha256, strlen(r->out_sha256), (int64_t)i) >= 0;
     }
     for (size_t i = 0; enough && i < records->n; i++)
-        if (is_ok(records->items[i])) enough = add_record(&g, records->items[i]);
+        if (is_ok(records->items[i]) && !is_new(records->items[i]))
+            enough = add_record(&g, records->items[i]);
+    for (size_t i = 0; enough && i < records->n; i++)
+        if (is_ok(records->items[i])) enough = add_training(&g, records->items[i]);
     pare_table_free(&g.made);
     pare_status st = enough ? PARE_OK : pare_fail(err, PARE_ERR_NOMEM, "report: out of memory");
     for (size_t i = 0; st == PARE_OK && i < g.n_models; i++) finish_model(&g.models[i]);
     out->models = g.models;
     out->n = g.n_models;
+    for (size_t i = 0; st == PARE_OK && i < g.n_trainings; i++)
+        qsort(g.trainings[i].runs, g.trainings[i].n, sizeof(pare_record *), by_loss);
+    out->trainings = g.trainings;
+    out->n_trainings = g.n_trainings;
     if (st != PARE_OK) pare_report_data_free(out);
     return st;
 }
@@ -256,5 +303,5 @@ void pare_setting_text(const pare_setting *s, char *text, size_t size) {
 }
 
 const char *pare_model_title(const pare_record *r) {
-    return r->name && *r->name ? r->name : pare_path_name(r->model);
+    return r->name && *r->name ? r->name : pare_path_name(r->model ? r->model : r->out);
 }

@@ -41,9 +41,18 @@ typedef struct pare_report_model {
     size_t n_settings, n_left_out;
 } pare_report_model;
 
+/* Trainings that may be compared: of the same text, with the same text held out, in windows of the
+ * same length. */
+typedef struct pare_training_group {
+    const pare_record **runs; /* the least held-out loss first */
+    size_t n;
+} pare_training_group;
+
 typedef struct pare_report_data {
     pare_report_model *models; /* the one with the newest record first */
     size_t n;
+    pare_training_group *trainings; /* the one with the newest record first */
+    size_t n_trainings;
     pare_record *pool; /* owns all of it */
 } pare_report_data;
 

@@ -37,7 +37,7 @@ static void table_cell(pare_buffer *b, const pare_report_table *t, size_t k,
     PRINT(*text && c->record ? "</a></td>" : "</td>");
 }
 
-static void table(pare_buffer *b, const pare_report_table *t) {
+void pare_report_table_html(pare_buffer *b, const pare_report_table *t) {
     if (!t->n_rows) return;
     PRINT("<div class=\"scroll cards\"><table><thead><tr>");
     for (size_t k = 0; k < t->n_columns; k++)
@@ -226,28 +226,45 @@ static bool block_errors(double *y, size_t n, const pare_record *r) {
     return any;
 }
 
+void pare_report_legend(pare_buffer *b, const pare_plot_line *lines, const pare_record *const *from,
+                        size_t n) {
+    PRINT("<ul class=\"legend\">");
+    for (size_t i = 0; i < n; i++) {
+        PRINT("<li><i style=\"background:var(--c%zu)\"></i>%zu <a class=\"mono\" href=\"#r%lld\">",
+              lines[i].color, lines[i].number, (long long)from[i]->id);
+        pare_html_text(b, lines[i].title);
+        PRINT("</a></li>");
+    }
+    PRINT("</ul>");
+}
+
 static void error_plot(pare_buffer *b, pare_record *pool, const pare_report_model *m) {
     pare_plot_line lines[PARE_MAX_LINES];
     const pare_record *from[PARE_MAX_LINES];
     pare_lines l = {.x_title = "block",
                     .y_title = "relative error",
                     .lines = lines,
+                    .whole = true,
                     .description = "Relative error of the weights by block"};
-    size_t n_more = 0;
+    size_t n_more = 0, n_blocks = 0;
     for (size_t i = 0; i < m->n; i++) {
         size_t n = count_blocks(m->variants[i].made);
-        if (n > l.n_x) l.n_x = n;
+        if (n > n_blocks) n_blocks = n;
     }
-    for (size_t i = 0; i < m->n && l.n_x > 1; i++) {
+    double *x = pare_record_calloc(pool, n_blocks, sizeof *x);
+    for (size_t k = 0; x && k < n_blocks; k++) x[k] = (double)k;
+    l.last_x = n_blocks ? n_blocks - 1 : 0;
+    for (size_t i = 0; i < m->n && x && n_blocks > 1; i++) {
         const pare_record *r = m->variants[i].made;
-        double *y = r ? pare_record_calloc(pool, l.n_x, sizeof *y) : NULL;
-        if (!y || !block_errors(y, l.n_x, r)) continue;
+        double *y = r ? pare_record_calloc(pool, n_blocks, sizeof *y) : NULL;
+        if (!y || !block_errors(y, n_blocks, r)) continue;
         if (l.n == PARE_MAX_LINES) {
             n_more++;
             continue;
         }
         from[l.n] = r;
-        lines[l.n] = (pare_plot_line){y, m->variants[i].number, l.n, m->variants[i].recipe};
+        lines[l.n] =
+            (pare_plot_line){x, y, n_blocks, m->variants[i].number, l.n, m->variants[i].recipe};
         l.n++;
     }
     if (!l.n) return;
@@ -257,14 +274,8 @@ static void error_plot(pare_buffer *b, pare_record *pool, const pare_report_mode
     if (n_more) PRINT(" %zu more variants are in the records below.", n_more);
     PRINT("</small></figcaption>\n");
     pare_plot_lines(b, &l);
-    PRINT("<ul class=\"legend\">");
-    for (size_t i = 0; i < l.n; i++) {
-        PRINT("<li><i style=\"background:var(--c%zu)\"></i>%zu <a class=\"mono\" href=\"#r%lld\">",
-              i, lines[i].number, (long long)from[i]->id);
-        pare_html_text(b, lines[i].title);
-        PRINT("</a></li>");
-    }
-    PRINT("</ul></figure>\n");
+    pare_report_legend(b, lines, from, l.n);
+    PRINT("</figure>\n");
 }
 
 /* --- a model --- */
@@ -319,7 +330,7 @@ static pare_status one_table(pare_buffer *b, const pare_report_model *m, size_t 
     pare_report_table t;
     PARE_TRY(pare_report_table_make(&t, m, setting, NULL));
     if (t.n_rows) element(b, "<h3>", title, "</h3>\n");
-    table(b, &t);
+    pare_report_table_html(b, &t);
     pare_report_table_free(&t);
     return PARE_OK;
 }
@@ -344,7 +355,7 @@ static pare_status model(pare_buffer *b, pare_record *pool, const pare_report_mo
     pare_report_table t;
     PARE_TRY(pare_report_tasks_make(&t, m, NULL));
     if (t.n_rows) PRINT("<h3>Accuracy, %% (normalized where the task has it)</h3>\n");
-    table(b, &t);
+    pare_report_table_html(b, &t);
     pare_report_table_free(&t);
     error_plot(b, pool, m);
     PRINT("</section>\n");
@@ -512,6 +523,7 @@ static void head(pare_buffer *b, const pare_report_data *data, const pare_record
         pare_html_text(b, pare_model_title(data->models[i].any));
         PRINT("</a>");
     }
+    if (data->n_trainings) PRINT("<a href=\"#training\">Training</a>");
     PRINT("<a href=\"#records\">Records</a></nav></header>\n");
 }
 
@@ -523,6 +535,7 @@ void pare_report_html(pare_buffer *b, const pare_report_data *data, const pare_r
               "again.</p>\n");
     for (size_t i = 0; i < data->n; i++)
         if (model(b, data->pool, &data->models[i], i) != PARE_OK) b->failed = true;
+    pare_report_training_html(b, data);
     PRINT("<section id=\"records\"><h2>Records</h2>\n");
     for (size_t i = 0; i < records->n; i++) record(b, records->items[i]);
     PRINT("</section>\n</main>\n</body>\n</html>\n");

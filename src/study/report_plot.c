@@ -18,7 +18,7 @@ static bool add_tick(pare_scale *s, double value) {
     double slack = 1e-9 * fabs(s->max);
     if (value < s->min - slack || value > s->max + slack || s->n_ticks == PARE_MAX_TICKS)
         return false;
-    s->ticks[s->n_ticks++] = value;
+    s->ticks[s->n_ticks++] = value + 0.0; /* -0 becomes 0 */
     return true;
 }
 
@@ -350,24 +350,28 @@ void pare_plot_scatter(pare_buffer *b, const pare_scatter *s) {
 
 /* --- lines --- */
 
-static void draw_line(pare_buffer *b, const pare_plot_line *l, size_t n, const pare_scale *x,
+enum { MAX_DOTS = 48 /* points of a line that are marked */ };
+
+static void draw_line(pare_buffer *b, const pare_plot_line *l, const pare_scale *x,
                       const pare_scale *y) {
     bool pen = false; /* down */
+    size_t n_known = 0;
     pare_buffer_print(b, "<path class=\"line c%zu\" d=\"", l->color);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < l->n; i++) {
         bool known = isfinite(l->y[i]);
         if (known)
-            pare_buffer_print(b, "%c%.1f %.1f", pen ? 'L' : 'M', pare_scale_at(x, (double)i),
+            pare_buffer_print(b, "%c%.1f %.1f", pen ? 'L' : 'M', pare_scale_at(x, l->x[i]),
                               pare_scale_at(y, l->y[i]));
         pen = known;
+        n_known += known;
     }
     pare_buffer_print(b, "\"><title>");
     pare_html_text(b, l->title);
     pare_buffer_print(b, "</title></path>\n");
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < l->n && n_known <= MAX_DOTS; i++)
         if (isfinite(l->y[i]))
             pare_buffer_print(b, "<circle class=\"dot c%zu\" cx=\"%.1f\" cy=\"%.1f\" r=\"2.2\"/>",
-                              l->color, pare_scale_at(x, (double)i), pare_scale_at(y, l->y[i]));
+                              l->color, pare_scale_at(x, l->x[i]), pare_scale_at(y, l->y[i]));
 }
 
 /* Numbers behind the ends of the lines, pushed apart from top to bottom. */
@@ -380,7 +384,7 @@ static void draw_ends(pare_buffer *b, const pare_lines *l, const frame *f, const
         size_t best = SIZE_MAX, end = 0;
         double best_y = INFINITY;
         for (size_t i = 0; i < l->n; i++) {
-            size_t k = l->n_x;
+            size_t k = l->lines[i].n;
             while (k > 0 && !isfinite(l->lines[i].y[k - 1])) k--;
             double at = k ? pare_scale_at(y, l->lines[i].y[k - 1]) : floor_at;
             if (done[i] || at >= best_y) continue;
@@ -394,7 +398,7 @@ static void draw_ends(pare_buffer *b, const pare_lines *l, const frame *f, const
         double at = fmin(fmax(best_y, last + step), highest);
         last = at;
         if (!end) continue;
-        double px = pare_scale_at(x, (double)(end - 1));
+        double px = pare_scale_at(x, l->lines[best].x[end - 1]);
         pare_buffer_print(b, "<path class=\"leader\" d=\"M%.1f %.1fL%.1f %.1f\"/>", px, best_y,
                           f->width - f->right + 2, at);
         pare_buffer_print(b, "<text class=\"label dot c%zu\" x=\"%.1f\" y=\"%.1f\">%zu</text>\n",
@@ -404,29 +408,38 @@ static void draw_ends(pare_buffer *b, const pare_lines *l, const frame *f, const
 }
 
 static void draw_lines(pare_buffer *b, const pare_lines *l, frame f) {
-    double min = INFINITY, max = -INFINITY;
+    double min = INFINITY, max = -INFINITY, last_x = 0;
     f.right += 18; /* for the numbers */
     for (size_t i = 0; i < l->n; i++)
-        for (size_t k = 0; k < l->n_x; k++)
+        for (size_t k = 0; k < l->lines[i].n; k++)
             if (isfinite(l->lines[i].y[k])) {
                 min = fmin(min, l->lines[i].y[k]);
                 max = fmax(max, l->lines[i].y[k]);
+                last_x = fmax(last_x, l->lines[i].x[k]);
             }
     if (!(max >= min)) return;
-    pare_scale x = {
-        .min = -0.3, .max = (double)l->n_x - 0.7, .from = f.left, .to = f.width - f.right};
-    size_t every = l->n_x / 10 + 1;
-    for (size_t k = 0; k < l->n_x && x.n_ticks < PARE_MAX_TICKS; k += every)
-        x.ticks[x.n_ticks++] = (double)k;
+    pare_scale x;
+    if (l->whole) {
+        x = (pare_scale){
+            .min = -0.3, .max = (double)l->last_x + 0.3, .from = f.left, .to = f.width - f.right};
+        for (size_t k = 0; k <= l->last_x && x.n_ticks < PARE_MAX_TICKS; k += l->last_x / 10 + 1)
+            x.ticks[x.n_ticks++] = (double)k;
+    } else {
+        x = (pare_scale){.min = 0,
+                         .max = last_x > 0 ? 1.02 * last_x : 1,
+                         .from = f.left,
+                         .to = f.width - f.right};
+        linear_ticks(&x);
+    }
     pare_scale y = pare_scale_make(min, max, f.height - f.bottom, f.top);
     begin(b, &f, l->description);
     draw_axes(b, &f, &x, &y, l->x_title, l->y_title);
-    for (size_t i = l->n; i-- > 0;) draw_line(b, &l->lines[i], l->n_x, &x, &y);
+    for (size_t i = l->n; i-- > 0;) draw_line(b, &l->lines[i], &x, &y);
     draw_ends(b, l, &f, &x, &y);
     pare_buffer_print(b, "</svg>\n");
 }
 
 void pare_plot_lines(pare_buffer *b, const pare_lines *l) {
-    if (!l->n || l->n > PARE_MAX_LINES || !l->n_x) return;
+    if (!l->n || l->n > PARE_MAX_LINES) return;
     for (size_t i = 0; i < sizeof frames / sizeof *frames; i++) draw_lines(b, l, frames[i]);
 }

@@ -83,14 +83,17 @@ void pare_plot_scatter(pare_buffer *out, const pare_scatter *s);
 
 enum { PARE_MAX_LINES = 8 }; /* of one plot */
 typedef struct pare_plot_line {
-    const double *y;      /* [n_x], NaN = no point */
+    const double *x, *y; /* [n], x rising; y NaN = no point, and a gap in the line */
+    size_t n;
     size_t number, color; /* of its row in the table; of the palette, from 0 */
     const char *title;
 } pare_plot_line;
 typedef struct pare_lines {
     const char *x_title, *y_title, *description;
     const pare_plot_line *lines;
-    size_t n, n_x;
+    size_t n;
+    bool whole; /* x are numbers of things, from 0 to last_x, each a tick; else measures */
+    size_t last_x;
 } pare_lines;
 void pare_plot_lines(pare_buffer *out, const pare_lines *l);
 

@@ -83,16 +83,16 @@ static const column columns[] = {
 };
 enum { N_COLUMNS = sizeof columns / sizeof *columns };
 
-static pare_table_cell number_cell(value v, int digits, const char *sign) {
+pare_table_cell pare_number_cell(double v, int digits, const char *sign, int64_t record) {
     pare_table_cell c = {0};
-    if (!isfinite(v.number)) return c;
+    if (!isfinite(v)) return c;
     /* a large number needs no fraction: a broken model's perplexity of 10^6 */
-    if (fabs(v.number) >= 1e5 && digits > 0) digits = 0;
-    if (fabs(v.number) >= 1e9)
-        snprintf(c.number, sizeof c.number, "%.3g", v.number);
+    if (fabs(v) >= 1e5 && digits > 0) digits = 0;
+    if (fabs(v) >= 1e9)
+        snprintf(c.number, sizeof c.number, "%.3g", v);
     else
-        snprintf(c.number, sizeof c.number, "%s%.*f", v.number > 0 ? sign : "", digits, v.number);
-    c.record = v.from ? v.from->id : 0;
+        snprintf(c.number, sizeof c.number, "%s%.*f", v > 0 ? sign : "", digits, v);
+    c.record = record;
     return c;
 }
 
@@ -165,7 +165,8 @@ pare_status pare_report_table_make(pare_report_table *t, const pare_report_model
         for (size_t i = 0; i < n; i++) {
             value v = chosen[k]->value(&rows[i]);
             pare_table_cell *c = &t->cells[i * t->n_columns + 2 + k];
-            *c = number_cell(v, chosen[k]->digits, chosen[k]->sign);
+            *c = pare_number_cell(v.number, chosen[k]->digits, chosen[k]->sign,
+                                  v.from ? v.from->id : 0);
             if (chosen[k]->error) add_error(c, chosen[k]->error(&rows[i]).number);
             if (chosen[k]->bar && c->number[0] && most > 0) c->share = v.number / most;
         }

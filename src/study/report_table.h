@@ -30,7 +30,12 @@ pare_status pare_report_table_make(pare_report_table *t, const pare_report_model
 /* Accuracies: a row per variant, a column per task. */
 pare_status pare_report_tasks_make(pare_report_table *t, const pare_report_model *m,
                                    pare_error *err);
+/* Trainings that may be compared: a row for each. */
+pare_status pare_report_trainings_make(pare_report_table *t, const pare_training_group *g,
+                                       pare_error *err);
 void pare_report_table_free(pare_report_table *t);
+/* A cell of a number; empty where it is not known. */
+pare_table_cell pare_number_cell(double v, int digits, const char *sign, int64_t record);
 
 /* The smallest variant, smaller than the dense model, whose perplexity under the first setting is
  * at most (1 + loss) times the dense one's; NULL when there is none, or no dense one. */
@@ -42,6 +47,17 @@ void pare_report_html(pare_buffer *out, const pare_report_data *data,
 void pare_report_markdown(pare_buffer *out, const pare_report_data *data,
                           const pare_record_list *records, const char *title);
 void pare_report_csv(pare_buffer *out, const pare_record_list *records);
+
+/* Parts of pages. */
+void pare_report_table_html(pare_buffer *out, const pare_report_table *t);
+struct pare_plot_line;
+/* Colours, numbers and records of the lines of a plot. */
+void pare_report_legend(pare_buffer *out, const struct pare_plot_line *lines,
+                        const pare_record *const *from, size_t n);
+/* The section of trainings: curves and a table for each group; nothing where there are none. */
+void pare_report_training_html(pare_buffer *out, const pare_report_data *data);
+/* "16 KiB of text.txt, held out: its end, windows of 256 tokens". */
+void pare_training_text(const pare_training_group *g, char *text, size_t size);
 
 /* "2026-01-31 08:05" UTC. */
 void pare_date_text(int64_t time, char text[32]);

@@ -75,6 +75,17 @@ void pare_report_markdown(pare_buffer *b, const pare_report_data *data,
     pare_buffer_print(b, "\n\n");
     for (size_t i = 0; i < data->n; i++)
         if (markdown_model(b, &data->models[i]) != PARE_OK) b->failed = true;
+    for (size_t i = 0; i < data->n_trainings; i++) {
+        pare_report_table t;
+        char text[400];
+        pare_training_text(&data->trainings[i], text, sizeof text);
+        pare_buffer_print(b, i ? "" : "## Training\n\n");
+        pare_markdown_text(b, text);
+        pare_buffer_print(b, "\n\n");
+        if (pare_report_trainings_make(&t, &data->trainings[i], NULL) != PARE_OK) b->failed = true;
+        markdown_table(b, &t);
+        pare_report_table_free(&t);
+    }
     size_t n_failed = 0;
     for (size_t i = 0; i < records->n; i++) {
         const pare_record *r = records->items[i];

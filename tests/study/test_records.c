@@ -34,6 +34,10 @@ static pare_record *sample(void) {
     r->n_tasks = 1;
     r->fallbacks = fallbacks;
     r->n_fallbacks = 2;
+    static const pare_record_point curve[] = {{0, NAN, 5.5, NAN, NAN, 0},
+                                              {10, 5.25, NAN, 1e-3, 0.5, 0}};
+    r->curve = curve;
+    r->n_curve = 2;
     return r;
 }
 
@@ -66,6 +70,7 @@ static void round_trip(void **state) {
     assert_string_equal(a, b); /* Inf and NaN are null on both sides */
     assert_non_null(strstr(a, "\"ppl\":19.925"));
     assert_non_null(strstr(a, "\"error\":null"));
+    assert_non_null(strstr(a, "\"curve\":[{\"step\":0,\"loss\":null,\"val_loss\":5.5"));
     assert_non_null(strstr(a, "odd \\\"name\\\" <&>\\n"));
     pare_text_free(a);
     pare_text_free(b);
@@ -219,12 +224,14 @@ static void other_columns(void **state) {
     pare_records *db = open_new("columns.db");
     add_sample(db);
     pare_records_close(db);
-    run_sql(test_path("columns.db"), "ALTER TABLE record DROP COLUMN kl_mean; "
+    run_sql(test_path("columns.db"), "DROP TABLE curve; ALTER TABLE record DROP COLUMN kl_mean; "
                                      "ALTER TABLE record ADD COLUMN later TEXT");
     pare_record_list list;
     assert_ok(pare_records_open(&db, test_path("columns.db"), false, err));
-    assert_ok(pare_records_list(&list, db, NULL, err));
+    const pare_record_query all = {.details = true};
+    assert_ok(pare_records_list(&list, db, &all, err));
     assert_true(isnan(list.items[0]->kl_mean));
+    assert_true(list.items[0]->n_curve == 0 && list.items[0]->n_layers == 2);
     pare_record_list_free(&list);
     pare_records_close(db);
     db = open_new("columns.db");
@@ -232,8 +239,9 @@ static void other_columns(void **state) {
     r->kl_mean = 0.5;
     assert_ok(pare_records_add(db, r, err));
     pare_record_free(r);
-    assert_ok(pare_records_list(&list, db, NULL, err));
+    assert_ok(pare_records_list(&list, db, &all, err));
     assert_true(list.items[0]->kl_mean == 0.5);
+    assert_int_equal(list.items[0]->n_curve, 2);
     pare_record_list_free(&list);
     pare_records_close(db);
 }

@@ -331,6 +331,61 @@ static void well_formed(const char *html) {
         if ((unsigned char)*p < 0x20 && *p != '\n') fail_msg("control byte %d", *p);
 }
 
+static pare_record *trained(pare_record *r, const pare_record_point *curve, size_t n, double loss) {
+    r->data = "/t/book.txt";
+    r->data_sha256 = "d1";
+    r->ctx = 64;
+    r->curve = curve;
+    r->n_curve = n;
+    r->steps = 20;
+    r->val_loss = loss;
+    r->val_ppl = exp(loss);
+    return r;
+}
+
+/* Trainings on the same text stand together, the best first; a new model is no variant of one, and
+ * one that goes on from a model is. */
+static void trainings(void **state) {
+    (void)state;
+    static pare_record_point curve[3000];
+    for (int i = 0; i < 3000; i++)
+        curve[i] = (pare_record_point){.step = i,
+                                       .loss = i ? 8.0 / (1 + 0.01 * i) : (double)NAN,
+                                       .val_loss = i % 100 ? (double)NAN : 9.0 / (1 + 0.01 * i),
+                                       .lr = 1e-3};
+    pare_record_list list = {0};
+    trained(make(&list, 1, "train", NULL, "train: adamw", "N1"), curve, 3000, 2.5);
+    trained(make(&list, 2, "train", "A", "train: sgd", "T"), curve, 30, 2.25);
+    trained(make(&list, 3, "train", NULL, "train: adamw, long", "N2"), curve, 1, 3)->ctx = 128;
+    evaluated(make(&list, 4, "eval", "T", NULL, NULL), 12, 2048);
+    evaluated(make(&list, 5, "eval", "N1", NULL, NULL), 13, 2048);
+    pare_report_data d;
+    assert_ok(pare_report_data_make(&d, &list, err));
+    assert_int_equal(d.n_trainings, 2);
+    assert_int_equal(d.trainings[0].runs[0]->id, 3);
+    assert_int_equal(d.trainings[1].n, 2);
+    assert_int_equal(d.trainings[1].runs[0]->id, 2);
+    assert_int_equal(d.n, 2); /* A with T, N1 alone */
+    assert_string_equal(d.models[1].key, "A");
+    assert_string_equal(d.models[1].variants[0].recipe, "train: sgd");
+    assert_string_equal(d.models[0].variants[0].recipe, "");
+    pare_report_data_free(&d);
+    char *text;
+    size_t n;
+    assert_ok(pare_report(&text, &n, &list, PARE_REPORT_HTML, NULL, err));
+    well_formed(text);
+    assert_null(strstr(text, ">-0<"));
+    assert_non_null(strstr(text, "<a href=\"#r2\">9.488</a>")); /* exp(2.25) */
+    assert_non_null(strstr(text, "Loss of the steps"));
+    assert_null(strstr(text, "Zeros<small>"));
+    assert_true(n < 150000); /* 3000 points are thinned */
+    pare_text_free(text);
+    assert_ok(pare_report(&text, &n, &list, PARE_REPORT_MARKDOWN, NULL, err));
+    assert_non_null(strstr(text, "| 1 | train: sgd | 9.488 | 2.2500 |"));
+    pare_text_free(text);
+    free_list(&list);
+}
+
 static void html(void **state) {
     (void)state;
     pare_record_list list = sample(), none = {0};
@@ -480,6 +535,7 @@ int main(void) {
         cmocka_unit_test(html_text),
         cmocka_unit_test(joins),
         cmocka_unit_test(circles),
+        cmocka_unit_test(trainings),
         cmocka_unit_test(html),
         cmocka_unit_test(same_page),
         cmocka_unit_test(markdown),
