@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/runtime.h"
 #include "base/team.h"
+#include "kernels/op_kernels.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ typedef struct row_result {
 } row_result;
 
 typedef struct comparison {
+    const pare_softmax_kernels *softmax;
     size_t vocab_size, max_rows;
     float *base, *model;   /* [max_rows][vocab_size] */
     const int32_t *target; /* [rows] of the piece */
@@ -49,37 +51,22 @@ static int copy_rows(void *arg, size_t first, size_t n_rows, const float *logits
     return 0;
 }
 
-/* The largest logit (the lowest id on ties) and log(sum(exp)). */
-static size_t log_sum(double *lse, const float *x, size_t n) {
-    size_t top = 0;
-    for (size_t i = 1; i < n; i++)
-        if (x[i] > x[top]) top = i;
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)expf(x[i] - x[top]);
-    *lse = (double)x[top] + log(sum);
-    return top;
-}
-
-static row_result compare_row(const float *base, const float *model, size_t n, int32_t target) {
-    double base_lse, lse, kl = 0;
-    size_t base_top = log_sum(&base_lse, base, n), top = log_sum(&lse, model, n);
-    for (size_t i = 0; i < n; i++) {
-        double logp = (double)base[i] - base_lse;
-        float p = expf((float)logp);
-        if (p > 0) kl += (double)p * (logp - ((double)model[i] - lse));
-    }
+static row_result compare_row(const pare_softmax_kernels *k, const float *base, const float *model,
+                              size_t n, int32_t target) {
+    double base_lse = k->logsumexp(base, n), lse = k->logsumexp(model, n);
+    double kl = k->divergence(base, base_lse, model, lse, n);
     return (row_result){.kl = kl > 0 ? kl : 0, /* rounding may end below the zero it stands for */
                         .base_logprob = (float)((double)base[target] - base_lse),
                         .logprob = (float)((double)model[target] - lse),
-                        .same_top = base_top == top,
+                        .same_top = k->argmax(base, n) == k->argmax(model, n),
                         .bad = !isfinite(kl)};
 }
 
 static void compare_rows(void *arg, size_t begin, size_t end) {
     comparison *c = arg;
     for (size_t i = begin; i < end; i++)
-        c->rows[i] = compare_row(c->base + i * c->vocab_size, c->model + i * c->vocab_size,
-                                 c->vocab_size, c->target[i]);
+        c->rows[i] = compare_row(c->softmax, c->base + i * c->vocab_size,
+                                 c->model + i * c->vocab_size, c->vocab_size, c->target[i]);
 }
 
 /* Adds the rows of a piece in their order. */
@@ -122,11 +109,12 @@ static pare_status run_piece(comparison *c, pare_runtime *rt, pare_session *cons
     return add_rows(c, to - from, window, from + 1, err);
 }
 
-static pare_status comparison_begin(comparison *c, const pare_ppl_run *run, size_t vocab_size,
-                                    pare_error *err) {
+static pare_status comparison_begin(comparison *c, pare_runtime *rt, const pare_ppl_run *run,
+                                    size_t vocab_size, pare_error *err) {
     size_t rows = PIECE_BYTES / sizeof(float) / vocab_size, n_scored;
     rows = rows < MIN_ROWS ? MIN_ROWS : rows > MAX_ROWS ? MAX_ROWS : rows;
     if (rows > run->plan.ctx) rows = run->plan.ctx;
+    c->softmax = pare_op_kernels_get(pare_runtime_isa(rt))->softmax;
     c->vocab_size = vocab_size;
     c->max_rows = rows;
     c->base = pare_malloc(rows * vocab_size, sizeof *c->base);
@@ -236,7 +224,7 @@ pare_status pare_eval_against(pare_perplexity *out, pare_distance *distance, par
     pare_session *session[2] = {NULL, NULL}; /* base, model */
     pare_status st = pare_ppl_begin(&run, m, tok, text, len, options, err);
     if (st == PARE_OK) st = check_same(&run, m, base, base_tok, text, len, err);
-    if (st == PARE_OK) st = comparison_begin(&c, &run, pare_model_vocab_size(m), err);
+    if (st == PARE_OK) st = comparison_begin(&c, rt, &run, pare_model_vocab_size(m), err);
     if (st == PARE_OK) st = pare_ppl_session(&session[0], &run, base, err);
     if (st == PARE_OK) st = pare_ppl_session(&session[1], &run, m, err);
     if (st == PARE_OK) st = run_windows(&c, rt, session, &run, err);

@@ -14,6 +14,12 @@ typedef struct pare_softmax_kernels {
     void (*softmax)(float *y, const float *x, float scale, size_t n);
     /* y[i] = x[i] - shift, shift in f64: log-softmax with shift = logsumexp(x); y may be x */
     void (*subtract)(float *y, const float *x, double shift, size_t n);
+    /* KL(base || model) = sum_i p[i] * ((base[i] - base_lse) - (model[i] - lse)), p[i] =
+     * exp(base[i]
+     * - base_lse); lse: the rows' logsumexp. Terms with p[i] = 0 are none. Inf where the model
+     * rules out what the base does not, NaN where a row holds one. */
+    double (*divergence)(const float *base, double base_lse, const float *model, double lse,
+                         size_t n);
 } pare_softmax_kernels;
 
 extern const pare_softmax_kernels pare_softmax_ref, pare_softmax_avx2, pare_softmax_avx512;

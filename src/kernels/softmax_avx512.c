@@ -2,4 +2,4 @@
 
 #include "kernels/softmax_impl.h"
 
-const pare_softmax_kernels pare_softmax_avx512 = {logsumexp, argmax, softmax, subtract};
+const pare_softmax_kernels pare_softmax_avx512 = {logsumexp, argmax, softmax, subtract, divergence};

@@ -88,3 +88,31 @@ static void subtract(float *y, const float *x, double shift, size_t n) {
     for (; i + VF <= n; i += VF) vf_store(y + i, vf_sub(vf_sub(vf_load(x + i), h), l));
     if (i < n) vf_store_n(y + i, vf_sub(vf_sub(vf_load_n(x + i, n - i), h), l), n - i);
 }
+
+/* p * d of VF values, 0 where p = 0. */
+static vf divergence_terms(vf base, vf model, vf high, vf low, vf shift) {
+    vf p = vf_exp_negative(vf_sub(vf_sub(base, high), low));
+    vf term = vf_mul(p, vf_sub(vf_sub(base, model), shift));
+    return vf_select(vf_eq(p, vf_zero()), vf_zero(), term);
+}
+
+static double divergence(const float *base, double base_lse, const float *model, double lse,
+                         size_t n) {
+    float hi = (float)base_lse, lo = isfinite(base_lse) ? (float)(base_lse - hi) : 0.0f;
+    const vf h = vf_set(hi), l = vf_set(lo), shift = vf_set((float)(base_lse - lse));
+    double sum = 0.0;
+    for (size_t begin = 0; begin < n; begin += BLOCK) {
+        size_t end = begin + BLOCK < n ? begin + BLOCK : n, i = begin;
+        vf acc = vf_zero();
+        for (; i + VF <= end; i += VF)
+            acc = vf_add(acc, divergence_terms(vf_load(base + i), vf_load(model + i), h, l, shift));
+        if (i < end) {
+            size_t rest = end - i;
+            vf term = divergence_terms(vf_load_n(base + i, rest), vf_load_n(model + i, rest), h, l,
+                                       shift);
+            acc = vf_add(acc, vf_select(vm_range(0, (int)rest), term, vf_zero()));
+        }
+        sum += (double)vf_sum(acc);
+    }
+    return sum;
+}

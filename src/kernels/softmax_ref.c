@@ -44,4 +44,14 @@ static void subtract(float *y, const float *x, double shift, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] = (float)(x[i] - shift);
 }
 
-const pare_softmax_kernels pare_softmax_ref = {logsumexp, argmax, softmax, subtract};
+static double divergence(const float *base, double base_lse, const float *model, double lse,
+                         size_t n) {
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        double p = exp(base[i] - base_lse);
+        if (p != 0) sum += p * ((base[i] - base_lse) - (model[i] - lse));
+    }
+    return sum;
+}
+
+const pare_softmax_kernels pare_softmax_ref = {logsumexp, argmax, softmax, subtract, divergence};

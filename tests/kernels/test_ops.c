@@ -234,6 +234,28 @@ static void softmax_rows_match(void **state) {
             k->subtract(got, x, lse, n);
             for (size_t i = 0; i < n; i++)
                 close_to("subtract", isa, n, i, got[i], want[i], 2 * EPS * fabs(want[i]));
+            float *model = normal(n, 10, 4);
+            double model_lse = ref->logsumexp(model, n);
+            double kl = ref->divergence(x, lse, model, model_lse, n), terms = 0;
+            for (size_t i = 0; i < n; i++) {
+                double p = exp(x[i] - lse), d = (x[i] - lse) - (model[i] - model_lse);
+                if (p != 0) terms += p * fabs(d) + p * (fabs(x[i]) + fabs(model[i]) + 1);
+            }
+            close_to("divergence", isa, n, 0, k->divergence(x, lse, model, model_lse, n), kl,
+                     150 * EPS * terms + 1e-37);
+            assert_true(k->divergence(x, lse, x, lse, n) == 0);
+            if (n > 1) { /* -Inf in the model counts where the base has a probability only */
+                size_t most = ref->argmax(x, n);
+                float old = model[most];
+                model[most] = -INFINITY;
+                assert_true(k->divergence(x, lse, model, model_lse, n) == INFINITY);
+                model[most] = NAN;
+                assert_true(isnan(k->divergence(x, lse, model, model_lse, n)));
+                model[most] = old;
+                if (n > 20) model[n / 2] = -INFINITY;
+                assert_true(isfinite(k->divergence(x, lse, model, model_lse, n)));
+            }
+            free(model);
             if (n > 1) { /* ties take the lowest index, a NaN anywhere is reported */
                 size_t at = n / 3;
                 x[at] = x[n - 1] = 1000;
