@@ -5,30 +5,26 @@
 
 #include "methods/optimizer.h"
 
-/* out[end - begin]: the step's direction at weights [begin, end); called once for each, in any
- * order, and advances state. */
-typedef void (*pare_direction_fn)(float *out, const pare_update *u, const void *rule, size_t begin,
-                                  size_t end);
+/* out[end - begin]: the step's direction at weights [begin, end), in any order. advance: called
+ * once for each weight with true, then it moves state; else the direction of the state there is. */
+typedef void (*pare_direction_fn)(float *out, const pare_update *u, const void *rule, bool advance,
+                                  size_t begin, size_t end);
 
-/* Values that are treated at once, on the stack. */
-enum { PARE_ROW_PIECE = 512 };
-
-typedef struct pare_projection {
-    bool fired;        /* the gradient is nearly orthogonal to the weights */
-    bool whole;        /* of the tensor as a whole, else of each row */
-    const double *row; /* [rows] coefficients, in u->work */
-    double all;        /* the coefficient of the whole */
-} pare_projection;
+/* A step w = keep w - size (d - c w) along directions d. c = 0 where the tensor does not look scale
+ * invariant; vectors never do. */
+typedef struct pare_projected {
+    pare_direction_fn direction;
+    const void *rule;        /* handed to it */
+    double delta, eps;       /* of the test; least norm */
+    float size;              /* the learning rate with all its factors */
+    float keep, keep_if_cut; /* 1 - weight decay, and where c is not 0 */
+    bool cut_momentum;       /* the first moment loses c w too */
+} pare_projected;
 
 /* Tests rows of the raw gradient first, then the whole: |cos(g, w)| < delta / sqrt(n of a row), for
- * every row. n counts the weights that a mask keeps. Where it fires, the step's direction d becomes
- * d - c w with the coefficient c. Work: pare_projection_work doubles. Not for vectors. */
-pare_projection pare_project(const pare_update *u, pare_direction_fn direction, const void *rule,
-                             double delta, double eps);
-size_t pare_projection_work(const pare_update *u);
-
-static inline float pare_projection_coefficient(const pare_projection *p, size_t row) {
-    return !p->fired ? 0.0f : (float)(p->whole ? p->all : p->row[row]);
-}
+ * every row. n counts the weights that a mask keeps. Where it holds, c is that of each row, or of
+ * the whole. Work: pare_projected_work doubles. */
+void pare_projected_update(const pare_update *u, const pare_projected *step);
+size_t pare_projected_work(const void *options, const pare_update *u);
 
 #endif

@@ -28,50 +28,32 @@ static const pare_param adamp_params[] = {
     {0},
 };
 
-typedef struct adamp_job {
-    const pare_update *u;
-    pare_adam_rule rule;
-    bool nesterov, is_vector; /* a vector is gone through once */
-    pare_projection p;
-} adamp_job;
+typedef struct adamp_rule {
+    pare_adam_rule adam;
+    bool nesterov;
+} adamp_rule;
 
-static void advance(float *out, const pare_update *u, const void *rule, size_t begin, size_t end) {
-    const adamp_job *j = rule;
-    u->k->adam_direction(out, &u->a, &j->rule, j->nesterov, true, begin, end);
-}
-
-static void apply_rows(void *arg, size_t begin, size_t end) {
-    const adamp_job *j = arg;
-    const pare_update *u = j->u;
-    float d[PARE_ROW_PIECE];
-    for (size_t r = begin; r < end; r++) {
-        float c = pare_projection_coefficient(&j->p, r);
-        for (size_t i = r * u->cols, stop = i + u->cols, next; i < stop; i = next) {
-            next = stop - i < PARE_ROW_PIECE ? stop : i + PARE_ROW_PIECE;
-            u->k->adam_direction(d, &u->a, &j->rule, j->nesterov, j->is_vector, i, next);
-            u->k->move(&u->a, d, j->rule.keep, j->rule.step, c, false, i, next);
-        }
-    }
-}
-
-static size_t adamp_work(const void *options, const pare_update *u) {
-    (void)options;
-    return pare_projection_work(u);
+static void direction(float *out, const pare_update *u, const void *rule, bool advance,
+                      size_t begin, size_t end) {
+    const adamp_rule *r = rule;
+    u->k->adam_direction(out, &u->a, &r->adam, r->nesterov, advance, begin, end);
 }
 
 static void adamp_update(const pare_update *u, const void *options) {
     const adamp_options *o = options;
-    adamp_job j = {.u = u,
-                   .rule = pare_adam_rule_of(u, o->beta1, o->beta2, o->eps, true),
-                   .nesterov = o->nesterov,
-                   .is_vector = u->is_vector};
-    if (!u->is_vector) j.p = pare_project(u, advance, &j, o->delta, o->eps);
-    if (j.p.fired) j.rule.keep = (float)(1.0 - u->lr * u->decay * o->wd_ratio);
-    pare_parallel_for(u->rt, u->rows, 1 + PARE_UPDATE_BLOCK / u->cols, apply_rows, &j);
+    adamp_rule rule = {pare_adam_rule_of(u, o->beta1, o->beta2, o->eps, true), o->nesterov};
+    pare_projected step = {.direction = direction,
+                           .rule = &rule,
+                           .delta = o->delta,
+                           .eps = o->eps,
+                           .size = rule.adam.step,
+                           .keep = rule.adam.keep,
+                           .keep_if_cut = (float)(1.0 - u->lr * u->decay * o->wd_ratio)};
+    pare_projected_update(u, &step);
 }
 
 static const pare_optim_fns adamp = {
-    .moments = {"m", "v"}, .work = adamp_work, .update = adamp_update};
+    .moments = {"m", "v"}, .work = pare_projected_work, .update = adamp_update};
 
 const pare_method pare_method_adamp = {
     .name = "adamp",

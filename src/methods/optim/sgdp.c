@@ -31,54 +31,31 @@ static const pare_param sgdp_params[] = {
     {0},
 };
 
-typedef struct sgdp_job {
-    const pare_update *u;
-    pare_sgd_rule rule;
-    float keep;
-    bool project_momentum, is_vector; /* a vector is gone through once */
-    pare_projection p;
-} sgdp_job;
-
-static void advance(float *out, const pare_update *u, const void *rule, size_t begin, size_t end) {
-    const sgdp_job *j = rule;
-    u->k->sgd_direction(out, &u->a, &j->rule, true, begin, end);
-}
-
-static void apply_rows(void *arg, size_t begin, size_t end) {
-    const sgdp_job *j = arg;
-    const pare_update *u = j->u;
-    float d[PARE_ROW_PIECE];
-    for (size_t r = begin; r < end; r++) {
-        float c = pare_projection_coefficient(&j->p, r);
-        for (size_t i = r * u->cols, stop = i + u->cols, next; i < stop; i = next) {
-            next = stop - i < PARE_ROW_PIECE ? stop : i + PARE_ROW_PIECE;
-            u->k->sgd_direction(d, &u->a, &j->rule, j->is_vector, i, next);
-            u->k->move(&u->a, d, j->keep, j->rule.lr, c, j->project_momentum, i, next);
-        }
-    }
-}
-
-static size_t sgdp_work(const void *options, const pare_update *u) {
-    (void)options;
-    return pare_projection_work(u);
+static void direction(float *out, const pare_update *u, const void *rule, bool advance,
+                      size_t begin, size_t end) {
+    u->k->sgd_direction(out, &u->a, rule, advance, begin, end);
 }
 
 static void sgdp_update(const pare_update *u, const void *options) {
     const sgdp_options *o = options;
-    sgdp_job j = {.u = u,
-                  .rule = {.lr = (float)u->lr,
-                           .momentum = (float)o->momentum,
-                           .undamped = (float)(1.0 - o->dampening),
-                           .nesterov = o->nesterov},
-                  .project_momentum = o->project_momentum && !o->nesterov,
-                  .is_vector = u->is_vector};
-    if (!u->is_vector) j.p = pare_project(u, advance, &j, o->delta, o->eps);
-    double decay = u->decay * (j.p.fired ? o->wd_ratio : 1.0);
-    j.keep = (float)(1.0 - u->lr * decay / (1.0 - o->momentum));
-    pare_parallel_for(u->rt, u->rows, 1 + PARE_UPDATE_BLOCK / u->cols, apply_rows, &j);
+    pare_sgd_rule rule = {.lr = (float)u->lr,
+                          .momentum = (float)o->momentum,
+                          .undamped = (float)(1.0 - o->dampening),
+                          .nesterov = o->nesterov};
+    double decay = u->lr * u->decay / (1.0 - o->momentum);
+    pare_projected step = {.direction = direction,
+                           .rule = &rule,
+                           .delta = o->delta,
+                           .eps = o->eps,
+                           .size = rule.lr,
+                           .keep = (float)(1.0 - decay),
+                           .keep_if_cut = (float)(1.0 - decay * o->wd_ratio),
+                           .cut_momentum = o->project_momentum && !o->nesterov};
+    pare_projected_update(u, &step);
 }
 
-static const pare_optim_fns sgdp = {.moments = {"m"}, .work = sgdp_work, .update = sgdp_update};
+static const pare_optim_fns sgdp = {
+    .moments = {"m"}, .work = pare_projected_work, .update = sgdp_update};
 
 const pare_method pare_method_sgdp = {
     .name = "sgdp",
