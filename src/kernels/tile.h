@@ -10,6 +10,8 @@
  *   u8    panel u8 [k/4][NR][4] + group scales   codes of up to `u8_max`, x in int8
  *   s16   panel s16 [k/2][NR][2] + group scales  wider codes where bytes would overflow, x in int8
  *
+ * f32_inputs and f32_rows multiply a part of the inputs or of the rows: sparse training.
+ *
  * Every form is [..][NR] units of 32 bits, so one transposition serves them all.
  *
  * Each element of c is summed over k in an order that depends on the kernel alone: not on m, not on
@@ -45,6 +47,13 @@ typedef struct pare_tile_panel {
 /* c[m][NR], 64-byte aligned; add = false overwrites it. Any m and any k. */
 typedef void (*pare_tile_f32_fn)(float *c, const float *a, size_t lda, const float *panel, size_t m,
                                  size_t k, bool add);
+/* c[i] (+)= sum over j < k of a[i][inputs[j]] * panel[j], in the order of j: with ascending inputs
+ * the bits of f32 over all inputs where those left out have zeros in the panel (and finite a). */
+typedef void (*pare_tile_f32_inputs_fn)(float *c, const float *a, size_t lda, const float *panel,
+                                        const uint16_t *inputs, size_t m, size_t k, bool add);
+/* f32 for m rows alone: c[rows[i]] from a[rows[i]], with the bits that f32 gives them. */
+typedef void (*pare_tile_f32_rows_fn)(float *c, const float *a, size_t lda, const uint16_t *rows,
+                                      const float *panel, size_t m, size_t k, bool add);
 /* k is a multiple of 32 (pad both sides with zeros); lda in elements. */
 typedef void (*pare_tile_bf16_fn)(float *c, const uint16_t *a, size_t lda, const uint16_t *panel,
                                   size_t m, size_t k, bool add);
@@ -55,6 +64,8 @@ typedef struct pare_tile_kernels {
     /* out[k][NR] = in[NR][ld], units of 32 bits. */
     void (*transpose)(uint32_t *out, const uint32_t *in, size_t ld, size_t k);
     pare_tile_f32_fn f32;
+    pare_tile_f32_inputs_fn f32_inputs;
+    pare_tile_f32_rows_fn f32_rows;
     pare_tile_int_fn u8, s16; /* s16 NULL: u8 takes all codes */
     int u8_max;               /* largest code of the u8 form; beyond it s16 */
     pare_tile_bf16_fn bf16;   /* NULL: the level has no bf16 products */

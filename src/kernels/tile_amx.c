@@ -127,6 +127,8 @@ static void split_amx(uint16_t *const *parts, int n_parts, const float *x, size_
 
 const pare_tile_kernels pare_tile_amx = {.transpose = pare_tile_transpose_avx2,
                                          .f32 = pare_tile_f32_avx512,
+                                         .f32_inputs = pare_tile_f32_inputs_avx512,
+                                         .f32_rows = pare_tile_f32_rows_avx512,
                                          .u8 = pare_tile_u8_avx512,
                                          .u8_max = 255,
                                          .bf16 = bf16_amx,

@@ -51,46 +51,88 @@ void pare_tile_transpose_avx2(uint32_t *out, const uint32_t *in, size_t ld, size
 
 /* --- f32 --- */
 
-TILE_INLINE void f32_rows(float *c, const float *a, size_t lda, const float *panel, size_t k,
-                          bool add, const int M) {
+TILE_INLINE void f32_store(float *c, __m256 s[2], bool add) {
+    TILE_UNROLL for (int h = 0; h < 2; h++)
+        _mm256_store_ps(c + h * 8, add ? _mm256_add_ps(_mm256_load_ps(c + h * 8), s[h]) : s[h]);
+}
+
+/* M rows; inputs: NULL for all. */
+TILE_INLINE void f32_block(float *c, const float *a, size_t lda, const float *panel,
+                           const uint16_t *inputs, size_t k, bool add, const int M) {
     __m256 s[6][2];
     TILE_UNROLL for (int i = 0; i < M; i++) s[i][0] = s[i][1] = _mm256_setzero_ps();
     for (size_t j = 0; j < k; j++) {
         __m256 w0 = _mm256_load_ps(panel + j * NR), w1 = _mm256_load_ps(panel + j * NR + 8);
+        const float *at = a + (inputs ? inputs[j] : j);
         TILE_UNROLL for (int i = 0; i < M; i++) {
-            __m256 x = _mm256_broadcast_ss(a + (size_t)i * lda + j);
+            __m256 x = _mm256_broadcast_ss(at + (size_t)i * lda);
             s[i][0] = _mm256_fmadd_ps(x, w0, s[i][0]);
             s[i][1] = _mm256_fmadd_ps(x, w1, s[i][1]);
         }
     }
-    TILE_UNROLL for (int i = 0; i < M; i++) TILE_UNROLL for (int h = 0; h < 2; h++) {
-        float *at = c + i * NR + h * 8;
-        _mm256_store_ps(at, add ? _mm256_add_ps(_mm256_load_ps(at), s[i][h]) : s[i][h]);
+    TILE_UNROLL for (int i = 0; i < M; i++) f32_store(c + i * NR, s[i], add);
+}
+
+TILE_INLINE void f32_all(float *c, const float *a, size_t lda, const float *panel,
+                         const uint16_t *inputs, size_t m, size_t k, bool add) {
+    for (; m >= 6; m -= 6, c += 6 * NR, a += 6 * lda)
+        f32_block(c, a, lda, panel, inputs, k, add, 6);
+    switch (m) {
+    case 5:
+        f32_block(c, a, lda, panel, inputs, k, add, 5);
+        break;
+    case 4:
+        f32_block(c, a, lda, panel, inputs, k, add, 4);
+        break;
+    case 3:
+        f32_block(c, a, lda, panel, inputs, k, add, 3);
+        break;
+    case 2:
+        f32_block(c, a, lda, panel, inputs, k, add, 2);
+        break;
+    case 1:
+        f32_block(c, a, lda, panel, inputs, k, add, 1);
+        break;
+    default:
+        break;
     }
 }
 
 static void f32_avx2(float *c, const float *a, size_t lda, const float *panel, size_t m, size_t k,
                      bool add) {
-    for (; m >= 6; m -= 6, c += 6 * NR, a += 6 * lda) f32_rows(c, a, lda, panel, k, add, 6);
-    switch (m) {
-    case 5:
-        f32_rows(c, a, lda, panel, k, add, 5);
-        break;
-    case 4:
-        f32_rows(c, a, lda, panel, k, add, 4);
-        break;
-    case 3:
-        f32_rows(c, a, lda, panel, k, add, 3);
-        break;
-    case 2:
-        f32_rows(c, a, lda, panel, k, add, 2);
-        break;
-    case 1:
-        f32_rows(c, a, lda, panel, k, add, 1);
-        break;
-    default:
-        break;
+    f32_all(c, a, lda, panel, NULL, m, k, add);
+}
+
+static void f32_inputs_avx2(float *c, const float *a, size_t lda, const float *panel,
+                            const uint16_t *inputs, size_t m, size_t k, bool add) {
+    f32_all(c, a, lda, panel, inputs, m, k, add);
+}
+
+/* M rows anywhere. */
+TILE_INLINE void f32_picked(float *c, const float *a, size_t lda, const uint16_t *rows,
+                            const float *panel, size_t k, bool add, const int M) {
+    __m256 s[6][2];
+    const float *x[6];
+    TILE_UNROLL for (int i = 0; i < M; i++) {
+        s[i][0] = s[i][1] = _mm256_setzero_ps();
+        x[i] = a + rows[i] * lda;
     }
+    for (size_t j = 0; j < k; j++) {
+        __m256 w0 = _mm256_load_ps(panel + j * NR), w1 = _mm256_load_ps(panel + j * NR + 8);
+        TILE_UNROLL for (int i = 0; i < M; i++) {
+            __m256 v = _mm256_broadcast_ss(x[i] + j);
+            s[i][0] = _mm256_fmadd_ps(v, w0, s[i][0]);
+            s[i][1] = _mm256_fmadd_ps(v, w1, s[i][1]);
+        }
+    }
+    TILE_UNROLL for (int i = 0; i < M; i++) f32_store(c + (size_t)rows[i] * NR, s[i], add);
+}
+
+static void f32_rows_avx2(float *c, const float *a, size_t lda, const uint16_t *rows,
+                          const float *panel, size_t m, size_t k, bool add) {
+    for (; m >= 6; m -= 6, rows += 6) f32_picked(c, a, lda, rows, panel, k, add, 6);
+    for (; m >= 2; m -= 2, rows += 2) f32_picked(c, a, lda, rows, panel, k, add, 2);
+    if (m) f32_picked(c, a, lda, rows, panel, k, add, 1);
 }
 
 /* --- int8 --- */
@@ -268,6 +310,8 @@ static void s16_avx2(float *c, const pare_tile_act *a, const pare_tile_panel *p,
 
 const pare_tile_kernels pare_tile_avx2 = {.transpose = pare_tile_transpose_avx2,
                                           .f32 = f32_avx2,
+                                          .f32_inputs = f32_inputs_avx2,
+                                          .f32_rows = f32_rows_avx2,
                                           .u8 = u8_avx2,
                                           .s16 = s16_avx2,
                                           .u8_max = 127};

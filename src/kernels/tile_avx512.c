@@ -13,26 +13,66 @@ enum { NR = PARE_TILE_NR };
 
 /* --- f32 --- */
 
-TILE_INLINE void f32_rows(float *c, const float *a, size_t lda, const float *panel, size_t k,
-                          bool add, const int M) {
+/* M rows; inputs: NULL for all. */
+TILE_INLINE void f32_block(float *c, const float *a, size_t lda, const float *panel,
+                           const uint16_t *inputs, size_t k, bool add, const int M) {
     __m512 s[24];
     TILE_UNROLL for (int i = 0; i < M; i++) s[i] = _mm512_setzero_ps();
     for (size_t j = 0; j < k; j++) {
         __m512 w = _mm512_load_ps(panel + j * NR);
+        const float *at = a + (inputs ? inputs[j] : j);
         TILE_UNROLL for (int i = 0; i < M; i++) s[i] =
-            _mm512_fmadd_ps(_mm512_set1_ps(a[(size_t)i * lda + j]), w, s[i]);
+            _mm512_fmadd_ps(_mm512_set1_ps(at[(size_t)i * lda]), w, s[i]);
     }
     TILE_UNROLL for (int i = 0; i < M; i++) {
-        float *at = c + i * NR;
-        _mm512_store_ps(at, add ? _mm512_add_ps(_mm512_load_ps(at), s[i]) : s[i]);
+        float *to = c + i * NR;
+        _mm512_store_ps(to, add ? _mm512_add_ps(_mm512_load_ps(to), s[i]) : s[i]);
     }
+}
+
+TILE_INLINE void f32_all(float *c, const float *a, size_t lda, const float *panel,
+                         const uint16_t *inputs, size_t m, size_t k, bool add) {
+    for (; m >= 24; m -= 24, c += 24 * NR, a += 24 * lda)
+        f32_block(c, a, lda, panel, inputs, k, add, 24);
+    for (; m >= 8; m -= 8, c += 8 * NR, a += 8 * lda)
+        f32_block(c, a, lda, panel, inputs, k, add, 8);
+    for (; m > 0; m--, c += NR, a += lda) f32_block(c, a, lda, panel, inputs, k, add, 1);
 }
 
 void pare_tile_f32_avx512(float *c, const float *a, size_t lda, const float *panel, size_t m,
                           size_t k, bool add) {
-    for (; m >= 24; m -= 24, c += 24 * NR, a += 24 * lda) f32_rows(c, a, lda, panel, k, add, 24);
-    for (; m >= 8; m -= 8, c += 8 * NR, a += 8 * lda) f32_rows(c, a, lda, panel, k, add, 8);
-    for (; m > 0; m--, c += NR, a += lda) f32_rows(c, a, lda, panel, k, add, 1);
+    f32_all(c, a, lda, panel, NULL, m, k, add);
+}
+
+void pare_tile_f32_inputs_avx512(float *c, const float *a, size_t lda, const float *panel,
+                                 const uint16_t *inputs, size_t m, size_t k, bool add) {
+    f32_all(c, a, lda, panel, inputs, m, k, add);
+}
+
+/* M rows anywhere. */
+TILE_INLINE void f32_picked(float *c, const float *a, size_t lda, const uint16_t *rows,
+                            const float *panel, size_t k, bool add, const int M) {
+    __m512 s[8];
+    const float *x[8];
+    TILE_UNROLL for (int i = 0; i < M; i++) {
+        s[i] = _mm512_setzero_ps();
+        x[i] = a + rows[i] * lda;
+    }
+    for (size_t j = 0; j < k; j++) {
+        __m512 w = _mm512_load_ps(panel + j * NR);
+        TILE_UNROLL for (int i = 0; i < M; i++) s[i] =
+            _mm512_fmadd_ps(_mm512_set1_ps(x[i][j]), w, s[i]);
+    }
+    TILE_UNROLL for (int i = 0; i < M; i++) {
+        float *to = c + (size_t)rows[i] * NR;
+        _mm512_store_ps(to, add ? _mm512_add_ps(_mm512_load_ps(to), s[i]) : s[i]);
+    }
+}
+
+void pare_tile_f32_rows_avx512(float *c, const float *a, size_t lda, const uint16_t *rows,
+                               const float *panel, size_t m, size_t k, bool add) {
+    for (; m >= 8; m -= 8, rows += 8) f32_picked(c, a, lda, rows, panel, k, add, 8);
+    for (; m > 0; m--, rows++) f32_picked(c, a, lda, rows, panel, k, add, 1);
 }
 
 /* --- int8 --- */
@@ -91,5 +131,7 @@ void pare_tile_u8_avx512(float *c, const pare_tile_act *a, const pare_tile_panel
 
 const pare_tile_kernels pare_tile_avx512 = {.transpose = pare_tile_transpose_avx2,
                                             .f32 = pare_tile_f32_avx512,
+                                            .f32_inputs = pare_tile_f32_inputs_avx512,
+                                            .f32_rows = pare_tile_f32_rows_avx512,
                                             .u8 = pare_tile_u8_avx512,
                                             .u8_max = 255};

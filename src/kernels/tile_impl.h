@@ -15,6 +15,10 @@
 void pare_tile_transpose_avx2(uint32_t *out, const uint32_t *in, size_t ld, size_t k);
 void pare_tile_f32_avx512(float *c, const float *a, size_t lda, const float *panel, size_t m,
                           size_t k, bool add);
+void pare_tile_f32_inputs_avx512(float *c, const float *a, size_t lda, const float *panel,
+                                 const uint16_t *inputs, size_t m, size_t k, bool add);
+void pare_tile_f32_rows_avx512(float *c, const float *a, size_t lda, const uint16_t *rows,
+                               const float *panel, size_t m, size_t k, bool add);
 void pare_tile_u8_avx512(float *c, const pare_tile_act *a, const pare_tile_panel *panel, size_t m,
                          bool add);
 

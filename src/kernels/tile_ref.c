@@ -19,6 +19,22 @@ static void f32_ref(float *c, const float *a, size_t lda, const float *panel, si
     }
 }
 
+static void f32_inputs_ref(float *c, const float *a, size_t lda, const float *panel,
+                           const uint16_t *inputs, size_t m, size_t k, bool add) {
+    for (size_t i = 0; i < m; i++) {
+        float acc[NR] = {0};
+        for (size_t j = 0; j < k; j++)
+            for (size_t r = 0; r < NR; r++) acc[r] += a[i * lda + inputs[j]] * panel[j * NR + r];
+        for (size_t r = 0; r < NR; r++) c[i * NR + r] = acc[r] + (add ? c[i * NR + r] : 0.0f);
+    }
+}
+
+static void f32_rows_ref(float *c, const float *a, size_t lda, const uint16_t *rows,
+                         const float *panel, size_t m, size_t k, bool add) {
+    for (size_t i = 0; i < m; i++)
+        f32_ref(c + (size_t)rows[i] * NR, a + rows[i] * lda, lda, panel, 1, k, add);
+}
+
 /* c[r] += isum[r] * (scale[r] * d) + offset[r] * sum, group by group: the order that all levels
  * keep. */
 static void group_add(float *c, const int32_t *isum, const pare_tile_panel *p, size_t g, float d,
@@ -59,8 +75,13 @@ static void s16_ref(float *c, const pare_tile_act *a, const pare_tile_panel *p, 
     int_ref(c, a, p, m, add, true);
 }
 
-const pare_tile_kernels pare_tile_ref = {
-    .transpose = transpose_ref, .f32 = f32_ref, .u8 = u8_ref, .s16 = s16_ref, .u8_max = 255};
+const pare_tile_kernels pare_tile_ref = {.transpose = transpose_ref,
+                                         .f32 = f32_ref,
+                                         .f32_inputs = f32_inputs_ref,
+                                         .f32_rows = f32_rows_ref,
+                                         .u8 = u8_ref,
+                                         .s16 = s16_ref,
+                                         .u8_max = 255};
 
 const pare_tile_kernels *pare_tile_kernels_get(pare_isa isa) {
 #if defined(__x86_64__)

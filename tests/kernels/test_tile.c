@@ -99,6 +99,55 @@ static void f32_products(void **state) {
             }
 }
 
+/* A part of the inputs, and a part of the rows: the bits of the whole product, with zeros in the
+ * panel where inputs are left out. */
+static void f32_parts(const pare_tile_kernels *tiles, size_t m, size_t k, unsigned keep) {
+    enum { SPREAD = 3 };
+    size_t lda = k + 5, n = 0, rows_of_a = m * SPREAD;
+    float *a = malloc(rows_of_a * lda * sizeof *a), *panel = exact(k * NR * sizeof *panel);
+    float *some = exact((k + 1) * NR * sizeof *some), *c = exact(rows_of_a * NR * sizeof *c),
+          *want = exact(rows_of_a * NR * sizeof *want);
+    uint16_t inputs[KC], rows[M_MAX];
+    for (size_t i = 0; i < rows_of_a * lda; i++) a[i] = (float)uniform();
+    for (size_t j = 0; j < k; j++) {
+        bool kept = (unsigned)rand() % 8 < keep;
+        for (size_t r = 0; r < NR; r++) panel[j * NR + r] = kept ? (float)uniform() : 0.0f;
+        if (!kept) continue;
+        memcpy(some + n * NR, panel + j * NR, NR * sizeof *some);
+        inputs[n++] = (uint16_t)j;
+    }
+    for (size_t i = 0; i < m; i++) rows[i] = (uint16_t)(i * SPREAD + (size_t)rand() % SPREAD);
+    for (int add = 0; add < 2; add++) {
+        for (size_t i = 0; i < m * NR; i++) c[i] = want[i] = add ? (float)uniform() : NAN;
+        tiles->f32_inputs(c, a, lda, some, inputs, m, n, add);
+        tiles->f32(want, a, lda, panel, m, k, add);
+        assert_memory_equal(c, want, m * NR * sizeof *c);
+        for (size_t i = 0; i < rows_of_a * NR; i++) c[i] = want[i] = (float)uniform();
+        tiles->f32_rows(c, a, lda, rows, panel, m, k, add);
+        for (size_t i = 0; i < m; i++)
+            tiles->f32(want + (size_t)rows[i] * NR, a + rows[i] * lda, lda, panel, 1, k, add);
+        assert_memory_equal(c, want, rows_of_a * NR * sizeof *c); /* the others as they were */
+    }
+    free(a);
+    free(panel);
+    free(some);
+    free(c);
+    free(want);
+}
+
+static void f32_parts_have_the_bits_of_the_whole(void **state) {
+    (void)state;
+    const size_t ks[] = {1, 2, 31, 64, 256};
+    srand(7);
+    for (size_t j = 0; j < sizeof ks / sizeof *ks; j++)
+        for (size_t i = 0; i < sizeof ms / sizeof *ms; i++)
+            for (unsigned keep = 0; keep <= 8; keep += 4) {
+                f32_parts(&pare_tile_ref, ms[i], ks[j], keep);
+                for (size_t l = 0; l < N_LEVELS && levels[l].needs <= pare_isa_best(); l++)
+                    f32_parts(levels[l].kernels, ms[i], ks[j], keep);
+            }
+}
+
 /* A bf16 number as the units read it: denormals count as zero. */
 static float from_bf16(uint16_t h) {
     uint32_t bits = (uint32_t)h << 16;
@@ -353,9 +402,13 @@ static void rows_are_independent(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(transposes),    cmocka_unit_test(f32_products),
-        cmocka_unit_test(bf16_products), cmocka_unit_test(splits_into_bf16),
-        cmocka_unit_test(int_products),  cmocka_unit_test(rows_are_independent),
+        cmocka_unit_test(transposes),
+        cmocka_unit_test(f32_products),
+        cmocka_unit_test(f32_parts_have_the_bits_of_the_whole),
+        cmocka_unit_test(bf16_products),
+        cmocka_unit_test(splits_into_bf16),
+        cmocka_unit_test(int_products),
+        cmocka_unit_test(rows_are_independent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
