@@ -111,7 +111,7 @@ void pare_op_cross_entropy(pare_fwd *f, float *nll, const float *y, size_t n, si
         if (param) {
             pare_tensor x = pare_tensor_wrap(pare_encoding_find("f32"), y + first * dim, m, dim);
             pare_linear_backward_weight(f->w, f->isa, f->compute, f->linear_scratch, param->grad,
-                                        logits, vocab, vocab, &x, !*param->fresh);
+                                        logits, vocab, vocab, &x, !*param->fresh, param->live, 0);
             if (f->w->id == 0) *param->fresh = false;
             pare_barrier(f->w);
         }

@@ -48,7 +48,8 @@ static void linear_backward(pare_fwd *f, pare_record *record) {
         if (g->w_param)
             pare_linear_backward_weight(f->w, f->isa, f->compute, f->linear_scratch,
                                         g->w_param->grad + g->row0 * g->w_param->cols, g->dy,
-                                        g->ldy, g->width, &r->x, !*g->w_param->fresh);
+                                        g->ldy, g->width, &r->x, !*g->w_param->fresh,
+                                        g->w_param->live, g->row0);
         pare_linear_grad in = {&g->w, g->dy, g->ldy, g->row0, g->rows};
         if (r->dx)
             pare_linear_backward_input(f->w, f->isa, f->compute, f->linear_scratch, r->dx, r->ldx,

@@ -32,6 +32,9 @@ typedef struct pare_leaf {
     float *grad;     /* as the weight: [rows][cols] or [cols] */
     bool *fresh;     /* true: grad holds nothing yet and is overwritten; shared by all threads */
     size_t rows, cols;
+    /* NULL, or of a masked matrix whose gradient is wanted where it has weights: elsewhere it may
+     * be left out and count as 0 (tensor/live.h) */
+    const struct pare_live *live;
 } pare_leaf;
 
 typedef struct pare_record pare_record;

@@ -107,7 +107,9 @@ static pare_status block_loss(void *arg, const size_t *sequences, size_t n_seque
         const pare_weight_job *j = &t->jobs[i];
         t->linears[i]->w = pare_tensor_wrap(pare_encoding_find("f32"), w[i], j->rows, j->cols);
         t->fresh[i] = true;
-        if (g) t->leaves[i] = (pare_leaf){w[i], g[i], &t->fresh[i], j->rows, j->cols};
+        if (g)
+            t->leaves[i] = (pare_leaf){
+                .key = w[i], .grad = g[i], .fresh = &t->fresh[i], .rows = j->rows, .cols = j->cols};
     }
     if (g) qsort(t->leaves, t->n, sizeof *t->leaves, by_key);
     pare_block_trainer_loss(t->trainer, n_sequences, t->leaves, g ? t->n : 0, loss);
@@ -226,7 +228,11 @@ pare_status compress_tune_seconds(pare_calibration *cal, double *seconds, pare_e
         }
         pare_tensor_decode(m->rt, values[n], &l->w);
         l->w = pare_tensor_wrap(pare_encoding_find("f32"), values[n], rows, cols);
-        leaves[n] = (pare_leaf){values[n], values[n] + count + 16, &fresh, rows, cols};
+        leaves[n] = (pare_leaf){.key = values[n],
+                                .grad = values[n] + count + 16,
+                                .fresh = &fresh,
+                                .rows = rows,
+                                .cols = cols};
         n++;
     }
     if (st == PARE_OK) {

@@ -26,6 +26,8 @@ typedef struct pare_tensor {
     size_t part_bytes[PARE_MAX_PARTS];
     void *storage; /* pare_big_alloc'ed, storage_bytes; NULL = borrowed */
     size_t storage_bytes;
+    const struct pare_live *live; /* borrowed: which parts are not all zeros (tensor/live.h), in
+                                     plain f32; NULL: nothing is known */
     /* What pare_tensor_encode had to do; the caller counts it as a fallback. */
     size_t n_flushed; /* blocks (of sparse forms: groups of code_group columns) with non-zero
                          values that were stored as zeros: too small for the scale's type */

@@ -241,13 +241,16 @@ void pare_linear_backward_input(pare_worker *w, pare_isa isa, pare_compute compu
         job.n = n;
         job.in = t.view.rows;
         job.outs = &out;
+        job.live = t.live;
+        job.live_row0 = g->rows ? g->row0 : 0;
         pare_linear_many(w, &job);
     }
 }
 
 void pare_linear_backward_weight(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
                                  float *dw, const float *dy, size_t lddy, size_t out,
-                                 const pare_tensor *x, bool add) {
+                                 const pare_tensor *x, bool add, const pare_live *live,
+                                 size_t row0) {
     if (!x->view.rows && !add && w->id == 0) memset(dw, 0, out * x->view.cols * sizeof *dw);
     pare_linear_out to = {
         .w = x, .y = dw, .ldy = x->view.cols, .transposed = true, .accumulate = add};
@@ -258,6 +261,8 @@ void pare_linear_backward_weight(pare_worker *w, pare_isa isa, pare_compute comp
     job.n = out;
     job.in = x->view.rows;
     job.outs = &to;
+    job.live = live;
+    job.live_row0 = row0;
     if (x->view.rows)
         pare_linear_many(w, &job);
     else

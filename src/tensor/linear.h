@@ -9,6 +9,9 @@
  * the encoding holds integer codes, and bf16 on AMX. Few and many rows differ in the order of their
  * sums (and `fast` in its steps); within a path a row's result does not depend on the other rows.
  *
+ * A matrix that knows where it has weights (pare_tensor.live) is multiplied there alone, in f32 and
+ * on the path of many rows; results have the same bits.
+ *
  * Called by every thread of a team with the same arguments; ends with a barrier. Results do not
  * depend on the number of threads: work is cut by output rows. */
 #ifndef PARE_SRC_TENSOR_LINEAR_H
@@ -59,10 +62,13 @@ void pare_linear_backward_input(pare_worker *w, pare_isa isa, pare_compute compu
                                 float *dx, size_t lddx, size_t n, const pare_linear_grad *grads,
                                 size_t n_grads);
 
-/* dw[out][in] = dy^T x, or += with add. x: [n][in], any encoding (f32 and bf16 are fast). */
+/* dw[out][in] = dy^T x, or += with add. x: [n][in], any encoding (f32 and bf16 are fast). live: of
+ * the masked matrix whose rows [row0, row0 + out) these are, or NULL; where it has no weights whole
+ * panels of dw may get (or be added) 0 instead. */
 void pare_linear_backward_weight(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
                                  float *dw, const float *dy, size_t lddy, size_t out,
-                                 const pare_tensor *x, bool add);
+                                 const pare_tensor *x, bool add, const struct pare_live *live,
+                                 size_t row0);
 
 /* Bytes of scratch for both: n rows of x, matrices of at most out_max x in_max. */
 size_t pare_linear_backward_scratch_bytes(size_t n, size_t out_max, int n_threads,

@@ -5,6 +5,7 @@
 #include "kernels/tile.h"
 #include "kernels/unpack.h"
 #include "tensor/linear.h"
+#include "tensor/live.h"
 
 /* Read-only and the same on every thread. */
 typedef struct pare_linear_job {
@@ -18,6 +19,10 @@ typedef struct pare_linear_job {
     bool x_transposed;
     const pare_linear_out *outs;
     size_t n_outs;
+    /* backward products of a masked matrix: its panels; the row of it that is the first input (of
+     * dx) or output row (of dw) */
+    const pare_live *live;
+    size_t live_row0;
 } pare_linear_job;
 
 /* pare_encoding.codes and decode by the level's kernels. n <= PARE_TILE_KC in codes. */

@@ -78,9 +78,9 @@ static void program(pare_fwd *f, run_state *s) {
 
 static void thread_main(pare_worker *w, void *arg) {
     run_state *s = arg;
-    pare_leaf leaves[2] = {
-        {s->weights, s->grad, &s->fresh[0], 1, 0},
-        {s->weights + s->c->n_weights, s->grad + s->c->n_weights, &s->fresh[1], 1, s->c->n_bias}};
+    pare_leaf leaves[2] = {{s->weights, s->grad, &s->fresh[0], 1, 0, NULL},
+                           {s->weights + s->c->n_weights, s->grad + s->c->n_weights, &s->fresh[1],
+                            1, s->c->n_bias, NULL}};
     size_t cols = s->c->dim;
     leaves[0].cols = cols;
     leaves[0].rows = cols ? s->c->n_weights / cols : 0;

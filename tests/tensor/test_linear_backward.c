@@ -35,7 +35,7 @@ static void run(pare_worker *w, void *arg) {
     pare_linear_grad g = {c->w, c->dy, width + 3, c->row0, c->rows};
     pare_linear_backward_input(w, c->isa, c->compute, c->scratch, c->dx, c->in + 1, c->n, &g, 1);
     pare_linear_backward_weight(w, c->isa, c->compute, c->scratch, c->dw, c->dy, width + 3, width,
-                                c->x, c->add);
+                                c->x, c->add, NULL, 0);
 }
 
 static float *normal(size_t n, uint64_t stream) {

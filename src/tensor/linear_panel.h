@@ -1,0 +1,76 @@
+/* Inside of the path of many rows: what the loops (linear_tile.c) and the forms of a panel
+ * (linear_panel.c) share. */
+#ifndef PARE_SRC_TENSOR_LINEAR_PANEL_H
+#define PARE_SRC_TENSOR_LINEAR_PANEL_H
+
+#include "tensor/linear_job.h"
+
+enum {
+    PARE_PANELS = 4,     /* of an item, at most */
+    PARE_SLAB = 512,     /* rows of x at a time, at most */
+    PARE_BF16_PARTS = 3, /* bf16 parts of an f32 number in `exact` */
+};
+
+typedef enum pare_form {
+    PARE_FORM_F32,
+    PARE_FORM_BF16,
+    PARE_FORM_BF16X3,
+    PARE_FORM_U8,
+    PARE_FORM_S16,
+    PARE_FORMS
+} pare_form;
+
+/* A block of KC inputs of a panel, in the form of its kernel. */
+typedef struct pare_panel_space {
+    float *panel;                       /* [KC][NR] */
+    uint16_t *panel16[PARE_BF16_PARTS]; /* [KC / 2][NR][2] */
+    float *scale, *offset;              /* [KC / 16][NR] */
+    bool has_offset;
+    size_t n_inputs; /* rows of `panel` */
+    bool listed;     /* only these inputs of the block, not all */
+    uint16_t inputs[PARE_TILE_KC];
+} pare_panel_space;
+
+/* What the forms need of x: block kb of KC inputs begins at row kb * slab of each array. */
+typedef struct pare_many_space {
+    size_t slab, n_kb; /* slab: rows */
+    float *x;          /* [n_kb][slab][KC]; x and x16 are the same memory */
+    uint16_t *x16[PARE_BF16_PARTS];
+    int8_t *q; /* [n_kb][slab][KC] */
+    int16_t *q16;
+    float *d;      /* [n_kb][slab][KC / 32] */
+    float *sum[2]; /* d * (sum of q) per 16 and per 32: [n_kb][slab][KC / 16], [..][KC / 32] */
+    /* of this thread */
+    float *c;                          /* [PARE_PANELS][slab][NR] */
+    float *rows;                       /* [NR][KC]: decoded rows; codes of 8 or 16 bits */
+    uint16_t *rows16[PARE_BF16_PARTS]; /* [NR][KC]: their bf16 parts */
+    int8_t *codes;                     /* [KC / 4][NR][4] on their way to f32; rows16's memory */
+    float *scale_rows, *offset_rows;   /* [NR][KC / 16] */
+    pare_panel_space panels[PARE_PANELS];
+} pare_many_space;
+
+/* Rows [row0, row0 + NR) of a matrix, or columns where it is transposed; fewer at its end, the
+ * others count as zero. */
+typedef struct pare_panel_at {
+    const pare_linear_out *out;
+    size_t row0, n_rows;
+    pare_form form;
+    const uint64_t *live; /* the panel's words (tensor/live.h), or NULL: all of it */
+} pare_panel_at;
+
+/* Inputs of block kb, and the same up to a multiple of 32. */
+static inline size_t pare_block_k(size_t in, size_t kb) {
+    return in - kb * PARE_TILE_KC < PARE_TILE_KC ? in - kb * PARE_TILE_KC : PARE_TILE_KC;
+}
+static inline size_t pare_padded(size_t k) { return (k + 31) & ~(size_t)31; }
+
+/* Brings block kb of a panel into its form. */
+void pare_panel_unpack(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,
+                       size_t kb, pare_panel_space *to);
+
+/* Multiplies it with m rows from row m0 of the slab on, added to c[m][NR] but for kb 0. */
+void pare_panel_multiply(const pare_linear_job *job, const pare_many_space *s,
+                         const pare_panel_at *p, const pare_panel_space *w, size_t kb, size_t m0,
+                         size_t m, float *c);
+
+#endif

@@ -1,0 +1,41 @@
+/* Which parts of a masked matrix w[out][in] hold weights at all, as the panels of its three
+ * products ask: y = x w^T takes panels of 16 outputs and sums over inputs, dx = dy w panels of 16
+ * inputs and sums over outputs, dw = dy^T x panels of 16 inputs with a row for each output. What is
+ * zero over a whole panel is neither unpacked nor multiplied.
+ *
+ * The sums that are left keep their order, so results have the bits of the dense product with zeros
+ * in the matrix (as long as what zeros are multiplied with is finite). Products in f32 only: those
+ * in bf16 take whole registers of inputs and stay dense.
+ *
+ *     pare_live *live = NULL;
+ *     PARE_TRY(pare_live_create(&live, out, in, err));
+ *     pare_live_set(rt, live, mask);
+ *     tensor.live = live; */
+#ifndef PARE_SRC_TENSOR_LIVE_H
+#define PARE_SRC_TENSOR_LIVE_H
+
+#include "pare/base.h"
+
+/* Bit i % 64 of word i / 64 of a panel's words: one of its 16 lines has a weight at place i. */
+typedef struct pare_live {
+    size_t rows, cols;        /* of the matrix: outputs, inputs */
+    uint64_t *by_output;      /* [rows / 16, up][pare_bit_words(cols)]; owned, with by_input */
+    uint64_t *by_input;       /* [cols / 16, up][pare_bit_words(rows)] */
+    double forward, backward; /* shares of the products that are computed: of y; of dx or dw */
+} pare_live;
+
+/* Holds all weights. Errors: PARE_ERR_NOMEM. */
+pare_status pare_live_create(pare_live **out, size_t rows, size_t cols, pare_error *err);
+void pare_live_free(pare_live *l);
+
+/* mask: bit k % 64 of word k / 64 is weight k's, 1 = kept; NULL: all are. On all threads. */
+void pare_live_set(pare_runtime *rt, pare_live *l, const uint64_t *mask);
+
+/* list: the places in [begin, begin + n) that a panel has weights at, less begin, ascending;
+ * returns their number. bits: a panel's words. n <= 65536. */
+size_t pare_live_list(uint16_t *list, const uint64_t *bits, size_t begin, size_t n);
+
+/* Is it faster to multiply `live` of n places by a list than all of them? */
+bool pare_live_pays(size_t live, size_t n);
+
+#endif
