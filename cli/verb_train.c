@@ -115,6 +115,7 @@ static json_t *line_json(cli *c, const pare_train_line *l) {
     json_object_set_new(o, "lr", cli_json_real(l->lr));
     json_object_set_new(o, "grad_norm", cli_json_real(l->grad_norm));
     json_object_set_new(o, "sparsity", cli_json_real(l->sparsity));
+    json_object_set_new(o, "left_out", cli_json_real(l->left_out));
     json_object_set_new(o, "tokens_per_s", cli_json_real(l->tokens_per_s));
     json_object_set_new(o, "flop_per_s", cli_json_real(l->flop_per_s));
     if (isfinite(l->val_loss)) {
@@ -141,6 +142,7 @@ static void on_line(void *arg, const pare_train_line *l) {
                (unsigned long long)l->step, l->loss, l->lr, l->grad_norm, l->tokens_per_s,
                l->flop_per_s / 1e9);
     if (l->sparsity > 0) cli_printf(c, "  %5.2f%% zeros", 100 * l->sparsity);
+    if (l->left_out > 0) cli_printf(c, "  %2.0f%% left out", 100 * l->left_out);
     if (isfinite(l->val_loss))
         cli_printf(c, "  held out %.4f (ppl %.2f)", l->val_loss, exp(l->val_loss));
     cli_printf(c, "\n");
@@ -189,6 +191,7 @@ static pare_status print_result(cli *c, const char *out, const pare_train_report
     json_object_set_new(o, "best_val_loss", cli_json_real(r->best_val_loss));
     json_object_set_new(o, "first_val_loss", cli_json_real(r->first_val_loss));
     json_object_set_new(o, "sparsity", cli_json_real(r->sparsity));
+    json_object_set_new(o, "left_out", cli_json_real(r->left_out));
     json_object_set_new(o, "seconds", cli_json_real(r->seconds));
     json_object_set_new(o, "tokens_per_s", cli_json_real(r->tokens_per_s));
     json_object_set_new(o, "flop_per_s", cli_json_real(r->flop_per_s));

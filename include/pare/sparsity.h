@@ -106,8 +106,12 @@ double pare_pruner_target(const pare_pruner *p, size_t i);
 /* Bits of tensor i: value k in bit k % 64 of word k / 64, 1 = kept; NULL: it is not pruned. Of a
  * straight-through pruner those of the last forward pass. Owned by the pruner. */
 const uint64_t *pare_pruner_mask(const pare_pruner *p, size_t i);
-/* The same as numpy.packbits has it: the first value in the highest bit. out [(n + 7) / 8] bytes;
- * all ones where the tensor is not pruned. */
+/* The bits outside of which the weights of the next forward pass are 0, after
+ * pare_pruner_pre_forward; NULL: not known to be (not pruned, or masks of the start that are not
+ * applied yet). Owned by the pruner. */
+const uint64_t *pare_pruner_forward_mask(const pare_pruner *p, size_t i);
+/* pare_pruner_mask as numpy.packbits has it: the first value in the highest bit. out [(n + 7) / 8]
+ * bytes; all ones where the tensor is not pruned. */
 void pare_pruner_packed_mask(const pare_pruner *p, size_t i, uint8_t *out);
 
 /* Everything that a training needs to go on with the same bits, besides weights and the optimizer's

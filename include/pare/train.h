@@ -43,7 +43,8 @@ typedef struct pare_train_line {
     double loss;   /* mean over the step's tokens, nats */
     double lr, grad_norm;
     double sparsity;                 /* of the weights that the pruner works on */
-    double tokens_per_s, flop_per_s; /* since the line before */
+    double left_out;                 /* share of the step's products that masks spared */
+    double tokens_per_s, flop_per_s; /* since the line before; of products that were computed */
     double val_loss;                 /* NaN where no evaluation was due */
 } pare_train_line;
 
@@ -91,6 +92,7 @@ typedef struct pare_train_report {
     double val_loss, val_ppl;             /* NaN without held-out text */
     double best_val_loss, first_val_loss; /* the latter before the first step */
     double sparsity, seconds, tokens_per_s, flop_per_s;
+    double left_out; /* share of the products of this call's steps that masks spared */
     uint64_t n_params;
     uint64_t peak_rss_bytes;
     bool finished; /* false: stopped at stop_at */

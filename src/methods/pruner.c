@@ -316,6 +316,10 @@ bool pare_pruner_is_straight_through(const pare_pruner *p) { return p->fns->stra
 int64_t pare_pruner_count(const pare_pruner *p) { return p->count; }
 double pare_pruner_target(const pare_pruner *p, size_t i) { return p->tensors[i].target; }
 const uint64_t *pare_pruner_mask(const pare_pruner *p, size_t i) { return p->tensors[i].bits; }
+const uint64_t *pare_pruner_forward_mask(const pare_pruner *p, size_t i) {
+    bool applied = p->fns->straight_through || p->count > 0 || p->o->mask_at_init;
+    return applied ? p->tensors[i].bits : NULL;
+}
 
 bool pare_pruner_is_update_step(const pare_pruner *p) {
     if (p->fns->straight_through || p->fns->never || (!p->fns->masks && !p->fns->update))

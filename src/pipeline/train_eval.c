@@ -15,6 +15,7 @@ static pare_status evaluate(pare_train_run *r, double *loss, pare_error *err) {
     double sum = 0;
     *loss = NAN;
     if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
+    PARE_TRY(pare_train_leave_out(r, r->ema != NULL, err));
     for (uint64_t first = 0; first < count; first += r->micro) {
         size_t n = count - first < r->micro ? (size_t)(count - first) : r->micro;
         for (size_t i = 0; i < n; i++) {
@@ -133,6 +134,20 @@ double pare_train_sparsity(const pare_train_run *r) {
         if (n % 64) kept += (uint64_t)__builtin_popcountll(mask[n / 64] << (64 - n % 64));
     }
     return all ? 1 - (double)kept / (double)all : 0;
+}
+
+pare_status pare_train_leave_out(pare_train_run *r, bool averaged, pare_error *err) {
+    const pare_pruner *p = r->pruner;
+    if (!p) return PARE_OK;
+    bool sparse_gradient = !pare_pruner_needs_dense_gradient(p);
+    for (size_t i = 0, k = 0; i < r->weights->n; i++) {
+        if (!r->weights->tensors[i].grad) continue;
+        PARE_TRY(pare_train_weights_mask(r->weights, i,
+                                         averaged ? NULL : pare_pruner_forward_mask(p, k),
+                                         sparse_gradient ? pare_pruner_mask(p, k) : NULL, err));
+        k++;
+    }
+    return PARE_OK;
 }
 
 typedef struct zero_job {

@@ -268,6 +268,8 @@ static pare_status gradient_of(pare_train_run *r, double *loss, pare_error *err)
     float scale = 1.0f / (float)(o->batch * o->ctx);
     double sum = 0;
     if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
+    PARE_TRY(pare_train_leave_out(r, false, err));
+    r->left_out = pare_train_weights_left_out(r->weights) / r->flop_per_token;
     pare_train_weights_clear(r->weights);
     for (size_t first = 0; first < o->batch; first += r->micro) {
         size_t n = o->batch - first < r->micro ? o->batch - first : r->micro;
@@ -283,6 +285,7 @@ static pare_status gradient_of(pare_train_run *r, double *loss, pare_error *err)
         sum += nll;
     }
     *loss = sum / (double)(o->batch * o->ctx);
+    r->done_flop += (1 - r->left_out) * r->flop_per_token * (double)(o->batch * o->ctx);
     return PARE_OK;
 }
 
@@ -341,7 +344,7 @@ static pare_status one_step(pare_train_run *r, pare_train_line *line, pare_error
 static bool is_due(uint64_t step, uint64_t every) { return every && step % every == 0; }
 
 typedef struct clock_state {
-    double since_s;
+    double since_s, since_flop;
     uint64_t since_step;
 } clock_state;
 
@@ -354,10 +357,11 @@ static pare_status log_line(pare_train_run *r, pare_train_line *line, clock_stat
     line->step = r->state.step;
     line->sparsity = r->state.sparsity = pare_train_sparsity(r);
     line->tokens_per_s = now > c->since_s ? tokens / (now - c->since_s) : 0;
-    line->flop_per_s = line->tokens_per_s * r->flop_per_token;
+    line->flop_per_s = now > c->since_s ? (r->done_flop - c->since_flop) / (now - c->since_s) : 0;
+    line->left_out = r->left_out;
     if (stored) PARE_TRY(pare_train_log_add(r, line, err));
     if (o->on_line) o->on_line(o->arg, line);
-    *c = (clock_state){pare_now_s(), r->state.step};
+    *c = (clock_state){pare_now_s(), r->done_flop, r->state.step};
     return PARE_OK;
 }
 
@@ -371,7 +375,7 @@ static pare_status before_the_first(pare_train_run *r, clock_state *c, pare_erro
 static pare_status run_steps(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
     uint64_t end = o->stop_at && o->stop_at < o->steps ? o->stop_at : o->steps;
-    clock_state clock = {pare_now_s(), r->state.step};
+    clock_state clock = {pare_now_s(), 0, r->state.step};
     while (r->state.step < end) {
         pare_train_line line = {.val_loss = NAN};
         if (pare_check_cancel(r->rt, err) != PARE_OK) {
@@ -487,8 +491,12 @@ static void fill_report(pare_train_report *out, const pare_train_run *r, double 
                                .seconds = seconds,
                                .finished = s->step >= o->steps,
                                .peak_rss_bytes = pare_peak_rss_bytes()};
-    if (seconds > 0) out->tokens_per_s = (double)((s->step - first_step) * per_step) / seconds;
-    out->flop_per_s = out->tokens_per_s * r->flop_per_token;
+    double all = (double)((s->step - first_step) * per_step);
+    if (seconds > 0) {
+        out->tokens_per_s = all / seconds;
+        out->flop_per_s = r->done_flop / seconds;
+    }
+    if (all > 0) out->left_out = 1 - r->done_flop / (all * r->flop_per_token);
     for (size_t i = 0; i < r->weights->n; i++)
         out->n_params += (uint64_t)r->weights->tensors[i].rows * r->weights->tensors[i].cols;
 }

@@ -41,6 +41,8 @@ typedef struct pare_train_run {
                           weights; the weights of least held-out loss, as a forward pass saw them */
     size_t n_values;
     double flop_per_token; /* of a step, forward and backward */
+    double left_out;       /* share of them that the last step left out */
+    double done_flop;      /* of all steps of this call */
     double zeros_before;   /* share of zeros in linear layers of the model that it goes on from */
     pare_train_state state;
     struct {
@@ -70,6 +72,10 @@ void pare_train_tell_begin(pare_train_run *r);
 /* Warns of a sparsity that was not reached, of zeros that were lost, and of a loss that is worse
  * than before. */
 void pare_train_tell_end(const pare_train_run *r);
+
+/* Tells the passes that follow what masks leave of the weights, and where gradients are wanted.
+ * averaged: the weights are an average of those under different masks. */
+pare_status pare_train_leave_out(pare_train_run *r, bool averaged, pare_error *err);
 
 /* Sets the weights of bit 0 in a pruner's mask to 0, in w of trained tensor i. */
 void pare_train_mask(const pare_train_run *r, size_t i, float *w);

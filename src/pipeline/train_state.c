@@ -245,9 +245,9 @@ pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
 
 pare_status pare_train_log_add(pare_train_run *r, const pare_train_line *l, pare_error *err) {
     size_t failures = pare_json_failures();
-    json_t *j = json_pack("{s:I, s:o, s:o, s:o, s:o}", "step", (json_int_t)l->step, "loss",
+    json_t *j = json_pack("{s:I, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)l->step, "loss",
                           number(l->loss), "lr", number(l->lr), "grad_norm", number(l->grad_norm),
-                          "sparsity", number(l->sparsity));
+                          "sparsity", number(l->sparsity), "left_out", number(l->left_out));
     if (j && isfinite(l->val_loss)) json_object_set_new(j, "val_loss", json_real(l->val_loss));
     char *text = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(j);

@@ -96,6 +96,10 @@ static void take_over(pare_train_weights *w, size_t layer) {
     }
 }
 
+static const void *key_of(const pare_train_tensor *t) {
+    return t->half ? (const void *)t->half : t->forward ? t->forward : t->w;
+}
+
 static int by_key(const void *a, const void *b) {
     const pare_leaf *x = a, *y = b;
     return (uintptr_t)x->key < (uintptr_t)y->key ? -1 : (uintptr_t)x->key > (uintptr_t)y->key;
@@ -106,9 +110,7 @@ static void list_leaves(pare_train_weights *w) {
     for (size_t i = 0; i < w->n; i++) {
         pare_train_tensor *t = &w->tensors[i];
         if (!t->grad) continue;
-        w->leaves[w->n_leaves++] = (pare_leaf){.key = t->half      ? (void *)t->half
-                                                      : t->forward ? (void *)t->forward
-                                                                   : (void *)t->w,
+        w->leaves[w->n_leaves++] = (pare_leaf){.key = key_of(t),
                                                .grad = t->grad,
                                                .fresh = &t->fresh,
                                                .rows = t->rows,
@@ -167,6 +169,7 @@ void pare_train_weights_free(pare_train_weights *w) {
     pare_model_free(w->model);
     if (w->memory) pare_big_free(w->memory, w->bytes);
     if (w->forward) pare_big_free(w->forward, w->forward_bytes);
+    for (size_t i = 0; i < w->n && w->tensors; i++) pare_live_free(w->tensors[i].live);
     pare_free(w->leaves);
     pare_free(w->tensors);
     pare_free(w);
@@ -199,6 +202,40 @@ pare_status pare_train_weights_split(pare_train_weights *w, pare_error *err) {
     return PARE_OK;
 }
 
+static pare_leaf *leaf_of(pare_train_weights *w, const pare_train_tensor *t) {
+    const pare_leaf wanted = {.key = key_of(t)};
+    return bsearch(&wanted, w->leaves, w->n_leaves, sizeof wanted, by_key);
+}
+
+pare_status pare_train_weights_mask(pare_train_weights *w, size_t i, const uint64_t *mask,
+                                    const uint64_t *kept, pare_error *err) {
+    pare_train_tensor *t = &w->tensors[i];
+    pare_linear *linear = t->linear ? place_of(w->model, t->name).linear : NULL;
+    pare_leaf *leaf = leaf_of(w, t);
+    t->kept = kept;
+    if (!linear || !leaf || t->half) return PARE_OK;
+    linear->w.live = leaf->live = NULL;
+    if (!mask && !kept) return PARE_OK;
+    if (!t->live) PARE_TRY(pare_live_create(&t->live, t->rows, t->cols, err));
+    pare_live_set(w->model->rt, t->live, mask ? mask : kept);
+    if (mask) linear->w.live = t->live;
+    if (kept) leaf->live = t->live;
+    return PARE_OK;
+}
+
+double pare_train_weights_left_out(const pare_train_weights *w) {
+    double sum = 0;
+    for (size_t i = 0; i < w->n; i++) {
+        const pare_train_tensor *t = &w->tensors[i];
+        if (!t->live) continue;
+        const pare_linear *linear = place_of(w->model, t->name).linear;
+        double n = 2.0 * (double)t->rows * (double)t->cols, back = n * (1 - t->live->backward);
+        if (linear && linear->w.live) sum += n * (1 - t->live->forward) + back;
+        if (t->kept) sum += back;
+    }
+    return sum;
+}
+
 void pare_train_weights_clear(pare_train_weights *w) {
     for (size_t i = 0; i < w->n; i++) w->tensors[i].fresh = true;
 }
@@ -229,9 +266,20 @@ enum { NORM_BLOCK = 1 << 14 };
 
 typedef struct norm_job {
     const float *x;
+    const uint64_t *kept; /* bits of x, or NULL */
     size_t n;
     double *sums; /* one a block */
 } norm_job;
+
+/* 8 values from number i on, as far as they count. */
+static void add_squares(double part[8], const norm_job *j, size_t i) {
+    unsigned kept = j->kept ? j->kept[i / 64] >> i % 64 & 0xFF : 0xFF;
+    if (kept == 0xFF)
+        for (size_t k = 0; k < 8; k++) part[k] += (double)j->x[i + k] * (double)j->x[i + k];
+    else if (kept)
+        for (size_t k = 0; k < 8; k++)
+            if (kept >> k & 1) part[k] += (double)j->x[i + k] * (double)j->x[i + k];
+}
 
 static void sum_blocks(void *arg, size_t begin, size_t end) {
     const norm_job *j = arg;
@@ -239,9 +287,10 @@ static void sum_blocks(void *arg, size_t begin, size_t end) {
         size_t first = b * NORM_BLOCK, last = first + NORM_BLOCK < j->n ? first + NORM_BLOCK : j->n;
         double part[8] = {0};
         size_t i = first;
-        for (; i + 8 <= last; i += 8)
-            for (size_t k = 0; k < 8; k++) part[k] += (double)j->x[i + k] * (double)j->x[i + k];
-        for (; i < last; i++) part[0] += (double)j->x[i] * (double)j->x[i];
+        for (; i + 8 <= last; i += 8) add_squares(part, j, i);
+        for (; i < last; i++)
+            if (!j->kept || j->kept[i / 64] >> i % 64 & 1)
+                part[0] += (double)j->x[i] * (double)j->x[i];
         double sum = 0;
         for (size_t k = 0; k < 8; k++) sum += part[k];
         j->sums[b] = sum;
@@ -260,7 +309,10 @@ double pare_train_grad_norm(const pare_train_weights *w) {
                               ? n - done
                               : sizeof sums / sizeof *sums * NORM_BLOCK;
             size_t blocks = (part + NORM_BLOCK - 1) / NORM_BLOCK;
-            norm_job job = {t->grad + done, part, sums};
+            norm_job job = {.x = t->grad + done,
+                            .kept = t->kept ? t->kept + done / 64 : NULL,
+                            .n = part,
+                            .sums = sums};
             pare_parallel_for(w->model->rt, blocks, 1, sum_blocks, &job);
             for (size_t b = 0; b < blocks; b++) total += sums[b];
             done += part;

@@ -8,6 +8,7 @@
 
 #include "autograd/tape.h"
 #include "model/model.h"
+#include "tensor/live.h"
 
 typedef struct pare_train_tensor {
     const char *name;  /* canonical, "blk.0.attn_q.weight"; owned by the model's source */
@@ -19,6 +20,8 @@ typedef struct pare_train_tensor {
     float *w, *grad;   /* [rows][cols]; grad NULL: frozen */
     uint16_t *half;    /* bf16 copy that the model multiplies, or NULL */
     float *forward;    /* f32 copy that it multiplies (pare_train_weights_split), or NULL */
+    pare_live *live; /* what a mask leaves of it (pare_train_weights_mask); owned; NULL: none yet */
+    const uint64_t *kept; /* bits of the gradient that counts, or NULL: all of it */
 } pare_train_tensor;
 
 typedef struct pare_train_weights {
@@ -46,7 +49,18 @@ void pare_train_weights_clear(pare_train_weights *w);
 /* The bf16 copies from the masters. */
 void pare_train_weights_round(pare_train_weights *w);
 
-/* sqrt(sum of squares of all gradients); sums in f64 over fixed blocks. NaN or Inf where one is. */
+/* What passes may leave out of tensor i from now on, until this is called again. mask: bits, 0
+ * where the weights that the model multiplies are 0, or NULL; kept: 0 where no gradient is wanted:
+ * it may be left out, and does not count, or NULL. Both borrowed, and together at least as sparse
+ * as each. Parts of linear layers that are empty are then not multiplied, where products are in f32
+ * (tensor/live.h): losses and gradients that count have the same bits. Errors: PARE_ERR_NOMEM. */
+pare_status pare_train_weights_mask(pare_train_weights *w, size_t i, const uint64_t *mask,
+                                    const uint64_t *kept, pare_error *err);
+/* Operations (two for a product and its sum) a token that forward and backward passes leave out. */
+double pare_train_weights_left_out(const pare_train_weights *w);
+
+/* sqrt(sum of squares of all gradients that count); sums in f64 over fixed blocks. NaN or Inf where
+ * one is. */
 double pare_train_grad_norm(const pare_train_weights *w);
 
 #endif

@@ -430,8 +430,11 @@ static void masks_at_the_start(void **state) {
         forward(&x);
         size_t pruned = W1 - pare_mask_n_keep(W1, 0.7);
         assert_int_equal(zeros(x.w, W1), k ? pruned : 0);
+        assert_ptr_equal(pare_pruner_forward_mask(x.pruner, 0),
+                         k ? pare_pruner_mask(x.pruner, 0) : NULL);
         gradients(&x);
         update(&x);
+        assert_ptr_equal(pare_pruner_forward_mask(x.pruner, 0), pare_pruner_mask(x.pruner, 0));
         assert_int_equal(zeros(x.w, W1), pruned);
         train(&x, 9);
         assert_int_equal(zeros(x.w, W1), pruned);

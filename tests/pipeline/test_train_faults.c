@@ -61,6 +61,9 @@ static pare_status run(const void *arg, pare_error *err) {
 }
 
 static void clean(void) {
+    char temporary[700];
+    snprintf(temporary, sizeof temporary, "%s.tmp-%ld", out, (long)getpid());
+    test_remove(temporary); /* without memory it could not be removed by the run */
     test_remove(out);
     test_remove(work);
 }
