@@ -201,12 +201,12 @@ static void unpack_f32(const pare_linear_job *job, const pare_many_space *s, con
 static void multiply_f32(const pare_linear_job *job, const pare_many_space *s,
                          const pare_panel_at *p, const pare_panel_space *w, size_t kb, size_t m0,
                          size_t m, float *c) {
-    const float *x = s->x + (kb * s->slab + m0) * KC;
+    const float *x = s->x_f32 + kb * s->x_block + m0 * s->x_ld;
     (void)p;
     if (w->listed)
-        job->tiles->f32_inputs(c, x, KC, w->panel, w->inputs, m, w->n_inputs, kb > 0);
+        job->tiles->f32_inputs(c, x, s->x_ld, w->panel, w->inputs, m, w->n_inputs, kb > 0);
     else
-        job->tiles->f32(c, x, KC, w->panel, m, w->n_inputs, kb > 0);
+        job->tiles->f32(c, x, s->x_ld, w->panel, m, w->n_inputs, kb > 0);
 }
 
 /* --- bf16 --- */

@@ -35,6 +35,9 @@ typedef struct pare_panel_space {
 typedef struct pare_many_space {
     size_t slab, n_kb; /* slab: rows */
     float *x;          /* [n_kb][slab][KC]; x and x16 are the same memory */
+    /* of the f32 form: block kb of row m at x_f32 + kb * x_block + m * x_ld; x, or the caller's */
+    const float *x_f32;
+    size_t x_block, x_ld;
     uint16_t *x16[PARE_BF16_PARTS];
     int8_t *q; /* [n_kb][slab][KC] */
     int16_t *q16;

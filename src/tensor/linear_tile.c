@@ -1,10 +1,10 @@
 /* Many rows. Three loops around a tile kernel:
  *
- *   slabs of SLAB inputs rows     brought into the kernels' form by all threads: [k block][row][KC]
- *   items: a few panels           taken by one thread each; their sums stay in its scratch
- *     blocks of KC inputs         the item's panels are unpacked into L2
- *       blocks of MC rows         their part of the slab (MC x KC) stays in L2
- *         panels                  one after the other in L1
+ *   slabs of SLAB inputs rows     brought into the kernels' form by all threads: [k
+ * block][row][KC], but for f32 rows that can be read where they are items: a few panels taken by
+ * one thread each; their sums stay in its scratch blocks of KC inputs         the item's panels are
+ * unpacked into L2 blocks of MC rows         their part of the slab (MC x KC) stays in L2 panels
+ * one after the other in L1
  *
  * So a weight is unpacked once per slab. An output is summed over k blocks in order, whatever the
  * item, the thread or the row: results depend on neither the number of threads nor on n. */
@@ -133,6 +133,14 @@ static void gather_rows(const pare_linear_job *job, float *to, const float *from
         for (size_t r = 0; r < n_rows; r++) to[r * KC + i] = from[i * job->ldx + r];
 }
 
+/* Rows that lie whole pages apart would fall into a few sets of the caches. */
+static bool reads_in_place(const pare_linear_job *job) {
+    enum { PAGE = 4096 };
+    for (size_t o = 0; o < job->n_outs; o++)
+        if (form_of(job, &job->outs[o]) != PARE_FORM_F32) return false;
+    return !job->x_transposed && job->ldx * sizeof(float) % PAGE != 0;
+}
+
 static void prepare(pare_worker *w, const pare_linear_job *job, const pare_many_space *s,
                     const float *x, size_t n) {
     bool wanted[PARE_FORMS] = {false};
@@ -246,8 +254,9 @@ static void run_item(const pare_linear_job *job, pare_many_space *s, size_t firs
         for (size_t i = 0; i < n; i++)
             if (lists[i].listed)
                 job->tiles->f32_rows(s->c + (i * s->slab + m0) * NR,
-                                     s->x + (kb * s->slab + m0) * KC, KC, lists[i].rows,
-                                     s->panels[i].panel, lists[i].n, s->panels[i].n_inputs, kb > 0);
+                                     s->x_f32 + kb * s->x_block + m0 * s->x_ld, s->x_ld,
+                                     lists[i].rows, s->panels[i].panel, lists[i].n,
+                                     s->panels[i].n_inputs, kb > 0);
         for (size_t m = m0; m < m1; m += step)
             for (size_t i = 0; i < n; i++)
                 if (!lists[i].listed)
@@ -286,9 +295,17 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
     pare_arena arena = {.base = job->scratch, .capacity = SIZE_MAX};
     size_t slabs = (job->n + SLAB - 1) / SLAB, slab = (job->n + slabs - 1) / slabs;
     many_plan(&arena, &s, w->id, slab, job->in, w->n, job->compute);
+    bool in_place = reads_in_place(job);
+    s.x_f32 = s.x;
+    s.x_block = in_place ? KC : s.slab * KC;
+    s.x_ld = in_place ? job->ldx : KC;
     for (size_t row = 0; row < job->n; row += s.slab) {
         size_t n = job->n - row < s.slab ? job->n - row : s.slab;
-        prepare(w, job, &s, job->x + row * (job->x_transposed ? 1 : job->ldx), n);
+        const float *x = job->x + row * (job->x_transposed ? 1 : job->ldx);
+        if (in_place)
+            s.x_f32 = x;
+        else
+            prepare(w, job, &s, x, n);
         cut c = cut_work(job, n, (size_t)w->n);
         for (size_t item; (item = pare_take(w, 1)) < c.n_items;) {
             size_t first = item / c.splits * c.item_panels, last = first + c.item_panels;
