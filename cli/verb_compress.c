@@ -9,12 +9,13 @@
 #include <sys/stat.h>
 
 typedef struct compress_options {
-    const char *out, *recipe, *format, *keep, *eval, *calib, *records, *imatrix, *write_imatrix;
+    const char *out, *recipe, *format, *keep, *eval, *calib, *records, *imatrix, *write_imatrix,
+        *lora;
     uint64_t split, max_memory, target_size;
     double target_bpw;
     int64_t windows, calib_samples, calib_ctx;
     int compute;
-    bool no_fallback, dry_run, restart, true_sequential;
+    bool no_fallback, dry_run, restart, true_sequential, keep_zeros;
 } compress_options;
 
 static const cli_option compress_table[] = {
@@ -25,6 +26,10 @@ static const cli_option compress_table[] = {
     CLI_OPTION(compress_options, 0, "format", CLI_TEXT, format, "FORMAT", 0, 0,
                "hf, gguf, or packed for other programs: compressed-tensors, int-quantized, gptq, "
                "gptq-v2, awq (default: gguf when OUT ends in .gguf, MODEL's without OUT, else hf)"),
+    CLI_OPTION(compress_options, 0, "lora", CLI_TEXT, lora, "ADAPTER", 0, 0,
+               "merge a low-rank adapter first (recipes of encodings only)"),
+    CLI_SWITCH(compress_options, 0, "keep-zeros", keep_zeros,
+               "with --lora: weights that are 0 stay 0"),
     CLI_OPTION(compress_options, 0, "calib", CLI_TEXT, calib, "FILE", 0, 0,
                "calibration text, for methods that measure a layer's inputs"),
     CLI_OPTION(compress_options, 0, "calib-samples", CLI_INT, calib_samples, "N", 0, 1 << 20,
@@ -137,6 +142,7 @@ static int64_t record(cli *c, const char *model, const compress_options *o,
     record->text = o->eval;
     if (r->info->calib_samples) record->calib = o->calib;
     record->imatrix = o->imatrix;
+    record->lora = o->lora;
     if (r->before) record->base_ppl = r->before->ppl;
     return cli_record_end(c, record, o->records);
 }
@@ -288,6 +294,8 @@ static pare_compress_options options_of(const char *model, const compress_option
                                    .out = o->out,
                                    .recipe = recipe,
                                    .format = o->format,
+                                   .lora = o->lora,
+                                   .lora_keep_zeros = o->keep_zeros,
                                    .keep = o->keep,
                                    .split_bytes = o->split,
                                    .calib = o->calib,
@@ -439,8 +447,9 @@ const cli_verb cli_verb_compress = {
 /* --- convert --- */
 
 typedef struct convert_options {
-    const char *format;
+    const char *format, *lora;
     uint64_t split;
+    bool keep_zeros;
 } convert_options;
 
 static const cli_option convert_table[] = {
@@ -448,6 +457,11 @@ static const cli_option convert_table[] = {
                "hf, gguf, compressed-tensors, int-quantized, gptq, gptq-v2, awq (default: gguf "
                "when OUT ends in .gguf, else hf)"),
     CLI_OPTION(convert_options, 0, "split", CLI_SIZE, split, "SIZE", 0, 0, "parts of at most SIZE"),
+    CLI_OPTION(convert_options, 0, "lora", CLI_TEXT, lora, "ADAPTER", 0, 0,
+               "merge a low-rank adapter (a folder of PEFT's or pare train's); its matrices become "
+               "f32"),
+    CLI_SWITCH(convert_options, 0, "keep-zeros", keep_zeros,
+               "with --lora: weights that are 0 stay 0"),
     {0},
 };
 static const convert_options convert_defaults = {0};
@@ -455,7 +469,14 @@ static const convert_options convert_defaults = {0};
 static pare_status run_convert(cli *c, const void *opts, char **args, size_t n_args) {
     (void)n_args;
     const convert_options *v = opts;
-    compress_options o = {.out = args[1], .format = v->format, .split = v->split};
+    compress_options o = {.out = args[1],
+                          .format = v->format,
+                          .split = v->split,
+                          .lora = v->lora,
+                          .keep_zeros = v->keep_zeros};
+    if (v->keep_zeros && !v->lora)
+        return cli_fail(c, PARE_ERR_ARG,
+                        "convert: found --keep-zeros without --lora, expected both");
     return compress(c, args[0], &o, "");
 }
 
@@ -463,6 +484,8 @@ const cli_verb cli_verb_convert = {
     .name = "convert",
     .arguments = "MODEL OUT",
     .summary = "writes a model into another container, the same numbers",
+    .notes = "With --lora ADAPTER the adapter becomes part of the weights. To store the result in "
+             "few bits, compress it afterwards, or at once: pare compress MODEL --lora ADAPTER.",
     .options = convert_table,
     .defaults = &convert_defaults,
     .options_size = sizeof(convert_options),

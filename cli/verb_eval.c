@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 typedef struct eval_options {
-    const char *text, *tasks, *data, *against, *kv, *records;
+    const char *text, *tasks, *data, *against, *kv, *records, *lora;
     int protocol, bos, compute;
     int64_t ctx, windows, limit;
 } eval_options;
@@ -35,6 +35,8 @@ static const cli_option table[] = {
     CLI_OPTION(
         eval_options, 0, "kv", CLI_TEXT, kv, "CODEC", 0, 0,
         "how keys and values are kept: f32, f16, bf16, q8_0 or q4_0 (default f32, with fast f16)"),
+    CLI_OPTION(eval_options, 0, "lora", CLI_TEXT, lora, "ADAPTER", 0, 0,
+               "compute with a low-rank adapter (a folder of PEFT's or pare train's)"),
     CLI_OPTION(eval_options, 0, "records", CLI_TEXT, records, "FILE", 0, 0, CLI_RECORDS_HELP),
     {0},
 };
@@ -174,6 +176,7 @@ static int64_t record(cli *c, const char *model, const eval_options *o, const re
     r->model = model;
     r->text = o->text;
     r->against = o->against;
+    r->lora = o->lora;
     r->kv = o->kv;
     return cli_record_end(c, r, o->records);
 }
@@ -232,6 +235,7 @@ static pare_status run_all(cli *c, const eval_options *o, const char *path, eval
     if (o->text) st = cli_read(c, &text, &n, o->text);
     if (st == PARE_OK && o->tasks) st = eval_tasks_begin(tasks, c, o->tasks, o->data);
     if (st == PARE_OK) st = load(c, &model, path);
+    if (st == PARE_OK && o->lora) st = pare_model_add_lora(model.model, o->lora, &c->err);
     if (st == PARE_OK && other) st = load(c, &base, o->against);
     if (st == PARE_OK && o->text) st = run_text(c, o, &ppl, &distance, text, n, &model, other);
     if (st == PARE_OK && o->tasks)

@@ -124,6 +124,7 @@ static pare_status print_one(cli *c, const pare_method *m) {
     return cli_printf(c, "\nexample: pare %s '%s'\n",
                       strcmp(slot, "optimizer") == 0         ? "train OUT --optim"
                       : strcmp(slot, "sparse_training") == 0 ? "train OUT --sparsity"
+                      : strcmp(slot, "adapter") == 0         ? "train OUT --from MODEL --adapter"
                                                              : "compress MODEL -o OUT -r",
                       pare_method_example(m));
 }

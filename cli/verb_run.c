@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 typedef struct run_options {
-    const char *prompt, *file, *system, *kv, *draft;
+    const char *prompt, *file, *system, *kv, *draft, *lora;
     bool interactive, chat, ignore_eos;
     int64_t n, ctx, top_k, repeat_last_n, draft_max;
     double temp, top_p, min_p, repeat_penalty;
@@ -21,6 +21,8 @@ enum { SPECULATE_OFF, SPECULATE_NGRAM };
 static const cli_option table[] = {
     CLI_OPTION(run_options, 'p', "prompt", CLI_TEXT, prompt, "TEXT", 0, 0,
                "the text to go on from"),
+    CLI_OPTION(run_options, 0, "lora", CLI_TEXT, lora, "ADAPTER", 0, 0,
+               "compute with a low-rank adapter (a folder of PEFT's or pare train's)"),
     CLI_OPTION(run_options, 'f', "file", CLI_TEXT, file, "FILE", 0, 0,
                "the prompt from a file, - = standard input"),
     CLI_SWITCH(run_options, 'i', "interactive", interactive,
@@ -145,6 +147,7 @@ static pare_status runner_load(runner *r, const char *path) {
         if (st != PARE_OK) return cli_prefix(c, path);
     }
     if (st == PARE_OK) st = pare_model_load(&r->model, c->rt, path, &c->err);
+    if (st == PARE_OK && r->o->lora) st = pare_model_add_lora(r->model, r->o->lora, &c->err);
     if (st == PARE_OK) st = pare_session_create(&r->session, r->model, &so, &c->err);
     if (st == PARE_OK && pare_session_n_ctx(r->session) > pare_model_ctx_max(r->model))
         cli_warn(c,

@@ -10,7 +10,7 @@
 
 typedef struct train_options {
     const char *from, *config, *arch, *tokenizer, *optim, *schedule, *sparsity, *val, *distill,
-        *records;
+        *adapter, *records;
     cli_texts data;
     int64_t dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab;
     int64_t steps, stop_at, batch, micro_batch, ctx, warmup, eval_every, save_every, log_every,
@@ -63,6 +63,9 @@ static const cli_option train_table[] = {
                "largest norm of the gradient; 0 = no limit"),
     TEXT("sparsity", sparsity, "SPEC",
          "sparse training: rigl:sparsity=0.8,every=100 (pare methods --slot sparse_training)"),
+    TEXT("adapter", adapter, "SPEC",
+         "train this beside --from MODEL, which stays as it is: lora:rank=8,alpha=16 (pare methods "
+         "lora)"),
     TEXT("distill", distill, "MODEL",
          "learn from this model's distributions instead of the text's tokens"),
     CLI_OPTION(train_options, 0, "temperature", CLI_FLOAT, temperature, "T", 1e-3, 1e3,
@@ -253,6 +256,7 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
         t.min_lr = o->min_lr;
         t.clip = o->clip;
         t.sparsity = o->sparsity;
+        t.adapter = o->adapter;
         t.distill = o->distill;
         t.temperature = o->temperature;
         t.hard = o->hard;

@@ -41,6 +41,11 @@ typedef struct pare_compress_options {
                              ends in .gguf, else hf */
     const char *keep;     /* regex over canonical names: these tensors stay as they are; or NULL */
     uint64_t split_bytes; /* largest part of the output, 0 = one file */
+    /* A low-rank adapter (pare_model_add_lora) that becomes part of the weights, or NULL: its
+     * matrices are f32 unless the recipe says otherwise. Not with methods: that takes two runs. */
+    const char *lora;
+    bool lora_keep_zeros; /* weights that are 0 stay 0: the model keeps its sparsity, at some loss,
+                             since the adapter was trained beside all of it */
     /* Calibration, for methods that need it: NULL and 0 elsewhere. */
     const char *calib;          /* file of text */
     size_t calib_samples;       /* sequences; 0 = 128 */

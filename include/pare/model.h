@@ -66,6 +66,12 @@ typedef struct pare_model pare_model;
 pare_status pare_model_load(pare_model **out, pare_runtime *rt, const char *path, pare_error *err);
 void pare_model_free(pare_model *m);
 
+/* The model computes with a low-rank adapter from now on: a folder that PEFT or pare train wrote
+ * (adapter_config.json, adapter_model.safetensors). Before any session is made of it, and once.
+ * Errors: PARE_ERR_INPUT (files, names or shapes that do not fit the model), PARE_ERR_UNSUPPORTED
+ * (another kind of adapter), PARE_ERR_ARG (a second one), PARE_ERR_IO, PARE_ERR_NOMEM. */
+pare_status pare_model_add_lora(pare_model *m, const char *path, pare_error *err);
+
 size_t pare_model_vocab_size(const pare_model *m);
 size_t pare_model_ctx_max(const pare_model *m);
 const char *pare_model_arch(const pare_model *m);

@@ -72,7 +72,8 @@ typedef struct pare_record {
     const char *imatrix, *imatrix_sha256; /* an importance matrix that was read */
     const char *text, *text_sha256;
     const char *against, *against_sha256;
-    const char *data, *data_sha256;       /* of a training; several files: a line each */
+    const char *lora, *lora_sha256; /* an adapter that was evaluated with the model, or merged */
+    const char *data, *data_sha256; /* of a training; several files: a line each */
     const char *teacher, *teacher_sha256; /* of a distillation */
     const char *options;                  /* of a training: "steps=200 batch=16 ..." */
     /* the result's size */
@@ -164,7 +165,7 @@ typedef struct pare_record_check {
     pare_check_state state;
     char found[65]; /* "" unless the file was read */
 } pare_record_check;
-enum { PARE_RECORD_FILES = 8 };
+enum { PARE_RECORD_FILES = 9 };
 
 /* Reads the files of a record again, without any cache. Errors: PARE_ERR_NOMEM,
  * PARE_ERR_INTERRUPTED. */

@@ -69,6 +69,8 @@ typedef struct pare_train_options {
                             those of the text */
     double temperature;  /* of both distributions; default 1 */
     double hard;         /* share of the text's own tokens in the loss; default 0 */
+    const char *adapter; /* "lora:rank=8,alpha=16": only that is trained beside the model `from`,
+                            which stays in its encoding, and `out` is an adapter; or NULL */
     const char *sparsity; /* "rigl:sparsity=0.8,every=100"; or NULL */
     pare_compute compute; /* fast: bf16 products from f32 masters; exact: f32 */
     bool recompute;       /* less memory: layers are computed again in the backward pass */
@@ -93,7 +95,7 @@ typedef struct pare_train_report {
     double best_val_loss, first_val_loss; /* the latter before the first step */
     double sparsity, seconds, tokens_per_s, flop_per_s;
     double left_out; /* share of the products of this call's steps that masks spared */
-    uint64_t n_params;
+    uint64_t n_params; /* trained: of the adapter where there is one */
     uint64_t peak_rss_bytes;
     bool finished; /* false: stopped at stop_at */
 } pare_train_report;

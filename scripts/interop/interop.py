@@ -7,8 +7,9 @@ compressed-tensors  transformers loads the folders; its f32 logits beside pare's
 GPTQ, AWQ           unpacked with numpy from the formats' description: every weight is the one that was written; and files packed
                     here (act_order too) are read by pare
 GGUF                llama.cpp's perplexity beside pare's
+adapters            PEFT loads what pare trained beside the GGUF file; its logits beside those of the model that pare merged
 
-PARTS="compressed_tensors packed_by_pare packed_here llama_cpp" chooses. Exits with 1 when something does not agree.
+PARTS="compressed_tensors packed_by_pare packed_here llama_cpp adapters" chooses. Exits with 1 when something does not agree.
 """
 import json
 import math
@@ -240,8 +241,32 @@ def llama_cpp():
         os.remove(file)
 
 
+# --- adapters through PEFT ---
+
+
+def adapters():
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ids = windows(MODEL)
+    base = compress("base", "f32@all", "hf")
+    for spec in ["lora:rank=4,alpha=8", "lora:rank=8,targets=qv,rslora=true"]:
+        adapter, merged = fresh("adapter"), fresh("merged")
+        pare("train", adapter, "--from", MODEL, "--adapter", spec, "--data", TEXT, "--steps", "3", "--batch", "2", "--ctx", "64",
+             "--optim", "adamw:lr=1e-2", "--eval-windows", "2", "--records", "none", "-q")
+        pare("convert", MODEL, merged, "--lora", adapter, "-q")
+        net = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).eval()
+        with torch.no_grad():
+            other = np.stack([net(torch.from_numpy(w[None].astype(np.int64))).logits[0].numpy() for w in ids.reshape(WINDOWS, CTX)])
+        dense, mine = ours(base, ids), ours(merged, ids)
+        worst, moved = np.abs(mine - other).max(), np.abs(dense - other).max()
+        check(f"PEFT {spec}", worst < 2e-3 < moved, f"largest logit difference {worst:.2e}, the adapter moves them by {moved:.2f}, "
+              f"perplexity {perplexity(mine, ids):.4f}, PEFT {perplexity(other, ids):.4f}")
+
+
 os.makedirs(WORK, exist_ok=True)
-for part in (compressed_tensors, packed_by_pare, packed_here, llama_cpp):
+for part in (compressed_tensors, packed_by_pare, packed_here, llama_cpp, adapters):
     if part.__name__ in os.environ.get("PARTS", part.__name__):
         part()
 print(f"{len(failures)} failures" if failures else "all agree")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Do other programs load what pare writes? scripts/interop/interop.py says what is tried. Its Python environment (torch, transformers,
-# compressed-tensors) is made on demand in the cache folder ($PARE_CACHE, else ~/.cache/pare), about 2 GB; INTEROP_PYTHON=PROGRAM is
+# compressed-tensors, peft) is made on demand in the cache folder ($PARE_CACHE, else ~/.cache/pare), about 2 GB; INTEROP_PYTHON=PROGRAM is
 # one of yours. llama.cpp is the one that scripts/bench-peers.sh builds, left out where there is none.
 #
 #   scripts/interop/interop.sh [BUILD]
@@ -12,7 +12,7 @@ python=${INTEROP_PYTHON:-$cache/interop/bin/python}
 if [ ! -x "$(command -v "$python")" ]; then
   echo "interop: making the Python environment in $cache/interop" >&2
   python3 -m venv "$cache/interop"
-  "$cache/interop/bin/pip" install --quiet --disable-pip-version-check torch transformers accelerate compressed-tensors safetensors numpy >&2
+  "$cache/interop/bin/pip" install --quiet --disable-pip-version-check torch transformers accelerate compressed-tensors peft safetensors numpy >&2
 fi
 scripts/models.sh >/dev/null
 text=$(scripts/text.sh)

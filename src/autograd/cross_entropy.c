@@ -93,12 +93,13 @@ void pare_op_cross_entropy(pare_fwd *f, float *nll, const float *y, size_t n, si
     float *dy = tape && !pare_fwd_planning(f) ? pare_tape_shadow(f, y) : NULL;
     for (size_t first = 0; first < n; first += rows) {
         size_t m = n - first < rows ? n - first : rows;
-        pare_op_out out = {ce->name, ce->head, NULL, logits, vocab, 0, 0};
+        pare_op_out out = {.name = ce->name, .w = ce->head, .y = logits, .ldy = vocab};
         f->tape = NULL;
         pare_op_linear(f, pare_fwd_planning(f) ? NULL : y + first * dim, dim, m, dim, &out, 1);
         if (teacher) {
             const float *from = pare_fwd_planning(f) ? NULL : teacher->y + first * teacher->dim;
-            pare_op_out out_t = {teacher->name, teacher->head, NULL, taught, vocab, 0, 0};
+            pare_op_out out_t = {
+                .name = teacher->name, .w = teacher->head, .y = taught, .ldy = vocab};
             pare_op_linear(f, from, teacher->dim, m, teacher->dim, &out_t, 1);
         }
         f->tape = tape;

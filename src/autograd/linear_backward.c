@@ -9,6 +9,7 @@ typedef struct linear_grad {
     pare_tensor w;
     float *dy;
     size_t ldy, width, row0, rows;
+    bool keep; /* dy stays: the product was added to what was there */
 } linear_grad;
 
 typedef struct linear_record {
@@ -59,7 +60,7 @@ static void linear_backward(pare_fwd *f, pare_record *record) {
     pare_share(f->w, r->n, 1, &begin, &end);
     for (size_t o = 0; o < r->n_outs; o++) {
         const linear_grad *g = &r->outs[o];
-        for (size_t i = begin; i < end; i++)
+        for (size_t i = begin; i < end && !g->keep; i++)
             memset(g->dy + i * g->ldy, 0, g->width * sizeof *g->dy);
         not_fresh(f, g->w_param);
         not_fresh(f, g->bias_param);
@@ -67,12 +68,20 @@ static void linear_backward(pare_fwd *f, pare_record *record) {
     pare_barrier(f->w);
 }
 
+/* The input is needed for gradients of matrices only. A plan that knows no leaves is for any. */
+static bool wants_input(const pare_tape *t, const pare_op_out *outs, size_t n_outs) {
+    for (size_t o = 0; t->leaves && o < n_outs; o++)
+        if (pare_tape_leaf(t, outs[o].w->view.part[0])) return true;
+    return !t->leaves;
+}
+
 void pare_tape_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in,
                       const pare_op_out *outs, size_t n_outs) {
     linear_record *r = pare_tape_push(f, sizeof *r, linear_backward);
     const pare_encoding *form = saved_form(f->tape);
     size_t row_bytes = pare_encoding_row_bytes(form, in);
-    uint8_t *saved = pare_tape_save(f, n * row_bytes + 64, 1);
+    uint8_t *saved = NULL;
+    if (wants_input(f->tape, outs, n_outs)) saved = pare_tape_save(f, n * row_bytes + 64, 1);
     size_t width_max = 0;
     for (size_t o = 0; o < n_outs; o++) {
         size_t width = outs[o].rows ? outs[o].rows : outs[o].w->view.rows;
@@ -84,7 +93,7 @@ void pare_tape_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t 
     size_t begin, end;
     pare_share(f->w, n, 1, &begin, &end);
     const pare_encode_kernels *k = pare_encode_kernels_get(f->isa);
-    for (size_t i = begin; i < end; i++)
+    for (size_t i = begin; saved && i < end; i++)
         form->encode_row(k, saved + i * row_bytes, x + i * ldx, in, NULL);
     if (f->w->id != 0) return;
     r->x = pare_tensor_wrap(form, saved, n, in);
@@ -102,6 +111,7 @@ void pare_tape_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t 
                           .ldy = out->ldy,
                           .width = out->rows ? out->rows : out->w->view.rows,
                           .row0 = out->row0,
-                          .rows = out->rows};
+                          .rows = out->rows,
+                          .keep = out->accumulate};
     }
 }

@@ -105,6 +105,12 @@ void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table,
 
 #define PARE_OP_MAX_OUTS 8
 
+/* A low-rank part beside a matrix: w x + scale b (a x) (LoRA, arXiv:2106.09685). */
+typedef struct pare_adapter {
+    pare_tensor a, b; /* [rank][in], [out][rank] */
+    float scale;
+} pare_adapter;
+
 /* One of the matrices that share an input. */
 typedef struct pare_op_out {
     const char *name;     /* canonical, "blk.0.attn_q.weight": for probes */
@@ -113,9 +119,12 @@ typedef struct pare_op_out {
     float *y;             /* [n][ldy] */
     size_t ldy;
     size_t row0, rows; /* only rows [row0, row0 + rows) of w, y beginning with row0; 0: all */
+    const pare_adapter *adapter; /* or NULL */
+    bool accumulate;             /* y += (the path of many rows) */
 } pare_op_out;
 
-/* y = x W^T (+ bias) for n_outs <= PARE_OP_MAX_OUTS matrices; x [n][ldx], `in` values a row. */
+/* y = x W^T (+ bias, + the adapter's part) for n_outs <= PARE_OP_MAX_OUTS matrices; x [n][ldx],
+ * `in` values a row. */
 void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in,
                     const pare_op_out *outs, size_t n_outs);
 

@@ -48,7 +48,7 @@ typedef struct pare_tape {
     pare_arena saves;        /* the stack of records and saved values; shared memory */
     pare_arena work;         /* scratch of the backward halves; shared */
     uint8_t *shadow;         /* of the forward arena's base; as large, zero between passes */
-    const pare_leaf *leaves; /* [n_leaves], in order of their keys */
+    const pare_leaf *leaves; /* [n_leaves], in order of their keys; in a plan NULL: any */
     size_t n_leaves;
     pare_record *last;
     bool half; /* inputs of linear layers are saved as bf16 */

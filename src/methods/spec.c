@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-pare_span pare_span_trim(pare_span s) {
+pare_piece pare_piece_trim(pare_piece s) {
     while (s.p < s.end && isspace((unsigned char)*s.p)) s.p++;
     while (s.p < s.end && isspace((unsigned char)s.end[-1])) s.end--;
     return s;
@@ -41,11 +41,11 @@ void pare_nearest_consider(pare_nearest *n, const char *name) {
 /* --- parameters --- */
 
 /* *seen: one bit per parameter that was given already. */
-static pare_status set_param(const pare_param *params, void *options, pare_span pair,
+static pare_status set_param(const pare_param *params, void *options, pare_piece pair,
                              uint64_t *seen, const char *what, const char *owner, pare_error *err) {
     const char *equals = memchr(pair.p, '=', (size_t)(pair.end - pair.p));
-    pare_span name = pare_span_trim((pare_span){pair.p, equals ? equals : pair.end}),
-              value = pare_span_trim((pare_span){equals ? equals + 1 : pair.end, pair.end});
+    pare_piece name = pare_piece_trim((pare_piece){pair.p, equals ? equals : pair.end}),
+               value = pare_piece_trim((pare_piece){equals ? equals + 1 : pair.end, pair.end});
     char key[64], text[PARE_PARAM_TEXT_MAX];
     snprintf(key, sizeof key, "%.*s", (int)(name.end - name.p), name.p);
     snprintf(text, sizeof text, "%.*s", (int)(value.end - value.p), value.p);
@@ -69,12 +69,12 @@ static pare_status set_param(const pare_param *params, void *options, pare_span 
                      n.name ? "'?" : "");
 }
 
-pare_status pare_params_parse(const pare_param *params, void *options, pare_span text,
+pare_status pare_params_parse(const pare_param *params, void *options, pare_piece text,
                               const char *what, const char *name, pare_error *err) {
     uint64_t seen = 0;
     while (text.p < text.end) {
         const char *comma = memchr(text.p, ',', (size_t)(text.end - text.p));
-        pare_span pair = {text.p, comma ? comma : text.end};
+        pare_piece pair = {text.p, comma ? comma : text.end};
         PARE_TRY(set_param(params, options, pair, &seen, what, name, err));
         text.p = pair.end + (comma ? 1 : 0);
     }
@@ -108,9 +108,9 @@ static const pare_method *find(const char *slot, pare_nearest *n) {
 
 static pare_status parse(pare_spec *out, const char *slot, const char *what, const char *text,
                          pare_error *err) {
-    pare_span all = pare_span_trim((pare_span){text, text + strlen(text)});
+    pare_piece all = pare_piece_trim((pare_piece){text, text + strlen(text)});
     const char *colon = memchr(all.p, ':', (size_t)(all.end - all.p));
-    pare_span name = pare_span_trim((pare_span){all.p, colon ? colon : all.end});
+    pare_piece name = pare_piece_trim((pare_piece){all.p, colon ? colon : all.end});
     char lower[64];
     snprintf(lower, sizeof lower, "%.*s", (int)(name.end - name.p), name.p);
     for (char *p = lower; *p; p++) *p = (char)tolower((unsigned char)*p);
@@ -123,7 +123,7 @@ static pare_status parse(pare_spec *out, const char *slot, const char *what, con
     out->options = pare_calloc(1, out->method->options_size);
     if (!out->options) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", what);
     pare_method_defaults(out->method, out->options);
-    pare_span params = {colon ? colon + 1 : all.end, all.end};
+    pare_piece params = {colon ? colon + 1 : all.end, all.end};
     PARE_TRY(pare_params_parse(out->method->params, out->options, params, what, lower, err));
     if (out->method->check && out->method->check(out->options, err) != PARE_OK)
         return pare_fail_prefix(err, "%s: %s", what, lower);

@@ -6,12 +6,12 @@
 #include "methods/method.h"
 
 /* A piece of text. */
-typedef struct pare_span {
+typedef struct pare_piece {
     const char *p, *end;
-} pare_span;
+} pare_piece;
 
 /* Without white space on both sides. */
-pare_span pare_span_trim(pare_span s);
+pare_piece pare_piece_trim(pare_piece s);
 
 /* The known name that is nearest to a wanted one, for messages; begin with {wanted, NULL, limit}:
  * names that differ in `limit` places or more are not taken. */
@@ -23,7 +23,7 @@ void pare_nearest_consider(pare_nearest *n, const char *name);
 
 /* Sets "param=value,..." in options that hold their defaults. Errors: PARE_ERR_ARG with a message
  * that begins "WHAT: NAME: ". */
-pare_status pare_params_parse(const pare_param *params, void *options, pare_span text,
+pare_status pare_params_parse(const pare_param *params, void *options, pare_piece text,
                               const char *what, const char *name, pare_error *err);
 
 /* ":param=value,..." of all parameters that differ from their defaults, or ""; NULL: out of

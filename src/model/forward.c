@@ -34,7 +34,12 @@ static void logits_of(pare_fwd *f, const pare_model *m, float *logits, const flo
                       size_t first, size_t count) {
     const pare_model_config *c = &m->config;
     size_t width = count ? count : c->vocab_size;
-    pare_op_out head = {m->head->name, &m->head->w, NULL, logits, width, first, count};
+    pare_op_out head = {.name = m->head->name,
+                        .w = &m->head->w,
+                        .y = logits,
+                        .ldy = width,
+                        .row0 = first,
+                        .rows = count};
     pare_op_linear(f, y, c->embed_dim, n, c->embed_dim, &head, 1);
     if (c->final_softcap > 0) pare_op_softcap(f, logits, logits, c->final_softcap, n, width);
 }
@@ -90,7 +95,8 @@ void pare_pass_run(pare_fwd *f, const pare_model *m, pare_pass *p, float *y) {
 }
 
 static pare_op_out out_of(const pare_linear *l, float *y, size_t ldy) {
-    return (pare_op_out){.name = l->name, .w = &l->w, .bias = l->bias, .y = y, .ldy = ldy};
+    return (pare_op_out){
+        .name = l->name, .w = &l->w, .bias = l->bias, .y = y, .ldy = ldy, .adapter = l->adapter};
 }
 
 /* The pass's spans over its own keys and values, which lie in the order of the tokens. */

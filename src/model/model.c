@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include "base/runtime.h"
+#include "model/lora.h"
 #include "model/names.h"
 #include "tensor/linear.h"
 #include "tensor/pack.h"
@@ -320,6 +321,7 @@ void pare_model_free(pare_model *m) {
     for (size_t i = 0; m->weights.layers && i < m->config.n_layers; i++)
         release(&m->weights.layers[i].block);
     pare_free(m->weights.layers);
+    pare_lora_free(m->lora);
     release(&m->weights.block);
     pare_source_close(m->source);
     pare_free(m);

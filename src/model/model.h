@@ -15,9 +15,10 @@
 
 /* y = x w^T + bias */
 typedef struct pare_linear {
-    pare_tensor w;     /* [out][in]; enc NULL = absent */
-    const float *bias; /* [out] or NULL */
-    const char *name;  /* "blk.0.attn_q.weight"; owned by the source */
+    pare_tensor w;               /* [out][in]; enc NULL = absent */
+    const float *bias;           /* [out] or NULL */
+    const char *name;            /* "blk.0.attn_q.weight"; owned by the source */
+    const pare_adapter *adapter; /* of model->lora, or NULL */
 } pare_linear;
 
 typedef struct pare_norm {
@@ -47,6 +48,7 @@ struct pare_model {
     pare_weights weights;
     const pare_linear *head;    /* output, or token_embd when tied */
     pare_rope rope, rope_local; /* half 0 = no RoPE */
+    struct pare_lora *lora;     /* owned, or NULL (model/lora.h) */
 };
 
 /* A model without layers: embeddings, final norm and head only. Takes the source over (also when it

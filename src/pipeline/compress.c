@@ -195,6 +195,8 @@ static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err)
     p->unit = unit_of(c, t);
     bool kept = !t->canonical || (c->keep && pare_name_regex_match(c->keep, t->canonical));
     if (!kept) PARE_TRY(apply_steps(c, p, err));
+    p->adapter = c->lora ? pare_lora_find(c->lora, t->canonical) : NULL;
+    if (p->adapter && (kept || !c->recipe->n_steps)) p->enc = pare_encoding_find("f32");
     /* what the file keeps in 16 bits and GGUF readers expect in 32: norms, biases, positions */
     if (!c->same_format && t->canonical && strcmp(c->format->container, "gguf") == 0 &&
         !pare_mix_takes(t->canonical, p->n_dims))
@@ -205,7 +207,7 @@ static pare_status plan_tensor(compress_run *c, tensor_plan *p, pare_error *err)
                pare_feeds(pare_source_arch(c->source), pare_source_config(c->source), t->canonical);
     if (p->feeds) p->enc = pare_encoding_find("f32");
     PARE_TRY(fit_format(c, p, err));
-    p->recode = p->n_methods || p->feeds || p->enc != t->enc;
+    p->recode = p->n_methods || p->feeds || p->enc != t->enc || p->adapter;
     if (t->canonical) PARE_TRY(compress_plan_importance(c, p, err));
     p->raw = c->same_format && !p->recode;
     return PARE_OK;
@@ -587,6 +589,7 @@ static pare_status run(compress_run *c, pare_error *err) {
     if (!c->report) return fail_memory(err);
     PARE_TRY(check_true_sequential(c, err));
     PARE_TRY(compress_open_imatrix(c, err));
+    if (c->o->lora) PARE_TRY(pare_lora_load(&c->lora, c->source, c->o->lora, err));
     PARE_TRY(make_plan(c, err));
     PARE_TRY(tell_idle_steps(c, err));
     PARE_TRY(compress_plan_sparsities(c, err));
@@ -600,6 +603,10 @@ static pare_status run(compress_run *c, pare_error *err) {
         pare_warn(c->rt, "%s: nothing in this recipe uses calibration text", c->o->calib);
     if (c->o->imatrix && !c->imatrix_used)
         pare_warn(c->rt, "%s: nothing in this recipe uses an importance matrix", c->o->imatrix);
+    if (c->lora && (has_methods(c) || c->o->write_imatrix))
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "recipe: found methods and an adapter, expected two runs: the adapter is "
+                         "merged first");
     if (has_methods(c)) {
         PARE_TRY(by_units(c, err));
     } else {
@@ -619,6 +626,7 @@ pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
         *out = c.report;
     else
         pare_compress_report_free(c.report);
+    pare_lora_free(c.lora);
     pare_source_close(c.source);
     pare_recipe_free(c.recipe);
     pare_name_regex_free(c.keep);

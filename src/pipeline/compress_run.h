@@ -5,6 +5,7 @@
 #define PARE_SRC_PIPELINE_COMPRESS_RUN_H
 
 #include "io/imatrix.h"
+#include "model/lora.h"
 #include "model/source.h"
 #include "pipeline/calibrate.h"
 #include "pipeline/export_quant.h"
@@ -22,12 +23,13 @@ typedef struct tensor_plan {
     bool recode;                 /* decoded, transformed, encoded */
     size_t n_dims, dims[4];
     size_t rows, cols;
-    size_t n_methods;             /* how many of the recipe's method steps apply */
-    const pare_method *quantizer; /* the last of them that says the encoding, or NULL */
-    unsigned needs;               /* PARE_NEED_* of its methods */
-    unsigned dense_needs;         /* of the pass over the dense model */
-    bool feeds;                   /* a step may put scales of a layer's input into it */
-    size_t unit;                  /* number of the layer; n_layers for what is in none */
+    size_t n_methods;              /* how many of the recipe's method steps apply */
+    const pare_method *quantizer;  /* the last of them that says the encoding, or NULL */
+    unsigned needs;                /* PARE_NEED_* of its methods */
+    unsigned dense_needs;          /* of the pass over the dense model */
+    const pare_lora_pair *adapter; /* that is merged into it, or NULL */
+    bool feeds;                    /* a step may put scales of a layer's input into it */
+    size_t unit;                   /* number of the layer; n_layers for what is in none */
 } tensor_plan;
 
 struct pare_compress_report {
@@ -45,7 +47,8 @@ typedef struct compress_run {
     const pare_compress_options *o;
     pare_source *source;
     pare_recipe *recipe;
-    void *keep; /* compiled regex */
+    pare_lora *lora; /* or NULL */
+    void *keep;      /* compiled regex */
     const pare_output_format *format;
     bool same_format /* the container's */, tied;
     tensor_plan *plans;
@@ -85,6 +88,9 @@ typedef struct tensor_state {
  * statistics of its inputs, NULL where its methods need none. */
 pare_status compress_hold(compress_run *c, size_t i, tensor_state *s, size_t upto,
                           const pare_input_stats *x, pare_error *err);
+/* The tensor as read becomes f32 with the adapter's part in it. */
+pare_status compress_merge(const compress_run *c, const tensor_plan *p, pare_tensor *t,
+                           pare_error *err);
 /* Multiplies the rows or the columns by scale[n], the last n of them; the tensor is held. */
 pare_status compress_multiply_rows(const compress_run *c, size_t i, tensor_state *s,
                                    const float *scale, size_t n, pare_error *err);

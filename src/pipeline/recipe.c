@@ -107,7 +107,7 @@ static pare_status fail_unknown_step(const char *name, pare_error *err) {
         name);
 }
 
-static pare_status set_target(pare_step *step, pare_span target, pare_error *err) {
+static pare_status set_target(pare_step *step, pare_piece target, pare_error *err) {
     size_t n = (size_t)(target.end - target.p);
     step->target = pare_strndup(target.p, n);
     if (!step->target) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
@@ -125,10 +125,10 @@ static const pare_param *step_params(const pare_step *step) {
 }
 
 /* NAME[@TARGET][:param=value,...] */
-static pare_status parse_step(pare_step *step, pare_span s, pare_error *err) {
-    pare_span name = {s.p, s.p};
+static pare_status parse_step(pare_step *step, pare_piece s, pare_error *err) {
+    pare_piece name = {s.p, s.p};
     while (name.end < s.end && *name.end != '@' && *name.end != ':') name.end++;
-    pare_span rest = {name.end, s.end}, target = {NULL, NULL};
+    pare_piece rest = {name.end, s.end}, target = {NULL, NULL};
     if (rest.p < rest.end && *rest.p == '@') {
         target.p = target.end = rest.p + 1;
         bool regex = target.p < s.end && *target.p == '/';
@@ -136,9 +136,9 @@ static pare_status parse_step(pare_step *step, pare_span s, pare_error *err) {
         while (target.end < s.end && *target.end != (regex ? '/' : ':')) target.end++;
         if (regex && target.end < s.end) target.end++;
         rest.p = target.end;
-        target = pare_span_trim(target);
+        target = pare_piece_trim(target);
     }
-    name = pare_span_trim(name);
+    name = pare_piece_trim(name);
     char text[64];
     snprintf(text, sizeof text, "%.*s", (int)(name.end - name.p), name.p);
     for (char *p = text; *p; p++) *p = (char)tolower((unsigned char)*p); /* Q4_K_M is q4_k_m */
@@ -157,7 +157,7 @@ static pare_status parse_step(pare_step *step, pare_span s, pare_error *err) {
     if (!step->options) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
     if (step->method) pare_method_defaults(step->method, step->options);
     if (target.p) PARE_TRY(set_target(step, target, err));
-    rest = pare_span_trim(rest);
+    rest = pare_piece_trim(rest);
     if (rest.p < rest.end && *rest.p != ':')
         return pare_fail(err, PARE_ERR_ARG, "recipe: %s: found '%.*s', expected ':' and parameters",
                          text, (int)(rest.end - rest.p), rest.p);
@@ -170,7 +170,7 @@ static pare_status parse_step(pare_step *step, pare_span s, pare_error *err) {
 
 /* The next step's text: up to '+' or a line's end outside /.../, without comments. *separator is
  * what ended it: '+', a line's end, or 0 at the end of the text. False when nothing is left. */
-static bool next_span(const char **cursor, pare_span *out, char *separator) {
+static bool next_span(const char **cursor, pare_piece *out, char *separator) {
     const char *p = *cursor;
     if (!p) return false;
     out->p = p;
@@ -181,7 +181,7 @@ static bool next_span(const char **cursor, pare_span *out, char *separator) {
     if (*p == '#') p += strcspn(p, "\n");
     *separator = *p;
     *cursor = *p ? p + 1 : NULL;
-    *out = pare_span_trim(*out);
+    *out = pare_piece_trim(*out);
     return true;
 }
 
@@ -217,7 +217,7 @@ static pare_status fail_empty_step(pare_error *err) {
                      "recipe: found an empty step, expected a step before and after '+'");
 }
 
-static pare_status add_step(pare_recipe *r, pare_span s, pare_error *err) {
+static pare_status add_step(pare_recipe *r, pare_piece s, pare_error *err) {
     if (r->n_steps == 256) return pare_fail(err, PARE_ERR_ARG, "recipe: more than 256 steps");
     pare_step *more = pare_realloc(r->steps, r->n_steps + 1, sizeof *more);
     if (!more) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
@@ -231,7 +231,7 @@ pare_status pare_recipe_parse(pare_recipe **out, const char *text, pare_error *e
     pare_recipe *r = pare_calloc(1, sizeof *r);
     if (!r) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
     pare_status st = PARE_OK;
-    pare_span s;
+    pare_piece s;
     char separator;
     bool after_plus = false;
     for (const char *cursor = text; st == PARE_OK && next_span(&cursor, &s, &separator);) {

@@ -183,7 +183,7 @@ enum {
 };
 
 void pare_train_tell_begin(pare_train_run *r) {
-    if (!r->o->from) return;
+    if (!r->o->from || r->o->adapter) return;
     r->zeros_before = zeros_of(r);
     if (!r->o->sparsity && 100 * r->zeros_before >= PRUNED_PERCENT)
         pare_warn(r->rt,

@@ -69,6 +69,14 @@ static pare_status check_options(const pare_train_options *o, pare_error *err) {
         return pare_fail(err, PARE_ERR_ARG, "clip: found %g, expected at least 0", o->clip);
     if (!(o->val_share >= 0 && o->val_share < 1))
         return pare_fail(err, PARE_ERR_ARG, "val-share: found %g, expected [0, 1)", o->val_share);
+    if (o->adapter && !o->from)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "adapter: found one for a new model, expected a model that it is trained "
+                         "beside (from)");
+    if (o->adapter && o->sparsity)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "sparsity: found it with an adapter, expected one of them: the model's "
+                         "weights are not trained");
     if (!o->distill && (o->hard != 0 || o->temperature != 1))
         return pare_fail(err, PARE_ERR_ARG,
                          "hard, temperature: found them without a teacher, expected distill too");
@@ -128,7 +136,7 @@ static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_er
         "batch", (json_int_t)o->batch, "micro_batch", (json_int_t)r->micro, "ctx",
         (json_int_t)o->ctx, "schedule", o->schedule, "warmup", (json_int_t)warmup_of(o), "min_lr",
         o->min_lr, "clip", o->clip, "val_share", o->val_share, "optim", o->optim, "compute",
-        o->compute == PARE_COMPUTE_FAST ? "fast" : "exact", "sparsity", o->sparsity, "seed",
+        r->compute == PARE_COMPUTE_FAST ? "fast" : "exact", "sparsity", o->sparsity, "seed",
         (json_int_t)pare_runtime_seed(r->rt), "isa", pare_isa_name(pare_runtime_isa(r->rt)));
     if (!f) return fail_memory(err);
     *out = f;
@@ -148,6 +156,7 @@ static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_er
     json_object_set_new(f, "eval_windows", json_integer((json_int_t)o->eval_windows));
     json_object_set_new(f, "log_every", json_integer((json_int_t)o->log_every));
     json_object_set_new(f, "ema", json_real(o->ema));
+    if (r->adapter.text) json_object_set_new(f, "adapter", json_string(r->adapter.text));
     json_object_set_new(f, "keep_best", json_boolean(o->keep_best));
     if (o->distill) {
         json_object_set_new(f, "temperature", json_real(o->temperature));
@@ -170,8 +179,10 @@ static pare_status begin_model(pare_train_run *r, pare_error *err) {
     }
     const char *path = made ? made : o->from;
     if (st == PARE_OK)
-        st =
-            pare_train_weights_open(&r->weights, r->rt, path, o->compute == PARE_COMPUTE_FAST, err);
+        st = r->adapter.method
+                 ? pare_train_weights_open_lora(&r->weights, r->rt, path, r->adapter.options, err)
+                 : pare_train_weights_open(&r->weights, r->rt, path,
+                                           r->compute == PARE_COMPUTE_FAST, err);
     if (st == PARE_OK) st = pare_tokenizer_load(&r->tok, path, err);
     if (st == PARE_OK && o->ctx > r->weights->model->config.ctx_max)
         st = pare_fail(err, PARE_ERR_ARG, "%s: ctx: found %zu, expected at most the model's %zu",
@@ -267,9 +278,6 @@ static pare_status gradient_of(pare_train_run *r, double *loss, pare_error *err)
     const pare_train_options *o = r->o;
     float scale = 1.0f / (float)(o->batch * o->ctx);
     double sum = 0;
-    if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
-    PARE_TRY(pare_train_leave_out(r, false, err));
-    r->left_out = pare_train_weights_left_out(r->weights) / r->flop_per_token;
     pare_train_weights_clear(r->weights);
     for (size_t first = 0; first < o->batch; first += r->micro) {
         size_t n = o->batch - first < r->micro ? o->batch - first : r->micro;
@@ -320,6 +328,9 @@ static pare_status one_step(pare_train_run *r, pare_train_line *line, pare_error
     const pare_train_options *o = r->o;
     pare_train_state *s = &r->state;
     double loss;
+    if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
+    PARE_TRY(pare_train_leave_out(r, false, err));
+    r->left_out = pare_train_weights_left_out(r->weights) / r->flop_per_token;
     PARE_TRY(gradient_of(r, &loss, err));
     double norm = norm_of(r);
     line->loss = s->loss = loss;
@@ -406,7 +417,10 @@ static pare_status run_steps(pare_train_run *r, pare_error *err) {
 static pare_status open_run(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
     json_t *fingerprint = NULL;
-    pare_status st = fingerprint_of(&fingerprint, r, err);
+    r->compute = o->adapter ? PARE_COMPUTE_EXACT : o->compute; /* weights as they are stored */
+    pare_status st =
+        o->adapter ? pare_spec_parse(&r->adapter, "adapter", "adapter", o->adapter, err) : PARE_OK;
+    if (st == PARE_OK) st = fingerprint_of(&fingerprint, r, err);
     if (st == PARE_OK) st = pare_folder_check(o->out, err);
     if (st == PARE_OK)
         st = pare_work_open(&r->work, r->rt, o->out, fingerprint, 0, o->restart, err);
@@ -426,15 +440,17 @@ static pare_status open_run(pare_train_run *r, pare_error *err) {
     if (o->distill) PARE_TRY(pare_model_load(&r->teacher, r->rt, o->distill, err));
     pare_step_options so = {.n_tokens = tokens,
                             .n_spans = r->micro,
-                            .compute = o->compute,
+                            .compute = r->compute,
                             .recompute = o->recompute,
                             .teacher = r->teacher,
                             .temperature = (float)o->temperature,
                             .hard = (float)o->hard};
     PARE_TRY(pare_step_create(&r->step, r->weights, &so, err));
     const pare_model_config *c = &r->weights->model->config;
-    r->flop_per_token = 3 * (double)pare_model_flops_per_token(r->weights->model) +
-                        6.0 * (double)(c->n_layers * c->n_heads * c->head_dim * o->ctx);
+    /* beside an adapter no weight has a gradient */
+    r->flop_per_token =
+        (o->adapter ? 2 : 3) * (double)pare_model_flops_per_token(r->weights->model) +
+        6.0 * (double)(c->n_layers * c->n_heads * c->head_dim * o->ctx);
     r->state = (pare_train_state){
         .loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .first_val_loss = NAN};
     pare_train_tell_begin(r);
@@ -468,6 +484,7 @@ static void close_run(pare_train_run *r, bool remove) {
     pare_free(r->targets);
     pare_free(r->lengths);
     pare_free(r->log.data);
+    pare_spec_free(&r->adapter);
     if (r->work && remove) pare_work_remove(r->work);
     pare_work_close(r->work);
 }

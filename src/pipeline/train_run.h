@@ -2,6 +2,7 @@
 #ifndef PARE_SRC_PIPELINE_TRAIN_RUN_H
 #define PARE_SRC_PIPELINE_TRAIN_RUN_H
 
+#include "methods/spec.h"
 #include "pare/sparsity.h"
 #include "pare/train.h"
 #include "pipeline/train_init.h"
@@ -22,6 +23,8 @@ typedef struct pare_train_state {
 typedef struct pare_train_run {
     pare_runtime *rt;
     const pare_train_options *o;
+    pare_spec adapter; /* method NULL: all weights are trained */
+    pare_compute compute;
     size_t micro; /* sequences at once */
     pare_work *work;
     pare_train_weights *weights;

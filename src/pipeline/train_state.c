@@ -301,10 +301,29 @@ static void choose_weights(pare_train_run *r) {
     for (size_t i = 0; i < r->n_trained; i++) pare_train_mask(r, i, r->trained[i].w);
 }
 
+/* The adapter's folder, complete with the log. */
+static pare_status write_adapter(pare_train_run *r, pare_error *err) {
+    const pare_model *m = r->weights->model;
+    char *folder;
+    PARE_TRY(pare_folder_begin(&folder, r->o->out, err));
+    char *log = pare_path_join(folder, "train_log.jsonl");
+    pare_status st =
+        log ? pare_lora_save(m->lora, m->source, folder, r->o->from, err) : fail_memory(err);
+    if (st == PARE_OK) st = write_log(r, log, err);
+    if (st == PARE_OK)
+        st = pare_folder_commit(folder, r->o->out, err);
+    else
+        pare_folder_discard(folder);
+    pare_free(log);
+    pare_free(folder);
+    return st;
+}
+
 pare_status pare_train_write_model(pare_train_run *r, pare_error *err) {
     const pare_train_weights *w = r->weights;
     if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
     choose_weights(r);
+    if (r->adapter.method) return write_adapter(r, err);
     pare_output_format format = {.container = "hf"};
     pare_output *o = NULL;
     pare_status st = pare_output_open(&o, r->rt, w->model->source, &format, r->o->out, 0, err);

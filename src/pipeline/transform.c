@@ -415,7 +415,9 @@ pare_status compress_tensor(compress_run *c, size_t i, tensor_state *s, const pa
     pare_tensor in = {0};
     *out = (pare_tensor){0};
     PARE_TRY(pare_source_read(c->source, p->t, !p->raw, &in, err));
-    pare_status st = s && (s->row || s->col) ? put_scales(c, p, s, &in, err) : PARE_OK;
+    pare_status st = p->adapter                ? compress_merge(c, p, &in, err)
+                     : s && (s->row || s->col) ? put_scales(c, p, s, &in, err)
+                                               : PARE_OK;
     if (st == PARE_OK && p->recode) {
         st = plan_is_whole(p) ? recode_whole(c, i, s, x, &in, out, err)
                               : recode_pieces(c, p, &in, out, err);
@@ -423,7 +425,8 @@ pare_status compress_tensor(compress_run *c, size_t i, tensor_state *s, const pa
     }
     pare_tensor *result = p->recode ? out : &in;
     if (st == PARE_OK) st = measure(c, &in, result, layer, err);
-    if (p->recode) layer->changed = layer->error > 0 || (s && (s->row || s->col));
+    if (p->recode)
+        layer->changed = layer->error > 0 || (s && (s->row || s->col)) || p->adapter != NULL;
     if (st == PARE_OK) {
         layer->out_bytes = pare_tensor_bytes(result);
         if (layer->n_params)

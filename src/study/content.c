@@ -200,6 +200,7 @@ static const record_file record_files[PARE_RECORD_FILES] = {
     FILE_OF(text),
     FILE_OF(against),
     FILE_OF(teacher),
+    FILE_OF(lora),
     {"data", offsetof(pare_record, data), offsetof(pare_record, data_sha256), true}};
 
 static pare_status hash_of(pare_content *out, const record_file *f, pare_runtime *rt,
@@ -299,7 +300,10 @@ static const char *licence_of(pare_record *r, const char *path) {
 }
 
 static pare_status describe(pare_record *r, pare_error *err) {
-    const char *path = r->out && pare_path_exists(r->out) ? r->out : r->model;
+    char *config = r->out ? pare_path_join(r->out, "adapter_config.json") : NULL;
+    bool adapter = config && pare_path_exists(config); /* it is the model that is described */
+    pare_free(config);
+    const char *path = r->out && pare_path_exists(r->out) && !adapter ? r->out : r->model;
     pare_description *d;
     PARE_TRY(pare_describe(&d, path, err));
     const pare_model_info *info = pare_description_info(d);

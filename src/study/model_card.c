@@ -173,9 +173,14 @@ static void card(pare_buffer *b, const pare_record *r) {
              "; it holds for these weights too, which are derived from it.\n\n");
     else
         PRINT("The base model's files name no licence: look it up before you pass this on.\n\n");
-    PRINT("    pare run . -p \"Once upon a time\" -n 100\n"
-          "    pare eval . --text wiki.test.raw\n"
-          "    pare convert . model.gguf\n\n");
+    if (r->format && strcmp(r->format, "peft") == 0)
+        PRINT("This folder is an adapter: it goes with the base model.\n\n"
+              "    pare run MODEL --lora . -p \"Once upon a time\" -n 100\n"
+              "    pare convert MODEL merged --lora .\n\n");
+    else
+        PRINT("    pare run . -p \"Once upon a time\" -n 100\n"
+              "    pare eval . --text wiki.test.raw\n"
+              "    pare convert . model.gguf\n\n");
     numbers(b, r);
     encodings(b, r);
     origins(b, r);

@@ -45,6 +45,8 @@ const pare_column pare_record_columns[] = {
     TEXT(R, text_sha256),
     TEXT(R, against),
     TEXT(R, against_sha256),
+    TEXT(R, lora),
+    TEXT(R, lora_sha256),
     TEXT(R, data),
     TEXT(R, data_sha256),
     TEXT(R, teacher),

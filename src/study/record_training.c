@@ -26,6 +26,7 @@ static const char *taken(pare_record *r, pare_buffer *b) {
 static const char *recipe_text(pare_record *r, const pare_train_options *o) {
     pare_buffer b = {0};
     pare_buffer_print(&b, "train: %s, %llu steps", o->optim, (unsigned long long)o->steps);
+    if (o->adapter) pare_buffer_print(&b, ", %s", o->adapter);
     if (o->sparsity) pare_buffer_print(&b, ", %s", o->sparsity);
     if (o->distill) pare_buffer_print(&b, ", distilled");
     if (o->ema > 0) pare_buffer_print(&b, ", ema %g", o->ema);
@@ -112,11 +113,12 @@ pare_status pare_record_set_training(pare_record *r, const pare_train_options *o
     r->out = o->out;
     r->teacher = o->distill;
     r->text = o->val;
+    r->format = o->adapter ? "peft" : "hf";
     r->recipe = recipe_text(r, o);
     r->options = options_text(r, o);
     r->data = data_text(r, o);
     if (!r->recipe || !r->options || !r->data) return fail_memory(err);
-    r->compute = o->compute == PARE_COMPUTE_EXACT ? "exact" : "fast";
+    r->compute = o->adapter || o->compute == PARE_COMPUTE_EXACT ? "exact" : "fast";
     r->ctx = (int64_t)o->ctx;
     r->steps = (int64_t)report->steps;
     r->train_tokens = (int64_t)report->tokens;

@@ -128,8 +128,15 @@ static void add_cell(pare_report_model *m, pare_variant *v, const pare_record *r
 }
 
 static bool add_record(grouping *g, const pare_record *r) {
-    const pare_record *made = is_made(r) ? r : maker(g, model_key(r));
+    /* evaluated with an adapter: the adapter is what a training made of the model */
+    const char *content = r->lora_sha256 && !is_made(r) ? r->lora_sha256 : model_key(r);
+    const pare_record *made = is_made(r) ? r : maker(g, content);
     const char *base = model_key(r), *recipe = "", *key = base;
+    bool unknown_adapter = content == r->lora_sha256 && !made;
+    if (unknown_adapter) {
+        key = content;
+        recipe = "an adapter";
+    }
     if (made && !find_base(g, made, &base, &recipe)) return false;
     if (made == r && !r->out_sha256) { /* nothing to be joined by */
         char id[32];
@@ -145,7 +152,7 @@ static bool add_record(grouping *g, const pare_record *r) {
     if (!v->any) v->any = made ? made : r;
     if (isfinite(r->decode_tokens_per_s) && !v->speed) v->speed = r;
     if (r->n_tasks && !v->tasks) v->tasks = r;
-    if (!made) m->any = r;
+    if (!made && !unknown_adapter) m->any = r;
     add_cell(m, v, r, false);
     /* the dense model's perplexity that this record measured besides */
     bool dense_before = made && strcmp(model_key(made), base) == 0 && isfinite(r->base_ppl) &&

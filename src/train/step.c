@@ -186,6 +186,8 @@ static pare_status allocate(pare_step *s, pare_error *err) {
     pare_worker worker;
     pare_tape tape = {.saves = {.capacity = SIZE_MAX},
                       .work = {.capacity = SIZE_MAX},
+                      .leaves = s->weights->leaves,
+                      .n_leaves = s->weights->n_leaves,
                       .half = s->o.compute == PARE_COMPUTE_FAST};
     pare_fwd f =
         pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), s->o.compute);

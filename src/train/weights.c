@@ -5,6 +5,7 @@
 #include "model/names.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -164,6 +165,72 @@ pare_status pare_train_weights_open(pare_train_weights **out, pare_runtime *rt, 
     return PARE_OK;
 }
 
+/* ---- adapters ---- */
+
+enum { LORA_NAME = PARE_NAME_MAX + 8 };
+
+/* "blk.0.attn_q.weight" -> "blk.0.attn_q.lora_a" */
+static void print_lora_name(char out[LORA_NAME], const pare_lora_pair *p, bool is_b) {
+    snprintf(out, LORA_NAME, "%.*s.lora_%c", (int)(strrchr(p->base, '.') - p->base), p->base,
+             is_b ? 'b' : 'a');
+}
+
+static pare_status fill_lora(pare_train_weights *w, pare_error *err) {
+    const pare_lora *l = w->model->lora;
+    pare_arena arena = {.capacity = SIZE_MAX};
+    w->n = 2 * l->n;
+    w->tensors = pare_calloc(w->n, sizeof *w->tensors);
+    w->leaves = pare_calloc(w->n, sizeof *w->leaves);
+    w->names = pare_calloc(w->n, LORA_NAME);
+    if (!w->tensors || !w->leaves || !w->names)
+        return pare_fail(err, PARE_ERR_NOMEM, "training: list of adapters");
+    for (int pass = 0; pass < 2; pass++) { /* sizes, then places */
+        for (size_t i = 0; i < w->n; i++) {
+            const pare_lora_pair *p = &l->pairs[i / 2];
+            const pare_tensor *t = i % 2 ? &p->adapter.b : &p->adapter.a;
+            size_t count = t->view.rows * t->view.cols;
+            w->tensors[i] =
+                (pare_train_tensor){.name = w->names + i * LORA_NAME,
+                                    .rows = t->view.rows,
+                                    .cols = t->view.cols,
+                                    .matrix = true,
+                                    .fresh = true,
+                                    .w = (float *)(uintptr_t)t->view.part[0],
+                                    .grad = pare_arena_alloc(&arena, count + 16, sizeof(float))};
+            print_lora_name(w->names + i * LORA_NAME, p, i % 2);
+        }
+        if (pass == 1) break;
+        w->bytes = arena.peak;
+        w->memory = pare_big_alloc(w->bytes);
+        if (!w->memory)
+            return pare_fail(err, PARE_ERR_NOMEM, "training: %zu bytes for gradients", w->bytes);
+        arena = (pare_arena){.base = w->memory, .capacity = w->bytes};
+    }
+    list_leaves(w);
+    return PARE_OK;
+}
+
+pare_status pare_train_weights_open_lora(pare_train_weights **out, pare_runtime *rt,
+                                         const char *path, const pare_lora_options *o,
+                                         pare_error *err) {
+    *out = NULL;
+    pare_train_weights *w = pare_calloc(1, sizeof *w);
+    if (!w) return pare_fail(err, PARE_ERR_NOMEM, "%s: the model", path);
+    pare_lora *l;
+    pare_status st = pare_model_load(&w->model, rt, path, err);
+    if (st == PARE_OK) st = pare_lora_create(&l, w->model->source, o, pare_runtime_seed(rt), err);
+    if (st == PARE_OK) {
+        pare_model_attach_lora(w->model, l);
+        st = fill_lora(w, err);
+    }
+    if (st != PARE_OK) {
+        pare_train_weights_free(w);
+        return st;
+    }
+    *out = w;
+    return PARE_OK;
+}
+
 void pare_train_weights_free(pare_train_weights *w) {
     if (!w) return;
     pare_model_free(w->model);
@@ -172,6 +239,7 @@ void pare_train_weights_free(pare_train_weights *w) {
     for (size_t i = 0; i < w->n && w->tensors; i++) pare_live_free(w->tensors[i].live);
     pare_free(w->leaves);
     pare_free(w->tensors);
+    pare_free(w->names);
     pare_free(w);
 }
 

@@ -7,11 +7,13 @@
 #define PARE_SRC_TRAIN_WEIGHTS_H
 
 #include "autograd/tape.h"
+#include "model/lora.h"
 #include "model/model.h"
 #include "tensor/live.h"
 
 typedef struct pare_train_tensor {
-    const char *name;  /* canonical, "blk.0.attn_q.weight"; owned by the model's source */
+    const char *name;  /* canonical, "blk.0.attn_q.weight" (owned by the model's source); of an
+                          adapter "blk.0.attn_q.lora_a" (owned by these weights) */
     size_t rows, cols; /* a vector has rows 1 */
     bool matrix;       /* else a norm or a bias */
     bool linear;       /* a matrix that tokens are multiplied with and not looked up in */
@@ -30,6 +32,7 @@ typedef struct pare_train_weights {
     size_t n;
     pare_leaf *leaves; /* [n_leaves], for tapes */
     size_t n_leaves;
+    char *names;               /* of adapters */
     uint8_t *memory, *forward; /* forward: of all copies */
     size_t bytes, forward_bytes;
 } pare_train_weights;
@@ -38,6 +41,11 @@ typedef struct pare_train_weights {
  * pare_model_open, PARE_ERR_NOMEM. */
 pare_status pare_train_weights_open(pare_train_weights **out, pare_runtime *rt, const char *path,
                                     bool fast, pare_error *err);
+/* The same where only a low-rank adapter is trained (model/lora.h): the tensors are its matrices,
+ * and the model stays in its encodings. Errors: those of pare_model_load and pare_lora_create. */
+pare_status pare_train_weights_open_lora(pare_train_weights **out, pare_runtime *rt,
+                                         const char *path, const pare_lora_options *lora,
+                                         pare_error *err);
 void pare_train_weights_free(pare_train_weights *w);
 
 /* The linear layers multiply f32 copies from now on (where they have none in bf16), so that a

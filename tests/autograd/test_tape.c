@@ -353,7 +353,42 @@ static float *linear_run(pare_fwd *f, float *x, const grad_case *c) {
     float *y = pare_fwd_alloc(f, c->n_y, sizeof *y);
     const float *weights = current->weights;
     pare_tensor w = pare_tensor_wrap(pare_encoding_find("f32"), weights, c->extra, c->dim);
-    pare_op_out out = {"w", &w, weights + c->extra * c->dim, y, c->extra, 0, 0};
+    pare_op_out out = {
+        .name = "w", .w = &w, .bias = weights + c->extra * c->dim, .y = y, .ldy = c->extra};
+    pare_op_linear(f, x, c->dim, c->n, c->dim, &out, 1);
+    return y;
+}
+
+/* y = x W^T + s (x A^T) B^T, W fixed: what is trained are A [rank][dim] and B [extra][rank] */
+enum { RANK = 5 };
+static float fixed_weight(size_t i) { return pare_rng_normal(7, 3, i); }
+static void adapter_reference(double *y, const double *x, const grad_case *c) {
+    const double *a = x + c->n * c->dim, *b = a + RANK * c->dim;
+    for (size_t i = 0; i < c->n; i++) {
+        const double *row = x + i * c->dim;
+        double t[RANK] = {0};
+        for (size_t r = 0; r < RANK; r++)
+            for (size_t j = 0; j < c->dim; j++) t[r] += row[j] * a[r * c->dim + j];
+        for (size_t o = 0; o < c->extra; o++) {
+            double sum = 0;
+            for (size_t j = 0; j < c->dim; j++)
+                sum += row[j] * (double)fixed_weight(o * c->dim + j);
+            for (size_t r = 0; r < RANK; r++) sum += c->param * t[r] * b[o * RANK + r];
+            y[i * c->extra + o] = sum;
+        }
+    }
+}
+static float *adapter_run(pare_fwd *f, float *x, const grad_case *c) {
+    static float fixed[MAX];
+    float *y = pare_fwd_alloc(f, c->n_y, sizeof *y);
+    const pare_encoding *f32 = pare_encoding_find("f32");
+    if (pare_fwd_planning(f)) /* on one thread */
+        for (size_t i = 0; i < c->extra * c->dim; i++) fixed[i] = fixed_weight(i);
+    pare_tensor w = pare_tensor_wrap(f32, fixed, c->extra, c->dim);
+    const pare_adapter adapter = {
+        pare_tensor_wrap(f32, current->weights, RANK, c->dim),
+        pare_tensor_wrap(f32, current->weights + RANK * c->dim, c->extra, RANK), (float)c->param};
+    pare_op_out out = {.name = "w", .w = &w, .y = y, .ldy = c->extra, .adapter = &adapter};
     pare_op_linear(f, x, c->dim, c->n, c->dim, &out, 1);
     return y;
 }
@@ -443,6 +478,10 @@ static void each_operator_has_its_gradient(void **state) {
         {"rope", 9, 24, 3, 0, 216, 216, rope_reference, rope_run, 0, 0, 0, 0},
         {"linear", 19, 27, 21, 0, 19 * 27 + 21 * 28, 19 * 21, linear_reference, linear_run, 513,
          567, 1080, 21},
+        {"adapter", 19, 27, 21, 0.75, 19 * 27 + RANK * (27 + 21), 19 * 21, adapter_reference,
+         adapter_run, 19 * 27, RANK * 27, (19 + RANK) * 27, RANK * 21},
+        {"adapter, one row", 1, 40, 35, 1.5, 40 + RANK * (40 + 35), 35, adapter_reference,
+         adapter_run, 40, RANK * 40, (1 + RANK) * 40, RANK * 35},
         {"linear, one row", 1, 40, 35, 0, 40 + 35 * 41, 35, linear_reference, linear_run, 40, 1400,
          1440, 35},
         {"embed", 7, 19, 0, 2.5, 8 * 19, 7 * 19, embed_reference, embed_run, 0, 8 * 19, 0, 0},
