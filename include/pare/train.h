@@ -94,7 +94,7 @@ typedef struct pare_train_report {
     double val_loss, val_ppl;             /* NaN without held-out text */
     double best_val_loss, first_val_loss; /* the latter before the first step */
     double sparsity, seconds, tokens_per_s, flop_per_s;
-    double left_out; /* share of the products of this call's steps that masks spared */
+    double left_out;   /* share of the products of this call's steps that masks spared */
     uint64_t n_params; /* trained: of the adapter where there is one */
     uint64_t peak_rss_bytes;
     bool finished; /* false: stopped at stop_at */

@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "io/json.h"
+#include "methods/optimizer.h"
 
 #include <math.h>
 #include <string.h>
@@ -266,7 +267,10 @@ static pare_status begin_optim(pare_train_run *r, pare_error *err) {
                              .no_decay = !t->matrix};
     }
     PARE_TRY(begin_pruner(r, err));
-    return pare_optim_create(&r->optim, r->rt, r->o->optim, r->trained, r->n_trained, err);
+    PARE_TRY(pare_optim_create(&r->optim, r->rt, r->o->optim, r->trained, r->n_trained, err));
+    if (!pare_optim_needs_hessian(r->optim)) return PARE_OK;
+    r->masks = pare_calloc(r->n_trained, sizeof *r->masks);
+    return r->masks ? pare_hessian_create(&r->hessian, w, err) : fail_memory(err);
 }
 
 /* ---- a step ---- */
@@ -293,8 +297,26 @@ static pare_status gradient_of(pare_train_run *r, double *loss, pare_error *err)
         sum += nll;
     }
     *loss = sum / (double)(o->batch * o->ctx);
-    r->done_flop += (1 - r->left_out) * r->flop_per_token * (double)(o->batch * o->ctx);
+    r->done_flop += (1 - r->left_out) * r->flop_per_token / r->passes * (double)(o->batch * o->ctx);
     return PARE_OK;
+}
+
+/* The estimate of the Hessian's diagonal at the step's weights and sequences. *finite: whether both
+ * gradients were; if not, a tensor's still stands there. */
+static pare_status curvature_of(pare_train_run *r, bool *finite, double *loss, pare_error *err) {
+    for (size_t i = 0; i < r->n_trained; i++)
+        r->masks[i] = r->pruner ? pare_pruner_mask(r->pruner, i) : NULL;
+    pare_hessian_begin(r->hessian, pare_runtime_seed(r->rt), r->state.step, r->masks);
+    pare_status st = PARE_OK;
+    *finite = true;
+    for (int sign = 1; sign >= -1 && st == PARE_OK && *finite; sign -= 2) {
+        pare_hessian_move(r->hessian, sign);
+        st = gradient_of(r, loss, err);
+        *finite = isfinite(*loss) && isfinite(norm_of(r));
+        pare_hessian_take(r->hessian, sign);
+    }
+    pare_hessian_move(r->hessian, 0);
+    return st;
 }
 
 /* The first tensor whose gradient is not finite. */
@@ -327,11 +349,13 @@ static pare_status skip_step(pare_train_run *r, double loss, pare_error *err) {
 static pare_status one_step(pare_train_run *r, pare_train_line *line, pare_error *err) {
     const pare_train_options *o = r->o;
     pare_train_state *s = &r->state;
-    double loss;
+    double loss = NAN;
+    bool finite = true;
     if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
     PARE_TRY(pare_train_leave_out(r, false, err));
-    r->left_out = pare_train_weights_left_out(r->weights) / r->flop_per_token;
-    PARE_TRY(gradient_of(r, &loss, err));
+    r->left_out = r->passes * pare_train_weights_left_out(r->weights) / r->flop_per_token;
+    if (r->hessian) PARE_TRY(curvature_of(r, &finite, &loss, err));
+    if (finite) PARE_TRY(gradient_of(r, &loss, err));
     double norm = norm_of(r);
     line->loss = s->loss = loss;
     line->grad_norm = norm;
@@ -340,6 +364,7 @@ static pare_status one_step(pare_train_run *r, pare_train_line *line, pare_error
     s->skipped_in_a_row = 0;
     pare_optim_args args = pare_optim_args_default();
     args.g = r->grads;
+    if (r->hessian) args.hessian = pare_hessian_values(r->hessian);
     args.lr = line->lr;
     if (o->clip > 0 && norm > o->clip) args.g_scale = o->clip / (norm + 1e-6);
     pare_stepper stepper = pare_optim_stepper(r->optim);
@@ -414,12 +439,24 @@ static pare_status run_steps(pare_train_run *r, pare_error *err) {
     return PARE_OK;
 }
 
+/* As asked for, but beside an adapter weights are multiplied as they are stored, and differences of
+ * gradients need f32. */
+static pare_status choose_compute(pare_train_run *r, pare_error *err) {
+    pare_spec optim;
+    PARE_TRY(pare_spec_parse(&optim, "optimizer", "optim", r->o->optim, err));
+    bool hessian = optim.method->optim->needs_hessian;
+    pare_spec_free(&optim);
+    r->compute = r->o->adapter || hessian ? PARE_COMPUTE_EXACT : r->o->compute;
+    r->passes = hessian ? 3 : 1;
+    return PARE_OK;
+}
+
 static pare_status open_run(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
     json_t *fingerprint = NULL;
-    r->compute = o->adapter ? PARE_COMPUTE_EXACT : o->compute; /* weights as they are stored */
-    pare_status st =
-        o->adapter ? pare_spec_parse(&r->adapter, "adapter", "adapter", o->adapter, err) : PARE_OK;
+    pare_status st = choose_compute(r, err);
+    if (st == PARE_OK && o->adapter)
+        st = pare_spec_parse(&r->adapter, "adapter", "adapter", o->adapter, err);
     if (st == PARE_OK) st = fingerprint_of(&fingerprint, r, err);
     if (st == PARE_OK) st = pare_folder_check(o->out, err);
     if (st == PARE_OK)
@@ -451,6 +488,7 @@ static pare_status open_run(pare_train_run *r, pare_error *err) {
     r->flop_per_token =
         (o->adapter ? 2 : 3) * (double)pare_model_flops_per_token(r->weights->model) +
         6.0 * (double)(c->n_layers * c->n_heads * c->head_dim * o->ctx);
+    r->flop_per_token *= r->passes;
     r->state = (pare_train_state){
         .loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .first_val_loss = NAN};
     pare_train_tell_begin(r);
@@ -472,6 +510,8 @@ static void close_run(pare_train_run *r, bool remove) {
     pare_optim_free(r->optim);
     pare_free(r->trained);
     pare_free(r->grads);
+    pare_free(r->masks);
+    pare_hessian_free(r->hessian);
     pare_batches_free(&r->batches);
     pare_token_file_close(&r->tokens);
     pare_token_file_close(&r->val_tokens);

@@ -8,6 +8,7 @@
 #include "pipeline/train_init.h"
 #include "pipeline/work_folder.h"
 #include "train/batches.h"
+#include "train/hessian.h"
 #include "train/step.h"
 
 /* What a checkpoint holds besides arrays. */
@@ -37,6 +38,8 @@ typedef struct pare_train_run {
     float **grads;
     size_t n_trained;
     pare_optim *optim;
+    pare_hessian *hessian;           /* of optimizers that need it, else NULL */
+    const uint64_t **masks;          /* [n_trained] for it */
     pare_pruner *pruner;             /* NULL: dense */
     int32_t *window, *ids, *targets; /* [ctx + 1]; [micro * ctx] */
     size_t *lengths;                 /* [micro] */
@@ -44,6 +47,7 @@ typedef struct pare_train_run {
                           weights; the weights of least held-out loss, as a forward pass saw them */
     size_t n_values;
     double flop_per_token; /* of a step, forward and backward */
+    int passes;            /* gradients that a step takes */
     double left_out;       /* share of them that the last step left out */
     double done_flop;      /* of all steps of this call */
     double zeros_before;   /* share of zeros in linear layers of the model that it goes on from */

@@ -1,0 +1,238 @@
+/* The estimate of the Hessian's diagonal: exact on quadratics, right in the mean, beside PyTorch's
+ * double backward in f64 on a small Llama (hessian.json, made by scripts/fixtures/make_models.py),
+ * and beside central differences in f64 along single weights; trainings with adahessian. */
+#include "support/toy_training.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/memory.h"
+#include "io/json.h"
+#include "train/hessian.h"
+#include "train/step.h"
+
+int fsync(int fd) { return (void)fd, 0; } /* nothing here loses power */
+
+enum { N = 47, DIM = 12, SIDE = 150 };
+
+/* ---- quadratics: g = A w ---- */
+
+typedef struct quadratic {
+    float a[SIDE][SIDE], w[SIDE], grad[SIDE];
+    pare_train_tensor t[2]; /* the first DIM weights, of another size, and the rest */
+    pare_model model;
+    pare_train_weights weights;
+} quadratic;
+
+static float draw(uint64_t *s) {
+    *s = *s * 6364136223846793005u + 1442695040888963407u;
+    return (float)(int32_t)(*s >> 32) * 0x1p-31f;
+}
+
+static void make_quadratic(quadratic *q, pare_runtime *rt, float beside) {
+    uint64_t seed = 3;
+    memset(q, 0, sizeof *q);
+    for (size_t i = 0; i < SIDE; i++)
+        for (size_t j = 0; j <= i; j++)
+            q->a[i][j] = q->a[j][i] = (i == j ? 4 : beside) * draw(&seed);
+    for (size_t i = 0; i < SIDE; i++) q->w[i] = (i < DIM ? 10 : 0.1f) * draw(&seed);
+    q->t[0] = (pare_train_tensor){.name = "a", .rows = 1, .cols = DIM, .w = q->w, .grad = q->grad};
+    q->t[1] = (pare_train_tensor){
+        .name = "b", .rows = 1, .cols = SIDE - DIM, .w = q->w + DIM, .grad = q->grad + DIM};
+    q->model.rt = rt;
+    q->weights = (pare_train_weights){.model = &q->model, .tensors = q->t, .n = 2};
+}
+
+static void estimate(quadratic *q, pare_hessian *h, uint64_t step, const uint64_t *const *masks) {
+    pare_hessian_begin(h, 7, step, masks);
+    for (int sign = 1; sign >= -1; sign -= 2) {
+        pare_hessian_move(h, sign);
+        for (size_t i = 0; i < SIDE; i++) {
+            double sum = 0;
+            for (size_t j = 0; j < SIDE; j++) sum += (double)q->a[i][j] * (double)q->w[j];
+            q->grad[i] = (float)sum;
+        }
+        pare_hessian_take(h, sign);
+    }
+    pare_hessian_move(h, 0);
+}
+
+static float value_of(const pare_hessian *h, size_t i) {
+    return i < DIM ? pare_hessian_values(h)[0][i] : pare_hessian_values(h)[1][i - DIM];
+}
+
+static void quadratics(void **state) {
+    (void)state;
+    quadratic *q = malloc(sizeof *q);
+    float before[SIDE], first[SIDE];
+    for (int threads = 1; threads <= 3; threads += 2) {
+        pare_runtime *rt = test_runtime(threads, pare_isa_best());
+        pare_hessian *h;
+        make_quadratic(q, rt, 0); /* a diagonal: one draw says all of it */
+        memcpy(before, q->w, sizeof before);
+        assert_ok(pare_hessian_create(&h, &q->weights, err));
+        estimate(q, h, 1, NULL);
+        assert_memory_equal(q->w, before, sizeof before);
+        for (size_t i = 0; i < SIDE; i++) { /* gradients are rounded to f32 and 1e-3 of w apart */
+            assert_float_equal(value_of(h, i), q->a[i][i], 2e-3);
+            if (threads == 1) first[i] = value_of(h, i);
+            assert_true(value_of(h, i) == first[i]);
+        }
+        const uint64_t mask[3] = {0x5555555555555555u, 0, ~(uint64_t)0};
+        const uint64_t *const masks[2] = {NULL, mask};
+        estimate(q, h, 1, masks);
+        for (size_t i = DIM; i < SIDE; i++) {
+            bool kept = mask[(i - DIM) / 64] >> (i - DIM) % 64 & 1;
+            assert_float_equal(value_of(h, i), kept ? q->a[i][i] : 0, 2e-3);
+        }
+        pare_hessian_free(h);
+        pare_runtime_free(rt);
+    }
+    /* any matrix: the mean of many draws; s_j / s_i weighs what stands beside */
+    pare_runtime *rt = test_runtime(1, pare_isa_best());
+    pare_hessian *h;
+    enum { DRAWS = 4000 };
+    double mean[SIDE] = {0};
+    make_quadratic(q, rt, 0.2f);
+    assert_ok(pare_hessian_create(&h, &q->weights, err));
+    for (uint64_t k = 0; k < DRAWS; k++) {
+        estimate(q, h, k, NULL);
+        for (size_t i = 0; i < SIDE; i++) mean[i] += (double)value_of(h, i) / DRAWS;
+    }
+    double s[2] = {0};
+    for (size_t i = 0; i < SIDE; i++) s[i >= DIM] += (double)q->w[i] * (double)q->w[i];
+    s[0] = sqrt(s[0] / DIM);
+    s[1] = sqrt(s[1] / (SIDE - DIM));
+    for (size_t i = 0; i < SIDE; i++) {
+        double variance = 0;
+        for (size_t j = 0; j < SIDE; j++) {
+            double beside = (double)q->a[i][j] * s[j >= DIM] / s[i >= DIM];
+            if (j != i) variance += beside * beside;
+        }
+        assert_float_equal(mean[i], (double)q->a[i][i], 5 * sqrt(variance / DRAWS) + 2e-3);
+    }
+    pare_hessian_free(h);
+    pare_runtime_free(rt);
+    free(q);
+}
+
+/* ---- a model ---- */
+
+static char folder[1024];
+static int32_t ids[N + 1];
+
+static void open_fixture(pare_json *reference) {
+    const char *source = getenv("PARE_SOURCE");
+    char path[1200];
+    pare_json j;
+    snprintf(folder, sizeof folder, "%s/tests/fixtures/models/llama", source ? source : ".");
+    snprintf(path, sizeof path, "%s/reference.json", folder);
+    assert_ok(pare_json_load(&j, path, PARE_JSON_CONFIG_MAX, 0, err));
+    for (int i = 0; i <= N; i++) {
+        int64_t id;
+        snprintf(path, sizeof path, "ids.%d", i);
+        assert_ok(pare_json_int(&j, path, PARE_REQUIRED, 0, 1 << 20, &id, err));
+        ids[i] = (int32_t)id;
+    }
+    pare_json_free(&j);
+    snprintf(path, sizeof path, "%s/hessian.json", folder);
+    assert_ok(pare_json_load(reference, path, PARE_JSON_CONFIG_MAX, 0, err));
+}
+
+static void gradient(pare_train_weights *w, pare_step *s) {
+    const size_t lengths[1] = {N};
+    pare_batch b = {ids, ids + 1, lengths, N, 1};
+    double nll;
+    pare_train_weights_clear(w);
+    assert_ok(pare_step_run(s, &b, true, 1.0f / N, &nll, err));
+}
+
+/* Measured: every tensor within 5.2e-4 of its norm. */
+static void a_model_as_pytorch_has_it(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, pare_isa_best());
+    pare_json reference;
+    pare_train_weights *w;
+    pare_hessian *h;
+    pare_step *s;
+    open_fixture(&reference);
+    assert_ok(pare_train_weights_open(&w, rt, folder, false, err));
+    assert_ok(pare_hessian_create(&h, w, err));
+    pare_step_options o = {.n_tokens = N, .n_spans = 1, .compute = PARE_COMPUTE_EXACT};
+    assert_ok(pare_step_create(&s, w, &o, err));
+    pare_hessian_begin(h, 5, 3, NULL);
+    for (int sign = 1; sign >= -1; sign -= 2) {
+        pare_hessian_move(h, sign);
+        gradient(w, s);
+        pare_hessian_take(h, sign);
+    }
+    pare_hessian_move(h, 0);
+    double worst = 0;
+    for (size_t i = 0; i < w->n; i++) {
+        const pare_train_tensor *t = &w->tensors[i];
+        json_t *entry = json_object_get(json_object_get(reference.root, "diagonal"), t->name);
+        if (!entry) fail_msg("%s: PyTorch has none", t->name);
+        double norm = json_number_value(json_array_get(entry, 0)),
+               sum = json_number_value(json_array_get(entry, 1)), got = 0, squares = 0;
+        for (size_t j = 0; j < t->rows * t->cols; j++) {
+            double d = (double)pare_hessian_values(h)[i][j];
+            got += d * cos((double)j);
+            squares += d * d;
+        }
+        double off = fmax(fabs(sqrt(squares) - norm), fabs(got - sum)) / norm;
+        worst = fmax(worst, off);
+        if (!(off < 2e-3))
+            fail_msg("%s: norm %g and sum %g, expected %g and %g", t->name, sqrt(squares), got,
+                     norm, sum);
+    }
+    printf("  %zu tensors within %.1e of PyTorch's\n", w->n, worst);
+    pare_step_free(s);
+    pare_hessian_free(h);
+    pare_train_weights_free(w);
+    pare_json_free(&reference);
+    pare_runtime_free(rt);
+}
+
+/* ---- trainings ---- */
+
+static void it_learns_and_goes_on(void **state) {
+    (void)state;
+    static const char *const sparse[] = {NULL, "rigl:sparsity=0.5,every=4",
+                                         "magnitude_ste:sparsity=0.5"};
+    pare_train_report r;
+    char expected[65];
+    for (size_t k = 0; k < 3; k++) {
+        pare_train_options o = toy_options();
+        o.optim = "adahessian:lr=0.1,eps=1e-3";
+        o.steps = 40;
+        o.sparsity = sparse[k];
+        o.compute = PARE_COMPUTE_FAST; /* it is exact all the same */
+        toy_clean();
+        assert_ok(toy_run(&r, &o, 1, NULL, err));
+        if (!(r.val_loss < 4.5))
+            fail_msg("%s: loss %g", o.sparsity ? o.sparsity : "dense", r.val_loss);
+        snprintf(expected, sizeof expected, "%s", test_hash(toy.out));
+        toy_clean();
+        o.stop_at = 13;
+        assert_ok(toy_run(&r, &o, 3, NULL, err));
+        o.stop_at = 0;
+        o.micro_batch = 0;
+        assert_ok(toy_run(&r, &o, 2, NULL, err));
+        assert_string_equal(test_hash(toy.out), expected);
+    }
+    pare_train_options o = toy_options_from(toy.tokenizer); /* and of an adapter */
+    o.adapter = "lora:rank=4";
+    o.optim = "adahessian:lr=0.1,eps=1e-3";
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    assert_true(r.val_loss < r.first_val_loss);
+    toy_clean();
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(quadratics),
+                                       cmocka_unit_test(a_model_as_pytorch_has_it),
+                                       cmocka_unit_test(it_learns_and_goes_on)};
+    return cmocka_run_group_tests(tests, toy_set_up, NULL);
+}
