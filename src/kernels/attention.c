@@ -9,9 +9,10 @@
 enum {
     KEYS = PARE_ATTN_KEYS,
     NR = PARE_ATTN_NR,
-    MAX_RANGES = 32,  /* most pieces that a context is cut into for few tokens */
-    RANGE_MIN = 256,  /* fewest positions of a piece */
-    IN_PLACE_ROWS = 8 /* most rows (tokens x heads) that read the cache without a decoded tile */
+    MAX_RANGES = 32,   /* most pieces that a context is cut into for few tokens */
+    RANGE_MIN = 256,   /* fewest positions of a piece */
+    IN_PLACE_ROWS = 8, /* most rows (tokens x heads) that read the cache without a decoded tile */
+    CHUNK = PARE_KV_CHUNK
 };
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -33,6 +34,7 @@ typedef struct attn_job {
     size_t group;  /* query heads per kv head */
     size_t dim_up; /* head_dim rounded up to a panel */
     size_t tile_rows;
+    bool integers; /* block_in_integers for few tokens */
 } attn_job;
 
 /* One thread's buffers. */
@@ -43,12 +45,25 @@ typedef struct attn_space {
     float *max, *sum; /* [tile_rows] */
     float *tile;      /* [KEYS][dim_up] decoded rows */
     float *k, *v;     /* packed: [KEYS / NR][head_dim][NR], [dim_up / NR][KEYS][NR] */
+    /* products of integers: queries and weights of the softmax, rounded, and their scales; codes
+     * and scales of a block's keys or values */
+    int16_t *q_int, *p_int;   /* [tile_rows][head_dim], [tile_rows][KEYS] */
+    float *q_scale, *p_scale; /* [tile_rows] */
+    int16_t *codes;           /* of 16 keys [16][dim_up], or 32 columns of values [KEYS][CHUNK] */
+    float *scales;            /* [head_dim / CHUNK][16] or [KEYS] */
 } attn_space;
+
+static size_t code_floats(size_t dim_up) {
+    size_t keys = NR * dim_up, values = KEYS * CHUNK;
+    return (keys > values ? keys : values) / 2;
+}
 
 /* Floats of one thread's buffers; every part is a multiple of 16 floats. */
 static size_t space_floats(size_t head_dim) {
     size_t up = round_up(head_dim, NR);
-    return tile_rows(head_dim) * (2 * up + KEYS + 2) + 3 * KEYS * up;
+    return tile_rows(head_dim) * (2 * up + KEYS + 2) + 3 * KEYS * up +
+           tile_rows(head_dim) * (up / 2 + KEYS / 2 + 2) + code_floats(up) + KEYS +
+           divide_up(head_dim, CHUNK) * NR;
 }
 
 static attn_space space_at(float *p, size_t head_dim) {
@@ -61,7 +76,13 @@ static attn_space space_at(float *p, size_t head_dim) {
     s.sum = p, p += rows;
     s.tile = p, p += KEYS * up;
     s.k = p, p += KEYS * up;
-    s.v = p;
+    s.v = p, p += KEYS * up;
+    s.q_int = (void *)p, p += rows * up / 2;
+    s.p_int = (void *)p, p += rows * KEYS / 2;
+    s.q_scale = p, p += rows;
+    s.p_scale = p, p += rows;
+    s.codes = (void *)p, p += code_floats(up);
+    s.scales = p;
     return s;
 }
 
@@ -237,6 +258,78 @@ static attn_cut cut_positions(const attn_job *job) {
     return c;
 }
 
+/* Scores, softmax and sums of rows [first, last) over the block of keys [lo, hi), on f32. ahead:
+ * the block that is needed next. */
+static void block_in_floats(const attn_job *job, attn_space *s, size_t g, size_t n_h, size_t block,
+                            size_t lo, size_t hi, size_t first, size_t last, const uint8_t *ahead) {
+    const pare_kv_layer *kv = job->kv;
+    size_t dim = kv->head_dim, up = job->dim_up, rows = last - first;
+    float *q = s->q + first * dim, *scores = s->s + first * KEYS, *o = s->o + first * up;
+    /* with many rows a tile pays: a value is converted once for all of them */
+    if (job->codec->dots && dim % CHUNK == 0 && job->n * n_h <= IN_PLACE_ROWS) {
+        const uint8_t *k = pare_kv_row(kv, false, g, lo), *v = pare_kv_row(kv, true, g, lo);
+        size_t count = hi - lo, step = kv->row_stride;
+        scores += lo - block;
+        job->codec->dots(scores, KEYS, q, dim, rows, k, v, step, count, dim);
+        step_rows(job, s, 0, n_h, first, last, block, lo, hi);
+        job->codec->weighted(o, up, scores, KEYS, rows, v, ahead, step, count, dim);
+    } else {
+        const pare_attn_panels values = {s->tile, up / NR, up, NR};
+        load_block(job, false, g, block, lo, hi, s->tile);
+        job->k->dots(scores, KEYS, q, dim, rows, s->tile, up, round_up(hi - block, 8), dim);
+        step_rows(job, s, 0, n_h, first, last, block, lo, hi);
+        load_block(job, true, g, block, lo, hi, s->tile);
+        job->k->gemm(o, up, scores, KEYS, rows, &values, hi - block, true);
+    }
+}
+
+/* Fetches what is needed soon: keys and values alternate every KEYS rows, too often for the
+ * processor's own guess. A little before each product, so that the requests never wait for each
+ * other. */
+static void fetch(const uint8_t *p, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at);
+}
+
+/* The same on integers. Keys that no row sees have scores, which are masked, and weights of 0. */
+static void block_in_integers(const attn_job *job, attn_space *s, size_t g, size_t n_h,
+                              size_t block, size_t lo, size_t hi, size_t first, size_t last,
+                              const uint8_t *ahead) {
+    static const float ones[NR] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    const pare_kv_layer *kv = job->kv;
+    size_t dim = kv->head_dim, up = job->dim_up, rows = last - first;
+    size_t skip = (lo - block) / NR * NR, n = hi - block - skip, n_up = round_up(n, NR);
+    size_t bytes = kv->codec->block_bytes; /* of CHUNK values of a row */
+    const uint8_t *k = pare_kv_row(kv, false, g, block + skip);
+    const uint8_t *v = pare_kv_row(kv, true, g, block + skip);
+    float *scores = s->s + first * KEYS + skip;
+
+    for (size_t i = 0; i < rows; i++) memset(scores + i * KEYS, 0, n_up * sizeof *scores);
+    for (size_t j = 0; j < n; j += NR) {
+        size_t at = j * kv->row_stride, count = n - j < NR ? n - j : NR;
+        job->codec->key_codes(s->codes, s->scales, k + at, kv->row_stride, count, dim);
+        for (size_t d = 0; d < dim; d += CHUNK) {
+            fetch(v + at + d / CHUNK * NR * bytes, NR * bytes);
+            job->k->integer_dots(scores + j, KEYS, s->q_int + first * dim + d, dim, rows,
+                                 s->codes + d * NR, CHUNK / 2, s->q_scale + first,
+                                 s->scales + d / CHUNK * NR);
+        }
+    }
+    step_rows(job, s, 0, n_h, first, last, block, lo, hi);
+
+    for (size_t d = 0; d < dim; d += CHUNK) {
+        job->codec->value_codes(s->codes, s->scales, v + d / CHUNK * bytes, kv->row_stride, n);
+        memset(s->scales, 0, (lo - block - skip) * sizeof *s->scales);
+        for (size_t i = 0; i < rows; i++)
+            s->p_scale[i] =
+                job->k->quantize(s->p_int + i * KEYS, scores + i * KEYS, s->scales, n_up);
+        for (size_t c = 0; c < CHUNK; c += NR, ahead += KEYS / 2 * bytes) {
+            fetch(ahead, KEYS / 2 * bytes);
+            job->k->integer_dots(s->o + first * up + d + c, up, s->p_int, KEYS, rows,
+                                 s->codes + c * KEYS, n_up / 2, s->p_scale, ones);
+        }
+    }
+}
+
 /* Range `range` of heads [h0, h0 + n_h) of kv head g: into partials[range][token * n_h + head], or
  * where there is only one, to its place. */
 static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, size_t range,
@@ -244,9 +337,9 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
     const pare_kv_layer *kv = job->kv;
     size_t dim = kv->head_dim, up = job->dim_up, m = job->n * n_h;
     gather_queries(job, s, 0, job->n, h0, n_h);
-    const pare_attn_panels values = {s->tile, up / NR, up, NR};
-    /* with many rows a tile pays: a value is converted once for all of them */
-    bool in_place = job->codec->dots && dim % PARE_KV_CHUNK == 0 && m <= IN_PLACE_ROWS;
+    if (job->integers)
+        for (size_t r = 0; r < m; r++)
+            s->q_scale[r] = job->k->quantize(s->q_int + r * dim, s->q + r * dim, NULL, dim);
     size_t begin = cut->begin + range * cut->len, end = begin + cut->len;
     size_t held = cut->first / KEYS * KEYS; /* no block before it need be there */
     for (size_t block = begin > held ? begin : held; block < end && block < cut->end;
@@ -255,24 +348,9 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
         size_t hi = block + KEYS < cut->end ? block + KEYS : cut->end;
         size_t first, last;
         rows_that_see(job, 0, job->n, n_h, lo, hi, &first, &last);
-        float *q = s->q + first * dim, *scores = s->s + first * KEYS, *o = s->o + first * up;
-        size_t rows = last - first, n_keys = round_up(hi - block, 8);
-        if (in_place) {
-            const uint8_t *k = pare_kv_row(kv, false, g, lo), *v = pare_kv_row(kv, true, g, lo);
-            size_t next = block + KEYS < cut->end ? block + KEYS : lo;
-            const uint8_t *next_k = pare_kv_row(kv, false, g, next);
-            size_t count = hi - lo, step = kv->row_stride;
-            scores += lo - block;
-            job->codec->dots(scores, KEYS, q, dim, rows, k, v, step, count, dim);
-            step_rows(job, s, 0, n_h, first, last, block, lo, hi);
-            job->codec->weighted(o, up, scores, KEYS, rows, v, next_k, step, count, dim);
-        } else {
-            load_block(job, false, g, block, lo, hi, s->tile);
-            job->k->dots(scores, KEYS, q, dim, rows, s->tile, up, n_keys, dim);
-            step_rows(job, s, 0, n_h, first, last, block, lo, hi);
-            load_block(job, true, g, block, lo, hi, s->tile);
-            job->k->gemm(o, up, scores, KEYS, rows, &values, hi - block, true);
-        }
+        size_t next = block + KEYS < cut->end ? block + KEYS : lo;
+        (job->integers ? block_in_integers : block_in_floats)(
+            job, s, g, n_h, block, lo, hi, first, last, pare_kv_row(kv, false, g, next));
     }
     for (size_t r = 0; r < m && cut->n == 1; r++) /* nothing to merge */
         write_row(job, job->out + r / n_h * job->ldo + (h0 + r % n_h) * dim, s->o + r * up,
@@ -404,6 +482,8 @@ void pare_attention(pare_worker *w, pare_isa isa, void *scratch, float *out, siz
                     .group = a->n_heads / kv->n_kv_heads,
                     .dim_up = round_up(dim, NR),
                     .tile_rows = tile_rows(dim)};
+    /* by what all rows share, so that their bits do not depend on how many there are */
+    all.integers = a->integers && all.codec->key_codes && all.group >= kv->codec->integer_heads;
     float *base = scratch;
     attn_space space = space_at(base + (size_t)w->id * space_floats(dim), dim);
     float *partials = base + (size_t)w->n * space_floats(dim);

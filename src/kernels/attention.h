@@ -22,7 +22,14 @@
  * Few tokens: bound by reading the cache. Tasks are (kv head, range of positions), partial results
  * are merged in order; the ranges' length depends on pos0 + n and the window only. With several
  * such spans a task takes all ranges of its kv head. Where the codec can, the cache's rows are used
- * in place, else through a decoded tile: the same bits. */
+ * in place, else through a decoded tile: the same bits.
+ *
+ * Few tokens in integers (`fast`, codecs of codes with scales, many heads to a kv head): a block's
+ * codes are laid out once as 16-bit integers for all rows. A query is rounded to 16 bits with one
+ * scale, the weights of a block of keys, times the scales of its values, likewise for each 32 of
+ * the head. Products are then exact, the sums of 32 codes of a key or 64 weights of a value too. So
+ * a row's bits do not depend on the rows beside it either, but they are not those of f32. A
+ * product of 16 bits costs AVX2 what one of 8 bits does, whose sums must be widened each time. */
 #ifndef PARE_SRC_KERNELS_ATTENTION_H
 #define PARE_SRC_KERNELS_ATTENTION_H
 
@@ -73,6 +80,7 @@ typedef struct pare_attn {
     float scale;
     float softcap; /* 0 = none */
     bool many;     /* the path of many tokens for spans of any length */
+    bool integers; /* few tokens: products of integers where the codec has codes and it pays */
 } pare_attn;
 
 /* A right-hand side in panels of 16 columns: row t, column j of panel p is b[p * panel + t * row +
@@ -100,6 +108,20 @@ typedef struct pare_attn_kernels {
     float (*softmax_step)(float *s, size_t lo, size_t hi, float softcap, float *max, float *sum);
     /* x[n] *= s */
     void (*scale)(float *x, float s, size_t n);
+
+    /* The two below give the same bits at every level. Integers of a row lie in fours whose order
+     * is 0 2 1 3, two of them a pair. */
+
+    /* q[i] = x[i] * factor[i] / d to nearest even, d = max / 32767; returns d. factor NULL: ones. n
+     * is a multiple of 16. As for activations, a largest value below 2^-100 is zero, and one that
+     * is no finite number gives d = NaN, q = 0. */
+    float (*quantize)(int16_t *q, const float *x, const float *factor, size_t n);
+    /* y[m][ldy] += (the sum over t < 2 * n_pairs of q[i][t] * codes[t][j]) * (row[i] * column[j])
+     * for 16 columns j: an exact sum, which fits 32 bits, then one fused addition. codes [n_pairs]
+     * [16][2]. */
+    void (*integer_dots)(float *y, size_t ldy, const int16_t *q, size_t ldq, size_t m,
+                         const int16_t *codes, size_t n_pairs, const float *row,
+                         const float *column);
 } pare_attn_kernels;
 
 extern const pare_attn_kernels pare_attn_ref, pare_attn_avx2, pare_attn_avx512;

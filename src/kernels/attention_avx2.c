@@ -1,8 +1,8 @@
 #include "kernels/vec_avx2.h"
 
 #define GEMM_ROWS 6
-#include "kernels/attention_avx2.h"
 #include "kernels/attention_impl.h"
+#include "kernels/attention_levels.h"
 
 #include <string.h>
 
@@ -95,5 +95,84 @@ void pare_attn_dots_avx2(float *s, size_t lds, const float *q, size_t ldq, size_
     }
 }
 
+/* ---- integers ---- */
+
+static inline __m256 times(const float *x, const float *factor, size_t i) {
+    __m256 t = _mm256_loadu_ps(x + i);
+    return factor ? _mm256_mul_ps(t, _mm256_loadu_ps(factor + i)) : t;
+}
+
+float pare_attn_quantize_avx2(int16_t *q, const float *x, const float *factor, size_t n) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i m = _mm256_setzero_si256();
+    for (size_t i = 0; i < n; i += 8) /* as integers NaN and infinity are the largest */
+        m = _mm256_max_epi32(m,
+                             _mm256_and_si256(magnitude, _mm256_castps_si256(times(x, factor, i))));
+    __m128i h = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+    h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+    h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0xb1));
+    float max = _mm_cvtss_f32(_mm_castsi128_ps(h));
+    if (!(max >= PARE_ATTN_TINY && max < INFINITY)) return pare_attn_quantize_ref(q, x, factor, n);
+    const __m256 inverse = _mm256_set1_ps(PARE_ATTN_INT_MAX / max);
+    for (size_t i = 0; i < n; i += 16) {
+        __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(times(x, factor, i), inverse));
+        __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(times(x, factor, i + 8), inverse));
+        __m256i v = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), _MM_SHUFFLE(3, 1, 2, 0));
+        v = _mm256_shufflelo_epi16(v, _MM_SHUFFLE(3, 1, 2, 0));
+        v = _mm256_shufflehi_epi16(v, _MM_SHUFFLE(3, 1, 2, 0));
+        _mm256_storeu_si256((__m256i *)(void *)(q + i), v);
+    }
+    return max / PARE_ATTN_INT_MAX;
+}
+
+/* Keeps a sum in its register: gcc would do all products first, for which there are not enough. */
+#define KEEP(v) __asm__("" : "+x"(v))
+
+enum { INT_ROWS = 4 };
+
+static inline __attribute__((always_inline)) void
+integer_tile(float *y, size_t ldy, const int16_t *q, size_t ldq, const int16_t *codes,
+             size_t n_pairs, const float *row, vf c0, vf c1, const int m) {
+    __m256i sum[INT_ROWS][2];
+    PARE_UNROLL
+    for (int i = 0; i < m; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+    for (size_t t = 0; t < n_pairs; t++) {
+        __m256i k0 = vi_load(codes + t * 32), k1 = vi_load(codes + t * 32 + 16);
+        PARE_UNROLL
+        for (int i = 0; i < m; i++) {
+            int32_t pair;
+            memcpy(&pair, q + (size_t)i * ldq + 2 * t, sizeof pair);
+            __m256i both = _mm256_set1_epi32(pair);
+            sum[i][0] = _mm256_add_epi32(sum[i][0], _mm256_madd_epi16(k0, both));
+            sum[i][1] = _mm256_add_epi32(sum[i][1], _mm256_madd_epi16(k1, both));
+            KEEP(sum[i][0]);
+            KEEP(sum[i][1]);
+        }
+    }
+    PARE_UNROLL
+    for (int i = 0; i < m; i++) {
+        vf d = vf_set(row[i]);
+        float *out = y + (size_t)i * ldy;
+        vf_store(out, vf_fma(vf_number(sum[i][0]), vf_mul(d, c0), vf_load(out)));
+        vf_store(out + 8, vf_fma(vf_number(sum[i][1]), vf_mul(d, c1), vf_load(out + 8)));
+    }
+}
+
+static void integer_dots(float *y, size_t ldy, const int16_t *q, size_t ldq, size_t m,
+                         const int16_t *codes, size_t n_pairs, const float *row,
+                         const float *column) {
+    vf c0 = vf_load(column), c1 = vf_load(column + 8);
+    size_t i = 0;
+    for (; i + INT_ROWS <= m; i += INT_ROWS)
+        integer_tile(y + i * ldy, ldy, q + i * ldq, ldq, codes, n_pairs, row + i, c0, c1, INT_ROWS);
+    y += i * ldy;
+    q += i * ldq;
+    row += i;
+    if (m - i == 3) integer_tile(y, ldy, q, ldq, codes, n_pairs, row, c0, c1, 3);
+    if (m - i == 2) integer_tile(y, ldy, q, ldq, codes, n_pairs, row, c0, c1, 2);
+    if (m - i == 1) integer_tile(y, ldy, q, ldq, codes, n_pairs, row, c0, c1, 1);
+}
+
 const pare_attn_kernels pare_attn_avx2 = {
-    gemm, pare_attn_pack_k_avx2, pare_attn_pack_v_avx2, pare_attn_dots_avx2, softmax_step, scale};
+    gemm,  pare_attn_pack_k_avx2,   pare_attn_pack_v_avx2, pare_attn_dots_avx2, softmax_step,
+    scale, pare_attn_quantize_avx2, integer_dots};

@@ -1,4 +1,4 @@
-#include "kernels/attention.h"
+#include "kernels/attention_levels.h"
 
 #include <math.h>
 #include <string.h>
@@ -62,4 +62,38 @@ static void scale(float *x, float s, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] *= s;
 }
 
-const pare_attn_kernels pare_attn_ref = {gemm, pack_k, pack_v, dots, softmax_step, scale};
+float pare_attn_quantize_ref(int16_t *q, const float *x, const float *factor, size_t n) {
+    float max = 0.0f;
+    bool finite = true;
+    for (size_t i = 0; i < n; i++) {
+        float t = factor ? x[i] * factor[i] : x[i];
+        finite &= isfinite(t) != 0;
+        max = fmaxf(max, fabsf(t));
+    }
+    memset(q, 0, n * sizeof *q);
+    if (!finite) return NAN;
+    if (max < PARE_ATTN_TINY) return 0.0f;
+    float inverse = PARE_ATTN_INT_MAX / max;
+    static const size_t order[4] = {0, 2, 1, 3};
+    for (size_t i = 0; i < n; i++) {
+        size_t from = i / 4 * 4 + order[i % 4];
+        float t = factor ? x[from] * factor[from] : x[from];
+        q[i] = (int16_t)lrintf(t * inverse);
+    }
+    return max / PARE_ATTN_INT_MAX;
+}
+
+static void integer_dots(float *y, size_t ldy, const int16_t *q, size_t ldq, size_t m,
+                         const int16_t *codes, size_t n_pairs, const float *row,
+                         const float *column) {
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < PARE_ATTN_NR; j++) {
+            int32_t sum = 0;
+            for (size_t t = 0; t < 2 * n_pairs; t++)
+                sum += q[i * ldq + t] * codes[(t / 2 * PARE_ATTN_NR + j) * 2 + t % 2];
+            y[i * ldy + j] = fmaf((float)sum, row[i] * column[j], y[i * ldy + j]);
+        }
+}
+
+const pare_attn_kernels pare_attn_ref = {
+    gemm, pack_k, pack_v, dots, softmax_step, scale, pare_attn_quantize_ref, integer_dots};

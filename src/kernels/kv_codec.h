@@ -26,14 +26,26 @@ typedef struct pare_kv_functions {
                  const void *ahead, size_t row_stride, size_t n, size_t head_dim);
     void (*weighted)(float *o, size_t ldo, const float *p, size_t ldp, size_t m, const void *rows,
                      const void *ahead, size_t row_stride, size_t n, size_t head_dim);
+    /* Codes laid out as pare_attn_kernels.integer_dots takes them, and their scales, which are 0
+     * from n up to a multiple of 16; codes are some there. NULL where values are no codes with
+     * scales; every level gives the same bits.
+     *   key_codes    n <= 16 rows, the columns: codes [head_dim / 2][16][2],
+     *                scales [head_dim / PARE_KV_CHUNK][16]
+     *   value_codes  the first PARE_KV_CHUNK values of n <= PARE_KV_ROWS rows, which are summed
+     * over: codes [PARE_KV_CHUNK / 16][PARE_KV_ROWS / 2][16][2], scales [PARE_KV_ROWS] */
+    void (*key_codes)(int16_t *codes, float *scales, const void *rows, size_t row_stride, size_t n,
+                      size_t head_dim);
+    void (*value_codes)(int16_t *codes, float *scales, const void *rows, size_t row_stride,
+                        size_t n);
 } pare_kv_functions;
 
-enum { PARE_KV_CHUNK = 32 };
+enum { PARE_KV_CHUNK = 32, PARE_KV_ROWS = 64 };
 
 typedef struct pare_kv_codec {
     const char *name, *summary;
-    size_t block_len;                        /* head_dim must be a multiple of it */
-    size_t block_bytes;                      /* bytes of so many values */
+    size_t block_len;     /* head_dim must be a multiple of it */
+    size_t block_bytes;   /* bytes of so many values */
+    size_t integer_heads; /* fewest heads to a kv head for which products of integers pay */
     pare_kv_functions level[PARE_ISA_COUNT]; /* a level without its own has NULLs: the next lower */
 } pare_kv_codec;
 

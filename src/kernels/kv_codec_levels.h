@@ -17,6 +17,12 @@
                                            size_t m, const void *rows, const void *ahead,          \
                                            size_t row_stride, size_t n, size_t head_dim);
 
+#define PARE_KV_DECLARE_CODES(name, level)                                                         \
+    void pare_kv_key_codes_##name##_##level(int16_t *codes, float *scales, const void *rows,       \
+                                            size_t row_stride, size_t n, size_t head_dim);         \
+    void pare_kv_value_codes_##name##_##level(int16_t *codes, float *scales, const void *rows,     \
+                                              size_t row_stride, size_t n);
+
 PARE_KV_DECLARE(f32, ref)
 PARE_KV_DECLARE(f16, ref)
 PARE_KV_DECLARE(bf16, ref)
@@ -32,5 +38,10 @@ PARE_KV_DECLARE_FEW(f16, avx2)
 PARE_KV_DECLARE_FEW(bf16, avx2)
 PARE_KV_DECLARE_FEW(q8_0, avx2)
 PARE_KV_DECLARE_FEW(q4_0, avx2)
+
+PARE_KV_DECLARE_CODES(q8_0, ref)
+PARE_KV_DECLARE_CODES(q4_0, ref)
+PARE_KV_DECLARE_CODES(q8_0, avx2)
+PARE_KV_DECLARE_CODES(q4_0, avx2)
 
 #endif

@@ -160,7 +160,12 @@ void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, 
     } else {
         pare_op_kv_store(f, spans, at, k, ld, v, ld, n);
     }
-    pare_attn attn = {c->n_heads, local ? c->window : 0, c->attn_scale, c->attn_softcap, f->many};
+    pare_attn attn = {.n_heads = c->n_heads,
+                      .window = local ? c->window : 0,
+                      .scale = c->attn_scale,
+                      .softcap = c->attn_softcap,
+                      .many = f->many,
+                      .integers = f->compute == PARE_COMPUTE_FAST};
     float *o = pare_fwd_alloc(f, n * q_dim, sizeof *o);
     pare_op_attention(f, o, q_dim, q, ld, spans, p->n_spans, at, &attn, c->n_kv_heads, c->head_dim,
                       n);

@@ -444,7 +444,11 @@ static void attention_reference(double *y, const double *x, const grad_case *c) 
 }
 static float *attention_run(pare_fwd *f, float *x, const grad_case *c) {
     size_t hd = shape.head_dim, q_dim = shape.heads * hd, kv_dim = shape.kv_heads * hd;
-    pare_attn a = {shape.heads, shape.window, (float)shape.scale, (float)shape.cap, true};
+    pare_attn a = {.n_heads = shape.heads,
+                   .window = shape.window,
+                   .scale = (float)shape.scale,
+                   .softcap = (float)shape.cap,
+                   .many = true};
     static pare_kv_layer layers[2];
     static pare_attn_span spans[2];
     if (x && f->w->id == 0)

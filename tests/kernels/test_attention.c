@@ -54,7 +54,10 @@ static problem make_problem(shape s) {
     p.k = random_floats(p.n_pos * p.kv_dim, 2, 1.0f);
     p.v = random_floats(p.n_pos * p.kv_dim, 3, 1.0f);
     p.out = random_floats(s.n * p.q_dim, 4, 1.0f); /* must be overwritten */
-    p.attn = (pare_attn){s.n_heads, s.window, 1.0f / sqrtf((float)s.head_dim), s.softcap, false};
+    p.attn = (pare_attn){.n_heads = s.n_heads,
+                         .window = s.window,
+                         .scale = 1.0f / sqrtf((float)s.head_dim),
+                         .softcap = s.softcap};
     const pare_kv_codec *codec = pare_kv_codec_find(s.codec);
     size_t row = pare_kv_row_bytes(codec, s.head_dim);
     size_t keys = s.n_kv_heads * PARE_ATTN_KEYS * row;
@@ -180,10 +183,27 @@ static double naive_row(double *out, const problem *p, const float *k, const flo
     }
     for (size_t d = 0; d < dim; d++) out[d] /= sum;
     free(score);
+    double integers = 0;
+    if (p->attn.integers && strchr(s.codec, 'q') && s.n <= PARE_ATTN_FEW) {
+        /* of 16 bits: half a step of 1 / 32767 of the largest, in a query, and in each weight of a
+         * block times a scale (which is at most the largest value over the largest code); a block's
+         * largest weight is in the sum */
+        double top = 0, keys = 0;
+        for (size_t d = 0; d < dim; d++)
+            top = fmax(top, fabs((double)p->q[i * p->q_dim + h * dim + d]));
+        for (size_t j = first; j <= pos; j++) {
+            double all = 0;
+            for (size_t d = 0; d < dim; d++) all += fabs((double)k[j * p->kv_dim + g * dim + d]);
+            keys = fmax(keys, all);
+        }
+        score_error += 0.5 / 32767 * top * p->attn.scale * keys;
+        integers = 0.5 / 32767 * PARE_ATTN_KEYS;
+    }
     /* weights are off by the scores' error (twice: numerator and sum) and the roundings of n
      * additions; the cap adds 4 ulp of its range */
     double n = (double)(pos + 1 - first);
-    return top_v * (2 * (score_error + 4 * FLT_EPSILON * s.softcap) + (n + 64) * FLT_EPSILON);
+    return top_v *
+           (2 * (score_error + 4 * FLT_EPSILON * s.softcap) + (n + 64) * FLT_EPSILON + integers);
 }
 
 static void check(problem *p, const char *what) {
@@ -208,31 +228,35 @@ static void check(problem *p, const char *what) {
 }
 
 static const shape shapes[] = {
-    {1, 1, 64, 1, 0, 0, 0, "f32", false},     {3, 1, 64, 1, 5, 0, 0, "f16", false},
-    {4, 2, 64, 1, 63, 0, 0, "f32", false},    {4, 2, 64, 1, 64, 0, 0, "f16", false},
-    {9, 3, 64, 3, 500, 0, 0, "f16", false},   {8, 2, 128, 8, 1000, 0, 50, "bf16", false},
-    {4, 1, 256, 2, 700, 100, 0, "f16", true}, {2, 1, 32, 1, 9000, 0, 0, "q8_0", false},
-    {2, 2, 64, 1, 300, 1, 0, "f32", true},    {8, 8, 32, 5, 130, 64, 20, "q8_0", true},
-    {2, 1, 6, 4, 70, 0, 0, "f32", false},     {3, 3, 7, 1, 129, 33, 0, "f16", true},
-    {4, 1, 64, 1, 101, 0, 0, "q8_0", false},  {4, 1, 64, 1, 99, 40, 0, "bf16", true},
-    {7, 1, 32, 1, 66, 0, 0, "f32", false},    {4, 2, 96, 4, 200, 70, 30, "q8_0", true},
-    {1, 1, 160, 1, 333, 0, 0, "f16", false},  {4, 4, 64, 7, 61, 0, 0, "bf16", false},
-    {9, 3, 64, 9, 0, 0, 0, "f32", false},     {9, 3, 64, 64, 0, 0, 0, "f16", false},
-    {9, 3, 64, 100, 37, 0, 0, "f16", false},  {4, 2, 128, 65, 200, 0, 50, "bf16", false},
-    {4, 1, 256, 70, 300, 96, 0, "f16", true}, {2, 2, 64, 130, 0, 1, 0, "f32", true},
-    {8, 2, 80, 33, 90, 17, 0, "f16", true},   {2, 1, 6, 40, 70, 0, 0, "f32", false},
-    {2, 1, 16, 20, 31, 0, 5, "f32", false},   {3, 3, 7, 25, 64, 33, 0, "bf16", true},
-    {2, 1, 32, 1, 9000, 0, 0, "q4_0", false}, {8, 8, 32, 5, 130, 64, 20, "q4_0", true},
-    {4, 1, 64, 1, 101, 0, 0, "q4_0", false},  {9, 3, 64, 3, 500, 0, 0, "q4_0", false},
-    {4, 2, 96, 4, 200, 70, 30, "q4_0", true}, {9, 3, 64, 100, 37, 0, 0, "q4_0", false},
-    {32, 2, 32, 17, 10, 0, 0, "q8_0", false}, {98, 1, 8, 10, 3, 0, 0, "f32", false},
+    {1, 1, 64, 1, 0, 0, 0, "f32", false},      {3, 1, 64, 1, 5, 0, 0, "f16", false},
+    {4, 2, 64, 1, 63, 0, 0, "f32", false},     {4, 2, 64, 1, 64, 0, 0, "f16", false},
+    {9, 3, 64, 3, 500, 0, 0, "f16", false},    {8, 2, 128, 8, 1000, 0, 50, "bf16", false},
+    {4, 1, 256, 2, 700, 100, 0, "f16", true},  {2, 1, 32, 1, 9000, 0, 0, "q8_0", false},
+    {2, 2, 64, 1, 300, 1, 0, "f32", true},     {8, 8, 32, 5, 130, 64, 20, "q8_0", true},
+    {2, 1, 6, 4, 70, 0, 0, "f32", false},      {3, 3, 7, 1, 129, 33, 0, "f16", true},
+    {4, 1, 64, 1, 101, 0, 0, "q8_0", false},   {4, 1, 64, 1, 99, 40, 0, "bf16", true},
+    {7, 1, 32, 1, 66, 0, 0, "f32", false},     {4, 2, 96, 4, 200, 70, 30, "q8_0", true},
+    {1, 1, 160, 1, 333, 0, 0, "f16", false},   {4, 4, 64, 7, 61, 0, 0, "bf16", false},
+    {9, 3, 64, 9, 0, 0, 0, "f32", false},      {9, 3, 64, 64, 0, 0, 0, "f16", false},
+    {9, 3, 64, 100, 37, 0, 0, "f16", false},   {4, 2, 128, 65, 200, 0, 50, "bf16", false},
+    {4, 1, 256, 70, 300, 96, 0, "f16", true},  {2, 2, 64, 130, 0, 1, 0, "f32", true},
+    {8, 2, 80, 33, 90, 17, 0, "f16", true},    {2, 1, 6, 40, 70, 0, 0, "f32", false},
+    {2, 1, 16, 20, 31, 0, 5, "f32", false},    {3, 3, 7, 25, 64, 33, 0, "bf16", true},
+    {2, 1, 32, 1, 9000, 0, 0, "q4_0", false},  {8, 8, 32, 5, 130, 64, 20, "q4_0", true},
+    {4, 1, 64, 1, 101, 0, 0, "q4_0", false},   {9, 3, 64, 3, 500, 0, 0, "q4_0", false},
+    {4, 2, 96, 4, 200, 70, 30, "q4_0", true},  {9, 3, 64, 100, 37, 0, 0, "q4_0", false},
+    {32, 2, 32, 17, 10, 0, 0, "q8_0", false},  {98, 1, 8, 10, 3, 0, 0, "f32", false},
+    {8, 1, 128, 1, 4097, 0, 0, "q8_0", false}, {8, 1, 256, 2, 300, 77, 0, "q4_0", true},
+    {6, 1, 96, 3, 65, 0, 0, "q4_0", false},    {10, 2, 160, 8, 190, 130, 50, "q8_0", true},
+    {7, 1, 64, 8, 57, 0, 0, "q4_0", false},    {16, 1, 64, 5, 530, 40, 0, "q8_0", true},
 };
 
 static void matches_naive(void **state) {
     (void)state;
     for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++)
-        for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-            problem p = make_problem(shapes[i]);
+        for (size_t i = 0; i < 2 * sizeof shapes / sizeof shapes[0]; i++) {
+            problem p = make_problem(shapes[i / 2]);
+            p.attn.integers = i % 2;
             run(&p, (pare_isa)isa, 2, 0);
             check(&p, pare_isa_name((pare_isa)isa));
             free_problem(&p);
@@ -242,9 +266,10 @@ static void matches_naive(void **state) {
 static void threads_give_same_bits(void **state) {
     (void)state;
     static const int counts[] = {2, 3, 7};
-    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        problem p = make_problem(shapes[i]);
+    for (size_t i = 0; i < 2 * sizeof shapes / sizeof shapes[0]; i++) {
+        problem p = make_problem(shapes[i / 2]);
         size_t bytes = p.s.n * p.q_dim * sizeof(float);
+        p.attn.integers = i % 2;
         run(&p, TOP_LEVEL, 1, 0);
         float *first = malloc(bytes);
         memcpy(first, p.out, bytes);
@@ -292,12 +317,15 @@ static void few_tokens_get_the_bits_of_one(void **state) {
               {7924, 0, 4},  {7927, 0, 1},   {7928, 0, 8},    {8189, 0, 8},
               {15860, 0, 4}, {8000, 100, 8}, {7924, 8000, 4}, {9000, 7000, 8}};
     static const char *const codecs[] = {"f32", "f16", "bf16", "q8_0", "q4_0"};
+    enum { N = sizeof codecs / sizeof *codecs };
     for (size_t i = 0; i < sizeof at / sizeof *at; i++)
-        for (size_t c = 0; c < sizeof codecs / sizeof *codecs; c++) {
+        for (size_t c = 0; c < N + 2; c++) { /* the last two again in integers */
             size_t n = pare_attention_alike(at[i].pos0, at[i].window);
             assert_int_equal(n, at[i].alike);
-            shape s = {6, 2, 32, n, at[i].pos0, at[i].window, 0, codecs[c], at[i].window != 0};
+            const char *codec = codecs[c < N ? c : c - 2];
+            shape s = {12, 2, 32, n, at[i].pos0, at[i].window, 0, codec, at[i].window != 0};
             problem p = make_problem(s);
+            p.attn.integers = c >= N;
             size_t bytes = n * p.q_dim * sizeof(float);
             run(&p, TOP_LEVEL, 2, 0);
             float *together = malloc(bytes);
@@ -433,13 +461,16 @@ static void sequences_are_independent(void **state) {
         size_t n, pos0;
     } all[] = {{1, 0}, {3, 700}, {40, 5}, {1, 3000}, {8, 250}, {9, 64}, {0, 10}, {2, 63}};
     enum { N = sizeof all / sizeof *all };
-    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+    for (int round = 0; round < 4; round++) {
+        int n_threads = round ? round : 2;
         problem p[N];
         pare_attn_span spans[N];
         several t = {.p = &p[0], .spans = spans, .n_spans = N};
         for (size_t i = 0; i < N; i++) {
             shape s = {6, 2, 64, all[i].n, all[i].pos0, n_threads == 3 ? 100 : 0, 0, "f16", false};
+            if (round == 0) s.codec = "q8_0";
             p[i] = make_problem(s);
+            p[i].attn.integers = round == 0;
             for (size_t j = 0; j < p[i].n_pos * p[i].kv_dim; j++) p[i].k[j] *= 1 + 0.1f * (float)i;
             run(&p[i], TOP_LEVEL, n_threads, 0);
             spans[i] = span_of(&p[i], s.n, s.pos0);
