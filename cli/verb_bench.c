@@ -30,11 +30,11 @@ static const cli_option table[] = {
     CLI_OPTION(bench_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32 results, or 8-bit activations where the weights allow"),
     CLI_SWITCH(bench_options, 0, "kernels", kernels, "single kernels instead of a model:"),
-    CLI_OPTION(
-        bench_options, 0, "only", CLI_TEXT, kernel.only, "NAME,..", 0, 0,
-        "kernels to measure: linear_exact, linear_fast, encode, decode, attention, kv_store, "
-        "kv_load, rmsnorm, add_rmsnorm, layernorm, rope, softmax, logsumexp, argmax, "
-        "silu_mul, gelu_mul, softcap, quantize, mask_select, adamw (default all)"),
+    CLI_OPTION(bench_options, 0, "only", CLI_TEXT, kernel.only, "NAME,..", 0, 0,
+               "kernels to measure: linear_exact, linear_fast, encode, decode, attention, "
+               "attention_fast, kv_store, kv_load, rmsnorm, add_rmsnorm, layernorm, rope, softmax, "
+               "logsumexp, argmax, silu_mul, gelu_mul, softcap, quantize, mask_select, adamw "
+               "(default all)"),
     CLI_OPTION(bench_options, 0, "encodings", CLI_TEXT, kernel.encodings, "NAME,..", 0, 0,
                "encodings of weights (default all that can be written)"),
     CLI_OPTION(bench_options, 0, "shape", CLI_TEXT, kernel.shape, "OUTxIN", 0, 0,

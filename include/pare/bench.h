@@ -120,10 +120,11 @@ pare_kernel_bench_options pare_kernel_bench_options_default(void);
 
 /* The kernels that are measured: i from 0; NULL past the last. "linear_exact", "linear_fast": a
  * whole linear layer; "encode", "decode": W to and from its encoding; "attention": `rows` tokens of
- * one sequence, the last at ctx (1: decoding); "kv_store", "kv_load": keys and values of ctx
- * positions into a codec and back to f32; "quantize": activations to int8; "mask_select",
- * "adamw": a mask for W and a step of an optimizer with one; the others as in a forward pass or a
- * sampler. */
+ * one sequence, the last at ctx (1: decoding); "attention_fast": the same as `fast` computes up to
+ * 8 tokens in products of integers, for codecs and heads for which it does; "kv_store", "kv_load":
+ * keys and values of ctx positions into a codec and back to f32; "quantize": activations to int8;
+ * "mask_select", "adamw": a mask for W and a step of an optimizer with one; the others as in a
+ * forward pass or a sampler. */
 const char *pare_bench_kernel_name(size_t i);
 
 /* Measures the limits, then the kernels. Errors: PARE_ERR_ARG (a size out of its range, a name that

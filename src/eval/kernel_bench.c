@@ -17,9 +17,10 @@ enum { MAX_DIM = 1 << 20, MAX_ROWS = 1 << 16, MAX_HEADS = 4096, MAX_CTX = 1 << 2
 static const size_t default_rows[] = {1, 4, 8, 16, 64, 512};
 
 static const char *const kernels[] = {
-    "linear_exact", "linear_fast", "encode",    "decode",   "attention",   "kv_store",  "kv_load",
-    "rmsnorm",      "add_rmsnorm", "layernorm", "rope",     "softmax",     "logsumexp", "argmax",
-    "silu_mul",     "gelu_mul",    "softcap",   "quantize", "mask_select", "adamw",
+    "linear_exact", "linear_fast", "encode",  "decode",      "attention", "attention_fast",
+    "kv_store",     "kv_load",     "rmsnorm", "add_rmsnorm", "layernorm", "rope",
+    "softmax",      "logsumexp",   "argmax",  "silu_mul",    "gelu_mul",  "softcap",
+    "quantize",     "mask_select", "adamw",
 };
 enum { N_KERNELS = sizeof kernels / sizeof *kernels };
 

@@ -78,6 +78,7 @@ static void free_cache(attention_bench *a) {
 typedef struct attention_call {
     const attention_bench *a;
     size_t rows;
+    pare_attn attn;
 } attention_call;
 
 static void run_attention(pare_worker *w, void *arg, size_t i) {
@@ -87,8 +88,11 @@ static void run_attention(pare_worker *w, void *arg, size_t i) {
     pare_attn_span span = {a->layers, c->rows, o->ctx - c->rows};
     size_t width = o->n_heads * o->head_dim;
     pare_attention(w, pare_runtime_isa(a->b->rt), a->scratch, a->out, width, a->q, width, &span, 1,
-                   i % a->n_layers, &a->attn);
+                   i % a->n_layers, &c->attn);
 }
+
+/* As `fast` computes few tokens with a codec of codes and scales. */
+static void run_attention_fast(pare_worker *w, void *arg, size_t i) { run_attention(w, arg, i); }
 
 /* The same head's values for all positions: what is measured is the way into memory. */
 static void run_store(pare_worker *w, void *arg, size_t i) {
@@ -122,8 +126,9 @@ static void run_load(pare_worker *w, void *arg, size_t i) {
 static pare_status measure(const attention_bench *a, const char *kernel, pare_kernel_fn fn,
                            pare_kernel_row row, pare_error *err) {
     const pare_kernel_bench *b = a->b;
-    attention_call c = {.a = a, .rows = row.rows};
+    attention_call c = {.a = a, .rows = row.rows, .attn = a->attn};
     if (!pare_kernel_wanted(b, kernel)) return PARE_OK;
+    c.attn.integers = fn == run_attention_fast;
     row.kernel = kernel;
     row.encoding = a->codec->name;
     row.rms_error = NAN;
@@ -135,19 +140,23 @@ static pare_status measure(const attention_bench *a, const char *kernel, pare_ke
 
 static pare_status measure_codec(attention_bench *a, pare_error *err) {
     const pare_kernel_bench_options *o = a->b->o;
+    bool pays = a->functions->key_codes && o->n_heads / o->n_kv_heads >= a->codec->integer_heads;
     double kept = 2.0 * (double)o->n_kv_heads * (double)a->row_bytes; /* bytes of a position */
     PARE_TRY(pare_kernel_read_limit(&a->read_limit, a->b, a->layer_bytes, err));
     for (size_t i = 0; i < o->n_rows; i++) {
         size_t n = o->rows[i];
         if (n > o->ctx) continue;
         double seen = (double)n * (double)(o->ctx - n) + (double)n * ((double)n + 1) / 2;
-        PARE_TRY(measure(a, "attention", run_attention,
-                         (pare_kernel_row){.rows = n,
-                                           .bytes = kept * (double)o->ctx,
-                                           .ops = 4 * seen * (double)(o->n_heads * o->head_dim),
-                                           .op_limit = a->b->limits.f32_flop_per_s,
-                                           .products = "f32"},
-                         err));
+        pare_kernel_row row = {.rows = n,
+                               .bytes = kept * (double)o->ctx,
+                               .ops = 4 * seen * (double)(o->n_heads * o->head_dim),
+                               .op_limit = a->b->limits.f32_flop_per_s,
+                               .products = "f32"};
+        PARE_TRY(measure(a, "attention", run_attention, row, err));
+        if (n > PARE_ATTN_FEW || !pays) continue;
+        row.op_limit = a->b->limits.int8_op_per_s;
+        row.products = "int8";
+        PARE_TRY(measure(a, "attention_fast", run_attention_fast, row, err));
     }
     pare_kernel_row all = {.rows = o->ctx, .bytes = kept * (double)o->ctx};
     PARE_TRY(measure(a, "kv_store", run_store, all, err));
@@ -175,8 +184,8 @@ static pare_status measure_codecs(attention_bench *a, pare_error *err) {
 
 pare_status pare_kernel_bench_attention(const pare_kernel_bench *b, pare_error *err) {
     const pare_kernel_bench_options *o = b->o;
-    if (!pare_kernel_wanted(b, "attention") && !pare_kernel_wanted(b, "kv_store") &&
-        !pare_kernel_wanted(b, "kv_load"))
+    if (!pare_kernel_wanted(b, "attention") && !pare_kernel_wanted(b, "attention_fast") &&
+        !pare_kernel_wanted(b, "kv_store") && !pare_kernel_wanted(b, "kv_load"))
         return PARE_OK;
     size_t threads = (size_t)pare_runtime_threads(b->rt);
     attention_bench a = {.b = b};

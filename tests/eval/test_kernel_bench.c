@@ -18,8 +18,9 @@ static void keep(void *arg, const pare_kernel_row *row) {
     r->row[r->n++] = *row;
 }
 
-/* the last two only where they are counted */
-static const char *const measured[] = {"linear_exact", "linear_fast", "attention", "kv_load"};
+/* the last three only where they are counted */
+static const char *const measured[] = {"linear_exact", "linear_fast", "attention", "attention_fast",
+                                       "kv_load"};
 static const char *const encodings[] = {"f32", "q8_0", "q4_k", "nm24_q8"};
 static const size_t counts[] = {1, 30};
 
@@ -32,7 +33,7 @@ static pare_kernel_bench_options options(rows *r) {
     o.encodings = encodings;
     o.n_encodings = 4;
     o.kernels = measured;
-    o.n_kernels = 4;
+    o.n_kernels = 5;
     o.n_heads = HEADS;
     o.n_kv_heads = KV_HEADS;
     o.head_dim = HEAD_DIM;
@@ -50,7 +51,7 @@ static void run(rows *r, int n_threads, pare_isa isa, bool attention) {
     r->n = 0;
     if (!attention) o.n_kernels = 2;
     assert_ok(pare_bench_kernels(&limits, rt, &o, err));
-    assert_int_equal(r->n, 4 * 2 * 2 + (attention ? 5 * (2 + 1) : 0));
+    assert_int_equal(r->n, 4 * 2 * 2 + (attention ? 5 * (2 + 1) + 1 : 0));
     pare_runtime_free(rt);
 }
 
@@ -80,6 +81,10 @@ static void counted(void **state) {
         assert_true(a->bytes == 2.0 * CTX * KV_HEADS * HEAD_DIM * 2);
         assert_true(a->ops == 4.0 * HEADS * HEAD_DIM * (n * CTX - n * (n - 1) / 2));
     }
+    /* two heads to a kv head: in integers for q4_0, not for q8_0; and few rows only */
+    const pare_kernel_row *fast = find(&r, "attention_fast", "q4_0", 1);
+    assert_true(fast->bytes == 2.0 * CTX * KV_HEADS * 18 &&
+                fast->ops == 4.0 * HEADS * HEAD_DIM * CTX);
     assert_true(find(&r, "kv_load", "q8_0", CTX)->bytes == 2.0 * CTX * KV_HEADS * 34);
     for (size_t i = 0; i < r.n; i++)
         assert_true(r.row[i].seconds > 0 && r.row[i].read_limit > 0 && r.row[i].bytes > 0);
