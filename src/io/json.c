@@ -334,8 +334,12 @@ pare_status pare_json_part(pare_json *out, const pare_json *j, const char *path,
 }
 
 pare_status pare_json_write(const char *path, const json_t *value, pare_error *err) {
+    size_t failures = n_failures;
     char *text = json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
-    if (!text) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", path);
+    if (!text || n_failures != failures) { /* it may lack characters */
+        free(text);                        /* jansson's own */
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", path);
+    }
     pare_writer w;
     pare_status st = pare_writer_open(&w, path, err);
     if (st == PARE_OK) st = pare_writer_write(&w, text, strlen(text), err);

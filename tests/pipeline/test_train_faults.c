@@ -30,8 +30,12 @@ static void count_warning(void *arg, const char *line) {
     n_warnings++;
 }
 
+/* What is trained. */
+typedef enum subject { NEW_MODEL, OLD_MODEL, ADAPTER } subject;
+
 static pare_status run(const void *arg, pare_error *err) {
-    const bool fresh = *(const bool *)arg;
+    const subject what = *(const subject *)arg;
+    const bool fresh = what == NEW_MODEL;
     const pare_options ro = {.n_threads = 1, .isa = PARE_ISA_AMX, .warn = count_warning};
     const char *files[1] = {text};
     pare_train_options o = pare_train_options_default();
@@ -49,7 +53,12 @@ static pare_status run(const void *arg, pare_error *err) {
     o.save_every = o.eval_every = o.log_every = 1;
     o.eval_windows = 1;
     o.sparsity = fresh ? "rigl:sparsity=0.5,every=1,from=1,until=2" : "magnitude_ste:sparsity=0.5";
-    o.distill = fresh ? NULL : model;
+    if (what == ADAPTER) {
+        o.sparsity = NULL;
+        o.adapter = "lora:rank=2,targets=qv";
+        o.optim = "adahessian";
+    }
+    o.distill = what == OLD_MODEL ? model : NULL;
     o.ema = 0.5;
     o.keep_best = true;
     pare_runtime *rt;
@@ -68,21 +77,22 @@ static void clean(void) {
     test_remove(work);
 }
 
-static void allocations_fail(bool fresh) {
+static void allocations_fail(subject what) {
+    static const char *const names[] = {"a new model", "one that exists", "an adapter"};
     char expected[65];
     pare_error err;
     clean();
-    assert_ok(run(&fresh, err));
+    assert_ok(run(&what, err));
     snprintf(expected, sizeof expected, "%s", test_hash(out));
     clean();
-    size_t first = fault_places(run, &fresh, fresh ? "a new model" : "one that exists");
+    size_t first = fault_places(run, &what, names[what]);
     clean();
     for (size_t i = first; i < n_places; i += fault_step()) {
         n_warnings = 0;
-        if (fault_run(run, &fresh, i, &err) != PARE_OK) {
+        if (fault_run(run, &what, i, &err) != PARE_OK) {
             if (pare_path_exists(out)) fail_msg("allocation %ld: an output", places[i]);
             if (i % 5 == 0 && pare_path_exists(work) && !pare_path_exists(out))
-                assert_ok(run(&fresh, err)); /* of the others some resumed from the same place */
+                assert_ok(run(&what, err)); /* of the others some resumed from the same place */
         }
         if (pare_path_exists(out) && !n_warnings && strcmp(test_hash(out), expected) != 0)
             fail_msg("allocation %ld: other bytes", places[i]);
@@ -92,11 +102,15 @@ static void allocations_fail(bool fresh) {
 
 static void new_models(void **state) {
     (void)state;
-    allocations_fail(true);
+    allocations_fail(NEW_MODEL);
 }
 static void models_that_exist(void **state) {
     (void)state;
-    allocations_fail(false);
+    allocations_fail(OLD_MODEL);
+}
+static void adapters(void **state) {
+    (void)state;
+    allocations_fail(ADAPTER);
 }
 
 int main(void) {
@@ -109,7 +123,8 @@ int main(void) {
     snprintf(work, sizeof work, "%s.work", out);
     fault_init();
     const struct CMUnitTest tests[] = {cmocka_unit_test(new_models),
-                                       cmocka_unit_test(models_that_exist)};
+                                       cmocka_unit_test(models_that_exist),
+                                       cmocka_unit_test(adapters)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
 #endif
