@@ -345,8 +345,11 @@ static void add_squares(double part[8], const norm_job *j, size_t i) {
     if (kept == 0xFF)
         for (size_t k = 0; k < 8; k++) part[k] += (double)j->x[i + k] * (double)j->x[i + k];
     else if (kept)
-        for (size_t k = 0; k < 8; k++)
-            if (kept >> k & 1) part[k] += (double)j->x[i + k] * (double)j->x[i + k];
+        for (size_t k = 0; k < 8; k++) { /* without a branch: bits of a mask are hard to foresee */
+            const float pair[2] = {0, j->x[i + k]};
+            double v = (double)pair[kept >> k & 1];
+            part[k] += v * v;
+        }
 }
 
 static void sum_blocks(void *arg, size_t begin, size_t end) {
