@@ -67,6 +67,7 @@ typedef struct cli_verb {
     const void *defaults; /* an options struct */
     size_t options_size;  /* at most CLI_MAX_OPTIONS */
     size_t min_args, max_args;
+    bool ranks;              /* several processes of mpirun share the work */
     const char *examples[5]; /* run as they are, beside a model.gguf; NULL ends */
     pare_status (*run)(cli *c, const void *options, char **args, size_t n_args);
 } cli_verb;

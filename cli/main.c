@@ -89,7 +89,7 @@ pare_status cli_prefix(cli *c, const char *prefix) {
 
 #define SAY(color, prefix)                                                                         \
     do {                                                                                           \
-        if (c->common.quiet) break;                                                                \
+        if (c->common.quiet || pare_rank() > 0) break;                                             \
         va_list args;                                                                              \
         va_start(args, format);                                                                    \
         say(c, color, prefix, format, args);                                                       \
@@ -118,7 +118,7 @@ pare_options cli_runtime_options(cli *c) {
     options.n_threads = (int)c->common.threads;
     options.seed = (uint64_t)c->common.seed;
     options.deterministic = c->common.deterministic;
-    options.progress = cli_progress_report;
+    if (pare_rank() == 0) options.progress = cli_progress_report;
     options.warn = on_warning;
     options.callback_arg = c;
     options.cancel = &stop_signal;
@@ -177,6 +177,11 @@ static pare_status run_verb(cli *c, const cli_verb *verb, int argc, char **argv)
     pare_status st = cli_parse(c, verb, options, args, &n_args, argc, argv);
     if (st == PARE_OK && c->common.help)
         cli_print_help(verb);
+    else if (st == PARE_OK && pare_n_ranks() > 1 && !verb->ranks)
+        st = cli_fail(c, PARE_ERR_ARG,
+                      "%s: found %d processes started together, expected one: only train shares "
+                      "work among them",
+                      verb->name, pare_n_ranks());
     else if (st == PARE_OK)
         st = verb->run(c, options, args, n_args);
     free(args);
@@ -187,7 +192,8 @@ static pare_status dispatch(cli *c, int argc, char **argv) {
     if (argc < 2) return run_help(c, 0, NULL);
     const char *word = argv[1];
     if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {
-        printf("pare %s\n", PARE_VERSION);
+        const char *mpi = pare_mpi_name();
+        printf("pare %s (%s)\n", PARE_VERSION, mpi ? mpi : "without MPI");
         return PARE_OK;
     }
     if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
@@ -201,30 +207,50 @@ static pare_status dispatch(cli *c, int argc, char **argv) {
 }
 
 /* The last line of an interrupted run says how to go on. */
-static int report_interrupt(cli *c) {
-    int sig = stop_signal ? stop_signal : SIGINT;
+static void tell_interrupt(const cli *c, const char *who) {
     const char *rest = c->err.message;
     bool told = *rest && strcmp(rest, "interrupted") != 0;
-    fprintf(stderr, "pare: %s%s\n", told ? "interrupted: " : "interrupted",
+    fprintf(stderr, "%s %s%s\n", who, told ? "interrupted: " : "interrupted",
             told ? rest : "; nothing was written, the same command starts again");
-    return 128 + sig;
+}
+
+/* One line on standard error. Of several ranks the first tells it at once, another one only where
+ * not all have failed. */
+static void tell_end(cli *c, pare_status st) {
+    char who[40] = "pare:";
+    if (pare_rank() > 0) snprintf(who, sizeof who, "pare: rank %d:", pare_rank());
+    clean_line(c->err.message);
+    if (st == PARE_ERR_INTERRUPTED)
+        tell_interrupt(c, who);
+    else
+        fprintf(stderr, c->err_color ? "\033[31m%s\033[0m %s\n" : "%s %s\n", who,
+                c->err.message[0] ? c->err.message : pare_status_name(st));
+}
+
+static int exit_code(const cli *c, pare_status st) {
+    if (c->out_closed) return 0; /* the reader has had enough: not an error */
+    if (st == PARE_ERR_INTERRUPTED) return 128 + (stop_signal ? stop_signal : SIGINT);
+    if (st != PARE_OK) return pare_status_exit_code(st);
+    return c->bound_failed || (c->common.strict && c->fell_back) ? 3 : 0;
 }
 
 static int finish(cli *c, pare_status st) {
     cli_progress_end(c);
     if (st == PARE_OK) st = cli_flush(c);
-    if (c->out_closed) return 0; /* the reader has had enough: not an error */
-    if (st == PARE_ERR_INTERRUPTED) {
-        clean_line(c->err.message);
-        return report_interrupt(c);
+    int code = exit_code(c, st);
+    bool failed = code != 0 && st != PARE_OK, told = failed && pare_rank() == 0;
+    if (told) tell_end(c, st);
+    if (failed && !pare_ranks_all_failed()) {
+        if (!told) tell_end(c, st);
+        pare_ranks_abort(code);
     }
-    if (st != PARE_OK) {
-        clean_line(c->err.message);
-        fprintf(stderr, c->err_color ? "\033[31mpare:\033[0m %s\n" : "pare: %s\n",
-                c->err.message[0] ? c->err.message : pare_status_name(st));
-        return pare_status_exit_code(st);
-    }
-    return c->bound_failed || (c->common.strict && c->fell_back) ? 3 : 0;
+    return code;
+}
+
+/* Standard output is the first rank's. */
+static void silence(void) {
+    int nowhere = open("/dev/null", O_WRONLY);
+    if (nowhere >= 0 && dup2(nowhere, STDOUT_FILENO) >= 0) close(nowhere);
 }
 
 int main(int argc, char **argv) {
@@ -237,8 +263,11 @@ int main(int argc, char **argv) {
     c.color = color && c.out_tty;
     c.err_color = color && c.progress.live;
     catch_signals();
-    pare_status st = dispatch(&c, argc, argv);
+    pare_status st = pare_ranks_join(&c.err);
+    if (pare_rank() > 0) silence();
+    if (st == PARE_OK) st = dispatch(&c, argc, argv);
     int code = finish(&c, st);
     pare_runtime_free(c.rt);
+    pare_ranks_leave();
     return code;
 }

@@ -59,11 +59,13 @@ static pare_status run_cpu(cli *c, const info_options *o) {
     if (st == PARE_OK && o->measure) st = pare_limits_measure(&limits, c->rt, &c->err);
     if (st != PARE_OK) return st;
     pare_isa isa = pare_runtime_isa(c->rt);
+    const char *mpi = pare_mpi_name();
     if (c->common.json) {
         json_t *out = cli_json_begin(c);
         json_object_set_new(out, "isa", json_string(pare_isa_name(isa)));
         json_object_set_new(out, "isa_best", json_string(pare_isa_name(pare_isa_best())));
         json_object_set_new(out, "kernels", kernels_json(isa));
+        json_object_set_new(out, "mpi", mpi ? json_string(mpi) : json_null());
         const struct {
             const char *key;
             double value;
@@ -77,9 +79,9 @@ static pare_status run_cpu(cli *c, const info_options *o) {
                                 o->measure ? cli_json_real(rates[i].value) : json_null());
         return cli_json_print(c, out, true);
     }
-    st =
-        cli_printf(c, "cpu      %s\nisa      %s (best: %s)\nthreads  %d\n", pare_cpu_name(),
-                   pare_isa_name(isa), pare_isa_name(pare_isa_best()), pare_runtime_threads(c->rt));
+    st = cli_printf(c, "cpu      %s\nisa      %s (best: %s)\nthreads  %d\nranks    %s\n",
+                    pare_cpu_name(), pare_isa_name(isa), pare_isa_name(pare_isa_best()),
+                    pare_runtime_threads(c->rt), mpi ? mpi : "without MPI");
     if (st == PARE_OK && o->measure)
         st =
             cli_printf(c,

@@ -163,6 +163,7 @@ static pare_status expand(cli *c, glob_t *files, const char *pattern) {
 /* The record of a run that is finished; its id, or 0. */
 static int64_t record(cli *c, const pare_train_options *t, const pare_train_report *report,
                       const char *records) {
+    if (pare_rank() > 0) return 0; /* the first rank's */
     pare_record *r = report->finished ? cli_record_begin(c) : NULL;
     pare_error err = {0};
     if (r && pare_record_set_training(r, t, report, &err) != PARE_OK)
@@ -300,5 +301,6 @@ const cli_verb cli_verb_train = {
          "--data wiki.test.raw --steps 20 --batch 4 --ctx 64",
          "pare train tuned --from model.gguf --data wiki.test.raw --steps 4 --batch 1 --ctx 64 "
          "--optim adamw:lr=1e-4"},
+    .ranks = true,
     .run = run_train,
 };

@@ -7,6 +7,7 @@ packages=(
   libc6-dev libgomp1 libomp-dev libclang-rt-14-dev     # OpenMP, sanitizers, libFuzzer
   libjansson-dev libpcre2-dev libutf8proc-dev          # JSON, regular expressions, Unicode
   libsqlite3-dev                                       # records of runs
+  libopenmpi-dev openmpi-bin                           # ranks: training, calibration and sweeps by several processes
   libcmocka-dev libsimde-dev                           # tests; AVX-512 kernels tested on any machine
   clang-format clang-tidy                              # style
   python3 python3-pip                                  # fetches the demo models' packages

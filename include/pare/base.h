@@ -116,6 +116,33 @@ pare_isa pare_runtime_isa(const pare_runtime *rt);
 uint64_t pare_runtime_seed(const pare_runtime *rt);
 bool pare_runtime_deterministic(const pare_runtime *rt);
 
+/* Ranks: processes that mpirun started together share the work of pare_train, of the calibration of
+ * pare_compress and of pare_sweep_run. Each makes the same calls with the same arguments; inputs,
+ * outputs and work folders are files that all of them see, and rank 0 writes them.
+ *
+ *     if (pare_ranks_join(&err) != PARE_OK) ...          before the first runtime
+ *     st = pare_train(&report, rt, &options, &err);
+ *     if (st != PARE_OK && !pare_ranks_all_failed()) pare_ranks_abort(1);
+ *     pare_ranks_leave();                                after the last runtime */
+
+/* The MPI that the library was built with, "Open MPI v4.1.4"; NULL: without. Static storage. */
+const char *pare_mpi_name(void);
+/* Begins MPI in a process that mpirun (or another launcher) started; does nothing in others. The
+ * calling thread is the one that calls the library. Errors: PARE_ERR_UNSUPPORTED (built without
+ * MPI, and several processes were started together), PARE_ERR_IO. */
+pare_status pare_ranks_join(pare_error *err);
+/* This process's number from 0, and how many there are; 0 and 1 alone. */
+int pare_rank(void);
+int pare_n_ranks(void);
+/* Waits for all ranks and ends MPI; does nothing alone. */
+void pare_ranks_leave(void);
+/* Called by a rank that failed: true when within half a second all have called it, as where a file
+ * is missing or an option is wrong; one of them tells the error then. false: the others go on and
+ * will wait for this rank, so it should end them. true alone. */
+bool pare_ranks_all_failed(void);
+/* Ends the processes of all ranks at once with this exit code; does nothing alone. */
+void pare_ranks_abort(int exit_code);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,6 +1,7 @@
 #include "base/runtime.h"
 
 #include "base/cpu.h"
+#include "base/group.h"
 #include "base/memory.h"
 #include "base/os.h"
 #include "base/team.h"
@@ -11,13 +12,17 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* The cores that the process may use, of which ranks of this machine that are not bound to cores of
+ * their own take a share each. */
 static int usable_cores(void) {
+    long all = sysconf(_SC_NPROCESSORS_ONLN);
+    int own = all > 0 ? (int)all : 1, ranks = pare_group_local_size();
 #ifdef __linux__
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+    if (sched_getaffinity(0, sizeof set, &set) == 0) own = CPU_COUNT(&set);
 #endif
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 ? (int)n : 1;
+    int share = (int)(all / ranks > 0 ? all / ranks : 1);
+    return ranks > 1 && own > share ? share : own;
 }
 
 pare_options pare_options_default(void) { return (pare_options){.isa = PARE_ISA_AMX}; }

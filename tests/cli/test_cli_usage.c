@@ -39,7 +39,10 @@ static void overview(void **state) {
     program_free(&first);
     program_result r = program_run(NULL, "pare --version");
     assert_int_equal(r.code, 0);
-    assert_string_equal(r.out, "pare " PARE_VERSION "\n");
+    const char *mpi = pare_mpi_name();
+    char line[300];
+    snprintf(line, sizeof line, "pare " PARE_VERSION " (%s)\n", mpi ? mpi : "without MPI");
+    assert_string_equal(r.out, line);
     program_free(&r);
 }
 
