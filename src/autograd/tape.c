@@ -59,6 +59,24 @@ void pare_tape_backward(pare_fwd *f, pare_tape_mark until) {
         }                                                                                          \
     } while (0)
 
+typedef struct note_record {
+    pare_record head;
+    void (*fn)(void *arg, size_t number);
+    void *arg;
+    size_t number;
+} note_record;
+
+/* The operator behind it ended with a barrier. */
+static void note_backward(pare_fwd *f, pare_record *record) {
+    const note_record *r = (note_record *)record;
+    if (f->w->id == 0) r->fn(r->arg, r->number);
+}
+
+void pare_tape_note(pare_fwd *f, void (*fn)(void *arg, size_t number), void *arg, size_t number) {
+    note_record *r = pare_tape_push(f, sizeof *r, note_backward);
+    FILL(r, note_record, .fn = fn, .arg = arg, .number = number);
+}
+
 /* A parameter's gradient is about to be added to: what a pass before left is forgotten where it is
  * fresh. Every thread calls it for its own part [begin, end) and passes a barrier before done(). */
 static float *param_grad(const pare_leaf *p, size_t begin, size_t end) {

@@ -73,6 +73,10 @@ static inline pare_tape_mark pare_tape_here(const pare_tape *t) {
 /* Backward through everything recorded after the mark, the latest first; the stack is popped. */
 void pare_tape_backward(pare_fwd *f, pare_tape_mark until);
 
+/* Notes a place: when the backward walk comes past it, all gradients of what was recorded behind it
+ * are complete, and thread 0 calls fn(arg, number). */
+void pare_tape_note(pare_fwd *f, void (*fn)(void *arg, size_t number), void *arg, size_t number);
+
 /* A teacher of the same vocabulary: its distributions take the place of the targets, all or in part
  * (knowledge distillation, Gemma 2, arXiv:2408.00118). */
 typedef struct pare_teacher {

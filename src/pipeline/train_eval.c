@@ -2,40 +2,56 @@
  * of the result. */
 #include "pipeline/train_run.h"
 
+#include "base/group.h"
 #include "base/memory.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Held-out windows, evenly over all there are, at most eval_windows. */
+/* Held-out windows first .. first + n of count, evenly over all there are. */
+static pare_status held_out_nll(pare_train_run *r, uint64_t first, size_t n, uint64_t count,
+                                uint64_t all, double *nll, pare_error *err) {
+    const pare_train_options *o = r->o;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t at = (first + i) * all / count;
+        int32_t *ids = r->window;
+        if (o->val)
+            PARE_TRY(pare_token_file_read(&r->val_tokens, at * o->ctx, o->ctx + 1, ids, err));
+        else
+            PARE_TRY(pare_batches_held_out(&r->batches, at, ids, err));
+        memcpy(r->ids + i * o->ctx, ids, o->ctx * sizeof *ids);
+        memcpy(r->targets + i * o->ctx, ids + 1, o->ctx * sizeof *ids);
+    }
+    pare_batch b = {r->ids, r->targets, r->lengths, n * o->ctx, n};
+    /* ranks wait for each other: they stop together, after a step */
+    if (pare_group_size() == 1) PARE_TRY(pare_check_cancel(r->rt, err));
+    return pare_step_run(r->step, &b, false, 0, nll, err);
+}
+
+/* Of at most eval_windows; each rank computes some, and the sums are added in order. */
 static pare_status evaluate(pare_train_run *r, double *loss, pare_error *err) {
     const pare_train_options *o = r->o;
     uint64_t all = o->val ? (r->val_tokens.n - 1) / o->ctx : r->batches.n_held_out;
     uint64_t count = all < o->eval_windows ? all : o->eval_windows;
+    size_t parts = (size_t)((count + r->micro - 1) / r->micro), ranks = (size_t)pare_group_size();
     double sum = 0;
     *loss = NAN;
     if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
     PARE_TRY(pare_train_leave_out(r, r->ema != NULL, err));
-    for (uint64_t first = 0; first < count; first += r->micro) {
+    if (!count) return PARE_OK;
+    double *nll = pare_calloc(parts, sizeof *nll);
+    if (!nll) return pare_fail(err, PARE_ERR_NOMEM, "training: %zu held-out losses", parts);
+    pare_status st = PARE_OK;
+    for (size_t k = (size_t)pare_group_rank(); k < parts && st == PARE_OK; k += ranks) {
+        uint64_t first = k * r->micro;
         size_t n = count - first < r->micro ? (size_t)(count - first) : r->micro;
-        for (size_t i = 0; i < n; i++) {
-            uint64_t at = (first + i) * all / count;
-            int32_t *ids = r->window;
-            if (o->val)
-                PARE_TRY(pare_token_file_read(&r->val_tokens, at * o->ctx, o->ctx + 1, ids, err));
-            else
-                PARE_TRY(pare_batches_held_out(&r->batches, at, ids, err));
-            memcpy(r->ids + i * o->ctx, ids, o->ctx * sizeof *ids);
-            memcpy(r->targets + i * o->ctx, ids + 1, o->ctx * sizeof *ids);
-        }
-        pare_batch b = {r->ids, r->targets, r->lengths, n * o->ctx, n};
-        double nll;
-        PARE_TRY(pare_check_cancel(r->rt, err));
-        PARE_TRY(pare_step_run(r->step, &b, false, 0, &nll, err));
-        sum += nll;
+        st = held_out_nll(r, first, n, count, all, &nll[k], err);
     }
-    if (count) *loss = sum / (double)(count * o->ctx);
-    return PARE_OK;
+    if (st == PARE_OK) pare_group_sum_f64(nll, parts);
+    for (size_t k = 0; k < parts; k++) sum += nll[k];
+    pare_free(nll);
+    if (st == PARE_OK) *loss = sum / (double)(count * o->ctx);
+    return st;
 }
 
 void pare_train_mask(const pare_train_run *r, size_t i, float *w) {

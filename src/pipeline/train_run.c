@@ -5,12 +5,14 @@
  * with the same bytes. */
 #include "pipeline/train_run.h"
 
+#include "base/group.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "io/json.h"
 #include "methods/optimizer.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { NOT_FINITE_MAX = 10 /* steps in a row whose gradient is not finite: then the run ends */ };
@@ -126,6 +128,12 @@ static pare_status add_stamp(json_t *o, const char *key, const char *path, pare_
     return PARE_OK;
 }
 
+/* The micro-batch as far as the result is bound to it: one that nobody asked for follows from the
+ * number of ranks, which may be another when the run goes on. */
+static size_t micro_of_result(const pare_train_run *r) {
+    return r->o->micro_batch || pare_runtime_deterministic(r->rt) ? r->micro : 0;
+}
+
 /* All that the result depends on. */
 static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
@@ -134,7 +142,7 @@ static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_er
     json_t *f = json_pack(
         "{s:s, s:s, s:s?, s:I, s:I, s:I, s:I, s:s, s:I, s:f, s:f, s:f, s:s, s:s, s:s?, s:I, s:s}",
         "version", PARE_VERSION, "out", o->out, "from", o->from, "steps", (json_int_t)o->steps,
-        "batch", (json_int_t)o->batch, "micro_batch", (json_int_t)r->micro, "ctx",
+        "batch", (json_int_t)o->batch, "micro_batch", (json_int_t)micro_of_result(r), "ctx",
         (json_int_t)o->ctx, "schedule", o->schedule, "warmup", (json_int_t)warmup_of(o), "min_lr",
         o->min_lr, "clip", o->clip, "val_share", o->val_share, "optim", o->optim, "compute",
         r->compute == PARE_COMPUTE_FAST ? "fast" : "exact", "sparsity", o->sparsity, "seed",
@@ -156,6 +164,7 @@ static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_er
     json_object_set_new(f, "eval_every", json_integer((json_int_t)o->eval_every));
     json_object_set_new(f, "eval_windows", json_integer((json_int_t)o->eval_windows));
     json_object_set_new(f, "log_every", json_integer((json_int_t)o->log_every));
+    json_object_set_new(f, "deterministic", json_boolean(pare_runtime_deterministic(r->rt)));
     json_object_set_new(f, "ema", json_real(o->ema));
     if (r->adapter.text) json_object_set_new(f, "adapter", json_string(r->adapter.text));
     json_object_set_new(f, "keep_best", json_boolean(o->keep_best));
@@ -173,11 +182,13 @@ static pare_status begin_model(pare_train_run *r, pare_error *err) {
     char *made = o->from ? NULL : in_work(r, "init");
     if (!o->from && !made) return fail_memory(err);
     pare_status st = PARE_OK;
-    if (made && !pare_work_kept(r->work, "init")) {
+    bool make = made && !pare_work_kept(r->work, "init");
+    if (make && pare_group_rank() == 0) {
         if (pare_path_exists(made)) pare_folder_discard(made);
         st = pare_train_init(r->rt, &o->shape, o->ctx, made, err);
         if (st == PARE_OK) st = pare_work_keep(r->work, "init", json_true(), err);
     }
+    if (make && st == PARE_OK) pare_group_barrier();
     const char *path = made ? made : o->from;
     if (st == PARE_OK)
         st = r->adapter.method
@@ -200,11 +211,18 @@ static pare_status open_tokens(pare_train_run *r, pare_token_file *out, const ch
     if (!path) return fail_memory(err);
     size_t vocab = r->weights->model->config.vocab_size;
     pare_status st = pare_token_file_fingerprint(fingerprint, r->tok, files, n, err);
+    if (st == PARE_OK && pare_group_rank() > 0) pare_group_barrier(); /* the first rank has it */
     if (st == PARE_OK) st = pare_token_file_open(out, &fits, path, fingerprint, vocab, err);
+    if (st == PARE_OK && !fits && pare_group_rank() > 0)
+        st = pare_fail(err, PARE_ERR_IO,
+                       "%s: found other tokens on rank %d, expected the first rank's: a folder "
+                       "that all ranks see",
+                       path, pare_group_rank());
     if (st == PARE_OK && !fits) {
         st = pare_token_file_build(r->rt, path, r->tok, files, n, fingerprint, err);
         if (st == PARE_OK) st = pare_token_file_open(out, &fits, path, fingerprint, vocab, err);
     }
+    if (st == PARE_OK && pare_group_rank() == 0) pare_group_barrier();
     pare_free(path);
     return st;
 }
@@ -277,25 +295,46 @@ static pare_status begin_optim(pare_train_run *r, pare_error *err) {
 
 static double norm_of(const pare_train_run *r) { return pare_train_grad_norm(r->weights); }
 
+/* Loss and gradient of micro-batch j of the step. */
+static pare_status micro_gradient(pare_train_run *r, size_t j, pare_error *err) {
+    const pare_train_options *o = r->o;
+    size_t first = j * r->micro, n = o->batch - first < r->micro ? o->batch - first : r->micro;
+    for (size_t i = 0; i < n; i++) {
+        PARE_TRY(
+            pare_batches_train(&r->batches, r->state.step * o->batch + first + i, r->window, err));
+        memcpy(r->ids + i * o->ctx, r->window, o->ctx * sizeof *r->ids);
+        memcpy(r->targets + i * o->ctx, r->window + 1, o->ctx * sizeof *r->ids);
+    }
+    pare_batch b = {r->ids, r->targets, r->lengths, n * o->ctx, n};
+    return pare_step_run(r->step, &b, true, 1.0f / (float)(o->batch * o->ctx), &r->nll[j], err);
+}
+
+/* What a masked tensor's pass leaves out stays as it was, which sums over ranks would let grow. */
+static void clear_gradients(pare_train_run *r) {
+    pare_train_weights_clear(r->weights);
+    for (size_t i = 0; (pare_group_size() > 1 || r->sums.in_order) && i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        if (t->live && t->grad) memset(t->grad, 0, t->rows * t->cols * sizeof *t->grad);
+    }
+}
+
 /* Loss and gradient of a step's sequences. */
 static pare_status gradient_of(pare_train_run *r, double *loss, pare_error *err) {
     const pare_train_options *o = r->o;
-    float scale = 1.0f / (float)(o->batch * o->ctx);
+    size_t ranks = (size_t)pare_group_size();
     double sum = 0;
-    pare_train_weights_clear(r->weights);
-    for (size_t first = 0; first < o->batch; first += r->micro) {
-        size_t n = o->batch - first < r->micro ? o->batch - first : r->micro;
-        for (size_t i = 0; i < n; i++) {
-            PARE_TRY(pare_batches_train(&r->batches, r->state.step * o->batch + first + i,
-                                        r->window, err));
-            memcpy(r->ids + i * o->ctx, r->window, o->ctx * sizeof *r->ids);
-            memcpy(r->targets + i * o->ctx, r->window + 1, o->ctx * sizeof *r->ids);
-        }
-        pare_batch b = {r->ids, r->targets, r->lengths, n * o->ctx, n};
-        double nll;
-        PARE_TRY(pare_step_run(r->step, &b, true, scale, &nll, err));
-        sum += nll;
+    memset(r->nll, 0, r->n_micro * sizeof *r->nll);
+    for (size_t j = (size_t)pare_group_rank(); j < r->n_micro; j += ranks) {
+        bool first = j < ranks, last = j + ranks >= r->n_micro;
+        if (first || r->sums.in_order) clear_gradients(r);
+        bool overlap = last && ranks > 1 && !r->sums.in_order;
+        pare_step_on_layer(r->step, overlap ? pare_gradients_layer_done : NULL, &r->sums);
+        PARE_TRY(micro_gradient(r, j, err));
+        if (r->sums.in_order) pare_gradients_add(&r->sums);
     }
+    pare_gradients_finish(&r->sums);
+    pare_group_sum_f64(r->nll, r->n_micro); /* of each, one rank has what is not 0 */
+    for (size_t j = 0; j < r->n_micro; j++) sum += r->nll[j];
     *loss = sum / (double)(o->batch * o->ctx);
     r->done_flop += (1 - r->left_out) * r->flop_per_token / r->passes * (double)(o->batch * o->ctx);
     return PARE_OK;
@@ -414,7 +453,7 @@ static pare_status run_steps(pare_train_run *r, pare_error *err) {
     clock_state clock = {pare_now_s(), 0, r->state.step};
     while (r->state.step < end) {
         pare_train_line line = {.val_loss = NAN};
-        if (pare_check_cancel(r->rt, err) != PARE_OK) {
+        if (pare_group_max(pare_check_cancel(r->rt, NULL) != PARE_OK)) { /* of any rank */
             pare_error own = {0};
             pare_status saved = pare_train_save(r, &own);
             return saved == PARE_OK
@@ -451,6 +490,38 @@ static pare_status choose_compute(pare_train_run *r, pare_error *err) {
     return PARE_OK;
 }
 
+/* Gradients by layers, and how they are summed. */
+static pare_status begin_sums(pare_train_run *r, pare_error *err) {
+    size_t ranks = (size_t)pare_group_size();
+    r->n_micro = (r->o->batch + r->micro - 1) / r->micro;
+    r->nll = pare_calloc(r->n_micro, sizeof *r->nll);
+    if (!r->nll) return fail_memory(err);
+    PARE_TRY(pare_gradients_create(&r->sums, r->n_trained, err));
+    for (size_t i = 0; i < r->n_trained; i++) {
+        const pare_trained *t = &r->trained[i];
+        bool layer = strncmp(t->name, "blk.", 4) == 0;
+        r->sums.of[i] = (pare_gradient){.g = r->grads[i],
+                                        .n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1),
+                                        .layer = layer ? strtoul(t->name + 4, NULL, 10) : SIZE_MAX};
+    }
+    return pare_gradients_plan(&r->sums, pare_runtime_deterministic(r->rt), r->n_micro / ranks,
+                               err);
+}
+
+/* Sequences computed at once; the ranks of a step get as many micro-batches each. */
+static pare_status choose_micro(pare_train_run *r, pare_error *err) {
+    const pare_train_options *o = r->o;
+    size_t ranks = (size_t)pare_group_size();
+    r->micro = o->micro_batch && o->micro_batch < o->batch ? o->micro_batch : o->batch;
+    if (ranks == 1) return PARE_OK;
+    if (!o->micro_batch) r->micro = o->batch / ranks;
+    if (r->micro && o->batch % (ranks * r->micro) == 0) return PARE_OK;
+    return pare_fail(err, PARE_ERR_ARG,
+                     "batch: found %zu sequences for %zu ranks with micro-batches of %zu, expected "
+                     "a multiple of %zu",
+                     o->batch, ranks, r->micro ? r->micro : 1, ranks * (r->micro ? r->micro : 1));
+}
+
 static pare_status open_run(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
     json_t *fingerprint = NULL;
@@ -474,6 +545,7 @@ static pare_status open_run(pare_train_run *r, pare_error *err) {
     r->lengths = pare_calloc(r->micro, sizeof *r->lengths);
     if (!r->window || !r->ids || !r->targets || !r->lengths) return fail_memory(err);
     for (size_t i = 0; i < r->micro; i++) r->lengths[i] = o->ctx;
+    PARE_TRY(begin_sums(r, err));
     if (o->distill) PARE_TRY(pare_model_load(&r->teacher, r->rt, o->distill, err));
     pare_step_options so = {.n_tokens = tokens,
                             .n_spans = r->micro,
@@ -523,6 +595,8 @@ static void close_run(pare_train_run *r, bool remove) {
     pare_free(r->ids);
     pare_free(r->targets);
     pare_free(r->lengths);
+    pare_free(r->nll);
+    pare_gradients_free(&r->sums);
     pare_free(r->log.data);
     pare_spec_free(&r->adapter);
     if (r->work && remove) pare_work_remove(r->work);
@@ -566,9 +640,9 @@ pare_status pare_train(pare_train_report *out, pare_runtime *rt, const pare_trai
     if (!r) return fail_memory(err);
     r->rt = rt;
     r->o = o;
-    r->micro = o->micro_batch && o->micro_batch < o->batch ? o->micro_batch : o->batch;
     r->tokens.file.fd = r->val_tokens.file.fd = -1;
-    pare_status st = open_run(r, err);
+    pare_status st = choose_micro(r, err);
+    if (st == PARE_OK) st = open_run(r, err);
     /* refused before anything was computed: nothing stands in the way of a corrected command */
     bool nothing = st != PARE_OK && st != PARE_ERR_INTERRUPTED && r->work &&
                    !pare_work_kept(r->work, "checkpoint");
@@ -578,7 +652,7 @@ pare_status pare_train(pare_train_report *out, pare_runtime *rt, const pare_trai
     if (st == PARE_OK) {
         fill_report(out, r, started, first_step);
         if (out->finished) pare_train_tell_end(r);
-        if (out->finished) st = pare_train_write_model(r, err);
+        if (out->finished && pare_group_rank() == 0) st = pare_train_write_model(r, err);
     }
     close_run(r, nothing || (st == PARE_OK && out->finished && !o->keep_work));
     pare_free(r);

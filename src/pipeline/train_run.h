@@ -8,6 +8,7 @@
 #include "pipeline/train_init.h"
 #include "pipeline/work_folder.h"
 #include "train/batches.h"
+#include "train/gradients.h"
 #include "train/hessian.h"
 #include "train/step.h"
 
@@ -34,6 +35,9 @@ typedef struct pare_train_run {
     pare_token_file tokens, val_tokens;
     pare_batches batches;
     pare_step *step;
+    pare_gradients sums;
+    size_t n_micro;        /* micro-batches of a step, of all ranks */
+    double *nll;           /* [n_micro] */
     pare_trained *trained; /* [n_trained] */
     float **grads;
     size_t n_trained;

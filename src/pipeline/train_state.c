@@ -4,6 +4,7 @@
  * ("b"), the optimizer's arrays ("o/NAME.MOMENT"), the pruner's state ("pruner"); the manifest of
  * the work folder names it with its CRC-32 once it is complete. log-N.jsonl beside it has
  * the lines so far. */
+#include "base/group.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "io/json.h"
@@ -142,10 +143,16 @@ pare_status pare_train_save(pare_train_run *r, pare_error *err) {
     bool whole = arrays && log && old_arrays && old_log && (pruner || !r->pruner);
     pare_status st = whole ? PARE_OK : fail_memory(err);
     if (st == PARE_OK && pruner) pare_pruner_save(r->pruner, pruner);
-    if (st == PARE_OK) st = write_log(r, log, err);
-    if (st == PARE_OK) st = write_arrays(r, pruner, arrays, err);
+    if (st == PARE_OK && pare_group_size() > 1 && !pare_group_same(checksum(r, pruner)))
+        st = pare_fail(err, PARE_ERR_INTERNAL,
+                       "training: step %llu: found weights that differ between ranks, expected the "
+                       "same: no checkpoint is written, the last one is kept",
+                       (unsigned long long)r->state.step);
+    bool writes = pare_group_rank() == 0;
+    if (st == PARE_OK && writes) st = write_log(r, log, err);
+    if (st == PARE_OK && writes) st = write_arrays(r, pruner, arrays, err);
     if (st == PARE_OK) st = pare_work_keep(r->work, "checkpoint", state_json(r, pruner), err);
-    if (st == PARE_OK && had) {
+    if (st == PARE_OK && had && writes) {
         pare_path_remove(old_arrays);
         pare_path_remove(old_log);
     }

@@ -1,6 +1,7 @@
 #include "pipeline/work_folder.h"
 
 #include "base/file_digest.h"
+#include "base/group.h"
 #include "io/json.h"
 #include "io/safetensors_writer.h"
 
@@ -16,6 +17,7 @@ struct pare_work {
     pare_lock lock;
     json_t *manifest; /* {"fingerprint", "kept": {..}, "states": {"0": {..}}, "units": [..]} */
     size_t n_done, n_units;
+    bool follows; /* a rank behind the first: notes what happens, and writes nothing */
 };
 
 static pare_status fail_memory(const pare_work *w, pare_error *err) {
@@ -113,6 +115,7 @@ static bool sum_of(const json_t *manifest, char sha[65]) {
 }
 
 static pare_status publish(pare_work *w, pare_error *err) {
+    if (w->follows) return PARE_OK;
     char sum[65], *path = pare_path_join(w->path, "manifest"),
                   *old = pare_path_join(w->path, "manifest.old");
     pare_status st = PARE_OK;
@@ -202,6 +205,18 @@ static pare_status start_anew(pare_work *w, const json_t *fingerprint, pare_erro
     return w->manifest ? publish(w, err) : fail_memory(w, err);
 }
 
+/* A rank behind the first: what that one has just settled. */
+static pare_status follow(pare_work *w, const json_t *fingerprint, pare_error *err) {
+    PARE_TRY(load_manifest(w, "manifest", err));
+    if (!w->manifest)
+        return pare_fail(err, PARE_ERR_IO,
+                         "%s: found no manifest on rank %d of %d, expected a folder that all ranks "
+                         "see",
+                         w->path, pare_group_rank(), pare_group_size());
+    PARE_TRY(compare_fingerprints(w, fingerprint, err));
+    return settle_n_done(w, err);
+}
+
 static pare_status enter(pare_work *w, const json_t *fingerprint, bool restart, pare_error *err) {
     PARE_TRY(pare_folder_make(w->path, err));
     char *path = pare_path_join(w->path, "lock");
@@ -232,12 +247,19 @@ pare_status pare_work_open(pare_work **out, pare_runtime *rt, const char *output
     w->n_units = n_units;
     w->lock.fd = -1;
     w->path = pare_asprintf("%.*s.work", (int)n, output);
-    pare_status st = w->path ? enter(w, fingerprint, restart, err) : fail_memory(w, err);
-    if (st == PARE_OK)
-        *out = w;
-    else
+    w->follows = pare_group_rank() > 0;
+    if (w->follows) pare_group_barrier(); /* the first rank is through */
+    pare_status st = !w->path     ? fail_memory(w, err)
+                     : w->follows ? follow(w, fingerprint, err)
+                                  : enter(w, fingerprint, restart, err);
+    if (st != PARE_OK) {
         pare_work_close(w);
-    return st;
+        return st;
+    }
+    if (!w->follows) pare_group_barrier();
+    pare_group_barrier(); /* all have read it */
+    *out = w;
+    return PARE_OK;
 }
 
 void pare_work_close(pare_work *w) {
@@ -249,6 +271,7 @@ void pare_work_close(pare_work *w) {
 }
 
 void pare_work_remove(pare_work *w) {
+    if (w->follows) return;
     /* the manifest first: a kill between leaves a folder that begins anew */
     static const char *const first[] = {"manifest", "manifest.old"};
     for (size_t i = 0; i < 2; i++) {

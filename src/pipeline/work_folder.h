@@ -10,7 +10,10 @@
  *
  * A file is complete before the manifest names it, and the manifest appears by rename: after a kill
  * at any moment the folder says a state that once was. What is damaged (cut, a bit turned) is found
- * by its checksum and done again from the state before. */
+ * by its checksum and done again from the state before.
+ *
+ * Of several ranks (base/group.h) the first holds the lock and writes; the others make the same
+ * calls, which only note what is there. */
 #ifndef PARE_SRC_PIPELINE_WORK_FOLDER_H
 #define PARE_SRC_PIPELINE_WORK_FOLDER_H
 
@@ -21,10 +24,10 @@
 
 typedef struct pare_work pare_work;
 
-/* Opens OUT.work, new or of an earlier run. n_units: of the whole run. fingerprint: an object of
- * all that the result depends on, borrowed. restart: what is there is dropped. Errors: PARE_ERR_ARG
- * (another process works there: names it; an earlier run had another fingerprint: names the
- * fields), PARE_ERR_IO, PARE_ERR_NOMEM. */
+/* Opens OUT.work, new or of an earlier run; all ranks together. n_units: of the whole run.
+ * fingerprint: an object of all that the result depends on, borrowed. restart: what is there is
+ * dropped. Errors: PARE_ERR_ARG (another process works there: names it; an earlier run had another
+ * fingerprint: names the fields), PARE_ERR_IO, PARE_ERR_NOMEM. */
 pare_status pare_work_open(pare_work **out, pare_runtime *rt, const char *output,
                            const json_t *fingerprint, size_t n_units, bool restart,
                            pare_error *err);

@@ -16,6 +16,8 @@ struct pare_step {
     size_t arena_bytes, saves_bytes, work_bytes, linear_bytes;
     uint8_t *taught; /* the teacher's arena, then its linear layers' */
     size_t taught_bytes, taught_linear_bytes;
+    void (*on_layer)(void *arg, size_t layer);
+    void *on_layer_arg;
 };
 
 typedef struct region {
@@ -47,6 +49,14 @@ static void layers_recomputed(pare_fwd *f, const region *r, const pare_pass *pas
     f->tape = tape;
 }
 
+/* A layer that is recorded. A plan has room for the note. */
+static void record_layer(pare_fwd *f, const region *r, const pare_pass *pass, size_t l, float *h) {
+    const pare_step *s = r->s;
+    if (f->tape && (s->on_layer || pare_fwd_planning(f)))
+        pare_tape_note(f, s->on_layer, s->on_layer_arg, l);
+    pare_pass_layer(f, s->weights->model, pass, l, h);
+}
+
 static void layers_backward(pare_fwd *f, const region *r, const pare_pass *pass, float *h,
                             const float *kept) {
     const pare_model *m = r->s->weights->model;
@@ -54,7 +64,7 @@ static void layers_backward(pare_fwd *f, const region *r, const pare_pass *pass,
     for (size_t l = m->config.n_layers; l-- > 0;) {
         pare_tape_mark before = pare_tape_here(f->tape);
         copy_rows(f, h, kept ? kept + l * count : NULL, count);
-        pare_pass_layer(f, m, pass, l, h);
+        record_layer(f, r, pass, l, h);
         pare_tape_backward(f, before);
     }
 }
@@ -111,7 +121,7 @@ static void run(pare_fwd *f, const region *r, const float *y_teacher) {
     if (recompute)
         layers_recomputed(f, r, &pass, h, kept);
     else
-        for (size_t l = 0; l < c->n_layers; l++) pare_pass_layer(f, m, &pass, l, h);
+        for (size_t l = 0; l < c->n_layers; l++) record_layer(f, r, &pass, l, h);
     pare_pass_finish(f, m, y, h, n);
     size_t room = LOGITS_BYTES / sizeof(float), least = LOGITS_ROWS * c->vocab_size;
     pare_teacher teacher = {0};
@@ -248,6 +258,11 @@ void pare_step_free(pare_step *s) {
     if (s->linear) pare_big_free(s->linear, s->linear_bytes);
     if (s->taught) pare_big_free(s->taught, s->taught_bytes + s->taught_linear_bytes);
     pare_free(s);
+}
+
+void pare_step_on_layer(pare_step *s, void (*fn)(void *arg, size_t layer), void *arg) {
+    s->on_layer = fn;
+    s->on_layer_arg = arg;
 }
 
 size_t pare_step_bytes(const pare_step *s) {

@@ -22,6 +22,10 @@ typedef struct pare_step pare_step;
 pare_status pare_step_create(pare_step **out, pare_train_weights *weights,
                              const pare_step_options *o, pare_error *err);
 void pare_step_free(pare_step *s);
+/* From now on fn(arg, layer) is called when the backward pass is through with a layer, the last
+ * layer first: the gradients of its weights are complete. By the thread that calls pare_step_run.
+ * fn NULL: no more. */
+void pare_step_on_layer(pare_step *s, void (*fn)(void *arg, size_t layer), void *arg);
 /* Bytes of memory that it holds, weights not counted. */
 size_t pare_step_bytes(const pare_step *s);
 
