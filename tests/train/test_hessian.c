@@ -1,6 +1,6 @@
 /* The estimate of the Hessian's diagonal: exact on quadratics, right in the mean, beside PyTorch's
- * double backward in f64 on a small Llama (hessian.json, made by scripts/fixtures/make_models.py),
- * and beside central differences in f64 along single weights; trainings with adahessian. */
+ * double backward in f64 on a small Llama (hessian.json, made by scripts/fixtures/make_models.py);
+ * trainings with adahessian. */
 #include "support/toy_training.h"
 
 #include <math.h>
