@@ -24,8 +24,24 @@ static pare_runtime *fuzz_runtime(void) {
     return rt;
 }
 
-/* Describes, verifies, loads and runs three tokens, in both modes. */
-static void fuzz_use_model(const char *path) {
+/* Runs three tokens, in both modes. */
+static inline void fuzz_run_model(pare_model *m) {
+    pare_error err = {0};
+    for (int mode = 0; mode < 2; mode++) {
+        pare_session_options o = {.n_ctx = 4,
+                                  .compute = mode ? PARE_COMPUTE_FAST : PARE_COMPUTE_EXACT};
+        pare_session *s;
+        if (pare_session_create(&s, m, &o, &err) != PARE_OK) continue;
+        int32_t ids[3] = {0, (int32_t)pare_model_vocab_size(m) - 1, 0};
+        float logprob[2];
+        pare_status st = pare_session_logprobs(s, ids, 3, 0, logprob, &err);
+        FUZZ_CHECK(st == PARE_OK || st == PARE_ERR_ARG);
+        pare_session_free(s);
+    }
+}
+
+/* Describes, verifies, loads and runs. */
+static inline void fuzz_use_model(const char *path) {
     pare_error err = {0};
     pare_description *d;
     if (pare_describe(&d, path, &err) != PARE_OK) {
@@ -42,17 +58,7 @@ static void fuzz_use_model(const char *path) {
     FUZZ_CHECK((st == PARE_OK) == (m != NULL));
     FUZZ_CHECK(!sound || st == PARE_OK || st == PARE_ERR_INPUT); /* rope_freqs */
     if (!m) return;
-    for (int mode = 0; mode < 2; mode++) {
-        pare_session_options o = {.n_ctx = 4,
-                                  .compute = mode ? PARE_COMPUTE_FAST : PARE_COMPUTE_EXACT};
-        pare_session *s;
-        if (pare_session_create(&s, m, &o, &err) != PARE_OK) continue;
-        int32_t ids[3] = {0, (int32_t)pare_model_vocab_size(m) - 1, 0};
-        float logprob[2];
-        st = pare_session_logprobs(s, ids, 3, 0, logprob, &err);
-        FUZZ_CHECK(st == PARE_OK || st == PARE_ERR_ARG);
-        pare_session_free(s);
-    }
+    fuzz_run_model(m);
     pare_model_free(m);
 }
 
