@@ -178,10 +178,11 @@ static pare_status run_verb(cli *c, const cli_verb *verb, int argc, char **argv)
     if (st == PARE_OK && c->common.help)
         cli_print_help(verb);
     else if (st == PARE_OK && pare_n_ranks() > 1 && !verb->ranks)
-        st = cli_fail(c, PARE_ERR_ARG,
-                      "%s: found %d processes started together, expected one: only train shares "
-                      "work among them",
-                      verb->name, pare_n_ranks());
+        st = cli_fail(
+            c, PARE_ERR_ARG,
+            "%s: found %d processes started together, expected one: only train and compress "
+            "share work among them",
+            verb->name, pare_n_ranks());
     else if (st == PARE_OK)
         st = verb->run(c, options, args, n_args);
     free(args);
@@ -265,6 +266,7 @@ int main(int argc, char **argv) {
     catch_signals();
     pare_status st = pare_ranks_join(&c.err);
     if (pare_rank() > 0) silence();
+    if (pare_n_ranks() > 1) c.out_tty = c.color = false; /* mpirun's terminal is nobody's */
     if (st == PARE_OK) st = dispatch(&c, argc, argv);
     int code = finish(&c, st);
     pare_runtime_free(c.rt);

@@ -326,11 +326,15 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         pare_compress_report_free(report);
         report = NULL;
         co.dry_run = false;
-        if (st == PARE_OK) st = perplexity(c, &before, model, o);
+        if (st == PARE_OK && pare_rank() == 0) st = perplexity(c, &before, model, o);
         result.before = &before;
     }
     if (st == PARE_OK) st = pare_compress(&report, c->rt, &co, &c->err);
     cli_progress_end(c);
+    if (pare_rank() > 0) { /* the first rank evaluates, records and prints */
+        pare_compress_report_free(report);
+        return st;
+    }
     if (st == PARE_OK && eval) {
         st = perplexity(c, &after, o->out, o);
         result.after = &after;
@@ -441,6 +445,7 @@ const cli_verb cli_verb_compress = {
                  "pare compress model.gguf --target-bpw 6 --dry-run",
                  "pare compress model.gguf -o gptq -r gptq:bits=4,group=64 --calib wiki.test.raw "
                  "--calib-samples 4 --calib-ctx 64"},
+    .ranks = true,
     .run = run_compress,
 };
 

@@ -1,5 +1,6 @@
 #include "pipeline/calibrate.h"
 
+#include "base/group.h"
 #include "base/hash.h"
 #include "base/os.h"
 #include "base/rng.h"
@@ -24,7 +25,7 @@ typedef struct shared_input {
 typedef struct output {
     pare_writer writer;
     uint32_t crc;
-    bool open;
+    bool open, wanted; /* wanted: some rank has it open */
 } output;
 
 struct pare_calibration {
@@ -42,6 +43,14 @@ struct pare_calibration {
     const shared_input *last; /* nothing behind it is needed; NULL: the block's output is */
     double done;              /* sequences through layers, for progress */
     bool two_streams;
+    /* Ranks share the sequences: run_length after each other go to one rank, so that the Hessian's
+     * blocks of tokens are those of one rank. Two streams: every rank computes all, the first one
+     * writes.
+     */
+    bool shared;
+    size_t run_length;
+    float *round; /* [run_length][ranks][ctx][dim] of rank 0, for the file */
+    size_t round_bytes;
     output half; /* with two streams: a file of which the dense half is written */
 };
 
@@ -135,6 +144,19 @@ static pare_status make_scratch(pare_calibration *cal, pare_error *err) {
     return cal->scratch && cal->h ? PARE_OK : fail_memory(err);
 }
 
+/* How ranks share the sequences. */
+static pare_status plan_ranks(pare_calibration *cal, pare_error *err) {
+    size_t ranks = (size_t)pare_group_size(), most = cal->n / ranks ? cal->n / ranks : 1;
+    cal->shared = ranks > 1 && !cal->two_streams;
+    cal->run_length = PARE_STATISTICS_TOKENS % cal->ctx ? 1 : PARE_STATISTICS_TOKENS / cal->ctx;
+    if (cal->run_length > most) cal->run_length = most;
+    if (!cal->shared || pare_group_rank() > 0) return PARE_OK;
+    if (!pare_mul_size(&cal->round_bytes, cal->h_bytes, ranks * cal->run_length) ||
+        !(cal->round = pare_big_alloc(cal->round_bytes)))
+        return fail_memory(err);
+    return PARE_OK;
+}
+
 /* --- the sequences --- */
 
 static pare_status choose_sequences(pare_calibration *cal, const pare_ids *all, int32_t bos,
@@ -201,7 +223,8 @@ static pare_status set_up(pare_calibration *cal, const char *model,
                          "calib-ctx: found %zu, expected 2 to %zu (the model's maximum)", cal->ctx,
                          ctx_max);
     PARE_TRY(read_text(cal, model, o->text, err));
-    return make_scratch(cal, err);
+    PARE_TRY(make_scratch(cal, err));
+    return plan_ranks(cal, err);
 }
 
 pare_status pare_calibration_open(pare_calibration **out, pare_runtime *rt, const char *model,
@@ -231,6 +254,7 @@ void pare_calibration_close(pare_calibration *cal) {
     pare_free(cal->ids);
     if (cal->h) pare_big_free(cal->h, cal->h_bytes);
     if (cal->scratch) pare_big_free(cal->scratch, cal->scratch_bytes);
+    if (cal->round) pare_big_free(cal->round, cal->round_bytes);
     pare_free(cal);
 }
 
@@ -249,26 +273,29 @@ size_t pare_calibration_memory(const pare_calibration *cal) {
 
 /* --- embeddings and layers --- */
 
-/* path NULL: none. */
+/* path NULL: none. The first rank writes. */
 static pare_status output_open(output *o, const char *path, pare_error *err) {
-    *o = (output){0};
-    if (!path) return PARE_OK;
+    *o = (output){.wanted = path != NULL};
+    if (!path || pare_group_rank() > 0) return PARE_OK;
     PARE_TRY(pare_writer_open(&o->writer, path, err));
     o->open = true;
     return PARE_OK;
 }
 
-static pare_status output_write(output *o, const pare_calibration *cal, pare_error *err) {
+static pare_status output_write(output *o, const pare_calibration *cal, const float *h,
+                                pare_error *err) {
     if (!o->open) return PARE_OK;
-    o->crc = pare_crc32(o->crc, cal->h, cal->h_bytes);
-    return pare_writer_write(&o->writer, cal->h, cal->h_bytes, err);
+    o->crc = pare_crc32(o->crc, h, cal->h_bytes);
+    return pare_writer_write(&o->writer, h, cal->h_bytes, err);
 }
 
 static pare_status output_close(output *o, pare_status st, uint32_t *crc, pare_error *err) {
-    if (!o->open) return st;
-    if (st == PARE_OK) st = pare_writer_commit(&o->writer, err);
-    pare_writer_discard(&o->writer);
-    if (st == PARE_OK) *crc = o->crc;
+    if (o->open && st == PARE_OK) st = pare_writer_commit(&o->writer, err);
+    if (o->open) pare_writer_discard(&o->writer);
+    if (st == PARE_OK && o->wanted) {
+        pare_group_broadcast(&o->crc, sizeof o->crc, 0); /* and the file is there for all */
+        *crc = o->crc;
+    }
     return st;
 }
 
@@ -278,8 +305,9 @@ pare_status pare_calibration_embed(pare_calibration *cal, const char *to, uint32
     pare_status st = output_open(&out, to, err);
     for (size_t i = 0; i < (cal->two_streams ? 2 : 1) * cal->n && st == PARE_OK; i++) {
         region r = {.cal = cal, .ids = cal->ids + i % cal->n * cal->ctx, .n = cal->ctx};
+        if (pare_group_rank() > 0) continue;
         pare_team_run(cal->rt, region_thread, &r);
-        st = output_write(&out, cal, err);
+        st = output_write(&out, cal, cal->h, err);
         if (st == PARE_OK) st = pare_check_cancel(cal->rt, err);
     }
     return output_close(&out, st, crc, err);
@@ -425,21 +453,56 @@ static pare_status check_finite(const pare_calibration *cal, size_t layer, size_
     return PARE_OK;
 }
 
+/* One sequence through the layer, from its states in the file, numbered first + i there. */
+static pare_status run_sequence(pare_calibration *cal, size_t layer, const pare_file *from,
+                                size_t first, size_t i, pare_probe_fn probe, pare_error *err) {
+    PARE_TRY(pare_check_cancel(cal->rt, err));
+    PARE_TRY(pare_file_read_at(from, cal->h, cal->h_bytes, (first + i) * cal->h_bytes, err));
+    for (size_t k = 0; probe && k < cal->n_inputs; k++)
+        if (cal->inputs[k].statistics) pare_statistics_at(cal->inputs[k].statistics, i * cal->ctx);
+    region r = {.cal = cal, .layer = layer, .n = cal->ctx, .probe = probe};
+    pare_team_run(cal->rt, region_thread, &r);
+    return check_finite(cal, layer, i, err);
+}
+
+static void tell_done(pare_calibration *cal, size_t layer, bool second, size_t n) {
+    double total = 2.0 * (double)cal->n * (double)cal->m->config.n_layers;
+    cal->done = ((double)layer * 2 + second) * (double)cal->n + (double)n;
+    pare_progress(cal->rt, "calibrate", cal->done, total, "sequences");
+}
+
 /* first: of the file's states; targets: the outputs are copied there, or NULL. */
 static pare_status run_sequences(pare_calibration *cal, size_t layer, const pare_file *from,
                                  size_t first, pare_probe_fn probe, output *out, float *targets,
                                  pare_error *err) {
-    double total = 2.0 * (double)cal->n * (double)cal->m->config.n_layers;
     for (size_t i = 0; i < cal->n; i++) {
-        PARE_TRY(pare_check_cancel(cal->rt, err));
-        PARE_TRY(pare_file_read_at(from, cal->h, cal->h_bytes, (first + i) * cal->h_bytes, err));
-        region r = {.cal = cal, .layer = layer, .n = cal->ctx, .probe = probe};
-        pare_team_run(cal->rt, region_thread, &r);
-        PARE_TRY(check_finite(cal, layer, i, err));
+        PARE_TRY(run_sequence(cal, layer, from, first, i, probe, err));
         if (targets) memcpy(targets + i * (cal->h_bytes / sizeof *targets), cal->h, cal->h_bytes);
-        PARE_TRY(output_write(out, cal, err));
-        cal->done = ((double)layer * 2 + (probe == NULL)) * (double)cal->n + (double)(i + 1);
-        pare_progress(cal->rt, "calibrate", cal->done, total, "sequences");
+        PARE_TRY(output_write(out, cal, cal->h, err));
+        tell_done(cal, layer, probe == NULL, i + 1);
+    }
+    return PARE_OK;
+}
+
+/* The same by all ranks: in a round each has run_length sequences that follow each other; the first
+ * rank collects and writes them in their order. */
+static pare_status share_sequences(pare_calibration *cal, size_t layer, const pare_file *from,
+                                   pare_probe_fn probe, output *out, pare_error *err) {
+    size_t ranks = (size_t)pare_group_size(), values = cal->h_bytes / sizeof *cal->h;
+    size_t length = cal->run_length, per_round = ranks * length;
+    for (size_t begin = 0; begin < cal->n; begin += per_round) {
+        size_t left = cal->n - begin < per_round ? cal->n - begin : per_round;
+        for (size_t k = 0; k < length; k++) {
+            size_t mine = begin + (size_t)pare_group_rank() * length + k;
+            if (mine < cal->n) PARE_TRY(run_sequence(cal, layer, from, 0, mine, probe, err));
+            if (out->wanted)
+                pare_group_collect_f32(cal->round ? cal->round + k * ranks * values : NULL, cal->h,
+                                       values);
+        }
+        for (size_t i = 0; cal->round && i < left; i++)
+            PARE_TRY(output_write(out, cal, cal->round + (i % length * ranks + i / length) * values,
+                                  err));
+        tell_done(cal, layer, probe == NULL, begin + left);
     }
     return PARE_OK;
 }
@@ -455,14 +518,19 @@ pare_status pare_calibration_run(pare_calibration *cal, size_t layer, const char
         if (cal->inputs[i].statistics) cal->last = &cal->inputs[i];
     PARE_TRY(pare_file_open(&file, from, err));
     pare_status st = output_open(&out, to, err);
-    if (st == PARE_OK)
-        st = run_sequences(cal, layer, &file, cal->two_streams ? cal->n : 0, needs ? gather : NULL,
-                           &out, NULL, err);
+    pare_probe_fn probe = needs ? gather : NULL;
+    if (st == PARE_OK && cal->shared)
+        st = share_sequences(cal, layer, &file, probe, &out, err);
+    else if (st == PARE_OK)
+        st =
+            run_sequences(cal, layer, &file, cal->two_streams ? cal->n : 0, probe, &out, NULL, err);
     pare_file_close(&file);
     st = output_close(&out, st, crc, err);
     for (size_t i = 0; needs && st == PARE_OK && i < cal->n_inputs; i++)
-        if (cal->inputs[i].statistics)
+        if (cal->inputs[i].statistics) {
+            if (cal->shared) pare_statistics_sum_ranks(cal->inputs[i].statistics);
             cal->inputs[i].result = pare_statistics_result(cal->inputs[i].statistics, cal->n);
+        }
     return st;
 }
 

@@ -4,6 +4,7 @@
  * where a method needs them all; with calibration one block and what its statistics take. */
 #include "pipeline/compress_run.h"
 
+#include "base/group.h"
 #include "base/memory.h"
 #include "base/os.h"
 #include "model/feeder.h"
@@ -539,10 +540,11 @@ static pare_status by_units(compress_run *c, pare_error *err) {
             cal = NULL;
         }
         if (st == PARE_OK) st = compress_units(c, cal, work, err);
-        if (st == PARE_OK) st = compress_write_imatrix(c, work, err);
+        bool writes = pare_group_rank() == 0;
+        if (st == PARE_OK && writes) st = compress_write_imatrix(c, work, err);
         pare_calibration_close(cal); /* before the output's memory */
         cal = NULL;
-        if (st == PARE_OK) st = write_all(c, work, err);
+        if (st == PARE_OK && writes) st = write_all(c, work, err);
         if (st == PARE_OK) pare_work_remove(work);
         pare_work_close(work);
         if (st == PARE_ERR_INTERRUPTED)
@@ -611,7 +613,8 @@ static pare_status run(compress_run *c, pare_error *err) {
         PARE_TRY(by_units(c, err));
     } else {
         PARE_TRY(check_memory(c, err));
-        PARE_TRY(c->o->dry_run ? compress_estimate(c, NULL, err) : write_all(c, NULL, err));
+        if (c->o->dry_run) PARE_TRY(compress_estimate(c, NULL, err));
+        if (!c->o->dry_run && pare_group_rank() == 0) PARE_TRY(write_all(c, NULL, err));
     }
     sum_report(c, pare_now_s() - start);
     return PARE_OK;

@@ -130,6 +130,16 @@ pare_status compress_tune_memory(const compress_run *c, pare_calibration *cal, s
 /* Seconds that a sequence takes forward and backward through the first block. */
 pare_status compress_tune_seconds(pare_calibration *cal, double *seconds, pare_error *err);
 
+/* ---- compress_ranks.c ---- */
+
+/* owner[n]: the rank that transforms each of these tensors; -1: all of them. */
+pare_status compress_owners(const compress_run *c, const size_t *plans, size_t n, int *owner,
+                            pare_error *err);
+/* All ranks: tensor i, its line of the report and the fallbacks from first_fallback on as the owner
+ * has them. */
+pare_status compress_share_result(compress_run *c, size_t i, int owner, size_t first_fallback,
+                                  pare_tensor *t, pare_error *err);
+
 /* ---- estimate.c ---- */
 
 /* How long the run will take, into the report. Errors:

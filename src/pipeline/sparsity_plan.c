@@ -2,6 +2,7 @@
  * OWL looks at the dense model first: one pass of the calibration sequences through all blocks. */
 #include "pipeline/compress_run.h"
 
+#include "base/group.h"
 #include "base/memory.h"
 #include "io/json.h"
 #include "methods/distribution.h"
@@ -247,7 +248,7 @@ static pare_status measure_outliers(compress_run *c, pare_calibration *cal, pare
         files[0] && files[1] ? run_dense(c, cal, files, outliers, err) : fail_memory(err);
     if (st == PARE_OK) st = pare_work_keep(work, "outliers", outliers_json(c, outliers), err);
     for (int i = 0; i < 2; i++) {
-        if (files[i]) pare_path_remove(files[i]);
+        if (files[i] && pare_group_rank() == 0) pare_path_remove(files[i]);
         pare_free(files[i]);
     }
     return st;

@@ -2,6 +2,7 @@
  * in f64. Only tiles on and above the diagonal are computed. */
 #include "pipeline/statistics.h"
 
+#include "base/group.h"
 #include "base/memory.h"
 #include "kernels/op_kernels.h"
 
@@ -9,7 +10,7 @@
 #include <string.h>
 
 enum {
-    TOKENS = 1024,
+    TOKENS = PARE_STATISTICS_TOKENS,
     TILE = 48,         /* rows of the Hessian that a thread computes at a time */
     NR = PARE_ATTN_NR, /* columns of a panel */
 };
@@ -28,6 +29,7 @@ struct pare_statistics {
     float *tiles;  /* [n_threads][TILE][padded] */
     size_t n_held; /* tokens at hand */
     uint64_t n_tokens;
+    size_t row; /* number of the next one among samples */
 };
 
 static size_t padded_to_panels(size_t cols) { return (cols + NR - 1) / NR * NR; }
@@ -109,9 +111,9 @@ static void add_columns(pare_statistics *s, const float *x, size_t ldx, size_t n
 
 static void keep_samples(pare_statistics *s, const float *x, size_t ldx, size_t n, size_t begin,
                          size_t end) {
-    for (size_t i = 0; i < n && s->n_tokens + i < s->n_samples; i++)
+    for (size_t i = 0; i < n && s->row + i < s->n_samples; i++)
         for (size_t c = begin; c < end; c++)
-            s->samples[(s->n_tokens + i) * s->cols + c] = x[i * ldx + c];
+            s->samples[(s->row + i) * s->cols + c] = x[i * ldx + c];
 }
 
 /* --- the Hessian --- */
@@ -157,9 +159,14 @@ void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, siz
         if (s->n_held == TOKENS) multiply_held(w, s);
     }
     pare_barrier(w);
-    if (w->id == 0) s->n_tokens += n;
+    if (w->id == 0) {
+        s->n_tokens += n;
+        s->row += n;
+    }
     pare_barrier(w);
 }
+
+void pare_statistics_at(pare_statistics *s, size_t first) { s->row = first; }
 
 /* --- the result --- */
 
@@ -172,6 +179,18 @@ bool pare_statistics_finite(const pare_statistics *s) {
 static void flush_thread(pare_worker *w, void *arg) {
     pare_statistics *s = arg;
     multiply_held(w, s);
+}
+
+void pare_statistics_sum_ranks(pare_statistics *s) {
+    double tokens = (double)s->n_tokens;
+    if (s->hessian && s->n_held) pare_team_run(s->rt, flush_thread, s);
+    pare_group_sum_f64(&tokens, 1);
+    s->n_tokens = (uint64_t)tokens;
+    pare_group_sum_f64(s->squares, s->cols);
+    if (s->abs_sum) pare_group_sum_f64(s->abs_sum, s->cols);
+    if (s->abs_max) pare_group_max_f32(s->abs_max, s->cols);
+    if (s->hessian) pare_group_sum_f64(s->hessian, s->cols * s->cols);
+    if (s->samples) pare_group_sum_f32(s->samples, s->n_samples * s->cols); /* one has each row */
 }
 
 const pare_input_stats *pare_statistics_result(pare_statistics *s, size_t n_sequences) {

@@ -6,6 +6,8 @@
 
 typedef struct pare_statistics pare_statistics;
 
+enum { PARE_STATISTICS_TOKENS = 1024 /* of a block of the Hessian */ };
+
 /* For inputs of `cols` values; needs: PARE_NEED_*. n_samples: so many of the first rows are kept,
  * where PARE_NEED_SAMPLES is among the needs. Errors: PARE_ERR_NOMEM. */
 pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size_t cols,
@@ -18,6 +20,11 @@ size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples, int 
 /* Adds the rows x[n][ldx]. Called by every thread of a team with the same arguments; ends with a
  * barrier. The result does not depend on the number of threads. */
 void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, size_t ldx, size_t n);
+
+/* Samples: the rows that are added next are numbers first, ... of all ranks'. */
+void pare_statistics_at(pare_statistics *s, size_t first);
+/* The sums of all ranks, each of which added rows of its own; before the result. */
+void pare_statistics_sum_ranks(pare_statistics *s);
 
 /* Are all sums finite? After a pass, by one thread. */
 bool pare_statistics_finite(const pare_statistics *s);

@@ -3,6 +3,7 @@
 #include "pipeline/compress_run.h"
 
 #include "base/file_digest.h"
+#include "base/group.h"
 #include "base/memory.h"
 #include "base/os.h"
 #include "io/json.h"
@@ -285,6 +286,58 @@ static pare_status transform_in_sequence(unit_job *job, pare_error *err) {
     return PARE_OK;
 }
 
+/* Each rank its matrices, in order; lines[k]: how many fallbacks there were before matrix k. */
+static pare_status transform_own(unit_job *job, const int *owner, size_t *lines, pare_error *err) {
+    pare_status st = PARE_OK;
+    for (size_t k = 0; k < job->n && st == PARE_OK; k++) {
+        lines[k] = job->c->report->info.n_fallbacks;
+        if (owner[k] < 0 || owner[k] == pare_group_rank()) st = transform_one(job, k, err);
+    }
+    lines[job->n] = job->c->report->info.n_fallbacks;
+    return st;
+}
+
+/* All ranks get all matrices; fallbacks come in the order of the matrices, whoever noted them.
+ * held: this rank's, from number lines[0] on. */
+static pare_status share_results(unit_job *job, const int *owner, const size_t *lines,
+                                 char *const *held, pare_error *err) {
+    compress_run *c = job->c;
+    for (size_t k = 0; k < job->n; k++) {
+        size_t first = c->report->info.n_fallbacks;
+        for (size_t i = lines[k]; i < lines[k + 1]; i++)
+            PARE_TRY(compress_add_fallback(c, err, "%s", held[i - lines[0]]));
+        if (owner[k] >= 0)
+            PARE_TRY(
+                compress_share_result(c, job->plans[k], owner[k], first, &job->tensors[k], err));
+    }
+    return PARE_OK;
+}
+
+static pare_status transform_shared(unit_job *job, pare_error *err) {
+    pare_compress_report *r = job->c->report;
+    int *owner = pare_malloc(job->n, sizeof *owner);
+    size_t *lines = pare_calloc(job->n + 1, sizeof *lines), n_held = 0;
+    char **held = NULL;
+    pare_status st =
+        owner && lines ? compress_owners(job->c, job->plans, job->n, owner, err) : fail_memory(err);
+    if (st == PARE_OK) st = transform_own(job, owner, lines, err);
+    if (st == PARE_OK) {
+        n_held = lines[job->n] - lines[0];
+        held = pare_calloc(n_held, sizeof *held);
+        if (!held) st = fail_memory(err);
+    }
+    if (st == PARE_OK) {
+        if (n_held) memcpy(held, r->fallbacks + lines[0], n_held * sizeof *held);
+        r->info.n_fallbacks = lines[0];
+        st = share_results(job, owner, lines, held, err);
+        for (size_t i = 0; i < n_held; i++) pare_free(held[i]);
+    }
+    pare_free(held);
+    pare_free(owner);
+    pare_free(lines);
+    return st;
+}
+
 static pare_status transform(unit_job *job, pare_error *err) {
     compress_run *c = job->c;
     if (job->cal && c->o->true_sequential) PARE_TRY(transform_in_sequence(job, err));
@@ -297,6 +350,7 @@ static pare_status transform(unit_job *job, pare_error *err) {
             PARE_TRY(compress_tune_block(c, job->cal, job->unit, i, job->from, job->targets,
                                          job->plans, job->states, job->n, err));
     }
+    if (pare_group_size() > 1 && !c->o->true_sequential) return transform_shared(job, err);
     for (size_t k = 0; k < job->n; k++)
         if (!job->tensors[k].enc) PARE_TRY(transform_one(job, k, err));
     return PARE_OK;
