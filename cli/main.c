@@ -180,8 +180,8 @@ static pare_status run_verb(cli *c, const cli_verb *verb, int argc, char **argv)
     else if (st == PARE_OK && pare_n_ranks() > 1 && !verb->ranks)
         st = cli_fail(
             c, PARE_ERR_ARG,
-            "%s: found %d processes started together, expected one: only train and compress "
-            "share work among them",
+            "%s: found %d processes started together, expected one: only train, compress and "
+            "sweep share work among them",
             verb->name, pare_n_ranks());
     else if (st == PARE_OK)
         st = verb->run(c, options, args, n_args);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 typedef struct sweep_options {
-    const char *records, *calib, *out, *format, *keep, *speed, *tasks, *data;
+    const char *records, *calib, *imatrix, *out, *format, *keep, *speed, *tasks, *data;
     cli_texts model, eval;
     int64_t jobs;
     bool dry_run, no_dense;
@@ -25,6 +25,8 @@ static const cli_option options[] = {
     CLI_OPTION(sweep_options, 0, "data", CLI_TEXT, data, "DIR", 0, 0, "folder of the tasks' files"),
     CLI_OPTION(sweep_options, 0, "calib", CLI_TEXT, calib, "'FILE samples=N ...'", 0, 0,
                "calibration text, with samples= and ctx= behind it"),
+    CLI_OPTION(sweep_options, 0, "imatrix", CLI_TEXT, imatrix, "FILE", 0, 0,
+               "llama.cpp's importance matrix, for block types"),
     CLI_OPTION(sweep_options, 'o', "out", CLI_TEXT, out, "FOLDER", 0, 0, "where outputs go"),
     CLI_OPTION(sweep_options, 0, "format", CLI_TEXT, format, "hf|gguf", 0, 0,
                "container of the outputs (default hf)"),
@@ -63,6 +65,7 @@ static lines option_lines(const sweep_options *o) {
     add_line(&l, "tasks", o->tasks);
     add_line(&l, "data", o->data);
     add_line(&l, "calib", o->calib);
+    add_line(&l, "imatrix", o->imatrix);
     add_line(&l, "out", o->out);
     add_line(&l, "format", o->format);
     add_line(&l, "keep", o->keep);
@@ -209,8 +212,9 @@ const cli_verb cli_verb_sweep = {
     .arguments = "FILE",
     .summary = "recipes x models x evaluations, each run a record",
     .notes =
-        "FILE holds lines 'key = value' with the keys model, recipe, eval, speed, calib, out, "
-        "format, keep, dense; a line without a key is a recipe; '#' starts a comment. Options "
+        "FILE holds lines 'key = value' with the keys model, recipe, eval, speed, tasks, data, "
+        "calib, imatrix, out, format, keep, dense; a line without a key is a recipe; '#' starts a "
+        "comment. Options "
         "are further such lines. A run whose record is there is skipped, a failed one does not "
         "stop the others (exit 1 at the end): the same command goes on.",
     .options = options,
@@ -222,5 +226,6 @@ const cli_verb cli_verb_sweep = {
                  "'wiki.test.raw ctx=128 windows=2'",
                  "pare sweep recipes.txt -m model.gguf -o outs --eval 'wiki.test.raw ctx=128 "
                  "windows=2' --dry-run --json"},
+    .ranks = true,
     .run = run,
 };

@@ -139,31 +139,28 @@ void pare_group_sum_f32(float *x, size_t n) { reduce(x, n, sizeof *x, MPI_FLOAT,
 void pare_group_sum_f64(double *x, size_t n) { reduce(x, n, sizeof *x, MPI_DOUBLE, MPI_SUM); }
 void pare_group_max_f32(float *x, size_t n) { reduce(x, n, sizeof *x, MPI_FLOAT, MPI_MAX); }
 
-_Static_assert(sizeof(MPI_Request) <= sizeof(uint64_t), "a request has room");
-
+/* MPI's numbers of requests: a handle itself is a pointer with Open MPI and an int with others. */
 void pare_group_start_sum(pare_group_request *request, float *x, size_t n) {
     MPI_Request r = MPI_REQUEST_NULL;
     if (pare_group_size() > 1)
         MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &r);
-    memcpy(&request->handle, &r, sizeof r);
+    request->number = MPI_Request_c2f(r);
 }
 
 void pare_group_test(pare_group_request *requests, size_t n) {
     for (size_t i = 0; pare_group_size() > 1 && i < n; i++) {
-        MPI_Request r;
+        MPI_Request r = MPI_Request_f2c(requests[i].number);
         int done;
-        memcpy(&r, &requests[i].handle, sizeof r);
         if (r != MPI_REQUEST_NULL) MPI_Test(&r, &done, MPI_STATUS_IGNORE);
-        memcpy(&requests[i].handle, &r, sizeof r);
+        requests[i].number = MPI_Request_c2f(r);
     }
 }
 
 void pare_group_wait(pare_group_request *requests, size_t n) {
     for (size_t i = 0; pare_group_size() > 1 && i < n; i++) {
-        MPI_Request r;
-        memcpy(&r, &requests[i].handle, sizeof r);
+        MPI_Request r = MPI_Request_f2c(requests[i].number);
         MPI_Wait(&r, MPI_STATUS_IGNORE);
-        memcpy(&requests[i].handle, &r, sizeof r);
+        requests[i].number = MPI_Request_c2f(r);
     }
 }
 

@@ -37,7 +37,7 @@ void pare_group_max_f32(float *x, size_t n);
 
 /* A sum that goes on while the caller computes. */
 typedef struct pare_group_request {
-    uint64_t handle;
+    int number;
 } pare_group_request;
 /* x stays untouched until the wait; n < 2^31. */
 void pare_group_start_sum(pare_group_request *request, float *x, size_t n);

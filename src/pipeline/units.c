@@ -313,26 +313,26 @@ static pare_status share_results(unit_job *job, const int *owner, const size_t *
     return PARE_OK;
 }
 
-static pare_status transform_shared(unit_job *job, pare_error *err) {
+/* owner [n], lines [n + 1]. */
+static pare_status transform_with(unit_job *job, int *owner, size_t *lines, pare_error *err) {
     pare_compress_report *r = job->c->report;
-    int *owner = pare_malloc(job->n, sizeof *owner);
-    size_t *lines = pare_calloc(job->n + 1, sizeof *lines), n_held = 0;
-    char **held = NULL;
-    pare_status st =
-        owner && lines ? compress_owners(job->c, job->plans, job->n, owner, err) : fail_memory(err);
-    if (st == PARE_OK) st = transform_own(job, owner, lines, err);
-    if (st == PARE_OK) {
-        n_held = lines[job->n] - lines[0];
-        held = pare_calloc(n_held, sizeof *held);
-        if (!held) st = fail_memory(err);
-    }
-    if (st == PARE_OK) {
-        if (n_held) memcpy(held, r->fallbacks + lines[0], n_held * sizeof *held);
-        r->info.n_fallbacks = lines[0];
-        st = share_results(job, owner, lines, held, err);
-        for (size_t i = 0; i < n_held; i++) pare_free(held[i]);
-    }
+    PARE_TRY(compress_owners(job->c, job->plans, job->n, owner, err));
+    PARE_TRY(transform_own(job, owner, lines, err));
+    size_t n_held = lines[job->n] - lines[0];
+    char **held = pare_calloc(n_held, sizeof *held);
+    if (!held) return fail_memory(err);
+    if (n_held) memcpy(held, r->fallbacks + lines[0], n_held * sizeof *held);
+    r->info.n_fallbacks = lines[0];
+    pare_status st = share_results(job, owner, lines, held, err);
+    for (size_t i = 0; i < n_held; i++) pare_free(held[i]);
     pare_free(held);
+    return st;
+}
+
+static pare_status transform_shared(unit_job *job, pare_error *err) {
+    int *owner = pare_malloc(job->n, sizeof *owner);
+    size_t *lines = pare_calloc(job->n + 1, sizeof *lines);
+    pare_status st = owner && lines ? transform_with(job, owner, lines, err) : fail_memory(err);
     pare_free(owner);
     pare_free(lines);
     return st;

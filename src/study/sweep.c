@@ -4,6 +4,7 @@
  * of what decides its result: contents, recipe, settings, seed, version. */
 #include "study/sweep.h"
 
+#include "base/group.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/os.h"
@@ -75,6 +76,7 @@ static void make_key(const sweep_run *w, const pare_sweep_unit *u, const pare_sw
         pare_buffer_print(&b, "\nformat %s\ncalib %s %lld %lld", s->format ? s->format : "hf",
                           hash_of(w, s->calib), (long long)s->calib_samples,
                           (long long)s->calib_ctx);
+    if (made && s->imatrix) pare_buffer_print(&b, "\nimatrix %s", hash_of(w, s->imatrix));
     pare_buffer_print(&b, "\neval %d %s %d %d %lld %lld %d %lld %lld\n", (int)e->kind,
                       hash_of(w, e->path), (int)e->protocol, (int)e->compute, (long long)e->ctx,
                       (long long)e->windows, e->against && made, (long long)e->decode,
@@ -288,6 +290,7 @@ static pare_status evaluate(sweep_run *w, pare_runtime *rt, const pare_sweep_uni
         r->calib = w->s->calib;
         r->calib_sha256 = hash_of(w, w->s->calib);
     }
+    if (r->imatrix_sha256) r->imatrix = w->s->imatrix;
     if (l->out_sha256[0]) r->out_sha256 = l->out_sha256;
     if (st == PARE_OK) st = load(&l->model, &l->tok, rt, u->out ? u->out : u->model, err);
     if (st == PARE_OK)
@@ -310,7 +313,7 @@ static pare_status evaluate(sweep_run *w, pare_runtime *rt, const pare_sweep_uni
     return st;
 }
 
-static void remove_output(const char *out) {
+void pare_sweep_remove_output(const char *out) {
     if (!out) return;
     if (pare_path_is_folder(out))
         pare_folder_discard(out);
@@ -337,7 +340,7 @@ static void settle_output(sweep_run *w, const pare_sweep_unit *u) {
         break;
     }
     pthread_mutex_unlock(&w->lock);
-    remove_output(loser);
+    pare_sweep_remove_output(loser);
 }
 
 static pare_compress_options compress_options(const pare_sweep *s, const pare_sweep_unit *u) {
@@ -347,7 +350,8 @@ static pare_compress_options compress_options(const pare_sweep *s, const pare_sw
                                    .format = s->format,
                                    .calib = s->calib,
                                    .calib_samples = s->calib ? (size_t)s->calib_samples : 0,
-                                   .calib_ctx = s->calib ? (size_t)s->calib_ctx : 0};
+                                   .calib_ctx = s->calib ? (size_t)s->calib_ctx : 0,
+                                   .imatrix = s->imatrix};
 }
 
 /* What an interrupted run left is gone on with; where it belongs to other inputs, it is dropped. */
@@ -358,7 +362,8 @@ static pare_status compress(const sweep_run *w, pare_compress_report **report, p
     if (!work) return fail_memory(err);
     bool begun = pare_path_exists(work);
     pare_free(work);
-    if (pare_path_exists(u->out)) remove_output(u->out); /* of a run that ended before its record */
+    if (pare_path_exists(u->out))
+        pare_sweep_remove_output(u->out); /* of a run that ended before its record */
     pare_status st = pare_compress(report, rt, &co, err);
     if (!begun || (st != PARE_ERR_ARG && st != PARE_ERR_INPUT)) return st;
     co.restart = true;
@@ -399,6 +404,7 @@ static const pare_sweep_unit *next_unit(sweep_run *w) {
     const volatile sig_atomic_t *cancel = w->o->runtime.cancel;
     if (cancel && *cancel && w->failed == PARE_OK)
         w->failed = pare_fail(&w->err, PARE_ERR_INTERRUPTED, "interrupted");
+    while (w->next_unit < w->s->n_units && !pare_sweep_is_mine(w->next_unit)) w->next_unit++;
     bool more = w->failed == PARE_OK && w->next_unit < w->s->n_units;
     const pare_sweep_unit *u = more ? &w->s->units[w->next_unit++] : NULL;
     pthread_mutex_unlock(&w->lock);
@@ -436,9 +442,11 @@ static pare_status work_together(sweep_run *w, pare_error *err) {
     enum { MAX_JOBS = 64 };
     pthread_t threads[MAX_JOBS];
     int n = 0;
+    pare_group_alone(true); /* ranks share the runs, not what is in one */
     while (n < w->o->jobs - 1 && pthread_create(&threads[n], NULL, work, w) == 0) n++;
     work(w); /* this thread is one of them */
     while (n > 0) pthread_join(threads[--n], NULL);
+    pare_group_alone(false);
     if (w->failed != PARE_OK && err) *err = w->err;
     return w->failed;
 }
@@ -476,7 +484,7 @@ static pare_status plan(sweep_run *w, pare_runtime *rt, pare_error *err) {
 /* All that concerns every run, before any work: inputs are there, and their hashes. */
 static pare_status prepare(sweep_run *w, pare_runtime *rt, pare_error *err) {
     pare_sweep *s = w->s;
-    w->files = pare_calloc(s->models.n + s->n_evals + 1, sizeof *w->files);
+    w->files = pare_calloc(s->models.n + s->n_evals + 2, sizeof *w->files);
     w->keys = pare_calloc(s->n_runs, sizeof *w->keys);
     w->best = pare_calloc(s->models.n, sizeof *w->best);
     if (!w->files || !w->keys || !w->best) return fail_memory(err);
@@ -493,6 +501,7 @@ static pare_status prepare(sweep_run *w, pare_runtime *rt, pare_error *err) {
         if (e->n_tasks) PARE_TRY(pare_tasks_check(e->tasks, e->n_tasks, &o, err));
     }
     PARE_TRY(hash_shared(w, rt, s->calib, err));
+    PARE_TRY(hash_shared(w, rt, s->imatrix, err));
     for (size_t i = 0; i < s->n_units; i++)
         for (size_t e = 0; e < s->n_evals; e++)
             make_key(w, &s->units[i], &s->evals[e], w->keys[s->units[i].first + e]);
@@ -510,11 +519,19 @@ pare_status pare_sweep_run_all(pare_sweep *s, const pare_sweep_options *options,
     int share = pare_runtime_threads(rt) / o.jobs;
     pthread_mutex_init(&w.lock, NULL);
     pare_status st = prepare(&w, rt, err);
-    if (st == PARE_OK && o.dry_run) st = plan(&w, rt, err);
+    if (st == PARE_OK && o.dry_run) {
+        pare_group_alone(true);
+        st = plan(&w, rt, err);
+        pare_group_alone(false);
+    }
     pare_runtime_free(rt); /* each job makes its own */
     o.runtime.n_threads = share > 0 ? share : 1;
     if (st == PARE_OK && !o.dry_run) st = pare_folder_make(s->out, err);
-    if (st == PARE_OK && !o.dry_run) st = work_together(&w, err);
+    if (st == PARE_OK && !o.dry_run) {
+        pare_group_barrier(); /* no rank adds records before all have read them */
+        st = work_together(&w, err);
+        st = pare_sweep_gather(s, st, err);
+    }
     pthread_mutex_destroy(&w.lock);
     pare_free(w.files);
     pare_free(w.keys);

@@ -42,6 +42,7 @@ struct pare_sweep {
     size_t n_evals;
     const char *calib; /* NULL = none */
     int64_t calib_samples, calib_ctx;
+    const char *imatrix; /* an importance matrix; NULL = none */
     const char *out, *format;
     const char *data; /* folder of the tasks' files; NULL = none named */
     pare_keep keep;
@@ -51,5 +52,17 @@ struct pare_sweep {
     pare_sweep_run *runs;
     size_t n_runs;
 };
+
+/* ---- sweep_ranks.c ---- */
+
+/* Is this rank's to run? Units go round the ranks. */
+bool pare_sweep_is_mine(size_t unit);
+/* Of all ranks: every run as the rank that had it left it; with keep = best, of each model's
+ * outputs the best of all ranks stays. st: what this rank's runs ended with. Errors: what stopped
+ * another. */
+pare_status pare_sweep_gather(pare_sweep *s, pare_status st, pare_error *err);
+
+/* Removes a unit's output. */
+void pare_sweep_remove_output(const char *out);
 
 #endif

@@ -240,6 +240,12 @@ static pare_status read_calib(parser *p, pare_span value) {
     return s->calib ? PARE_OK : fail_memory(p);
 }
 
+static pare_status read_imatrix(parser *p, pare_span value) {
+    if (p->s->imatrix) return FAIL(p, "found imatrix a second time");
+    p->s->imatrix = pare_record_strndup(p->s->pool, value.s, value.n);
+    return p->s->imatrix ? PARE_OK : fail_memory(p);
+}
+
 static pare_status read_model(parser *p, pare_span value) {
     return add_text(p, &p->s->models, value, "model");
 }
@@ -298,10 +304,10 @@ static pare_status read_dense(parser *p, pare_span value) {
 static const struct {
     const char *key;
     pare_status (*read)(parser *p, pare_span value);
-} keys[] = {{"model", read_model}, {"recipe", read_recipe}, {"calib", read_calib},
-            {"eval", read_eval},   {"speed", read_speed},   {"tasks", read_tasks},
-            {"data", read_data},   {"out", read_out},       {"format", read_format},
-            {"keep", read_keep},   {"dense", read_dense}};
+} keys[] = {{"model", read_model},     {"recipe", read_recipe}, {"calib", read_calib},
+            {"imatrix", read_imatrix}, {"eval", read_eval},     {"speed", read_speed},
+            {"tasks", read_tasks},     {"data", read_data},     {"out", read_out},
+            {"format", read_format},   {"keep", read_keep},     {"dense", read_dense}};
 enum { N_KEYS = sizeof keys / sizeof *keys };
 
 static pare_status read_line(parser *p, pare_span line) {

@@ -224,6 +224,64 @@ static void calibration_of_one_rank(void **state) {
     }
 }
 
+/* model, recipe, bits and perplexity of each run, and how many have a record. */
+static json_t *sweep(int ranks, const char *name, const char *lines, size_t *n_records) {
+    char start[64] = "";
+    if (ranks > 1) snprintf(start, sizeof start, MPIRUN "%d ", ranks);
+    char file[64];
+    snprintf(file, sizeof file, "%s.txt", name);
+    test_write(file, lines, strlen(lines));
+    program_result r = program_runf(NULL,
+                                    "%spare sweep %s -m %s -o %s --eval 'text.txt ctx=16 "
+                                    "windows=2 compute=exact' --records %s.db --json --quiet",
+                                    start, file, model, name, name);
+    json_t *all = json_loads(r.out, 0, NULL), *kept = json_array(), *run;
+    size_t i;
+    if (!all) fail_msg("%d ranks: code %d: %s", ranks, r.code, r.err);
+    *n_records = 0;
+    json_array_foreach(json_object_get(all, "runs"), i, run) {
+        *n_records += json_integer_value(json_object_get(run, "record_id")) > 0;
+        json_object_del(run, "record_id");
+        json_object_del(run, "out");
+        json_array_append(kept, run);
+    }
+    json_decref(all);
+    program_free(&r);
+    return kept;
+}
+
+static size_t n_outputs(const char *folder) {
+    char **names;
+    size_t n;
+    assert_int_equal(pare_folder_list(&names, &n, test_path(folder), NULL), PARE_OK);
+    for (size_t i = 0; i < n; i++) pare_free(names[i]);
+    pare_free(names);
+    return n;
+}
+
+static void a_sweep(void **state) {
+    (void)state;
+    static const char lines[] =
+        "format = gguf\nkeep = best\nq8_0\nq4_0\nbf16\nrtn:bits=4,group=32\nq5_0\n";
+    size_t n_one, n_many;
+    if (!has_mpirun()) skip();
+    json_t *one = sweep(1, "swept1", lines, &n_one), *many = sweep(3, "swept3", lines, &n_many);
+    assert_int_equal(json_array_size(one), 6);
+    assert_true(json_equal(one, many));
+    assert_int_equal(n_one, 6);
+    assert_int_equal(n_many, 6);
+    assert_int_equal(n_outputs("swept1"), 1);
+    assert_int_equal(n_outputs("swept3"), 1);
+    json_decref(many);
+    many = sweep(2, "swept3", lines, &n_many); /* all there */
+    size_t i;
+    const json_t *run;
+    json_array_foreach(many, i, run)
+        assert_string_equal(json_string_value(json_object_get(run, "state")), "there");
+    json_decref(one);
+    json_decref(many);
+}
+
 static size_t count(const char *text, const char *part) {
     size_t n = 0;
     for (const char *at = text; (at = strstr(at, part)); at++) n++;
@@ -266,6 +324,7 @@ int main(void) {
         cmocka_unit_test(a_killed_rank),
         cmocka_unit_test(stopped_and_gone_on_with_another_number),
         cmocka_unit_test(calibration_of_one_rank),
+        cmocka_unit_test(a_sweep),
         cmocka_unit_test(errors_are_told_once),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
