@@ -19,6 +19,6 @@ text=$(scripts/text.sh)
 work=$(mktemp -d "${TMPDIR:-/tmp}/pare-interop-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 ${CC:-cc} -O2 scripts/interop/logits.c -Iinclude "$build/libpare.a" $(pkg-config --libs jansson libpcre2-8 libutf8proc sqlite3) \
-  -fopenmp -lm -o "$work/logits-tool"
+  $(sed -n 's/^Libs.private: //p' "$build/pare.pc") -o "$work/logits-tool"
 llama=$(ls "$cache"/peers/llama.cpp-*/bin/llama-perplexity 2>/dev/null | tail -1 || true)
 "$python" scripts/interop/interop.py "$build" "$cache/models/smollm2.gguf" "$text" "$work" ${llama:+"$llama"}
