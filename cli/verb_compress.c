@@ -313,7 +313,7 @@ static pare_compress_options options_of(const char *model, const compress_option
 
 static pare_status compress(cli *c, const char *model, const compress_options *o,
                             const char *recipe) {
-    pare_perplexity before, after;
+    pare_perplexity before = {0}, after = {0};
     compress_result result = {.dry_run = o->dry_run};
     pare_status st = cli_runtime(c);
     bool eval = o->eval && !o->dry_run;
