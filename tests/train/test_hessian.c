@@ -1,6 +1,6 @@
 /* The estimate of the Hessian's diagonal: exact on quadratics, right in the mean, beside PyTorch's
- * double backward in f64 on a small Llama (hessian.json, made by scripts/fixtures/make_models.py);
- * trainings with adahessian. */
+ * double backward in f64 on a small Llama (hessian.json, made by scripts/fixtures/make_models.py),
+ * whose H is symmetric; beside the closed form of softmax regression; trainings with adahessian. */
 #include "support/toy_training.h"
 
 #include <math.h>
@@ -117,6 +117,74 @@ static void quadratics(void **state) {
     free(q);
 }
 
+/* ---- softmax regression ---- */
+
+enum { CLASSES = 4, FEATURES = 6, SAMPLES = 9 };
+
+/* p[CLASSES] of a sample under w[CLASSES][FEATURES]. */
+static void probabilities(double *p, const float *w, const double *x) {
+    double sum = 0;
+    for (size_t c = 0; c < CLASSES; c++) {
+        p[c] = 0;
+        for (size_t f = 0; f < FEATURES; f++) p[c] += (double)w[c * FEATURES + f] * x[f];
+        sum += p[c] = exp(p[c]);
+    }
+    for (size_t c = 0; c < CLASSES; c++) p[c] /= sum;
+}
+
+/* H = mean over samples of (diag(p) - p p^T) (x) x x^T: one draw beside z (.) H z, as the scale of
+ * the only tensor cancels. */
+static void softmax_regression(void **state) {
+    (void)state;
+    enum { W = CLASSES * FEATURES };
+    float w[W], grad[W];
+    double x[SAMPLES][FEATURES], p[CLASSES], h[W][W] = {{0}};
+    uint64_t seed = 11;
+    for (size_t i = 0; i < W; i++) w[i] = draw(&seed);
+    for (size_t i = 0; i < SAMPLES; i++)
+        for (size_t f = 0; f < FEATURES; f++) x[i][f] = (double)draw(&seed);
+    pare_runtime *rt = test_runtime(1, pare_isa_best());
+    pare_train_tensor t = {.name = "w", .rows = CLASSES, .cols = FEATURES, .w = w, .grad = grad};
+    pare_model model = {.rt = rt};
+    pare_train_weights weights = {.model = &model, .tensors = &t, .n = 1};
+    pare_hessian *estimated;
+    assert_ok(pare_hessian_create(&estimated, &weights, err));
+    for (size_t k = 0; k < SAMPLES; k++) {
+        probabilities(p, w, x[k]);
+        for (size_t i = 0; i < W; i++)
+            for (size_t j = 0; j < W; j++) {
+                size_t c = i / FEATURES, d = j / FEATURES;
+                h[i][j] +=
+                    p[c] * ((c == d) - p[d]) * x[k][i % FEATURES] * x[k][j % FEATURES] / SAMPLES;
+            }
+    }
+    for (uint64_t step = 0; step < 5; step++) {
+        pare_hessian_begin(estimated, 7, step, NULL);
+        for (int sign = 1; sign >= -1; sign -= 2) {
+            pare_hessian_move(estimated, sign);
+            double g[W] = {0};
+            for (size_t k = 0; k < SAMPLES; k++) { /* of class k % CLASSES */
+                probabilities(p, w, x[k]);
+                for (size_t i = 0; i < W; i++)
+                    g[i] += (p[i / FEATURES] - (i / FEATURES == k % CLASSES)) * x[k][i % FEATURES] /
+                            SAMPLES;
+            }
+            for (size_t i = 0; i < W; i++) grad[i] = (float)g[i];
+            pare_hessian_take(estimated, sign);
+        }
+        pare_hessian_move(estimated, 0);
+        for (size_t i = 0; i < W; i++) {
+            double want = 0;
+            for (size_t j = 0; j < W; j++)
+                want += h[i][j] * (double)pare_hessian_sign(7, step, "w", j);
+            want *= (double)pare_hessian_sign(7, step, "w", i);
+            assert_float_equal(pare_hessian_values(estimated)[0][i], want, 3e-4);
+        }
+    }
+    pare_hessian_free(estimated);
+    pare_runtime_free(rt);
+}
+
 /* ---- a model ---- */
 
 static char folder[1024];
@@ -148,6 +216,17 @@ static void gradient(pare_train_weights *w, pare_step *s) {
     assert_ok(pare_step_run(s, &b, true, 1.0f / N, &nll, err));
 }
 
+/* The estimate of one draw. */
+static void draw_at(pare_train_weights *w, pare_hessian *h, pare_step *s, uint64_t step) {
+    pare_hessian_begin(h, 5, step, NULL);
+    for (int sign = 1; sign >= -1; sign -= 2) {
+        pare_hessian_move(h, sign);
+        gradient(w, s);
+        pare_hessian_take(h, sign);
+    }
+    pare_hessian_move(h, 0);
+}
+
 /* Measured: every tensor within 5.2e-4 of its norm. */
 static void a_model_as_pytorch_has_it(void **state) {
     (void)state;
@@ -161,13 +240,7 @@ static void a_model_as_pytorch_has_it(void **state) {
     assert_ok(pare_hessian_create(&h, w, err));
     pare_step_options o = {.n_tokens = N, .n_spans = 1, .compute = PARE_COMPUTE_EXACT};
     assert_ok(pare_step_create(&s, w, &o, err));
-    pare_hessian_begin(h, 5, 3, NULL);
-    for (int sign = 1; sign >= -1; sign -= 2) {
-        pare_hessian_move(h, sign);
-        gradient(w, s);
-        pare_hessian_take(h, sign);
-    }
-    pare_hessian_move(h, 0);
+    draw_at(w, h, s, 3);
     double worst = 0;
     for (size_t i = 0; i < w->n; i++) {
         const pare_train_tensor *t = &w->tensors[i];
@@ -187,6 +260,29 @@ static void a_model_as_pytorch_has_it(void **state) {
                      norm, sum);
     }
     printf("  %zu tensors within %.1e of PyTorch's\n", w->n, worst);
+
+    /* u (H v) = v (H u), u = s z: both are sums of s^2 z z' times an estimate */
+    double sums[2], size = 0;
+    for (int k = 0; k < 2; k++) {
+        sums[k] = 0;
+        draw_at(w, h, s, 3 + (uint64_t)k);
+        for (size_t i = 0; i < w->n; i++) {
+            const pare_train_tensor *t = &w->tensors[i];
+            double squares = 0;
+            for (size_t j = 0; j < t->rows * t->cols; j++)
+                squares += (double)t->w[j] * (double)t->w[j] / (double)(t->rows * t->cols);
+            for (size_t j = 0; j < t->rows * t->cols; j++) {
+                double both = (double)pare_hessian_sign(5, 3, t->name, j) *
+                              (double)pare_hessian_sign(5, 4, t->name, j);
+                double term = fmax(squares, 1e-6) * (double)pare_hessian_values(h)[i][j];
+                sums[k] += both * term;
+                size += term * term / 2;
+            }
+        }
+    }
+    if (!(fabs(sums[0] - sums[1]) < 1e-4 * sqrt(size)))
+        fail_msg("u (H v) = %g, v (H u) = %g", sums[0], sums[1]);
+    printf("  u (H v) and v (H u) differ by %.1e\n", fabs(sums[0] - sums[1]) / sqrt(size));
     pare_step_free(s);
     pare_hessian_free(h);
     pare_train_weights_free(w);
@@ -231,8 +327,8 @@ static void it_learns_and_goes_on(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(quadratics),
-                                       cmocka_unit_test(a_model_as_pytorch_has_it),
-                                       cmocka_unit_test(it_learns_and_goes_on)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(quadratics), cmocka_unit_test(softmax_regression),
+        cmocka_unit_test(a_model_as_pytorch_has_it), cmocka_unit_test(it_learns_and_goes_on)};
     return cmocka_run_group_tests(tests, toy_set_up, NULL);
 }
