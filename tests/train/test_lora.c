@@ -42,7 +42,7 @@ static void open_fixture(fixture *x, const char *name) {
     }
 }
 
-/* Largest difference of the logits after ids[n] from those wanted. */
+/* The logits after ids[n]. */
 static float *logits_of(pare_runtime *rt, const char *model, const char *adapter,
                         const int32_t *ids, size_t n, size_t *vocab) {
     pare_model *m;
@@ -75,7 +75,20 @@ static void peft_name(char out[400], const pare_train_weights *w, size_t i) {
     snprintf(out, 400, "base_model.model.%s.lora_%c.weight", hf, i % 2 ? 'B' : 'A');
 }
 
-/* Measured: logits within 2e-6, gradients within 3e-6 of their norm. */
+static void merge(pare_runtime *rt, const char *model, const char *adapter, const char *out,
+                  const char *recipe, bool keep_zeros) {
+    pare_compress_report *report;
+    const pare_compress_options o = {.model = model,
+                                     .out = out,
+                                     .recipe = recipe,
+                                     .lora = adapter,
+                                     .lora_keep_zeros = keep_zeros};
+    test_remove(out);
+    assert_ok(pare_compress(&report, rt, &o, err));
+    pare_compress_report_free(report);
+}
+
+/* Measured: logits within 7e-6, merged models within 5e-6, gradients within 2e-6 of their norm. */
 static void files_of_peft_compute_the_same(void **state) {
     (void)state;
     static const struct {
@@ -96,7 +109,13 @@ static void files_of_peft_compute_the_same(void **state) {
             off = fmax(off, fabs(json_number_value(want) - (double)logits[i]));
         }
         if (!(off < 2e-5)) fail_msg("%s: logits are off by %g", cases[k].name, off);
+        merge(rt, x.model, x.adapter, test_path("merged"), "", false);
+        float *merged = logits_of(rt, test_path("merged"), NULL, x.ids, N, &vocab);
+        double apart = distance(logits, merged, vocab);
+        if (!(apart < 2e-5)) fail_msg("%s: merged, logits are off by %g", cases[k].name, apart);
         pare_free(logits);
+        pare_free(merged);
+        test_remove(test_path("merged"));
 
         pare_train_weights *w;
         pare_lora *given;
@@ -142,7 +161,8 @@ static void files_of_peft_compute_the_same(void **state) {
             }
             pare_step_free(s);
         }
-        printf("  %-8s logits within %.1e, gradients within %.1e\n", cases[k].name, off, worst);
+        printf("  %-8s logits within %.1e, merged %.1e, gradients within %.1e\n", cases[k].name,
+               off, apart, worst);
         pare_train_weights_free(w);
         pare_json_free(&x.reference);
         pare_runtime_free(rt);
@@ -157,19 +177,6 @@ static const char *encoded(pare_runtime *rt, const char *recipe, const char *nam
     assert_ok(pare_compress(&report, rt, &o, err));
     pare_compress_report_free(report);
     return test_path(name);
-}
-
-static void merge(pare_runtime *rt, const char *model, const char *adapter, const char *out,
-                  const char *recipe, bool keep_zeros) {
-    pare_compress_report *report;
-    const pare_compress_options o = {.model = model,
-                                     .out = out,
-                                     .recipe = recipe,
-                                     .lora = adapter,
-                                     .lora_keep_zeros = keep_zeros};
-    test_remove(out);
-    assert_ok(pare_compress(&report, rt, &o, err));
-    pare_compress_report_free(report);
 }
 
 static void trained_beside_every_encoding(void **state) {
