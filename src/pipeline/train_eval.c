@@ -4,6 +4,7 @@
 
 #include "base/group.h"
 #include "base/memory.h"
+#include "methods/mask.h"
 
 #include <math.h>
 #include <string.h>
@@ -54,12 +55,13 @@ static pare_status evaluate(pare_train_run *r, double *loss, pare_error *err) {
     return st;
 }
 
+static size_t size_of(const pare_trained *t) {
+    return t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
+}
+
 void pare_train_mask(const pare_train_run *r, size_t i, float *w) {
     const uint64_t *mask = r->pruner ? pare_pruner_mask(r->pruner, i) : NULL;
-    const pare_trained *t = &r->trained[i];
-    size_t n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
-    for (size_t k = 0; mask && k < n; k++)
-        if (!(mask[k / 64] >> k % 64 & 1)) w[k] = 0.0f;
+    if (mask) pare_mask_apply(r->rt, w, mask, size_of(&r->trained[i]));
 }
 
 /* The weights and their average change places. */
@@ -139,15 +141,13 @@ pare_status pare_train_begin_copies(pare_train_run *r, pare_error *err) {
 /* ---- sparsity ---- */
 
 double pare_train_sparsity(const pare_train_run *r) {
-    uint64_t all = 0, kept = 0;
+    size_t all = 0, kept = 0;
     for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
         const uint64_t *mask = pare_pruner_mask(r->pruner, i);
-        const pare_trained *t = &r->trained[i];
-        size_t n = t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1);
+        size_t n = size_of(&r->trained[i]);
         if (!mask) continue;
         all += n;
-        for (size_t k = 0; k < n / 64; k++) kept += (uint64_t)__builtin_popcountll(mask[k]);
-        if (n % 64) kept += (uint64_t)__builtin_popcountll(mask[n / 64] << (64 - n % 64));
+        kept += pare_mask_count(mask, n);
     }
     return all ? 1 - (double)kept / (double)all : 0;
 }
@@ -223,7 +223,7 @@ static void tell_missed_sparsity(const pare_train_run *r) {
     double wanted = 0, all = 0, has = pare_train_sparsity(r);
     for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
         const pare_trained *t = &r->trained[i];
-        double n = (double)t->dims[0] * (double)(t->n_dims == 2 ? t->dims[1] : 1);
+        double n = (double)size_of(t);
         double target = pare_pruner_target(r->pruner, i);
         if (isnan(target)) continue;
         wanted += n * target;

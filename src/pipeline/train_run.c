@@ -309,15 +309,6 @@ static pare_status micro_gradient(pare_train_run *r, size_t j, pare_error *err) 
     return pare_step_run(r->step, &b, true, 1.0f / (float)(o->batch * o->ctx), &r->nll[j], err);
 }
 
-/* What a masked tensor's pass leaves out stays as it was, which sums over ranks would let grow. */
-static void clear_gradients(pare_train_run *r) {
-    pare_train_weights_clear(r->weights);
-    for (size_t i = 0; (pare_group_size() > 1 || r->sums.in_order) && i < r->weights->n; i++) {
-        const pare_train_tensor *t = &r->weights->tensors[i];
-        if (t->live && t->grad) memset(t->grad, 0, t->rows * t->cols * sizeof *t->grad);
-    }
-}
-
 /* Loss and gradient of a step's sequences. */
 static pare_status gradient_of(pare_train_run *r, double *loss, pare_error *err) {
     const pare_train_options *o = r->o;
@@ -326,7 +317,7 @@ static pare_status gradient_of(pare_train_run *r, double *loss, pare_error *err)
     memset(r->nll, 0, r->n_micro * sizeof *r->nll);
     for (size_t j = (size_t)pare_group_rank(); j < r->n_micro; j += ranks) {
         bool first = j < ranks, last = j + ranks >= r->n_micro;
-        if (first || r->sums.in_order) clear_gradients(r);
+        if (first || r->sums.in_order) pare_train_weights_clear(r->weights);
         bool overlap = last && ranks > 1 && !r->sums.in_order;
         pare_step_on_layer(r->step, overlap ? pare_gradients_layer_done : NULL, &r->sums);
         PARE_TRY(micro_gradient(r, j, err));
