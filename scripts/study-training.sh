@@ -3,9 +3,9 @@
 # table of held-out losses (mean and range over seeds); every run leaves a record, so `pare report` draws the curves. A run that is
 # there is not done again, one that was cut off goes on.
 #
-#   scripts/study-training.sh [BUILD]       OUT=folder (default study-training), STEPS (600), BATCH (8), CTX (256), LR (2e-3),
-#                                           SEEDS ("0 1 2") for dense and MAIN, the first alone for
-#                                       ALGORITHMS and for NM (2:4); SPARSITY (0.8). STEPS: a multiple of 40
+#   scripts/study-training.sh [BUILD]       OUT=folder (study-training), STEPS (600, a multiple of 40), BATCH (8), CTX (256), LR (2e-3),
+#                                           SPARSITY (0.8), SEEDS ("0 1 2") for dense and MAIN; the first seed alone for ALGORITHMS
+#                                           and, with 2:4, for NM
 # The text is the books in $PARE_DATA/text (else ../shared/data/text), the tokenizer SmolLM2's first 8192 tokens.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -75,7 +75,7 @@ typedef struct pare_train_options {
     pare_compute compute; /* fast: bf16 products from f32 masters; exact: f32 */
     bool recompute;       /* less memory: layers are computed again in the backward pass */
     double ema;     /* decay of an average of the weights after each step, [0, 1): it is what is
-                       evaluated     and written; 0 (default): none */
+                       evaluated and written; 0 (default): none */
     bool keep_best; /* write the weights of least held-out loss, not the last ones */
     uint64_t eval_every, save_every, log_every; /* steps; defaults 250, 250, 10; 0: only at the end,
                                                    and evaluation also before the first step */
