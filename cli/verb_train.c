@@ -145,7 +145,7 @@ static void on_line(void *arg, const pare_train_line *l) {
                (unsigned long long)l->step, l->loss, l->lr, l->grad_norm, l->tokens_per_s,
                l->flop_per_s / 1e9);
     if (l->sparsity > 0) cli_printf(c, "  %5.2f%% zeros", 100 * l->sparsity);
-    if (l->left_out > 0) cli_printf(c, "  %2.0f%% left out", 100 * l->left_out);
+    if (l->left_out >= 0.005) cli_printf(c, "  %2.0f%% left out", 100 * l->left_out);
     if (isfinite(l->val_loss))
         cli_printf(c, "  held out %.4f (ppl %.2f)", l->val_loss, exp(l->val_loss));
     cli_printf(c, "\n");
