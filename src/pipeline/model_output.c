@@ -709,6 +709,8 @@ static pare_status move_files(pare_output *o, pare_error *err) {
     return st;
 }
 
+const char *pare_output_folder(const pare_output *o) { return o->folder; }
+
 pare_status pare_output_finish(pare_output *o, pare_error *err) {
     if (o->next != o->n_items)
         return pare_fail(err, PARE_ERR_INTERNAL, "%s: wrote %zu tensors, declared %zu", o->path,

@@ -308,20 +308,25 @@ static void choose_weights(pare_train_run *r) {
     for (size_t i = 0; i < r->n_trained; i++) pare_train_mask(r, i, r->trained[i].w);
 }
 
-/* The adapter's folder, complete with the log. */
+/* Before the folder appears: it is there whole or not at all. */
+static pare_status write_log_into(const pare_train_run *r, const char *folder, pare_error *err) {
+    char *path = pare_path_join(folder, "train_log.jsonl");
+    pare_status st = path ? write_log(r, path, err) : fail_memory(err);
+    pare_free(path);
+    return st;
+}
+
+/* The adapter's folder. */
 static pare_status write_adapter(pare_train_run *r, pare_error *err) {
     const pare_model *m = r->weights->model;
     char *folder;
     PARE_TRY(pare_folder_begin(&folder, r->o->out, err));
-    char *log = pare_path_join(folder, "train_log.jsonl");
-    pare_status st =
-        log ? pare_lora_save(m->lora, m->source, folder, r->o->from, err) : fail_memory(err);
-    if (st == PARE_OK) st = write_log(r, log, err);
+    pare_status st = pare_lora_save(m->lora, m->source, folder, r->o->from, err);
+    if (st == PARE_OK) st = write_log_into(r, folder, err);
     if (st == PARE_OK)
         st = pare_folder_commit(folder, r->o->out, err);
     else
         pare_folder_discard(folder);
-    pare_free(log);
     pare_free(folder);
     return st;
 }
@@ -346,14 +351,8 @@ pare_status pare_train_write_model(pare_train_run *r, pare_error *err) {
         pare_tensor values = pare_tensor_wrap(pare_encoding_find("f32"), t->w, t->rows, t->cols);
         st = pare_output_write(o, &values, err);
     }
+    if (st == PARE_OK) st = write_log_into(r, pare_output_folder(o), err);
     if (st == PARE_OK) st = pare_output_finish(o, err);
     pare_output_close(o);
-    if (st != PARE_OK) return st;
-    char *log = pare_path_join(r->o->out, "train_log.jsonl");
-    pare_error own = {0}; /* the model is there: a log is not worth the run */
-    if (!log || write_log(r, log, &own) != PARE_OK)
-        pare_warn(r->rt, "%s: the log of the training is not there: %s", r->o->out,
-                  log ? own.message : "out of memory");
-    pare_free(log);
-    return PARE_OK;
+    return st;
 }
