@@ -1,0 +1,34 @@
+/* Rows of activations on an integer grid, x ~ s c + shift:
+ *
+ *     c = clamp(round((x - shift) / s), low, high)
+ *
+ * with half to even. What the numbers of a grid are is tensor/act_quant.h's. A NaN stays NaN; an
+ * infinity is clamped where low and high are finite. */
+#ifndef PARE_SRC_KERNELS_ACT_GRID_H
+#define PARE_SRC_KERNELS_ACT_GRID_H
+
+#include "pare/base.h"
+
+typedef struct pare_act_grid {
+    float s;         /* > 0, or NaN: all is NaN */
+    float low, high; /* of codes; infinite: no clamp */
+    float shift;     /* what code 0 stands for */
+} pare_act_grid;
+
+typedef struct pare_act_range {
+    float min, max; /* of nothing: +infinity, -infinity */
+} pare_act_range;
+
+typedef struct pare_act_grid_kernels {
+    /* Widens r by x[n]; a NaN among them makes both ends NaN, and they stay it. */
+    void (*range)(pare_act_range *r, const float *x, size_t n);
+    /* y[n] = s c + shift; y may be x */
+    void (*apply)(float *y, const float *x, const pare_act_grid *g, size_t n);
+    /* sum of (x - (s c + shift))^2 over x[n], in f64 */
+    double (*error)(const float *x, const pare_act_grid *g, size_t n);
+} pare_act_grid_kernels;
+
+extern const pare_act_grid_kernels pare_act_grid_ref, pare_act_grid_avx2, pare_act_grid_avx512;
+const pare_act_grid_kernels *pare_act_grid_kernels_get(pare_isa isa);
+
+#endif

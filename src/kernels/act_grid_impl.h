@@ -1,0 +1,58 @@
+/* Activations on an integer grid, on vectors; include a vec_*.h first. Values have the reference's
+ * bits, as its operations are done one by one. */
+#include "kernels/act_grid.h"
+
+#include <math.h>
+
+static inline vf value(vf x, const pare_act_grid *g) {
+    const vf s = vf_set(g->s), shift = vf_set(g->shift);
+    vf c = vf_round(vf_div(vf_sub(x, shift), s));
+    c = vf_min(vf_set(g->high), vf_max(vf_set(g->low), c)); /* NaN stays: it is the second one */
+    return vf_add(vf_mul(s, c), shift);
+}
+
+static void range(pare_act_range *r, const float *x, size_t n) {
+    vf min = vf_set(r->min), max = vf_set(r->max), odd = vf_zero();
+    size_t i = 0;
+    for (; i + VF <= n; i += VF) {
+        vf v = vf_load(x + i);
+        min = vf_min(v, min); /* what is known stays where v is NaN */
+        max = vf_max(v, max);
+        odd = vf_select(vf_unordered(v, v), vf_set(1.0f), odd);
+    }
+    float least = -vf_top(vf_sub(vf_zero(), min)), most = vf_top(max);
+    bool nan = isnan(r->min) || vf_top(odd) > 0.0f;
+    for (; i < n; i++) {
+        nan |= isnan(x[i]) != 0;
+        least = x[i] < least ? x[i] : least;
+        most = x[i] > most ? x[i] : most;
+    }
+    *r = nan ? (pare_act_range){NAN, NAN} : (pare_act_range){least, most};
+}
+
+static void apply(float *y, const float *x, const pare_act_grid *g, size_t n) {
+    size_t i = 0;
+    for (; i + VF <= n; i += VF) vf_store(y + i, value(vf_load(x + i), g));
+    if (i < n) vf_store_n(y + i, value(vf_load_n(x + i, n - i), g), n - i);
+}
+
+static double error(const float *x, const pare_act_grid *g, size_t n) {
+    enum { PIECE = 64 }; /* so few squares are added in f32: 2^-20 of the sum */
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i += PIECE) {
+        vf squares = vf_zero();
+        for (size_t j = i; j < n && j < i + PIECE; j += VF) {
+            vf v = n - j < VF ? vf_load_n(x + j, n - j) : vf_load(x + j),
+               e = vf_sub(v, value(v, g));
+            if (n - j < VF) { /* lanes that are none */
+                float rest[VF];
+                vf_store(rest, e);
+                for (size_t k = n - j; k < VF; k++) rest[k] = 0.0f;
+                e = vf_load(rest);
+            }
+            squares = vf_fma(e, e, squares);
+        }
+        sum += (double)vf_sum(squares);
+    }
+    return sum;
+}

@@ -1,0 +1,82 @@
+#include "tensor/act_quant.h"
+
+#include <math.h>
+
+static const float least_range = 1e-5f;
+
+/* NaN of either counts. */
+static float smaller(float a, float b) { return a < b || isnan(a) ? a : b; }
+static float larger(float a, float b) { return a > b || isnan(a) ? a : b; }
+
+pare_act_range pare_act_range_join(pare_act_range a, pare_act_range b) {
+    return (pare_act_range){smaller(a.min, b.min), larger(a.max, b.max)};
+}
+
+pare_act_range pare_act_range_of(pare_isa isa, const float *x, size_t ldx, size_t n, size_t in) {
+    const pare_act_grid_kernels *k = pare_act_grid_kernels_get(isa);
+    pare_act_range r = pare_act_range_none;
+    for (size_t i = 0; i < n; i++) k->range(&r, x + i * ldx, in);
+    return r;
+}
+
+static float step(float range, float n_steps) { return larger(range, least_range) / n_steps; }
+
+static pare_act_grid symmetric_grid(const pare_act_scheme *a, pare_act_range r) {
+    float half = (float)(1 << (a->bits - 1));
+    float steps = a->formula == PARE_ACT_FULL ? half - 0.5f : half - 1;
+    return (pare_act_grid){
+        .s = step(larger(-r.min, r.max), steps), .low = -half, .high = half - 1, .shift = 0};
+}
+
+static pare_act_grid asymmetric_grid(const pare_act_scheme *a, pare_act_range r) {
+    float max = (float)((1 << a->bits) - 1), low = smaller(r.min, 0), high = larger(r.max, 0);
+    float s = step(high - low, max), z = nearbyintf(-low / s);
+    if (z > max) z = max; /* the rounding of s */
+    return (pare_act_grid){.s = s, .low = -z, .high = max - z, .shift = 0};
+}
+
+static pare_act_grid paper_grid(const pare_act_scheme *a, pare_act_range r) {
+    return (pare_act_grid){.s = step(r.max - r.min, (float)((1 << (a->bits - 1)) - 1)),
+                           .low = -INFINITY,
+                           .high = INFINITY,
+                           .shift = a->symmetric ? 0 : r.min};
+}
+
+pare_act_grid pare_act_grid_of(const pare_act_scheme *a, pare_act_range range) {
+    if (range.min > range.max) range = (pare_act_range){0, 0}; /* of nothing */
+    if (!isfinite(range.min) || !isfinite(range.max))
+        return (pare_act_grid){.s = NAN, .low = -INFINITY, .high = INFINITY, .shift = 0};
+    if (a->formula == PARE_ACT_PAPER_EQ4) return paper_grid(a, range);
+    return (a->symmetric ? symmetric_grid : asymmetric_grid)(a, range);
+}
+
+static pare_act_grid row_grid(const pare_act_scheme *a, const pare_act_grid_kernels *k,
+                              const float *x, size_t in) {
+    pare_act_range r = pare_act_range_none;
+    k->range(&r, x, in);
+    return pare_act_grid_of(a, r);
+}
+
+void pare_act_quantize_rows(const pare_act_scheme *a, const pare_act_grid *grid, pare_isa isa,
+                            float *y, size_t ldy, const float *x, size_t ldx, size_t n, size_t in) {
+    const pare_act_grid_kernels *k = pare_act_grid_kernels_get(isa);
+    for (size_t i = 0; i < n; i++) {
+        pare_act_grid own;
+        if (!grid) own = row_grid(a, k, x + i * ldx, in);
+        k->apply(y + i * ldy, x + i * ldx, grid ? grid : &own, in);
+    }
+}
+
+double pare_act_error(const pare_act_scheme *a, const pare_act_range *range, pare_isa isa,
+                      const float *x, size_t ldx, size_t n, size_t in) {
+    const pare_act_grid_kernels *k = pare_act_grid_kernels_get(isa);
+    bool own = !range && a->granularity == PARE_ACT_PER_TOKEN;
+    pare_act_grid grid = {0};
+    if (!own) grid = pare_act_grid_of(a, range ? *range : pare_act_range_of(isa, x, ldx, n, in));
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        if (own) grid = row_grid(a, k, x + i * ldx, in);
+        sum += k->error(x + i * ldx, &grid, in);
+    }
+    return sum;
+}
