@@ -46,9 +46,9 @@ def fresh(name):
     return path
 
 
-def compress(name, recipe, fmt, source=MODEL):
+def compress(name, recipe, fmt, source=MODEL, *more):
     out = fresh(name)
-    pare("compress", source, "-o", out, "-r", recipe, "--format", fmt, "--records", "none", "-q")
+    pare("compress", source, "-o", out, "-r", recipe, "--format", fmt, "--records", "none", "-q", *more)
     return out
 
 
@@ -227,9 +227,12 @@ def llama_cpp():
     if not LLAMA:
         print("skip llama.cpp: scripts/bench-peers.sh builds it")
         return
-    for recipe in ["rtn:bits=4,group=32", "rtn:bits=4,group=64", "rtn:bits=4,group=64,grid=gptq_asym", "rtn:bits=8,group=32"]:
+    for recipe in ["rtn:bits=4,group=32", "rtn:bits=4,group=64", "rtn:bits=4,group=64,grid=gptq_asym", "rtn:bits=8,group=32",
+                   "gptq:bits=4,group=32", "q4_k_m", "q2_k"]:
         file = os.path.join(WORK, "model.gguf")
-        if "32" in recipe:
+        if "rtn" not in recipe:
+            compress(os.path.basename(file), recipe, "gguf", MODEL, "--calib", TEXT, "--calib-samples", "4", "--calib-ctx", "256")
+        elif "32" in recipe:
             compress(os.path.basename(file), recipe, "gguf")
         else:  # by way of a GPTQ folder
             folder = compress("folder", recipe, "gptq-v2")
