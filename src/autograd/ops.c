@@ -64,7 +64,8 @@ void pare_op_add_positions(pare_fwd *f, float *x, const pare_tensor *table,
         for (size_t i = begin; i < end; i++) {
             size_t at = i;
             const pare_attn_span *span = pare_attn_span_of(spans, &at);
-            table->enc->decode(row, &table->view, span->pos0 + at + offset, 0, dim);
+            size_t pos = pare_attn_span_front(span) + span->pos0 + at;
+            table->enc->decode(row, &table->view, pos + offset, 0, dim);
             f->k->act->add(x + i * dim, x + i * dim, row, dim);
         }
         wait_for(f, x);
@@ -199,7 +200,8 @@ void pare_op_rope_angles(pare_fwd *f, float *angles, const pare_rope *rope,
         float *c = angles + i * 2 * rope->half;
         size_t at = i;
         const pare_attn_span *span = pare_attn_span_of(spans, &at);
-        pare_rope_angles(c, c + rope->half, rope, span->pos0 + at);
+        size_t pos = pare_attn_span_front(span) + span->pos0 + at;
+        pare_rope_angles(c, c + rope->half, rope, pos);
     }
     wait_for(f, angles);
 }

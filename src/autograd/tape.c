@@ -135,7 +135,7 @@ void pare_tape_positions(pare_fwd *f, const float *x, const pare_tensor *table,
         for (size_t i = 0; i < n; i++) {
             size_t at = i;
             const pare_attn_span *span = pare_attn_span_of(spans, &at);
-            ids[i] = (int32_t)(span->pos0 + at + offset);
+            ids[i] = (int32_t)(pare_attn_span_front(span) + span->pos0 + at + offset);
         }
     FILL(r, embed_record, .param = pare_tape_leaf(f->tape, table->view.part[0]),
          .dy = pare_tape_shadow(f, x), .ids = ids, .n = n, .dim = dim, .scale = 1, .keep = true);

@@ -85,7 +85,7 @@ static void run_attention(pare_worker *w, void *arg, size_t i) {
     const attention_call *c = arg;
     const attention_bench *a = c->a;
     const pare_kernel_bench_options *o = a->b->o;
-    pare_attn_span span = {a->layers, c->rows, o->ctx - c->rows};
+    pare_attn_span span = {.layers = a->layers, .n = c->rows, .pos0 = o->ctx - c->rows};
     size_t width = o->n_heads * o->head_dim;
     pare_attention(w, pare_runtime_isa(a->b->rt), a->scratch, a->out, width, a->q, width, &span, 1,
                    i % a->n_layers, &c->attn);
@@ -98,7 +98,7 @@ static void run_attention_fast(pare_worker *w, void *arg, size_t i) { run_attent
 static void run_store(pare_worker *w, void *arg, size_t i) {
     const attention_call *c = arg;
     const attention_bench *a = c->a;
-    pare_attn_span span = {a->layers, c->rows, 0};
+    pare_attn_span span = {.layers = a->layers, .n = c->rows};
     pare_fwd f = pare_kernel_fwd(w, pare_runtime_isa(a->b->rt));
     pare_op_kv_store(&f, &span, i % a->n_layers, a->q, 0, a->q, 0, c->rows);
 }

@@ -35,7 +35,20 @@ typedef struct attn_job {
     size_t dim_up; /* head_dim rounded up to a panel */
     size_t tile_rows;
     bool integers; /* block_in_integers for few tokens */
+    pare_isa isa;
+    const pare_attn_prefix *prefix; /* of n > 0 keys, or NULL */
+    size_t layer;
 } attn_job;
+
+/* The same queries, to whom the prefix's keys are positions 0 and on. */
+static attn_job job_on_prefix(const attn_job *job) {
+    attn_job front = *job;
+    front.kv = &job->prefix->layers[job->layer];
+    front.codec = pare_kv_codec_functions(front.kv->codec, job->isa);
+    front.pos0 += job->prefix->n;
+    front.integers = false;
+    return front;
+}
 
 /* One thread's buffers. */
 typedef struct attn_space {
@@ -183,17 +196,17 @@ static bool is_many(const attn_job *job, size_t n) { return n > PARE_ATTN_FEW ||
 
 /* ---- many tokens: tiles of queries ---- */
 
-/* Queries [q0, q0 + n_q) x heads [h0, h0 + n_h) of kv head g. */
-static void run_tile(const attn_job *job, attn_space *s, size_t g, size_t q0, size_t n_q, size_t h0,
-                     size_t n_h) {
-    const pare_kv_layer *kv = job->kv;
-    size_t dim = kv->head_dim, up = job->dim_up, m = n_q * n_h;
-    gather_queries(job, s, q0, n_q, h0, n_h);
+/* Queries [q0, q0 + n_q) x n_h heads of kv head g over the keys before end_key. */
+static void tile_over_keys(const attn_job *job, attn_space *s, size_t g, size_t q0, size_t n_q,
+                           size_t n_h, size_t end_key) {
+    size_t dim = job->kv->head_dim, up = job->dim_up;
     const pare_attn_panels keys = {s->k, KEYS / NR, NR, dim * NR};
     const pare_attn_panels values = {s->v, up / NR, NR, KEYS * NR};
-    size_t first = first_key(job, job->pos0 + q0), last = job->pos0 + q0 + n_q;
-    for (size_t block = first / KEYS * KEYS; block < last; block += KEYS) {
-        size_t lo = block > first ? block : first, hi = block + KEYS < last ? block + KEYS : last;
+    size_t first = first_key(job, job->pos0 + q0);
+    if (first >= end_key) return; /* a prefix past the window */
+    for (size_t block = first / KEYS * KEYS; block < end_key; block += KEYS) {
+        size_t lo = block > first ? block : first;
+        size_t hi = block + KEYS < end_key ? block + KEYS : end_key;
         size_t begin, end;
         rows_that_see(job, q0, n_q, n_h, lo, hi, &begin, &end);
         float *q = s->q + begin * dim, *scores = s->s + begin * KEYS, *o = s->o + begin * up;
@@ -205,9 +218,21 @@ static void run_tile(const attn_job *job, attn_space *s, size_t g, size_t q0, si
         job->k->pack_v(s->v, s->tile, up, up / NR);
         job->k->gemm(o, up, scores, KEYS, end - begin, &values, KEYS, true);
     }
+}
+
+/* Queries [q0, q0 + n_q) x heads [h0, h0 + n_h) of kv head g. */
+static void run_tile(const attn_job *job, attn_space *s, size_t g, size_t q0, size_t n_q, size_t h0,
+                     size_t n_h) {
+    size_t dim = job->kv->head_dim, m = n_q * n_h;
+    gather_queries(job, s, q0, n_q, h0, n_h);
+    if (job->prefix) {
+        attn_job front = job_on_prefix(job);
+        tile_over_keys(&front, s, g, q0, n_q, n_h, job->prefix->n);
+    }
+    tile_over_keys(job, s, g, q0, n_q, n_h, job->pos0 + q0 + n_q);
     for (size_t r = 0; r < m; r++)
-        write_row(job, job->out + (q0 + r / n_h) * job->ldo + (h0 + r % n_h) * dim, s->o + r * up,
-                  s->sum[r]);
+        write_row(job, job->out + (q0 + r / n_h) * job->ldo + (h0 + r % n_h) * dim,
+                  s->o + r * job->dim_up, s->sum[r]);
 }
 
 static void run_many(pare_worker *w, const attn_job *job, attn_space *s) {
@@ -330,6 +355,20 @@ static void block_in_integers(const attn_job *job, attn_space *s, size_t g, size
     }
 }
 
+/* All rows over the prefix. */
+static void few_over_prefix(const attn_job *job, attn_space *s, size_t g, size_t n_h) {
+    attn_job front = job_on_prefix(job);
+    size_t from = first_key(&front, front.pos0), n = job->prefix->n;
+    if (from >= n) return; /* past the window */
+    for (size_t block = from / KEYS * KEYS; block < n; block += KEYS) {
+        size_t lo = block > from ? block : from, hi = block + KEYS < n ? block + KEYS : n;
+        size_t first, last;
+        rows_that_see(&front, 0, job->n, n_h, lo, hi, &first, &last);
+        block_in_floats(&front, s, g, n_h, block, lo, hi, first, last,
+                        pare_kv_row(front.kv, true, g, lo));
+    }
+}
+
 /* Range `range` of heads [h0, h0 + n_h) of kv head g: into partials[range][token * n_h + head], or
  * where there is only one, to its place. */
 static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, size_t range,
@@ -342,6 +381,8 @@ static void run_range(const attn_job *job, attn_space *s, const attn_cut *cut, s
             s->q_scale[r] = job->k->quantize(s->q_int + r * dim, s->q + r * dim, NULL, dim);
     size_t begin = cut->begin + range * cut->len, end = begin + cut->len;
     size_t held = cut->first / KEYS * KEYS; /* no block before it need be there */
+    /* a row that sees a prefix sees position 0 */
+    if (job->prefix && begin == 0) few_over_prefix(job, s, g, n_h);
     for (size_t block = begin > held ? begin : held; block < end && block < cut->end;
          block += KEYS) {
         size_t lo = block > cut->first ? block : cut->first;
@@ -445,6 +486,7 @@ static attn_job job_of(const attn_job *all, const pare_attn_span *span, size_t l
     job.out += first * job.ldo;
     job.n = span->n;
     job.pos0 = span->pos0;
+    job.prefix = pare_attn_span_front(span) ? span->prefix : NULL;
     return job;
 }
 
@@ -481,7 +523,9 @@ void pare_attention(pare_worker *w, pare_isa isa, void *scratch, float *out, siz
                     .ldo = ldo,
                     .group = a->n_heads / kv->n_kv_heads,
                     .dim_up = round_up(dim, NR),
-                    .tile_rows = tile_rows(dim)};
+                    .tile_rows = tile_rows(dim),
+                    .isa = isa,
+                    .layer = layer};
     /* by what all rows share, so that their bits do not depend on how many there are */
     all.integers = a->integers && all.codec->key_codes && all.group >= kv->codec->integer_heads;
     float *base = scratch;

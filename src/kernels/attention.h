@@ -12,7 +12,12 @@
  *
  * A call computes several sequences, each with keys and values of its own: spans of rows. A row's
  * result depends on its own sequence only. Keys are taken in blocks of PARE_ATTN_KEYS positions
- * aligned to multiples of it. Two paths for a span:
+ * aligned to multiples of it.
+ *
+ * A prefix stands in front of a sequence: m keys and values of its own, at positions 0 .. m - 1, to
+ * which the sequence's position 0 is position m; windows count them so. Its blocks come before the
+ * sequence's, in f32 products whatever the cache's codec. Many sequences may share one. Two paths
+ * for a span:
  *
  * Many tokens (n > PARE_ATTN_FEW): tasks are (kv head, tile of queries x heads of its group). A
  * block of K and V is decoded and packed once and multiplied with all rows of the tile. A row's
@@ -61,12 +66,24 @@ static inline uint8_t *pare_kv_row(const pare_kv_layer *kv, bool value, size_t g
            pos % PARE_ATTN_KEYS * kv->row_stride;
 }
 
+/* Keys and values in front of sequences. */
+typedef struct pare_attn_prefix {
+    const pare_kv_layer *layers; /* [n_layers], each in one piece */
+    size_t n;                    /* positions */
+} pare_attn_prefix;
+
 /* The tokens of one sequence in a call: n rows, which follow those of the span before, at positions
- * pos0 and on. */
+ * pos0 and on of the sequence, which the prefix is not counted in. */
 typedef struct pare_attn_span {
     const pare_kv_layer *layers; /* of its cache */
     size_t n, pos0;
+    const pare_attn_prefix *prefix; /* NULL = none; of the layers' shape */
 } pare_attn_span;
+
+/* Positions in front of a span's sequence. */
+static inline size_t pare_attn_span_front(const pare_attn_span *span) {
+    return span->prefix ? span->prefix->n : 0;
+}
 
 /* The span of row *row of all; *row becomes its number in the span. */
 static inline const pare_attn_span *pare_attn_span_of(const pare_attn_span *spans, size_t *row) {

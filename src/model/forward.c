@@ -110,7 +110,7 @@ static const pare_attn_span *plain_spans(pare_fwd *f, const pare_pass *p, const 
         for (size_t i = 0, row = 0; i < count; row += spans[i++].n) {
             layers[i] =
                 pare_kv_layer_of(k + row * ld, v + row * ld, ld, c->n_kv_heads, c->head_dim);
-            spans[i] = (pare_attn_span){&layers[i], p->spans ? p->spans[i].n : p->n, 0};
+            spans[i] = (pare_attn_span){.layers = &layers[i], .n = p->spans ? p->spans[i].n : p->n};
         }
     pare_barrier(f->w);
     return spans;

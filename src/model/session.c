@@ -258,12 +258,17 @@ static pare_status check_tokens(const pare_session *s, const int32_t *ids, size_
 
 static void run(region *r) { pare_team_run(r->e->m->rt, region_thread, r); }
 
+/* The sequence's next `count` tokens. */
+static pare_attn_span span_of(const pare_session *s, size_t count) {
+    return (pare_attn_span){.layers = s->kv.layers, .n = count, .pos0 = s->kv.n_pos};
+}
+
 /* The next batch of ids[n] from `done` on: tokens at the cache's position. */
 static pare_status next_batch(pare_session *s, const int32_t *ids, size_t n, size_t done, region *r,
                               pare_attn_span *span, pare_error *err) {
     PARE_TRY(pare_check_cancel(s->e->m->rt, err));
     size_t count = n - done < s->e->n_batch ? n - done : s->e->n_batch;
-    *span = (pare_attn_span){s->kv.layers, count, s->kv.n_pos};
+    *span = span_of(s, count);
     *r = (region){.e = s->e, .ids = ids + done, .n = count, .spans = span, .n_spans = 1};
     return pare_kv_cache_reserve(&s->kv, count, err);
 }
@@ -355,7 +360,7 @@ static pare_status next_pass(const many_pass *p, pare_session *const *sessions, 
         PARE_TRY(pare_kv_cache_reserve(&s->kv, count, err));
         memcpy(p->ids + r->n, ids[i] + p->done[i], count * sizeof *p->ids);
         p->owner[r->n_spans] = i;
-        p->spans[r->n_spans++] = (pare_attn_span){s->kv.layers, count, s->kv.n_pos};
+        p->spans[r->n_spans++] = span_of(s, count);
         r->n += count;
     }
     return PARE_OK;

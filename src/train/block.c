@@ -120,7 +120,7 @@ static pare_status allocate(pare_block_trainer *b, pare_error *err) {
         !b->work || !b->linear)
         return pare_fail(err, PARE_ERR_NOMEM, "training: %zu bytes for a block",
                          pare_block_trainer_bytes(b));
-    for (size_t i = 0; i < b->n_sequences; i++) b->spans[i] = (pare_attn_span){NULL, b->ctx, 0};
+    for (size_t i = 0; i < b->n_sequences; i++) b->spans[i] = (pare_attn_span){.n = b->ctx};
     return PARE_OK;
 }
 

@@ -276,7 +276,7 @@ pare_status pare_step_run(pare_step *s, const pare_batch *b, bool gradient, floa
         return pare_fail(err, PARE_ERR_ARG,
                          "training: found %zu sequences of %zu tokens, expected at most %zu of %zu",
                          b->n_spans, b->n_tokens, s->o.n_spans, s->o.n_tokens);
-    for (size_t i = 0; i < b->n_spans; i++) s->spans[i] = (pare_attn_span){NULL, b->lengths[i], 0};
+    for (size_t i = 0; i < b->n_spans; i++) s->spans[i] = (pare_attn_span){.n = b->lengths[i]};
     region r = {s, b, gradient, scale};
     pare_team_run(s->weights->model->rt, region_thread, &r);
     *nll = 0;

@@ -332,7 +332,7 @@ static void rope_reference(double *y, const double *x, const grad_case *c) {
             }
 }
 static float *rope_run(pare_fwd *f, float *x, const grad_case *c) {
-    static const pare_attn_span span = {NULL, 9, 0};
+    static const pare_attn_span span = {.n = 9};
     float *angles = pare_fwd_alloc(f, pare_op_angles_len(&rope, c->n), sizeof *angles);
     pare_op_rope_angles(f, angles, &rope, &span, c->n);
     pare_op_rope(f, x, c->dim, c->n, c->extra, &rope, angles);
@@ -400,7 +400,7 @@ static void embed_reference(double *y, const double *x, const grad_case *c) {
             y[i * c->dim + j] = c->param * x[(size_t)ids[i] * c->dim + j] + x[i * c->dim + j];
 }
 static float *embed_run(pare_fwd *f, float *x, const grad_case *c) {
-    static const pare_attn_span span = {NULL, 7, 0};
+    static const pare_attn_span span = {.n = 7};
     float *y = pare_fwd_alloc(f, c->n_y, sizeof *y);
     (void)x;
     pare_tensor w =
@@ -455,7 +455,7 @@ static float *attention_run(pare_fwd *f, float *x, const grad_case *c) {
         for (size_t s = 0, row = 0; s < 2; row += shape.n[s++]) {
             const float *k = x + row * c->dim + q_dim;
             layers[s] = pare_kv_layer_of(k, k + kv_dim, c->dim, shape.kv_heads, hd);
-            spans[s] = (pare_attn_span){&layers[s], shape.n[s], 0};
+            spans[s] = (pare_attn_span){.layers = &layers[s], .n = shape.n[s]};
         }
     if (x) pare_barrier(f->w);
     float *y = pare_fwd_alloc(f, c->n * q_dim, sizeof *y);

@@ -25,11 +25,14 @@ typedef struct shape {
     bool ring; /* only blocks that the window still sees are there */
 } shape;
 
-/* A problem: queries and all keys and values of positions 0 .. pos0 + n - 1. */
+/* A problem: queries and all keys and values of positions 0 .. pos0 + n - 1, behind a prefix. */
 typedef struct problem {
     shape s;
     size_t q_dim, kv_dim, n_pos;
-    float *q, *k, *v, *out; /* q, out [n][q_dim]; k, v [n_pos][kv_dim] */
+    float *q, *k, *v, *out;   /* q, out [n][q_dim]; k, v [n_pos][kv_dim] */
+    float *front_k, *front_v; /* [prefix.n][kv_dim] */
+    pare_kv_layer front;
+    pare_attn_prefix prefix; /* layers NULL: none */
     pare_kv_layer layer;
     uint8_t *cache, **blocks; /* blocks of the cache in an order that is not the positions' */
     pare_attn attn;
@@ -45,8 +48,9 @@ static size_t blocks_of(const problem *p) {
     return (p->n_pos + PARE_ATTN_KEYS - 1) / PARE_ATTN_KEYS;
 }
 
-static problem make_problem(shape s) {
+static problem make_problem_behind(shape s, size_t n_front) {
     problem p = {.s = s,
+                 .prefix = {.n = n_front},
                  .q_dim = s.n_heads * s.head_dim,
                  .kv_dim = s.n_kv_heads * s.head_dim,
                  .n_pos = s.pos0 + s.n};
@@ -54,6 +58,9 @@ static problem make_problem(shape s) {
     p.k = random_floats(p.n_pos * p.kv_dim, 2, 1.0f);
     p.v = random_floats(p.n_pos * p.kv_dim, 3, 1.0f);
     p.out = random_floats(s.n * p.q_dim, 4, 1.0f); /* must be overwritten */
+    p.front_k = random_floats(n_front * p.kv_dim, 5, 1.0f);
+    p.front_v = random_floats(n_front * p.kv_dim, 6, 1.0f);
+    p.front = pare_kv_layer_of(p.front_k, p.front_v, p.kv_dim, s.n_kv_heads, s.head_dim);
     p.attn = (pare_attn){.n_heads = s.n_heads,
                          .window = s.window,
                          .scale = 1.0f / sqrtf((float)s.head_dim),
@@ -75,8 +82,10 @@ static problem make_problem(shape s) {
     return p;
 }
 
+static problem make_problem(shape s) { return make_problem_behind(s, 0); }
+
 static pare_attn_span span_of(const problem *p, size_t n, size_t pos0) {
-    return (pare_attn_span){&p->layer, n, pos0};
+    return (pare_attn_span){&p->layer, n, pos0, p->prefix.layers ? &p->prefix : NULL};
 }
 
 static void free_problem(problem *p) {
@@ -84,6 +93,8 @@ static void free_problem(problem *p) {
     free(p->k);
     free(p->v);
     free(p->out);
+    free(p->front_k);
+    free(p->front_v);
     free(p->cache);
     free(p->blocks);
 }
@@ -126,6 +137,7 @@ static void store_and_attend(pare_worker *w, void *arg) {
 static void run(problem *p, pare_isa isa, int n_threads, size_t piece) {
     size_t n_blocks = blocks_of(p), bytes = 2 * p->layer.v_at;
     for (size_t b = 0; b < n_blocks; b++) p->blocks[b] = p->cache + (n_blocks - 1 - b) * bytes;
+    if (p->prefix.n) p->prefix.layers = &p->front; /* the problem lies still by now */
     pare_worker worker;
     pare_fwd plan = pare_fwd_plan(&worker, n_threads, isa, PARE_COMPUTE_EXACT);
     attend(&plan, p, NULL, NULL, NULL, 1, p->s.n);
@@ -151,21 +163,29 @@ static float *through_codec(const problem *p, const float *x) {
     return y;
 }
 
+/* Head g at position j, the prefix's counted. */
+static const float *row_at(const problem *p, const float *front, const float *x, size_t j,
+                           size_t g) {
+    size_t m = p->prefix.n;
+    return (j < m ? front + j * p->kv_dim : x + (j - m) * p->kv_dim) + g * p->s.head_dim;
+}
+
 /* The naive computation of one query and head; returns the bound of an f32 result's error. */
 static double naive_row(double *out, const problem *p, const float *k, const float *v, size_t i,
                         size_t h) {
     shape s = p->s;
-    size_t g = h / (s.n_heads / s.n_kv_heads), pos = s.pos0 + i, dim = s.head_dim;
+    size_t g = h / (s.n_heads / s.n_kv_heads), dim = s.head_dim, pos = p->prefix.n + s.pos0 + i;
     size_t first = s.window && pos + 1 > s.window ? pos + 1 - s.window : 0;
     double *score = malloc((pos + 1) * sizeof *score), max = -INFINITY, sum = 0, top_v = 0;
     double score_error = 0;
     for (size_t j = first; j <= pos; j++) {
+        const float *key = row_at(p, p->front_k, k, j, g), *value = row_at(p, p->front_v, v, j, g);
         double dot = 0, mag = 0;
         for (size_t d = 0; d < dim; d++) {
-            double t = (double)p->q[i * p->q_dim + h * dim + d] * k[j * p->kv_dim + g * dim + d];
+            double t = (double)p->q[i * p->q_dim + h * dim + d] * key[d];
             dot += t;
             mag += fabs(t);
-            top_v = fmax(top_v, fabs((double)v[j * p->kv_dim + g * dim + d]));
+            top_v = fmax(top_v, fabs((double)value[d]));
         }
         score[j] = dot * (double)p->attn.scale;
         if (s.softcap > 0) {
@@ -177,9 +197,10 @@ static double naive_row(double *out, const problem *p, const float *k, const flo
     }
     for (size_t d = 0; d < dim; d++) out[d] = 0;
     for (size_t j = first; j <= pos; j++) {
+        const float *value = row_at(p, p->front_v, v, j, g);
         double weight = exp(score[j] - max);
         sum += weight;
-        for (size_t d = 0; d < dim; d++) out[d] += weight * v[j * p->kv_dim + g * dim + d];
+        for (size_t d = 0; d < dim; d++) out[d] += weight * value[d];
     }
     for (size_t d = 0; d < dim; d++) out[d] /= sum;
     free(score);
@@ -192,8 +213,9 @@ static double naive_row(double *out, const problem *p, const float *k, const flo
         for (size_t d = 0; d < dim; d++)
             top = fmax(top, fabs((double)p->q[i * p->q_dim + h * dim + d]));
         for (size_t j = first; j <= pos; j++) {
+            const float *key = row_at(p, p->front_k, k, j, g);
             double all = 0;
-            for (size_t d = 0; d < dim; d++) all += fabs((double)k[j * p->kv_dim + g * dim + d]);
+            for (size_t d = 0; d < dim; d++) all += fabs((double)key[d]);
             keys = fmax(keys, all);
         }
         score_error += 0.5 / 32767 * top * p->attn.scale * keys;
@@ -263,11 +285,73 @@ static void matches_naive(void **state) {
         }
 }
 
+/* A prefix of every length of interest before all of it: shorter than a block, more than one,
+ * inside and past the window. */
+static const size_t fronts[] = {1, 3, 8, 17, 64, 70};
+enum { N_FRONTS = sizeof fronts / sizeof *fronts, N_SHAPES = sizeof shapes / sizeof *shapes };
+
+static void matches_naive_behind_a_prefix(void **state) {
+    (void)state;
+    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++)
+        for (size_t i = 0; i < 2 * N_SHAPES; i++)
+            for (size_t m = i % 2; m < N_FRONTS; m += 2) {
+                problem p = make_problem_behind(shapes[i / 2], fronts[m]);
+                p.attn.integers = (i + m / 2) % 2;
+                p.attn.many = i % 3 == 0;
+                run(&p, (pare_isa)isa, 2, 0);
+                check(&p, pare_isa_name((pare_isa)isa));
+                free_problem(&p);
+            }
+}
+
+/* A prefix in f32 before an f32 cache: the sums of one sequence that holds both, to rounding;
+ * windows smaller than the text, as large as it and more, as large as all and more. */
+static void prefix_is_the_beginning(void **state) {
+    (void)state;
+    static const size_t windows[] = {0, 1, 5, 39, 40, 41, 43, 50, 57, 58, 100};
+    for (size_t w = 0; w < sizeof windows / sizeof *windows; w++)
+        for (size_t m = 0; m < N_FRONTS; m++)
+            for (size_t n = 1; n < 60; n += 29) {
+                shape s = {6, 2, 32, n, 40, windows[w], 0, "f32", false};
+                problem p = make_problem_behind(s, fronts[m]);
+                s.pos0 += fronts[m];
+                problem whole = make_problem(s);
+                size_t front = fronts[m] * p.kv_dim, rest = p.n_pos * p.kv_dim;
+                memcpy(whole.k, p.front_k, front * sizeof(float));
+                memcpy(whole.v, p.front_v, front * sizeof(float));
+                memcpy(whole.k + front, p.k, rest * sizeof(float));
+                memcpy(whole.v + front, p.v, rest * sizeof(float));
+                run(&p, TOP_LEVEL, 2, 0);
+                run(&whole, TOP_LEVEL, 2, 0);
+                for (size_t i = 0; i < n * p.q_dim; i++) /* values of about 1: measured 7e-7 */
+                    assert_true(fabsf(p.out[i] - whole.out[i]) <= 3e-6f);
+                free_problem(&p);
+                free_problem(&whole);
+            }
+}
+
+/* A prefix of no positions gives the bits of none. */
+static void empty_prefix(void **state) {
+    (void)state;
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        problem p = make_problem(shapes[i]);
+        size_t bytes = p.s.n * p.q_dim * sizeof(float);
+        run(&p, TOP_LEVEL, 2, 0);
+        float *first = malloc(bytes);
+        memcpy(first, p.out, bytes);
+        p.prefix.layers = &p.front;
+        run(&p, TOP_LEVEL, 2, 0);
+        assert_memory_equal(first, p.out, bytes);
+        free(first);
+        free_problem(&p);
+    }
+}
+
 static void threads_give_same_bits(void **state) {
     (void)state;
     static const int counts[] = {2, 3, 7};
     for (size_t i = 0; i < 2 * sizeof shapes / sizeof shapes[0]; i++) {
-        problem p = make_problem(shapes[i / 2]);
+        problem p = make_problem_behind(shapes[i / 2], i / 2 % 3 * 4);
         size_t bytes = p.s.n * p.q_dim * sizeof(float);
         p.attn.integers = i % 2;
         run(&p, TOP_LEVEL, 1, 0);
@@ -287,10 +371,11 @@ static void threads_give_same_bits(void **state) {
 static void pieces_equal_the_whole(void **state) {
     (void)state;
     shape s = {6, 2, 64, 100, 45, 0, 0, "f16", false};
-    for (int windowed = 0; windowed < 2; windowed++) {
+    for (int i = 0; i < 4; i++) {
+        bool windowed = i % 2;
         s.window = windowed ? 50 : 0;
         s.ring = windowed;
-        problem p = make_problem(s);
+        problem p = make_problem_behind(s, i / 2 * 9);
         size_t bytes = s.n * p.q_dim * sizeof(float);
         run(&p, TOP_LEVEL, 2, 0);
         float *whole = malloc(bytes);
@@ -298,8 +383,8 @@ static void pieces_equal_the_whole(void **state) {
         run(&p, TOP_LEVEL, 2, 10);
         assert_memory_equal(whole, p.out, bytes);
         static const size_t pieces[] = {1, 3, 8, 27};
-        for (size_t i = 0; i < 4; i++) {
-            run(&p, TOP_LEVEL, 2, pieces[i]);
+        for (size_t j = 0; j < 4; j++) {
+            run(&p, TOP_LEVEL, 2, pieces[j]);
             check(&p, "pieces");
         }
         free(whole);
@@ -324,7 +409,7 @@ static void few_tokens_get_the_bits_of_one(void **state) {
             assert_int_equal(n, at[i].alike);
             const char *codec = codecs[c < N ? c : c - 2];
             shape s = {12, 2, 32, n, at[i].pos0, at[i].window, 0, codec, at[i].window != 0};
-            problem p = make_problem(s);
+            problem p = make_problem_behind(s, i % 3 * 4);
             p.attn.integers = c >= N;
             size_t bytes = n * p.q_dim * sizeof(float);
             run(&p, TOP_LEVEL, 2, 0);
@@ -469,7 +554,7 @@ static void sequences_are_independent(void **state) {
         for (size_t i = 0; i < N; i++) {
             shape s = {6, 2, 64, all[i].n, all[i].pos0, n_threads == 3 ? 100 : 0, 0, "f16", false};
             if (round == 0) s.codec = "q8_0";
-            p[i] = make_problem(s);
+            p[i] = make_problem_behind(s, i % 3 * 5);
             p[i].attn.integers = round == 0;
             for (size_t j = 0; j < p[i].n_pos * p[i].kv_dim; j++) p[i].k[j] *= 1 + 0.1f * (float)i;
             run(&p[i], TOP_LEVEL, n_threads, 0);
@@ -503,6 +588,9 @@ static void sequences_are_independent(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matches_naive),
+        cmocka_unit_test(matches_naive_behind_a_prefix),
+        cmocka_unit_test(prefix_is_the_beginning),
+        cmocka_unit_test(empty_prefix),
         cmocka_unit_test(threads_give_same_bits),
         cmocka_unit_test(pieces_equal_the_whole),
         cmocka_unit_test(few_tokens_get_the_bits_of_one),
