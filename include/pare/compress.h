@@ -57,6 +57,8 @@ typedef struct pare_compress_options {
     const char *write_imatrix; /* file to write one to from calibration (".dat": the legacy form);
                                   or NULL. The inputs are those that methods see: of the dense
                                   model where the recipe has no methods */
+    bool shared_inputs;        /* calib and imatrix stand for several recipes: no warning where this
+                                  one uses neither */
     uint64_t max_memory;       /* refuse a run that is planned to take more; 0 = no limit */
     bool restart;              /* drop what an interrupted run left, instead of going on */
     bool no_fallback; /* a tensor that does not fit its encoding (its rows, or blocks of values

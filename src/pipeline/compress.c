@@ -601,9 +601,9 @@ static pare_status run(compress_run *c, pare_error *err) {
                          "recipe: found dist=owl and a step that tunes blocks, expected two runs, "
                          "one after the other");
     PARE_TRY(begin_report(c, err));
-    if (c->o->calib && !c->needs)
+    if (c->o->calib && !c->needs && !c->o->shared_inputs)
         pare_warn(c->rt, "%s: nothing in this recipe uses calibration text", c->o->calib);
-    if (c->o->imatrix && !c->imatrix_used)
+    if (c->o->imatrix && !c->imatrix_used && !c->o->shared_inputs)
         pare_warn(c->rt, "%s: nothing in this recipe uses an importance matrix", c->o->imatrix);
     if (c->lora && (has_methods(c) || c->o->write_imatrix))
         return pare_fail(err, PARE_ERR_UNSUPPORTED,

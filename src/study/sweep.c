@@ -351,7 +351,8 @@ static pare_compress_options compress_options(const pare_sweep *s, const pare_sw
                                    .calib = s->calib,
                                    .calib_samples = s->calib ? (size_t)s->calib_samples : 0,
                                    .calib_ctx = s->calib ? (size_t)s->calib_ctx : 0,
-                                   .imatrix = s->imatrix};
+                                   .imatrix = s->imatrix,
+                                   .shared_inputs = true};
 }
 
 /* What an interrupted run left is gone on with; where it belongs to other inputs, it is dropped. */

@@ -124,10 +124,15 @@ static pare_sweep *sweep(const char *recipes, const char *more) {
 }
 
 typedef struct seen {
-    size_t n, n_state[4];
+    size_t n, n_state[4], n_warnings;
     volatile sig_atomic_t cancel;
     size_t cancel_after;
 } seen;
+
+static void on_warning(void *arg, const char *line) {
+    (void)line;
+    ((seen *)arg)->n_warnings++;
+}
 
 static void on_run(void *arg, const pare_sweep_run *run, size_t n_done, size_t n_runs) {
     seen *s = arg;
@@ -146,6 +151,8 @@ static pare_status run(pare_sweep *s, pare_records *db, seen *seen, int jobs, pa
                             .arg = seen};
     o.runtime.n_threads = 2;
     o.runtime.cancel = &seen->cancel;
+    o.runtime.warn = on_warning;
+    o.runtime.callback_arg = seen;
     return pare_sweep_run_all(s, &o, err);
 }
 
@@ -288,8 +295,8 @@ static void best(void **state) {
     pare_sweep_free(s);
 }
 
-/* Recipes that measure inputs get the calibration text, and their records name it; others do not.
- */
+/* Recipes that measure inputs get the calibration text, and their records name it; others do not,
+ * of which nobody is warned. */
 static void calibrated(void **state) {
     (void)state;
     pare_records *db = open_new("calib.db");
@@ -301,6 +308,7 @@ static void calibrated(void **state) {
     for (size_t i = 0; i < 4; i++)
         if (pare_sweep_run_at(s, i)->message) fail_msg("%s", pare_sweep_run_at(s, i)->message);
     assert_int_equal(seen.n_state[PARE_RUN_DONE], 4);
+    assert_int_equal(seen.n_warnings, 0);
     pare_record_list list;
     assert_ok(pare_records_list(&list, db, NULL, err));
     for (size_t i = 0; i < 4; i++) {

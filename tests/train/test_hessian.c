@@ -281,7 +281,8 @@ static void a_model_as_pytorch_has_it(void **state) {
         }
     }
     printf("  u (H v) and v (H u) differ by %.1e\n", fabs(sums[0] - sums[1]) / sqrt(size));
-    if (!(fabs(sums[0] - sums[1]) < 1e-3 * sqrt(size))) /* the rounding of f32 gradients: see above */
+    if (!(fabs(sums[0] - sums[1]) <
+          1e-3 * sqrt(size))) /* the rounding of f32 gradients: see above */
         fail_msg("u (H v) = %g, v (H u) = %g", sums[0], sums[1]);
     pare_step_free(s);
     pare_hessian_free(h);
