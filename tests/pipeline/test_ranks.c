@@ -136,6 +136,11 @@ static void the_bits_of_one_rank(void **state) {
 #define LONG                                                                                       \
     "--arch llama --steps 400 --micro-batch 2 --deterministic --save-every 5 --log-every 50"
 
+/* Of mpirun's process $job. */
+#define KILL_RANK_1                                                                                \
+    "for p in $(cat /proc/$job/task/*/children); do "                                              \
+    "tr '\\0' '\\n' </proc/$p/environ | grep -qx OMPI_COMM_WORLD_RANK=1 && kill -9 $p; done; "
+
 /* F13: one rank is killed; all end, and the same command goes on to the same bytes, with another
  * number of ranks too. */
 static void a_killed_rank(void **state) {
@@ -147,13 +152,11 @@ static void a_killed_rank(void **state) {
     test_remove(test_path("many"));
     program_result r = program_runf(
         NULL,
-        MPIRUN "2 pare train many --tokenizer %s --data text.txt --dim 32 --layers 2 --heads 4 "
-               "--batch 12 --ctx 16 --optim adamw:lr=1e-2 --seed 5 --eval-windows 7 " LONG
-               " & job=$!; "
-               "until ls many.work | grep -q ^checkpoint; do sleep 0.02; done 2>/dev/null; "
-               "for p in $(cat /proc/$job/task/*/children); do "
-               "tr '\\0' '\\n' </proc/$p/environ | grep -qx OMPI_COMM_WORLD_RANK=1 && kill -9 $p; "
-               "done; wait $job",
+        MPIRUN
+        "2 pare train many --tokenizer %s --data text.txt --dim 32 --layers 2 --heads 4 "
+        "--batch 12 --ctx 16 --optim adamw:lr=1e-2 --seed 5 --eval-windows 7 " LONG " & job=$!; "
+        "until ls many.work | grep -q ^checkpoint; do sleep 0.02; done 2>/dev/null; " KILL_RANK_1
+        "wait $job",
         model);
     if (r.code == 0) fail_msg("a rank was killed: %s%s", r.out, r.err);
     program_free(&r);
@@ -222,6 +225,35 @@ static void calibration_of_one_rank(void **state) {
         }
         json_decref(one);
     }
+}
+
+/* F13 for calibration: all end, and one process goes on from the blocks that are finished. */
+static void a_killed_calibration(void **state) {
+    (void)state;
+    if (!has_mpirun()) skip();
+    static const char rest[] = "-r wanda:sparsity=0.5 --calib text.txt --calib-samples 1500 "
+                               "--calib-ctx 24 --records none";
+    char hash[65];
+    test_remove(test_path("c1"));
+    test_remove(test_path("c2"));
+    program_result r = program_runf(NULL, "pare compress %s -o c1 %s", model, rest);
+    if (r.code != 0) fail_msg("code %d: %s", r.code, r.err);
+    program_free(&r);
+    snprintf(hash, sizeof hash, "%s", test_hash(test_path("c1/model.safetensors")));
+    r = program_runf(
+        NULL,
+        MPIRUN "2 pare compress %s -o c2 %s & job=$!; "
+               "until ls c2.work | grep -q ^unit; do sleep 0.01; done 2>/dev/null; " KILL_RANK_1
+               "wait $job",
+        model, rest);
+    if (r.code == 0) fail_msg("a rank was killed: %s%s", r.out, r.err);
+    program_free(&r);
+    assert_false(pare_path_exists(test_path("c2")));
+    assert_true(pare_path_exists(test_path("c2.work")));
+    r = program_runf(NULL, "pare compress %s -o c2 %s", model, rest);
+    if (r.code != 0) fail_msg("gone on: code %d: %s", r.code, r.err);
+    program_free(&r);
+    assert_string_equal(test_hash(test_path("c2/model.safetensors")), hash);
 }
 
 /* model, recipe, bits and perplexity of each run, and how many have a record. */
@@ -322,6 +354,7 @@ int main(void) {
         cmocka_unit_test(the_losses_of_one_rank),
         cmocka_unit_test(the_bits_of_one_rank),
         cmocka_unit_test(a_killed_rank),
+        cmocka_unit_test(a_killed_calibration),
         cmocka_unit_test(stopped_and_gone_on_with_another_number),
         cmocka_unit_test(calibration_of_one_rank),
         cmocka_unit_test(a_sweep),
