@@ -1,4 +1,5 @@
-/* A training run on its way: what train_run.c, train_eval.c and train_state.c share. */
+/* A training run on its way: what train_run.c, train_open.c, train_eval.c and train_state.c share.
+ */
 #ifndef PARE_SRC_PIPELINE_TRAIN_RUN_H
 #define PARE_SRC_PIPELINE_TRAIN_RUN_H
 
@@ -61,6 +62,14 @@ typedef struct pare_train_run {
         size_t n, capacity;
     } log; /* lines of JSON */
 } pare_train_run;
+
+/* Errors: PARE_ERR_ARG. */
+pare_status pare_train_check_options(const pare_train_options *o, pare_error *err);
+
+/* Everything but rt and o is 0, the token files' fd -1. The run stands where its last checkpoint
+ * does. Also after a failure pare_train_close frees what there is; remove: the work folder too. */
+pare_status pare_train_open(pare_train_run *r, pare_error *err);
+void pare_train_close(pare_train_run *r, bool remove);
 
 /* Share of the learning rate at a step, from 0. */
 double pare_train_rate(const pare_train_options *o, uint64_t step);
