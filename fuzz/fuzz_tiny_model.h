@@ -106,6 +106,32 @@ static const float *tiny_values(void) {
     return values;
 }
 
+/* A folder with a tiny Llama, for what stands beside a model. */
+static inline void fuzz_write_tiny_llama(void) {
+    static const char *const config =
+        "{\"model_type\":\"llama\",\"vocab_size\":5,\"hidden_size\":8,\"num_hidden_layers\":1,"
+        "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,"
+        "\"max_position_embeddings\":16,\"intermediate_size\":8}";
+    const pare_arch *arch = pare_arch_find("llama");
+    pare_model_config c = tiny_config(arch);
+    char name[PARE_NAME_MAX];
+    size_t dims[2], n_dims, number[64], n = 0;
+    pare_st_writer *w;
+    fuzz_write("config.json", config, strlen(config));
+    FUZZ_CHECK(pare_st_writer_create(&w, fuzz_write("model.safetensors", "", 0), 0, NULL) ==
+               PARE_OK);
+    for (; tiny_weight(arch, &c, PARE_NAMES_HF, n, name, dims, &n_dims); n++)
+        FUZZ_CHECK(pare_st_declare(w, name, "F32", dims, n_dims, &number[n], NULL) == PARE_OK);
+    FUZZ_CHECK(pare_st_begin(w, NULL) == PARE_OK);
+    for (size_t k = 0; k < n; k++) {
+        tiny_weight(arch, &c, PARE_NAMES_HF, k, name, dims, &n_dims);
+        size_t bytes = dims[0] * (n_dims == 2 ? dims[1] : 1) * sizeof(float);
+        FUZZ_CHECK(pare_st_write(w, number[k], tiny_values(), bytes, NULL) == PARE_OK);
+    }
+    FUZZ_CHECK(pare_st_finish(w, NULL) == PARE_OK);
+    pare_st_writer_free(w);
+}
+
 static size_t fuzz_read_back(const char *path, uint8_t *out, size_t capacity) {
     char *data;
     size_t n;

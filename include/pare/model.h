@@ -72,8 +72,20 @@ void pare_model_free(pare_model *m);
  * (another kind of adapter), PARE_ERR_ARG (a second one), PARE_ERR_IO, PARE_ERR_NOMEM. */
 pare_status pare_model_add_lora(pare_model *m, const char *path, pare_error *err);
 
+/* Every sequence of the model stands behind the prefix of a file from now on (a cushion: keys and
+ * values of some positions, docs/cushion.md), in place of what it had: a folder that holds one is
+ * loaded with it. All functions count a sequence's own positions, from 0. path NULL: behind none.
+ * Before any session is made of it. Errors: PARE_ERR_INPUT (damaged, or another model's),
+ * PARE_ERR_UNSUPPORTED, PARE_ERR_IO, PARE_ERR_NOMEM. */
+pare_status pare_model_set_prefix(pare_model *m, const char *path, pare_error *err);
+/* The same with what the model makes of n tokens. Errors: PARE_ERR_ARG (ids out of range, none, too
+ * many), PARE_ERR_NOMEM. */
+pare_status pare_model_set_prefix_ids(pare_model *m, const int32_t *ids, size_t n, pare_error *err);
+/* Positions in front of every sequence; 0 = none. */
+size_t pare_model_prefix_length(const pare_model *m);
+
 size_t pare_model_vocab_size(const pare_model *m);
-size_t pare_model_ctx_max(const pare_model *m);
+size_t pare_model_ctx_max(const pare_model *m); /* of text, behind the prefix */
 const char *pare_model_arch(const pare_model *m);
 /* Bytes of weights that one decoded token reads (embedding row counted once). */
 uint64_t pare_model_bytes_per_token(const pare_model *m);
@@ -153,8 +165,8 @@ size_t pare_session_position(const pare_session *s);
 /* Positions it can hold, and the model that it runs. */
 size_t pare_session_n_ctx(const pare_session *s);
 const pare_model *pare_session_model(const pare_session *s);
-uint64_t
-pare_session_kv_bytes(const pare_session *s); /* of a full cache, with what it keeps spare */
+uint64_t pare_session_kv_bytes(const pare_session *s); /* of a full cache, with what it keeps spare,
+                                                          and of the prefix */
 /* Bytes of keys and values that the token at position `pos` attends to: in layers with a window,
  * those in it. */
 uint64_t pare_session_kv_read_bytes(const pare_session *s, size_t pos);

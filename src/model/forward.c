@@ -99,18 +99,25 @@ static pare_op_out out_of(const pare_linear *l, float *y, size_t ldy) {
         .name = l->name, .w = &l->w, .bias = l->bias, .y = y, .ldy = ldy, .adapter = l->adapter};
 }
 
-/* The pass's spans over its own keys and values, which lie in the order of the tokens. */
-static const pare_attn_span *plain_spans(pare_fwd *f, const pare_pass *p, const float *k,
-                                         const float *v, size_t ld, const pare_model_config *c) {
+/* The pass's spans over its own keys and values, which lie in the order of the tokens: each as
+ * layer 0, of its prefix too. */
+static const pare_attn_span *plain_spans(pare_fwd *f, const pare_pass *p, size_t layer,
+                                         const float *k, const float *v, size_t ld,
+                                         const pare_model_config *c) {
     size_t count = p->n_spans ? p->n_spans : 1;
     pare_attn_span *spans = pare_fwd_alloc(f, count, sizeof *spans);
     pare_kv_layer *layers = pare_fwd_alloc(f, count, sizeof *layers);
+    pare_attn_prefix *fronts = pare_fwd_alloc(f, count, sizeof *fronts);
     if (pare_fwd_planning(f)) return NULL;
     if (f->w->id == 0)
         for (size_t i = 0, row = 0; i < count; row += spans[i++].n) {
             layers[i] =
                 pare_kv_layer_of(k + row * ld, v + row * ld, ld, c->n_kv_heads, c->head_dim);
-            spans[i] = (pare_attn_span){.layers = &layers[i], .n = p->spans ? p->spans[i].n : p->n};
+            const pare_attn_prefix *front = p->spans ? p->spans[i].prefix : NULL;
+            if (front) fronts[i] = (pare_attn_prefix){front->layers + layer, front->n};
+            spans[i] = (pare_attn_span){.layers = &layers[i],
+                                        .n = p->spans ? p->spans[i].n : p->n,
+                                        .prefix = front ? &fronts[i] : NULL};
         }
     pare_barrier(f->w);
     return spans;
@@ -155,7 +162,7 @@ void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, 
     const pare_attn_span *spans = p->spans;
     size_t at = layer;
     if (!spans || !spans->layers) {
-        spans = plain_spans(f, p, k, v, ld, c);
+        spans = plain_spans(f, p, layer, k, v, ld, c);
         at = 0;
     } else {
         pare_op_kv_store(f, spans, at, k, ld, v, ld, n);

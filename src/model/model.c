@@ -3,6 +3,7 @@
 #include "base/runtime.h"
 #include "model/lora.h"
 #include "model/names.h"
+#include "model/prefix.h"
 #include "tensor/linear.h"
 #include "tensor/pack.h"
 
@@ -308,6 +309,7 @@ pare_status pare_model_load(pare_model **out, pare_runtime *rt, const char *path
     for (size_t i = 0; pare_source_note(source, i); i++)
         pare_warn(rt, "%s", pare_source_note(source, i));
     pare_status st = pare_model_load_layers(m, 0, m->config.n_layers, err);
+    if (st == PARE_OK) st = pare_model_load_own_prefix(m, err);
     if (st != PARE_OK) {
         pare_model_free(m);
         return st;
@@ -322,13 +324,17 @@ void pare_model_free(pare_model *m) {
         release(&m->weights.layers[i].block);
     pare_free(m->weights.layers);
     pare_lora_free(m->lora);
+    pare_prefix_free(m->prefix);
     release(&m->weights.block);
     pare_source_close(m->source);
     pare_free(m);
 }
 
 size_t pare_model_vocab_size(const pare_model *m) { return m->config.vocab_size; }
-size_t pare_model_ctx_max(const pare_model *m) { return m->config.ctx_max; }
+size_t pare_model_ctx_max(const pare_model *m) {
+    size_t front = pare_model_prefix_length(m);
+    return m->config.ctx_max > front ? m->config.ctx_max - front : m->config.ctx_max;
+}
 const char *pare_model_arch(const pare_model *m) { return m->config.arch; }
 
 size_t pare_model_alike_rows(const pare_model *m, size_t pos) {

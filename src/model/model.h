@@ -49,6 +49,7 @@ struct pare_model {
     const pare_linear *head;    /* output, or token_embd when tied */
     pare_rope rope, rope_local; /* half 0 = no RoPE */
     struct pare_lora *lora;     /* owned, or NULL (model/lora.h) */
+    struct pare_prefix *prefix; /* owned, or NULL (model/prefix.h) */
 };
 
 /* A model without layers: embeddings, final norm and head only. Takes the source over (also when it
@@ -69,6 +70,11 @@ pare_linear *pare_model_linear(pare_model *m, size_t layer, const char *name);
 /* Where a loaded layer holds the norm or bias of that canonical name, or NULL. */
 const float **pare_model_vector(pare_model *m, size_t layer, const char *name);
 
+/* What stands in front of the model's sequences, for spans; NULL: nothing. */
+const pare_attn_prefix *pare_model_prefix(const pare_model *m);
+/* The keys and values of a session's text. */
+const pare_kv_cache *pare_session_cache(const pare_session *s);
+
 /* ---- the forward pass, called by every thread with its own context (autograd/ops.h) ---- */
 
 /* A batch of tokens on its way through the model. */
@@ -76,7 +82,8 @@ typedef struct pare_pass {
     const int32_t *ids;          /* [n], checked; NULL in a plan */
     size_t n;                    /* tokens of all spans */
     const pare_attn_span *spans; /* [n_spans] sequences, at least one; may be NULL in a plan. With
-                                    layers NULL and pos0 0: attention over the pass's own tokens */
+                                    layers NULL and pos0 0: attention over the prefix and the pass's
+                                    own tokens */
     size_t n_spans;
     float *angles, *angles_local; /* of RoPE; made by pare_pass_begin */
 } pare_pass;

@@ -3,6 +3,7 @@
 #include "model/model.h"
 
 #include "base/runtime.h"
+#include "model/prefix.h"
 
 #include <string.h>
 
@@ -145,14 +146,14 @@ static pare_status plan(engine *e, pare_error *err) {
 
 static pare_status check_options(engine *e, const pare_session_options *o, size_t *n_ctx,
                                  pare_error *err) {
-    const pare_model_config *c = &e->m->config;
-    *n_ctx = o->n_ctx ? o->n_ctx : c->ctx_max < N_CTX ? c->ctx_max : N_CTX;
+    size_t ctx_max = pare_model_ctx_max(e->m);
+    *n_ctx = o->n_ctx ? o->n_ctx : ctx_max < N_CTX ? ctx_max : N_CTX;
     e->compute = o->compute;
     e->n_batch = o->n_batch ? o->n_batch : *n_ctx < N_BATCH ? *n_ctx : N_BATCH;
-    if (e->m->weights.position_embd.w.enc && *n_ctx > c->ctx_max)
+    if (e->m->weights.position_embd.w.enc && *n_ctx > ctx_max)
         return pare_fail(err, PARE_ERR_ARG,
                          "n_ctx: found %zu, expected at most %zu as the model has positions",
-                         *n_ctx, c->ctx_max);
+                         *n_ctx, ctx_max);
     if (e->n_batch > (size_t)1 << 20)
         return pare_fail(err, PARE_ERR_ARG, "n_batch: found %zu, expected at most %d", e->n_batch,
                          1 << 20);
@@ -260,7 +261,10 @@ static void run(region *r) { pare_team_run(r->e->m->rt, region_thread, r); }
 
 /* The sequence's next `count` tokens. */
 static pare_attn_span span_of(const pare_session *s, size_t count) {
-    return (pare_attn_span){.layers = s->kv.layers, .n = count, .pos0 = s->kv.n_pos};
+    return (pare_attn_span){.layers = s->kv.layers,
+                            .n = count,
+                            .pos0 = s->kv.n_pos,
+                            .prefix = pare_model_prefix(s->e->m)};
 }
 
 /* The next batch of ids[n] from `done` on: tokens at the cache's position. */
@@ -565,7 +569,11 @@ void pare_session_truncate(pare_session *s, size_t n_keep) {
 size_t pare_session_position(const pare_session *s) { return s->kv.n_pos; }
 size_t pare_session_n_ctx(const pare_session *s) { return s->kv.n_ctx; }
 const pare_model *pare_session_model(const pare_session *s) { return s->e->m; }
-uint64_t pare_session_kv_bytes(const pare_session *s) { return s->kv.full_bytes; }
+const pare_kv_cache *pare_session_cache(const pare_session *s) { return &s->kv; }
+uint64_t pare_session_kv_bytes(const pare_session *s) {
+    const pare_prefix *p = s->e->m->prefix;
+    return s->kv.full_bytes + (p ? p->bytes : 0);
+}
 uint64_t pare_session_kv_read_bytes(const pare_session *s, size_t pos) {
-    return pare_kv_cache_read_bytes(&s->kv, pos);
+    return pare_kv_cache_read_bytes(&s->kv, pos) + pare_prefix_read_bytes(s->e->m, pos);
 }
