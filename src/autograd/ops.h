@@ -24,6 +24,7 @@
 #include "tensor/encoding.h"
 
 struct pare_op_out;
+struct pare_fwd;
 
 /* Sees the input x[n][ldx] of the matrices that share it, `in` values a row, before the activation
  * quantizer. Called by every thread, which all leave together. false, of all threads: nobody needs
@@ -35,6 +36,13 @@ typedef bool (*pare_probe_fn)(pare_worker *w, void *arg, const struct pare_op_ou
  * [row_begin, row_end) of its own; weight: the first matrix that shares the input. */
 typedef void (*pare_act_quant_fn)(void *arg, const char *weight, float *y, const float *x,
                                   size_t ldx, size_t row_begin, size_t row_end, size_t in);
+
+/* Sees the rotated queries q[n][ldq] of a layer, whose keys and values are in layer `at` of the
+ * spans. Called by every thread before the attention operator and with what that one gets, so that
+ * its scratch is free; not in a plan. */
+typedef void (*pare_attn_probe_fn)(struct pare_fwd *f, void *arg, const float *q, size_t ldq,
+                                   const pare_attn_span *spans, size_t n_spans, size_t at,
+                                   const pare_attn *a, size_t n);
 
 typedef struct pare_fwd {
     pare_worker *w; /* in a plan: n is set, team is not needed */
@@ -51,6 +59,8 @@ typedef struct pare_fwd {
     void *probe_arg;
     pare_act_quant_fn act_quant; /* may be NULL */
     void *act_quant_arg;
+    pare_attn_probe_fn attn_probe; /* may be NULL */
+    void *attn_probe_arg;
 } pare_fwd;
 
 /* A context without memory for n_threads threads: a plan. worker is filled and borrowed. */
