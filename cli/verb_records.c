@@ -123,6 +123,24 @@ static pare_status print_curve(cli *c, const pare_record *r) {
     return cli_table_end(c, &t);
 }
 
+static pare_status print_sites(cli *c, const pare_record *r) {
+    cli_table t;
+    cli_printf(c, "\n");
+    cli_table_begin(&t, ">layer|site|>top-1|>behind 1st|>top 10%|>median|>channel|>position");
+    for (size_t i = 0; i < r->n_sites; i++) {
+        const pare_record_site *s = &r->sites[i];
+        cli_cell(&t, "%lld", (long long)s->layer);
+        cli_cell(&t, "%s", s->site ? s->site : "?");
+        real_cell(&t, s->top1, 2);
+        real_cell(&t, s->largest_behind, 2);
+        real_cell(&t, s->top10, 3);
+        real_cell(&t, s->median, 4);
+        cli_cell(&t, "%lld", (long long)s->channel);
+        cli_cell(&t, "%lld", (long long)s->position);
+    }
+    return cli_table_end(c, &t);
+}
+
 /* Every field that is known, by its name; then the lists as tables. */
 static pare_status print_record(cli *c, const pare_record *r) {
     json_t *o = cli_record_json(r, false), *value;
@@ -157,6 +175,7 @@ static pare_status print_record(cli *c, const pare_record *r) {
         st = cli_table_end(c, &t);
     }
     if (st == PARE_OK && r->n_curve) st = print_curve(c, r);
+    if (st == PARE_OK && r->n_sites) st = print_sites(c, r);
     if (st == PARE_OK && r->n_layers) {
         cli_printf(c, "\n");
         cli_table_begin(&t, "tensor|from|to|>size|>bits/w|>zero %|>error|>s");

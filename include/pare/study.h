@@ -16,6 +16,7 @@
 #ifndef PARE_STUDY_H
 #define PARE_STUDY_H
 
+#include "pare/analyze.h"
 #include "pare/base.h"
 #include "pare/compress.h"
 #include "pare/eval.h"
@@ -47,6 +48,15 @@ typedef struct pare_record_task {
     double acc, acc_stderr, acc_norm, acc_norm_stderr, ppl;
 } pare_record_task;
 
+/* A site of an analysis; as in pare_outlier_site, with the largest token of all windows. */
+typedef struct pare_record_site {
+    int64_t layer;
+    const char *site;
+    double top1, top10, top10_mean, median, largest, largest_behind;
+    int64_t position, channel, token_id;
+    double attention_first; /* of the layer */
+} pare_record_site;
+
 /* One run. What is not known is NULL, 0 (counts, bytes) or NaN (measures). Every field but the
  * lists is a column of the database, a key of its JSON form, a column of the CSV report and a key
  * of filters, all with the field's name. Strings that the caller assigns are borrowed until
@@ -54,7 +64,7 @@ typedef struct pare_record_task {
 typedef struct pare_record {
     int64_t id;          /* > 0 once it is in a database; never given twice */
     int64_t time;        /* when it was added, seconds since 1970 UTC; 0 = now */
-    const char *verb;    /* "compress", "eval", "sweep", "train" */
+    const char *verb;    /* "compress", "eval", "sweep", "train", "analyze" */
     const char *version; /* of pare */
     const char *status;  /* "ok" or "failed" */
     const char *message; /* of a failure */
@@ -102,8 +112,9 @@ typedef struct pare_record {
     const pare_record_layer *layers;
     const pare_record_task *tasks;
     const pare_record_point *curve; /* by step */
+    const pare_record_site *sites;  /* layer by layer */
     const char *const *fallbacks;   /* one line each */
-    size_t n_layers, n_tasks, n_fallbacks, n_curve;
+    size_t n_layers, n_tasks, n_fallbacks, n_curve, n_sites;
     struct pare_record_memory *memory; /* private */
 } pare_record;
 
@@ -122,9 +133,12 @@ pare_status pare_record_set_training(pare_record *r, const pare_train_options *o
                                      const pare_train_report *report, pare_error *err);
 pare_status pare_record_set_perplexity(pare_record *r, const pare_perplexity *ppl, pare_error *err);
 void pare_record_set_distance(pare_record *r, const pare_distance *d);
+/* Errors: PARE_ERR_NOMEM. */
+pare_status pare_record_set_outliers(pare_record *r, const pare_outliers *o, pare_error *err);
 
 /* The record as JSON text, one object: fields in their order, unknown ones null; bytes that are no
- * UTF-8 become U+FFFD. details: with layers, tasks, curve and fallbacks. Free with pare_text_free.
+ * UTF-8 become U+FFFD. details: with layers, tasks, curve, sites and fallbacks. Free with
+ * pare_text_free.
  */
 pare_status pare_record_json(char **text, const pare_record *r, bool details, pare_error *err);
 void pare_text_free(char *text);
@@ -198,7 +212,7 @@ typedef struct pare_record_query {
     const char *const *filters;
     size_t n_filters;
     size_t limit; /* the newest that many; 0 = all */
-    bool details; /* layers, tasks, curve and fallbacks too */
+    bool details; /* layers, tasks, curve, sites and fallbacks too */
 } pare_record_query;
 
 typedef struct pare_record_list {

@@ -135,6 +135,38 @@ void pare_record_set_distance(pare_record *r, const pare_distance *d) {
     r->base_ppl = d->base_ppl;
 }
 
+pare_status pare_record_set_outliers(pare_record *r, const pare_outliers *o, pare_error *err) {
+    char crc[9];
+    snprintf(crc, sizeof crc, "%08x", (unsigned)o->crc32);
+    r->crc32 = pare_record_strndup(r, crc, 8);
+    pare_record_site *sites = pare_record_calloc(r, o->n_sites, sizeof *sites);
+    if (!r->crc32 || !sites) return fail_memory(err);
+    for (size_t i = 0; i < o->n_sites; i++) {
+        const pare_outlier_site *s = &o->sites[i];
+        sites[i] = (pare_record_site){.layer = (int64_t)s->layer,
+                                      .site = s->name,
+                                      .top1 = s->top1,
+                                      .top10 = s->top10,
+                                      .top10_mean = s->top10_mean,
+                                      .median = s->median,
+                                      .largest = s->largest,
+                                      .largest_behind = s->largest_behind,
+                                      .position = (int64_t)s->tokens[0].position,
+                                      .channel = (int64_t)s->tokens[0].channel,
+                                      .token_id = s->tokens[0].id,
+                                      .attention_first = o->attention_first[s->layer]};
+    }
+    r->sites = sites;
+    r->n_sites = o->n_sites;
+    r->protocol = pare_protocol_name(PARE_PROTOCOL_HF);
+    r->compute = o->compute == PARE_COMPUTE_EXACT ? "exact" : "fast";
+    r->ctx = (int64_t)o->ctx;
+    r->n_windows = (int64_t)o->n_windows;
+    r->n_tokens = (int64_t)o->n_text;
+    r->seconds = o->seconds;
+    return PARE_OK;
+}
+
 /* --- JSON --- */
 
 static json_t *text_json(const char *text) {
@@ -194,6 +226,8 @@ pare_status pare_record_json(char **text, const pare_record *r, bool details, pa
                             list_json(pare_task_columns, r->tasks, r->n_tasks, sizeof *r->tasks));
         json_object_set_new(o, "curve",
                             list_json(pare_point_columns, r->curve, r->n_curve, sizeof *r->curve));
+        json_object_set_new(o, "sites",
+                            list_json(pare_site_columns, r->sites, r->n_sites, sizeof *r->sites));
         json_object_set_new(o, "fallbacks", lines_json(r->fallbacks, r->n_fallbacks));
     }
     char *dumped = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;

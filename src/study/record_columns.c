@@ -116,6 +116,24 @@ const pare_column pare_point_columns[] = {
 };
 #undef P
 
+#define S pare_record_site
+const pare_column pare_site_columns[] = {
+    INT(S, layer),
+    TEXT(S, site),
+    REAL(S, top1),
+    REAL(S, top10),
+    REAL(S, top10_mean),
+    REAL(S, median),
+    REAL(S, largest),
+    REAL(S, largest_behind),
+    INT(S, position),
+    INT(S, channel),
+    INT(S, token_id),
+    REAL(S, attention_first),
+    {0},
+};
+#undef S
+
 const pare_column *pare_column_find(const pare_column *table, const char *name, size_t len) {
     for (; table->name; table++)
         if (strlen(table->name) == len && memcmp(table->name, name, len) == 0) return table;

@@ -22,6 +22,7 @@ extern const pare_column pare_record_columns[]; /* id first */
 extern const pare_column pare_layer_columns[];
 extern const pare_column pare_task_columns[];
 extern const pare_column pare_point_columns[];
+extern const pare_column pare_site_columns[];
 
 const pare_column *pare_column_find(const pare_column *table, const char *name, size_t len);
 /* Of a struct of the table. */

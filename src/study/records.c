@@ -4,6 +4,7 @@
  *   layer      record, i, then the fields of pare_record_layer
  *   task       record, i, then the fields of pare_record_task
  *   curve      record, i, then the fields of pare_record_point
+ *   site       record, i, then the fields of pare_record_site
  *   fallback   record, i, line
  *   file_hash  device, inode, size, times -> SHA-256
  *
@@ -119,6 +120,9 @@ static pare_status create_tables(pare_records *r, pare_error *err) {
     pare_buffer_print(&sql, ", PRIMARY KEY (record, i)) WITHOUT ROWID; "
                             "CREATE TABLE IF NOT EXISTS curve (record INTEGER, i INTEGER, ");
     print_columns(&sql, pare_point_columns, true);
+    pare_buffer_print(&sql, ", PRIMARY KEY (record, i)) WITHOUT ROWID; "
+                            "CREATE TABLE IF NOT EXISTS site (record INTEGER, i INTEGER, ");
+    print_columns(&sql, pare_site_columns, true);
     pare_buffer_print(&sql,
                       ", PRIMARY KEY (record, i)) WITHOUT ROWID; "
                       "CREATE TABLE IF NOT EXISTS fallback (record INTEGER, i INTEGER, line TEXT, "
@@ -159,6 +163,7 @@ static pare_status bring_up_to_date(pare_records *r, pare_error *err) {
     if (st == PARE_OK) st = add_columns(r, "layer", pare_layer_columns, err);
     if (st == PARE_OK) st = add_columns(r, "task", pare_task_columns, err);
     if (st == PARE_OK) st = add_columns(r, "curve", pare_point_columns, err);
+    if (st == PARE_OK) st = add_columns(r, "site", pare_site_columns, err);
     if (st == PARE_OK) st = execute(r, "COMMIT", "open", err);
     if (st != PARE_OK) (void)execute(r, "ROLLBACK", "open", NULL);
     return st;
@@ -319,6 +324,8 @@ static pare_status add(pare_records *r, pare_record *record, int64_t *id, pare_e
                     sizeof *record->tasks, *id, err));
     PARE_TRY(insert(r, "curve", pare_point_columns, record->curve, record->n_curve,
                     sizeof *record->curve, *id, err));
+    PARE_TRY(insert(r, "site", pare_site_columns, record->sites, record->n_sites,
+                    sizeof *record->sites, *id, err));
     return insert(r, "fallback", line_columns, record->fallbacks, record->n_fallbacks,
                   sizeof *record->fallbacks, *id, err);
 }
@@ -339,8 +346,9 @@ pare_status pare_records_add(pare_records *r, pare_record *record, pare_error *e
 }
 
 pare_status pare_records_remove(pare_records *r, int64_t id, pare_error *err) {
-    static const char *const from[] = {"record WHERE id", "layer WHERE record", "task WHERE record",
-                                       "curve WHERE record", "fallback WHERE record"};
+    static const char *const from[] = {"record WHERE id",   "layer WHERE record",
+                                       "task WHERE record", "curve WHERE record",
+                                       "site WHERE record", "fallback WHERE record"};
     int n = 0;
     PARE_TRY(execute(r, "BEGIN IMMEDIATE", "remove", err));
     pare_status st = PARE_OK;
@@ -484,7 +492,7 @@ static pare_status read_list(pare_records *r, void **items, size_t *n, const cha
 }
 
 static pare_status read_details(pare_records *r, pare_record *record, pare_error *err) {
-    void *layers = NULL, *tasks = NULL, *curve = NULL, *fallbacks = NULL;
+    void *layers = NULL, *tasks = NULL, *curve = NULL, *sites = NULL, *fallbacks = NULL;
     PARE_TRY(read_list(r, &layers, &record->n_layers, "layer", pare_layer_columns,
                        sizeof *record->layers, record, err));
     record->layers = layers;
@@ -494,6 +502,9 @@ static pare_status read_details(pare_records *r, pare_record *record, pare_error
     PARE_TRY(read_list(r, &curve, &record->n_curve, "curve", pare_point_columns,
                        sizeof *record->curve, record, err));
     record->curve = curve;
+    PARE_TRY(read_list(r, &sites, &record->n_sites, "site", pare_site_columns,
+                       sizeof *record->sites, record, err));
+    record->sites = sites;
     PARE_TRY(read_list(r, &fallbacks, &record->n_fallbacks, "fallback", line_columns,
                        sizeof(text_line), record, err));
     record->fallbacks = fallbacks; /* a text_line is one pointer */

@@ -248,7 +248,7 @@ pare_status pare_report_data_make(pare_report_data *out, const pare_record_list 
             enough = pare_table_add(&g.made, r->out_sha256, strlen(r->out_sha256), (int64_t)i) >= 0;
     }
     for (size_t i = 0; enough && i < records->n; i++)
-        if (is_ok(records->items[i]) && !is_new(records->items[i]))
+        if (is_ok(records->items[i]) && !is_new(records->items[i]) && !records->items[i]->n_sites)
             enough = add_record(&g, records->items[i]);
     for (size_t i = 0; enough && i < records->n; i++)
         if (is_ok(records->items[i])) enough = add_training(&g, records->items[i]);

@@ -524,6 +524,7 @@ static void head(pare_buffer *b, const pare_report_data *data, const pare_record
         PRINT("</a>");
     }
     if (data->n_trainings) PRINT("<a href=\"#training\">Training</a>");
+    if (pare_report_has_outliers(records)) PRINT("<a href=\"#outliers\">Outliers</a>");
     PRINT("<a href=\"#records\">Records</a></nav></header>\n");
 }
 
@@ -536,6 +537,7 @@ void pare_report_html(pare_buffer *b, const pare_report_data *data, const pare_r
     for (size_t i = 0; i < data->n; i++)
         if (model(b, data->pool, &data->models[i], i) != PARE_OK) b->failed = true;
     pare_report_training_html(b, data);
+    pare_report_outliers_html(b, data->pool, records);
     PRINT("<section id=\"records\"><h2>Records</h2>\n");
     for (size_t i = 0; i < records->n; i++) record(b, records->items[i]);
     PRINT("</section>\n</main>\n</body>\n</html>\n");

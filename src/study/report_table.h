@@ -56,6 +56,10 @@ void pare_report_legend(pare_buffer *out, const struct pare_plot_line *lines,
                         const pare_record *const *from, size_t n);
 /* The section of trainings: curves and a table for each group; nothing where there are none. */
 void pare_report_training_html(pare_buffer *out, const pare_report_data *data);
+/* The section of analyses of outliers; nothing where there are none. pool: owns what is drawn. */
+bool pare_report_has_outliers(const pare_record_list *records);
+void pare_report_outliers_html(pare_buffer *out, pare_record *pool,
+                               const pare_record_list *records);
 /* "16 KiB of text.txt, held out: its end, windows of 256 tokens". */
 void pare_training_text(const pare_training_group *g, char *text, size_t size);
 

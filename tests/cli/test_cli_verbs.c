@@ -375,6 +375,38 @@ static void eval(void **state) {
     json_decref(o);
 }
 
+static void analyze(void **state) {
+    (void)state;
+    json_t *o = program_json(NULL, "pare analyze outliers model.gguf --text wiki.test.raw --ctx 64 "
+                                   "--windows 3 --top 2 --records analyze.db");
+    program_has(o, "analysis,ctx,n_windows,n_tokens,crc32,compute,sites,layers,seconds,record_id");
+    assert_int_equal(integer(o, "n_windows"), 3);
+    json_t *sites = json_object_get(o, "sites"), *layers = json_object_get(o, "layers");
+    assert_int_equal(json_array_size(sites), 5 * TINY_LAYERS);
+    assert_int_equal(json_array_size(layers), TINY_LAYERS);
+    program_has(json_array_get(layers, 0), "layer,attention_first");
+    json_t *site = json_array_get(sites, 3);
+    program_has(site, "layer,site,width,top1,top10,top10_mean,median,largest,largest_behind_first,"
+                      "tokens");
+    assert_string_equal(string(site, "site"), "ffn_down");
+    assert_int_equal(json_array_size(json_object_get(site, "tokens")), 2);
+    program_has(json_array_get(json_object_get(site, "tokens"), 0),
+                "window,position,channel,token_id,token,value");
+    json_decref(o);
+    program_result r = program_run(NULL, "pare records show 1 --records analyze.db");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.out, "block_out"));
+    program_free(&r);
+    r = program_run(NULL, "pare report --records analyze.db");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.out, "id=\"outliers\""));
+    program_free(&r);
+    program_refuses("pare analyze outlier model.gguf --text wiki.test.raw",
+                    "found 'outlier', expected outliers");
+    program_refuses("pare analyze outliers model.gguf", "expected --text FILE");
+    program_refuses("pare analyze outliers wild --text none.txt", "none.txt");
+}
+
 static void eval_against(void **state) {
     (void)state;
     json_t *o = program_json(
@@ -652,6 +684,7 @@ int main(void) {
         cmocka_unit_test(guesses),
         cmocka_unit_test(conversation),
         cmocka_unit_test(eval),
+        cmocka_unit_test(analyze),
         cmocka_unit_test(eval_against),
         cmocka_unit_test(eval_tasks),
         cmocka_unit_test(eval_errors),

@@ -9,7 +9,7 @@ fail=0
 declare -A rank=([base]=0 [kernels]=1 [tensor]=2 [io]=3 [text]=4 [autograd]=5 [model]=6 [eval]=7 [train]=7 [generate]=7
   [methods]=8 [pipeline]=9 [study]=10)
 declare -A public=([base]=base [encoding]=tensor [tokenizer]=text [model]=model [generate]=generate [chat]=generate [eval]=eval
-  [bench]=eval [methods]=methods [optim]=methods [sparsity]=methods [compress]=pipeline [train]=pipeline [study]=study)
+  [bench]=eval [methods]=methods [optim]=methods [sparsity]=methods [compress]=pipeline [train]=pipeline [study]=study [analyze]=study)
 
 for file in $(find src -name '*.[ch]'); do
   layer=$(cut -d/ -f2 <<<"$file")

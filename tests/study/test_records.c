@@ -38,6 +38,14 @@ static pare_record *sample(void) {
                                               {10, 5.25, NAN, 1e-3, 0.5, 0}};
     r->curve = curve;
     r->n_curve = 2;
+    static const pare_record_site sites[] = {{.layer = 11,
+                                              .site = "ffn_down",
+                                              .top1 = 3569,
+                                              .median = 0.06,
+                                              .channel = 1229,
+                                              .attention_first = NAN}};
+    r->sites = sites;
+    r->n_sites = 1;
     return r;
 }
 
@@ -71,6 +79,7 @@ static void round_trip(void **state) {
     assert_non_null(strstr(a, "\"ppl\":19.925"));
     assert_non_null(strstr(a, "\"error\":null"));
     assert_non_null(strstr(a, "\"curve\":[{\"step\":0,\"loss\":null,\"val_loss\":5.5"));
+    assert_non_null(strstr(a, "\"sites\":[{\"layer\":11,\"site\":\"ffn_down\",\"top1\":3569.0"));
     assert_non_null(strstr(a, "odd \\\"name\\\" <&>\\n"));
     pare_text_free(a);
     pare_text_free(b);

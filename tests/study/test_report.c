@@ -386,6 +386,40 @@ static void trainings(void **state) {
     free_list(&list);
 }
 
+/* Analyses of the same text stand in one figure for each site, and are no variants of a model. */
+static void outliers(void **state) {
+    (void)state;
+    static pare_record_site sites[2][4];
+    for (int i = 0; i < 8; i++)
+        sites[i / 4][i % 4] = (pare_record_site){.layer = i % 4 / 2,
+                                                 .site = i % 2 ? "block_out" : "ffn_down",
+                                                 .top1 = i < 4 ? 3569 : 20,
+                                                 .median = i == 5 ? 0 : 0.5};
+    pare_record_list list = {0};
+    for (int64_t i = 0; i < 3; i++) {
+        pare_record *r = make(&list, i + 1, "analyze", "A", NULL, NULL);
+        r->sites = sites[i % 2];
+        r->n_sites = 4;
+        r->arch = "llama";
+        r->text_sha256 = i < 2 ? "T1" : "T2";
+        r->ctx = 128;
+    }
+    pare_report_data d;
+    assert_ok(pare_report_data_make(&d, &list, err));
+    assert_int_equal(d.n, 0);
+    pare_report_data_free(&d);
+    char *text;
+    size_t n, figures = 0;
+    assert_ok(pare_report(&text, &n, &list, PARE_REPORT_HTML, NULL, err));
+    well_formed(text);
+    for (const char *p = text; (p = strstr(p, "<figcaption>")); p++) figures++;
+    assert_int_equal(figures, 4); /* two texts, two sites */
+    assert_non_null(strstr(text, "<figcaption>Input of ffn_down<small>"));
+    assert_non_null(strstr(text, "class=\"line c3\"")); /* two runs of two lines */
+    pare_text_free(text);
+    free_list(&list);
+}
+
 static void html(void **state) {
     (void)state;
     pare_record_list list = sample(), none = {0};
@@ -536,6 +570,7 @@ int main(void) {
         cmocka_unit_test(joins),
         cmocka_unit_test(circles),
         cmocka_unit_test(trainings),
+        cmocka_unit_test(outliers),
         cmocka_unit_test(html),
         cmocka_unit_test(same_page),
         cmocka_unit_test(markdown),
