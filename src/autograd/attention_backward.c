@@ -5,7 +5,10 @@
  *   dQ = dS K        dK += dS^T Q        dV += p^T dO
  *
  * p is computed again from the saved q and k. A task is one key/value head of one sequence, with
- * all query heads that read it: its sums have one order. */
+ * all query heads that read it: its sums have one order.
+ *
+ * Keys and values of a prefix are the first of every sequence. Their gradients are kept apart for
+ * each sequence and added up in order; they are parameters (tape.h), found by where they lie. */
 #include "autograd/tape.h"
 #include "kernels/tile.h"
 
@@ -18,9 +21,17 @@ typedef struct attention_span {
     size_t n, ldkv;
 } attention_span;
 
+/* What stands in front of all sequences of the call. */
+typedef struct attention_front {
+    size_t n, ld;              /* positions, 0 = none; floats from one to the next */
+    const float *rows[2];      /* keys, values: [n][ld], as they lie in the model */
+    const pare_leaf *param[2]; /* or NULL: frozen */
+} attention_front;
+
 typedef struct attention_record {
     pare_record head;
     pare_attn a;
+    attention_front front;
     size_t n_kv_heads, head_dim, n_spans, n;
     float *dout, *dq;
     size_t ldo, ldq;
@@ -60,7 +71,12 @@ static attention_space space_of(pare_arena *arena, int id, int n_threads, size_t
     return mine;
 }
 
-/* to[rows][dim] from head columns of from[n][ld], zeros around. */
+/* Gradients of the prefix from each sequence: [n_spans][keys, values][front][kv_dim]. */
+static float *front_space(pare_arena *arena, size_t n_spans, size_t front, size_t kv_dim) {
+    return front ? pare_arena_alloc(arena, n_spans * 2 * front * kv_dim, sizeof(float)) : NULL;
+}
+
+/* to[n][dim] from head columns of from[n][ld]; zeros in rows [n, rows), and past the head. */
 static void gather(float *to, size_t rows, size_t dim, const float *from, size_t ld, size_t n,
                    size_t head_dim) {
     memset(to, 0, rows * dim * sizeof *to);
@@ -103,14 +119,15 @@ static void probabilities(const pare_fwd *f, const pare_attn *a, float *s, float
     f->k->softmax->softmax(s + from, s + from, scale, to - from);
 }
 
-/* Queries [i0, i0 + m) of head h of one sequence. */
+/* Queries [i0, i0 + m) of head h of one sequence. Keys count from the prefix on. */
 static void tile_backward(const pare_fwd *f, const attention_record *r, const attention_space *s,
                           const attention_span *span, size_t row0, size_t h, size_t i0) {
     const pare_attn_kernels *k = f->k->attn;
     const pare_attn *a = &r->a;
     size_t m = span->n - i0 < TILE ? span->n - i0 : TILE, hd = r->head_dim;
-    size_t lo = a->window && i0 + 1 > a->window ? (i0 + 1 - a->window) / KEYS * KEYS : 0;
-    size_t n = round_up(i0 + m, KEYS) - lo;
+    size_t pos = r->front.n + i0;
+    size_t lo = a->window && pos + 1 > a->window ? (pos + 1 - a->window) / KEYS * KEYS : 0;
+    size_t n = round_up(pos + m, KEYS) - lo;
     float *dout = r->dout + (row0 + i0) * r->ldo + h * hd;
     gather(s->q, TILE, s->dim, r->q + ((row0 + i0) * a->n_heads + h) * hd, a->n_heads * hd, m, hd);
     gather(s->dout, TILE, s->dim, dout, r->ldo, m, hd);
@@ -121,7 +138,7 @@ static void tile_backward(const pare_fwd *f, const attention_record *r, const at
     k->gemm(s->ds, n, s->dout, s->dim, m, &values, s->dim, false);
     for (size_t i = 0; i < m; i++) {
         float *ds = s->ds + i * n, *capped = s->capped ? s->capped + i * n : NULL;
-        probabilities(f, a, s->p + i * n, capped, lo, n, i0 + i);
+        probabilities(f, a, s->p + i * n, capped, lo, n, pos + i);
         f->k->grad->softmax(ds, s->p + i * n, a->scale, n);
         if (capped) f->k->grad->softcap(ds, capped, a->softcap, n);
     }
@@ -143,15 +160,19 @@ static void tile_backward(const pare_fwd *f, const attention_record *r, const at
     k->gemm(s->dv + lo * s->dim, s->dim, s->turned, TILE, n, &do_rows, TILE, true);
 }
 
-/* Key/value head g of one sequence, whose rows begin at row0. */
+/* Key/value head g of one sequence, whose rows begin at row0. fronts: the sequence's gradients of
+ * the prefix, or NULL. */
 static void head_backward(const pare_fwd *f, const attention_record *r, const attention_space *s,
-                          const attention_span *span, size_t row0, size_t g) {
+                          const attention_span *span, size_t row0, size_t g, float *fronts) {
     size_t hd = r->head_dim, ld = r->n_kv_heads * hd, group = r->a.n_heads / r->n_kv_heads;
-    size_t keys = round_up(span->n, KEYS);
+    const attention_front *front = &r->front;
+    size_t keys = round_up(front->n + span->n, KEYS), first = front->n * s->dim;
     const float *from[2] = {r->k + row0 * ld + g * hd, r->v + row0 * ld + g * hd};
     float *rows[2] = {s->k, s->v}, *panels[2] = {s->k_packed, s->v_packed};
     for (int i = 0; i < 2; i++) {
-        gather(rows[i], keys, s->dim, from[i], ld, span->n, hd);
+        gather(rows[i] + first, keys - front->n, s->dim, from[i], ld, span->n, hd);
+        if (front->n)
+            gather(rows[i], front->n, s->dim, front->rows[i] + g * hd, front->ld, front->n, hd);
         for (size_t block = 0; block < keys; block += KEYS)
             f->k->attn->pack_k(panels[i] + block * s->dim, rows[i] + block * s->dim, s->dim,
                                s->dim);
@@ -162,9 +183,31 @@ static void head_backward(const pare_fwd *f, const attention_record *r, const at
         for (size_t i0 = 0; i0 < span->n; i0 += TILE) tile_backward(f, r, s, span, row0, h, i0);
     for (size_t i = 0; i < span->n; i++) {
         float *dk = span->dk + i * span->ldkv + g * hd, *dv = span->dv + i * span->ldkv + g * hd;
-        f->k->act->add(dk, dk, s->dk + i * s->dim, hd);
-        f->k->act->add(dv, dv, s->dv + i * s->dim, hd);
+        f->k->act->add(dk, dk, s->dk + first + i * s->dim, hd);
+        f->k->act->add(dv, dv, s->dv + first + i * s->dim, hd);
     }
+    for (size_t i = 0; fronts && i < front->n; i++) {
+        memcpy(fronts + i * ld + g * hd, s->dk + i * s->dim, hd * sizeof *fronts);
+        memcpy(fronts + (front->n + i) * ld + g * hd, s->dv + i * s->dim, hd * sizeof *fronts);
+    }
+}
+
+/* Adds the sequences' gradients of the prefix to its own. */
+static void front_backward(pare_fwd *f, const attention_record *r, const float *fronts) {
+    size_t count = r->front.n * r->n_kv_heads * r->head_dim, begin, end;
+    pare_share(f->w, count, 16, &begin, &end);
+    for (size_t i = 0; i < 2; i++) {
+        const pare_leaf *p = r->front.param[i];
+        if (!p || begin == end) continue;
+        if (*p->fresh) memset(p->grad + begin, 0, (end - begin) * sizeof *p->grad);
+        for (size_t span = 0; span < r->n_spans; span++)
+            f->k->act->add(p->grad + begin, p->grad + begin,
+                           fronts + (2 * span + i) * count + begin, end - begin);
+    }
+    pare_barrier(f->w);
+    for (size_t i = 0; i < 2 && f->w->id == 0; i++)
+        if (r->front.param[i]) *r->front.param[i]->fresh = false;
+    pare_barrier(f->w);
 }
 
 static size_t longest_span(const attention_record *r) {
@@ -177,14 +220,19 @@ static size_t longest_span(const attention_record *r) {
 static void attention_backward(pare_fwd *f, pare_record *record) {
     const attention_record *r = (attention_record *)record;
     pare_arena work = f->tape->work;
-    attention_space s =
-        space_of(&work, f->w->id, f->w->n, longest_span(r), r->head_dim, r->a.softcap > 0);
+    attention_space s = space_of(&work, f->w->id, f->w->n, r->front.n + longest_span(r),
+                                 r->head_dim, r->a.softcap > 0);
+    bool wanted = r->front.param[0] || r->front.param[1];
+    size_t kv_dim = r->n_kv_heads * r->head_dim, count = 2 * r->front.n * kv_dim;
+    float *fronts = wanted ? front_space(&work, r->n_spans, r->front.n, kv_dim) : NULL;
     for (size_t task; (task = pare_take(f->w, 1)) < r->n_spans * r->n_kv_heads;) {
         size_t row0 = 0, span = task / r->n_kv_heads;
         for (size_t i = 0; i < span; i++) row0 += r->spans[i].n;
-        head_backward(f, r, &s, &r->spans[span], row0, task % r->n_kv_heads);
+        head_backward(f, r, &s, &r->spans[span], row0, task % r->n_kv_heads,
+                      fronts ? fronts + span * count : NULL);
     }
     pare_barrier(f->w);
+    if (fronts) front_backward(f, r, fronts);
 }
 
 /* saved[n][width] = rows of width values. */
@@ -195,6 +243,17 @@ static float *save_rows(pare_fwd *f, const float *x, size_t ld, size_t n, size_t
     for (size_t i = begin; saved && x && i < end; i++)
         memcpy(saved + i * width, x + i * ld, width * sizeof *saved);
     return saved;
+}
+
+static attention_front front_of(const pare_tape *t, const pare_attn_span *span, size_t layer) {
+    attention_front front = {.n = pare_attn_span_front(span)};
+    if (!front.n) return front;
+    const pare_kv_layer *kv = &span->prefix->layers[layer];
+    front.ld = kv->row_stride / sizeof(float);
+    front.rows[0] = (const float *)(uintptr_t)kv->k;
+    front.rows[1] = (const float *)(uintptr_t)kv->v;
+    for (size_t i = 0; i < 2; i++) front.param[i] = pare_tape_leaf(t, front.rows[i]);
+    return front;
 }
 
 void pare_tape_attention(pare_fwd *f, const float *out, size_t ldo, const float *q, size_t ldq,
@@ -211,8 +270,11 @@ void pare_tape_attention(pare_fwd *f, const float *out, size_t ldo, const float 
                 *saved_k = save_rows(f, k, ldkv, n, kv_dim),
                 *saved_v = save_rows(f, v, ldkv, n, kv_dim);
     attention_span *list = pare_tape_save(f, n_spans ? n_spans : n, sizeof *list);
+    /* a plan's spans may tell the prefix, no more */
+    size_t front = spans ? pare_attn_span_front(&spans[0]) : 0, most = n_spans ? n_spans : n;
     pare_arena work = f->tape->work;
-    space_of(&work, 0, f->w->n, n, head_dim, a->softcap > 0);
+    space_of(&work, 0, f->w->n, front + n, head_dim, a->softcap > 0);
+    front_space(&work, most, front, kv_dim);
     if (work.peak > f->tape->work.peak) f->tape->work.peak = work.peak;
     if (!r || f->w->id != 0) return;
     for (size_t i = 0; i < n_spans; i++) {
@@ -223,6 +285,7 @@ void pare_tape_attention(pare_fwd *f, const float *out, size_t ldo, const float 
     pare_record head = r->head;
     *r = (attention_record){head,
                             *a,
+                            front_of(f->tape, &spans[0], layer),
                             n_kv_heads,
                             head_dim,
                             n_spans,

@@ -108,7 +108,7 @@ static const pare_attn_span *plain_spans(pare_fwd *f, const pare_pass *p, size_t
     pare_attn_span *spans = pare_fwd_alloc(f, count, sizeof *spans);
     pare_kv_layer *layers = pare_fwd_alloc(f, count, sizeof *layers);
     pare_attn_prefix *fronts = pare_fwd_alloc(f, count, sizeof *fronts);
-    if (pare_fwd_planning(f)) return NULL;
+    if (pare_fwd_planning(f)) return p->spans;
     if (f->w->id == 0)
         for (size_t i = 0, row = 0; i < count; row += spans[i++].n) {
             layers[i] =

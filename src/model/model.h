@@ -81,9 +81,9 @@ const pare_kv_cache *pare_session_cache(const pare_session *s);
 typedef struct pare_pass {
     const int32_t *ids;          /* [n], checked; NULL in a plan */
     size_t n;                    /* tokens of all spans */
-    const pare_attn_span *spans; /* [n_spans] sequences, at least one; may be NULL in a plan. With
-                                    layers NULL and pos0 0: attention over the prefix and the pass's
-                                    own tokens */
+    const pare_attn_span *spans; /* [n_spans] sequences, at least one; may be NULL in a plan, or
+                                    tell the first one's prefix. With layers NULL and pos0 0:
+                                    attention over the prefix and the pass's own tokens */
     size_t n_spans;
     float *angles, *angles_local; /* of RoPE; made by pare_pass_begin */
 } pare_pass;

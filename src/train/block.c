@@ -51,7 +51,9 @@ static void run(pare_fwd *f, const region *r) {
     const pare_model *m = b->m;
     size_t n = r->n_sequences * b->ctx, dim = m->config.dim, begin, end;
     struct pare_tape *tape = f->tape;
-    pare_pass pass = {.n = n, .spans = r->planning ? NULL : b->spans, .n_spans = r->n_sequences};
+    const pare_attn_span planned = {.n = n, .prefix = pare_model_prefix(m)};
+    pare_pass pass = {
+        .n = n, .spans = r->planning ? &planned : b->spans, .n_spans = r->n_sequences};
     f->tape = NULL;
     pare_pass_begin(f, m, &pass);
     f->tape = tape;
@@ -120,7 +122,8 @@ static pare_status allocate(pare_block_trainer *b, pare_error *err) {
         !b->work || !b->linear)
         return pare_fail(err, PARE_ERR_NOMEM, "training: %zu bytes for a block",
                          pare_block_trainer_bytes(b));
-    for (size_t i = 0; i < b->n_sequences; i++) b->spans[i] = (pare_attn_span){.n = b->ctx};
+    for (size_t i = 0; i < b->n_sequences; i++)
+        b->spans[i] = (pare_attn_span){.n = b->ctx, .prefix = pare_model_prefix(b->m)};
     return PARE_OK;
 }
 

@@ -10,7 +10,7 @@
 typedef struct pare_block_trainer pare_block_trainer;
 
 /* For passes of up to n_sequences of ctx tokens through a loaded layer of the model (borrowed; the
- * layer's weights may be replaced between passes). Errors: PARE_ERR_NOMEM. */
+ * layer's weights may be replaced between passes, its prefix not). Errors: PARE_ERR_NOMEM. */
 pare_status pare_block_trainer_create(pare_block_trainer **out, pare_model *m, size_t layer,
                                       size_t n_sequences, size_t ctx, pare_compute compute,
                                       pare_error *err);

@@ -1,6 +1,7 @@
 #include "train/step.h"
 
 #include "base/runtime.h"
+#include "model/prefix.h"
 
 #include <string.h>
 
@@ -9,8 +10,9 @@ enum { LOGITS_BYTES = 64 << 20 /* that exist at a time */, LOGITS_ROWS = 32 /* a
 struct pare_step {
     pare_train_weights *weights;
     pare_step_options o;
-    pare_attn_span *spans; /* [o.n_spans] */
-    float *nll;            /* [o.n_tokens] */
+    pare_attn_span *spans, *taught_spans; /* [o.n_spans] */
+    size_t front;                         /* positions of the prefix that was planned for */
+    float *nll;                           /* [o.n_tokens] */
     /* the arena and its shadow; saved values; scratch of backward halves; of linear layers */
     uint8_t *arena, *shadow, *saves, *work, *linear;
     size_t arena_bytes, saves_bytes, work_bytes, linear_bytes;
@@ -55,6 +57,7 @@ static void record_layer(pare_fwd *f, const region *r, const pare_pass *pass, si
     if (f->tape && (s->on_layer || pare_fwd_planning(f)))
         pare_tape_note(f, s->on_layer, s->on_layer_arg, l);
     pare_pass_layer(f, s->weights->model, pass, l, h);
+    if (s->o.on_output) s->o.on_output(s->o.on_output_arg, f, l, h, pass->n);
 }
 
 static void layers_backward(pare_fwd *f, const region *r, const pare_pass *pass, float *h,
@@ -77,7 +80,7 @@ static float *run_teacher(pare_fwd *f, const region *r) {
     pare_pass pass = {.n = n, .n_spans = r->b ? r->b->n_spans : s->o.n_spans};
     if (r->b) {
         pass.ids = r->b->ids;
-        pass.spans = s->spans;
+        pass.spans = s->taught_spans;
     }
     float *y = pare_fwd_alloc(f, n * m->config.embed_dim, sizeof *y);
     pare_pass_run(f, m, &pass, y);
@@ -103,11 +106,11 @@ static void run(pare_fwd *f, const region *r, const float *y_teacher) {
     size_t n = r->b ? r->b->n_tokens : s->o.n_tokens;
     struct pare_tape *tape = f->tape;
     bool recompute = tape && s->o.recompute;
-    pare_pass pass = {.n = n, .n_spans = r->b ? r->b->n_spans : s->o.n_spans};
-    if (r->b) {
-        pass.ids = r->b->ids;
-        pass.spans = s->spans;
-    }
+    const pare_attn_span planned = {.n = n, .prefix = pare_model_prefix(m)};
+    pare_pass pass = {.ids = r->b ? r->b->ids : NULL,
+                      .n = n,
+                      .spans = r->b ? s->spans : &planned,
+                      .n_spans = r->b ? r->b->n_spans : s->o.n_spans};
     f->tape = NULL; /* angles depend on nothing */
     pare_pass_begin(f, m, &pass);
     f->tape = tape;
@@ -209,7 +212,9 @@ static pare_status allocate(pare_step *s, pare_error *err) {
     s->saves_bytes = tape.saves.peak + 64;
     s->work_bytes = tape.work.peak + 64;
     s->linear_bytes = f.linear_bytes + 64;
+    s->front = pare_model_prefix_length(s->weights->model);
     s->spans = pare_calloc(s->o.n_spans, sizeof *s->spans);
+    s->taught_spans = pare_calloc(s->o.n_spans, sizeof *s->spans);
     s->nll = pare_calloc(s->o.n_tokens, sizeof *s->nll);
     s->arena = pare_big_alloc(s->arena_bytes);
     s->shadow = pare_big_alloc(s->arena_bytes);
@@ -217,7 +222,8 @@ static pare_status allocate(pare_step *s, pare_error *err) {
     s->work = pare_big_alloc(s->work_bytes);
     s->linear = pare_big_alloc(s->linear_bytes);
     bool taught = allocate_teacher(s);
-    if (s->spans && s->nll && s->arena && s->shadow && s->saves && s->work && s->linear && taught)
+    if (s->spans && s->taught_spans && s->nll && s->arena && s->shadow && s->saves && s->work &&
+        s->linear && taught)
         return PARE_OK;
     return pare_fail(err, PARE_ERR_NOMEM, "training: %zu bytes for a batch of %zu tokens",
                      pare_step_bytes(s), s->o.n_tokens);
@@ -250,6 +256,7 @@ pare_status pare_step_create(pare_step **out, pare_train_weights *weights,
 void pare_step_free(pare_step *s) {
     if (!s) return;
     pare_free(s->spans);
+    pare_free(s->taught_spans);
     pare_free(s->nll);
     if (s->arena) pare_big_free(s->arena, s->arena_bytes);
     if (s->shadow) pare_big_free(s->shadow, s->arena_bytes);
@@ -276,9 +283,19 @@ pare_status pare_step_run(pare_step *s, const pare_batch *b, bool gradient, floa
         return pare_fail(err, PARE_ERR_ARG,
                          "training: found %zu sequences of %zu tokens, expected at most %zu of %zu",
                          b->n_spans, b->n_tokens, s->o.n_spans, s->o.n_tokens);
-    for (size_t i = 0; i < b->n_spans; i++) s->spans[i] = (pare_attn_span){.n = b->lengths[i]};
+    const pare_model *m = s->weights->model, *teacher = s->o.teacher;
+    if (pare_model_prefix_length(m) > s->front)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "training: found a prefix of %zu positions, expected at most %zu",
+                         pare_model_prefix_length(m), s->front);
+    for (size_t i = 0; i < b->n_spans; i++) {
+        s->spans[i] = (pare_attn_span){.n = b->lengths[i], .prefix = pare_model_prefix(m)};
+        if (teacher)
+            s->taught_spans[i] =
+                (pare_attn_span){.n = b->lengths[i], .prefix = pare_model_prefix(teacher)};
+    }
     region r = {s, b, gradient, scale};
-    pare_team_run(s->weights->model->rt, region_thread, &r);
+    pare_team_run(m->rt, region_thread, &r);
     *nll = 0;
     for (size_t i = 0; i < b->n_tokens; i++) *nll += (double)s->nll[i];
     return PARE_OK;

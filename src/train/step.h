@@ -13,12 +13,18 @@ typedef struct pare_step_options {
     const pare_model *teacher; /* borrowed, or NULL: its distributions are the targets of gradients
                                   (autograd/tape.h, pare_teacher); computed in `fast` */
     float temperature, hard;
+    /* Called behind each layer by every thread, all together (also in a plan, see autograd/ops.h):
+     * h[n][dim] is its output. What it puts on the tape (f->tape, NULL without a gradient) runs
+     * before the layer's backward half, and may add to the shadow of h. NULL: none. */
+    void (*on_output)(void *arg, pare_fwd *f, size_t layer, float *h, size_t n);
+    void *on_output_arg;
 } pare_step_options;
 
 typedef struct pare_step pare_step;
 
-/* weights: borrowed. Errors: PARE_ERR_NOMEM, PARE_ERR_ARG (nothing to compute; a teacher of another
- * vocabulary). */
+/* weights: borrowed; sequences stand behind their model's prefix, if it has one, of which the
+ * gradient is found where its keys and values are weights. Errors: PARE_ERR_NOMEM, PARE_ERR_ARG
+ * (nothing to compute; a teacher of another vocabulary). */
 pare_status pare_step_create(pare_step **out, pare_train_weights *weights,
                              const pare_step_options *o, pare_error *err);
 void pare_step_free(pare_step *s);
@@ -38,7 +44,7 @@ typedef struct pare_batch {
 
 /* *nll = sum of -log p(target) over the targets that count; with a gradient and a teacher the sum
  * of that loss. With a gradient, scale times its gradient is added to the weights' (overwritten
- * where fresh). Errors: PARE_ERR_ARG (more than was planned). */
+ * where fresh). Errors: PARE_ERR_ARG (more than was planned, or a longer prefix). */
 pare_status pare_step_run(pare_step *s, const pare_batch *b, bool gradient, float scale,
                           double *nll, pare_error *err);
 

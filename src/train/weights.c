@@ -3,6 +3,7 @@
 #include "base/runtime.h"
 #include "kernels/tile.h"
 #include "model/names.h"
+#include "model/prefix.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -227,6 +228,53 @@ pare_status pare_train_weights_open_lora(pare_train_weights **out, pare_runtime 
         pare_train_weights_free(w);
         return st;
     }
+    *out = w;
+    return PARE_OK;
+}
+
+/* ---- a prefix ---- */
+
+enum { PREFIX_NAME = 32 };
+
+static pare_status fill_prefix(pare_train_weights *w, pare_model *m, pare_error *err) {
+    const pare_prefix *p = m->prefix;
+    size_t count = p->attn.n * p->kv_dim, bytes;
+    w->n = 2 * p->n_layers;
+    w->tensors = pare_calloc(w->n, sizeof *w->tensors);
+    w->leaves = pare_calloc(w->n, sizeof *w->leaves);
+    w->names = pare_calloc(w->n, PREFIX_NAME);
+    if (!pare_align_size(&bytes, count * sizeof(float), 64) ||
+        !pare_mul_size(&w->bytes, bytes, w->n))
+        w->bytes = 0;
+    w->memory = w->bytes ? pare_big_alloc(w->bytes) : NULL;
+    if (!w->tensors || !w->leaves || !w->names || !w->memory)
+        return pare_fail(err, PARE_ERR_NOMEM, "training: a prefix of %zu positions", p->attn.n);
+    for (size_t i = 0; i < w->n; i++) {
+        char *name = w->names + i * PREFIX_NAME;
+        snprintf(name, PREFIX_NAME, "layers.%zu.%c", i / 2, i % 2 ? 'v' : 'k');
+        w->tensors[i] = (pare_train_tensor){.name = name,
+                                            .rows = p->attn.n,
+                                            .cols = p->kv_dim,
+                                            .matrix = true,
+                                            .fresh = true,
+                                            .w = pare_prefix_rows(p, i / 2, i % 2),
+                                            .grad = (float *)(void *)(w->memory + i * bytes)};
+    }
+    list_leaves(w);
+    return PARE_OK;
+}
+
+pare_status pare_train_weights_of_prefix(pare_train_weights **out, pare_model *m, pare_error *err) {
+    *out = NULL;
+    if (!m->prefix) return pare_fail(err, PARE_ERR_ARG, "training: found no prefix, expected one");
+    pare_train_weights *w = pare_calloc(1, sizeof *w);
+    if (!w) return pare_fail(err, PARE_ERR_NOMEM, "training: a prefix");
+    pare_status st = fill_prefix(w, m, err);
+    if (st != PARE_OK) {
+        pare_train_weights_free(w);
+        return st;
+    }
+    w->model = m;
     *out = w;
     return PARE_OK;
 }

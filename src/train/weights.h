@@ -46,6 +46,10 @@ pare_status pare_train_weights_open(pare_train_weights **out, pare_runtime *rt, 
 pare_status pare_train_weights_open_lora(pare_train_weights **out, pare_runtime *rt,
                                          const char *path, const pare_lora_options *lora,
                                          pare_error *err);
+/* The same where only the keys and values of the model's prefix are trained (model/prefix.h): the
+ * tensors are layers.#.k and layers.#.v, [positions][kv_dim], in place. m: loaded, with a prefix;
+ * taken over when it succeeds. Errors: PARE_ERR_ARG (no prefix), PARE_ERR_NOMEM. */
+pare_status pare_train_weights_of_prefix(pare_train_weights **out, pare_model *m, pare_error *err);
 void pare_train_weights_free(pare_train_weights *w);
 
 /* The linear layers multiply f32 copies from now on (where they have none in bf16), so that a

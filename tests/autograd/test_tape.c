@@ -414,32 +414,39 @@ static float *embed_run(pare_fwd *f, float *x, const grad_case *c) {
 typedef struct attention_shape {
     size_t kv_heads, heads, head_dim, n[2], window;
     double scale, cap;
+    size_t front; /* positions of a prefix, whose keys and values are parameters */
 } attention_shape;
 static attention_shape shape;
 
 static void attention_reference(double *y, const double *x, const grad_case *c) {
     size_t hd = shape.head_dim, kv = shape.kv_heads, heads = shape.heads, ld = c->dim;
+    size_t m = shape.front;
+    const double *front = x + c->n * ld; /* keys, values */
     for (size_t s = 0, row0 = 0; s < 2; row0 += shape.n[s++])
         for (size_t i = 0; i < shape.n[s]; i++)
             for (size_t h = 0; h < heads; h++) {
                 double p[256], sum = 0, most = -1e300;
                 const double *q = x + (row0 + i) * ld + h * hd;
                 size_t g = h / (heads / kv);
-                size_t lo = shape.window && i + 1 > shape.window ? i + 1 - shape.window : 0;
-                for (size_t j = lo; j <= i; j++) {
-                    const double *k = x + (row0 + j) * ld + heads * hd + g * hd;
+                size_t pos = m + i;
+                size_t lo = shape.window && pos + 1 > shape.window ? pos + 1 - shape.window : 0;
+                for (size_t j = lo; j <= pos; j++) {
+                    const double *k = j < m ? front + (j * kv + g) * hd
+                                            : x + (row0 + j - m) * ld + heads * hd + g * hd;
                     p[j] = 0;
                     for (size_t d = 0; d < hd; d++) p[j] += q[d] * k[d];
                     p[j] *= shape.scale;
                     if (shape.cap > 0) p[j] = shape.cap * tanh(p[j] / shape.cap);
                     most = fmax(most, p[j]);
                 }
-                for (size_t j = lo; j <= i; j++) sum += p[j] = exp(p[j] - most);
+                for (size_t j = lo; j <= pos; j++) sum += p[j] = exp(p[j] - most);
                 double *out = y + ((row0 + i) * heads + h) * hd;
                 memset(out, 0, hd * sizeof *out);
-                for (size_t j = lo; j <= i; j++)
-                    for (size_t d = 0; d < hd; d++)
-                        out[d] += p[j] / sum * x[(row0 + j) * ld + (heads + kv + g) * hd + d];
+                for (size_t j = lo; j <= pos; j++) {
+                    const double *v = j < m ? front + ((m + j) * kv + g) * hd
+                                            : x + (row0 + j - m) * ld + (heads + kv + g) * hd;
+                    for (size_t d = 0; d < hd; d++) out[d] += p[j] / sum * v[d];
+                }
             }
 }
 static float *attention_run(pare_fwd *f, float *x, const grad_case *c) {
@@ -449,13 +456,20 @@ static float *attention_run(pare_fwd *f, float *x, const grad_case *c) {
                    .scale = (float)shape.scale,
                    .softcap = (float)shape.cap,
                    .many = true};
-    static pare_kv_layer layers[2];
+    static pare_kv_layer layers[2], front;
     static pare_attn_span spans[2];
+    static pare_attn_prefix prefix;
+    if (!x || f->w->id == 0) {
+        const float *k = current->weights;
+        front = pare_kv_layer_of(k, k + c->n_weights, kv_dim, shape.kv_heads, hd);
+        prefix = (pare_attn_prefix){&front, shape.front};
+        spans[0] = (pare_attn_span){.prefix = &prefix};
+    }
     if (x && f->w->id == 0)
         for (size_t s = 0, row = 0; s < 2; row += shape.n[s++]) {
             const float *k = x + row * c->dim + q_dim;
             layers[s] = pare_kv_layer_of(k, k + kv_dim, c->dim, shape.kv_heads, hd);
-            spans[s] = (pare_attn_span){.layers = &layers[s], .n = shape.n[s]};
+            spans[s] = (pare_attn_span){.layers = &layers[s], .n = shape.n[s], .prefix = &prefix};
         }
     if (x) pare_barrier(f->w);
     float *y = pare_fwd_alloc(f, c->n * q_dim, sizeof *y);
@@ -495,27 +509,30 @@ static void each_operator_has_its_gradient(void **state) {
 
 static void attention_has_its_gradient(void **state) {
     (void)state;
-    const attention_shape shapes[] = {{1, 2, 8, {70, 3}, 0, 0.4, 0},
-                                      {2, 4, 6, {5, 20}, 4, 0.5, 0},
-                                      {2, 2, 5, {9, 17}, 0, 0.6, 1.5},
-                                      {1, 1, 20, {66, 1}, 65, 0.2, 3}};
+    const attention_shape shapes[] = {
+        {1, 2, 8, {70, 3}, 0, 0.4, 0, 0},    {2, 4, 6, {5, 20}, 4, 0.5, 0, 0},
+        {2, 2, 5, {9, 17}, 0, 0.6, 1.5, 0},  {1, 1, 20, {66, 1}, 65, 0.2, 3, 0},
+        {1, 2, 8, {50, 3}, 0, 0.4, 0, 3},    {2, 4, 6, {5, 20}, 9, 0.5, 0, 4},
+        {2, 2, 5, {9, 17}, 3, 0.6, 1.5, 17}, {1, 2, 6, {66, 1}, 0, 0.3, 0, 1},
+        {2, 2, 4, {20, 7}, 70, 0.3, 2, 66}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         shape = shapes[i];
         size_t n = shape.n[0] + shape.n[1];
         size_t width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+        size_t front = shape.front * shape.kv_heads * shape.head_dim;
         grad_case c = {"attention",
                        n,
                        width,
                        0,
                        0,
-                       n * width,
+                       n * width + 2 * front,
                        n * shape.heads * shape.head_dim,
                        attention_reference,
                        attention_run,
-                       0,
-                       0,
-                       0,
-                       0};
+                       n * width,
+                       front,
+                       n * width + front,
+                       front};
         check(&c);
     }
 }

@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "io/json.h"
+#include "model/prefix.h"
 #include "train/step.h"
 
 enum { N = 47 };
@@ -247,9 +248,123 @@ static void a_teacher_is_followed(void **state) {
     }
 }
 
+/* A term of the outputs of layer 0 beside the loss: `weight` times their sum. */
+typedef struct output_term {
+    float weight;
+    size_t dim, calls;
+    double sum;
+} output_term;
+
+typedef struct term_record {
+    pare_record head;
+    float *dh, weight;
+    size_t count;
+} term_record;
+
+static void term_backward(pare_fwd *f, pare_record *record) {
+    const term_record *r = (const term_record *)record;
+    for (size_t i = 0; i < r->count && f->w->id == 0; i++) r->dh[i] += r->weight;
+    pare_barrier(f->w);
+}
+
+static void add_term(void *arg, pare_fwd *f, size_t layer, float *h, size_t n) {
+    output_term *t = arg;
+    const size_t count = n * t->dim;
+    if (layer) return;
+    if (f->w->id == 0 && h) {
+        t->sum = 0;
+        for (size_t i = 0; i < count; i++) t->sum += (double)h[i];
+        t->calls++;
+    }
+    if (!f->tape) return;
+    term_record *r = pare_tape_push(f, sizeof *r, term_backward);
+    if (!r || f->w->id) return;
+    pare_record head = r->head;
+    *r = (term_record){head, pare_tape_shadow(f, h), t->weight, count};
+}
+
+/* Keys and values of a prefix alone: the loss is that of a session behind it, and grows along the
+ * gradient by its norm; the way that it is computed changes no bit. */
+static void prefixes_have_gradients(void **state) {
+    (void)state;
+    enum { M = 5, L = N - M };
+    const size_t parts[2] = {20, L - 20};
+    for (size_t k = 0; k < N_FIXTURES; k++) {
+        fixture x;
+        open_fixture(&x, fixtures[k]);
+        float *first = NULL;
+        size_t n;
+        for (int way = 0; way < 3; way++) { /* one thread, three, recomputed */
+            pare_runtime *rt = test_runtime(way == 1 ? 3 : 1, pare_isa_best());
+            pare_model *m;
+            pare_session *session;
+            pare_train_weights *w;
+            pare_step *s;
+            float logprobs[L];
+            double want = 0, nll, at[2];
+            assert_ok(pare_model_load(&m, rt, x.folder, err));
+            assert_fails(pare_train_weights_of_prefix(&w, m, err), PARE_ERR_ARG, "no prefix");
+            assert_ok(pare_model_set_prefix_ids(m, x.ids, M, err));
+            pare_session_options so = {.n_ctx = L, .compute = PARE_COMPUTE_EXACT};
+            for (size_t i = 0, from = 0; i < 2; from += parts[i++]) {
+                assert_ok(pare_session_create(&session, m, &so, err));
+                assert_ok(
+                    pare_session_logprobs(session, x.ids + M + from, parts[i], 0, logprobs, err));
+                for (size_t j = 0; j + 1 < parts[i]; j++) want -= (double)logprobs[j];
+                pare_session_free(session);
+            }
+            assert_ok(pare_train_weights_of_prefix(&w, m, err));
+            assert_int_equal(w->n, 2 * m->config.n_layers);
+            output_term term = {.weight = way == 1 ? 0 : 1e-3f, .dim = m->config.dim};
+            pare_step_options o = {.n_tokens = L,
+                                   .n_spans = 2,
+                                   .compute = PARE_COMPUTE_EXACT,
+                                   .recompute = way == 2,
+                                   .on_output = way == 1 ? NULL : add_term,
+                                   .on_output_arg = &term};
+            assert_ok(pare_step_create(&s, w, &o, err));
+            int32_t targets[L];
+            memcpy(targets, x.ids + M + 1, sizeof targets);
+            targets[19] = targets[L - 1] = -1; /* as a session: nothing follows a sequence */
+            pare_batch b = {x.ids + M, targets, parts, L, 2};
+            assert_ok(pare_step_run(s, &b, true, 1.0f / L, &nll, err));
+            assert_float_equal(nll, want, 1e-5 * want);
+            float *all = collect(w, &n);
+            if (way == 0) first = all;
+            if (way == 2) assert_memory_equal(first, all, n * sizeof *all);
+            if (way) pare_free(all);
+            if (way != 1) assert_int_equal(term.calls, 1);
+
+            double norm = pare_train_grad_norm(w);
+            const float h = (float)(3e-3 / norm), *d = way ? NULL : first;
+            for (int side = 0; side < 2 && d; side++, d = first) {
+                for (size_t i = 0; i < w->n; i++)
+                    for (size_t j = 0; j < w->tensors[i].rows * w->tensors[i].cols; j++)
+                        w->tensors[i].w[j] += (side ? 2 : -1) * h * *d++ / (float)norm;
+                assert_ok(pare_step_run(s, &b, false, 0, &nll, err));
+                at[side] = nll / L + (double)term.weight * term.sum;
+            }
+            if (d) {
+                double slope = (at[1] - at[0]) / (2 * (double)h);
+                if (!(fabs(slope - norm) < 0.02 * norm))
+                    fail_msg("%s: slope %g, expected %g", fixtures[k], slope, norm);
+                assert_ok(
+                    pare_model_set_prefix_ids(m, x.ids, M + 1, err)); /* longer than planned */
+                assert_fails(pare_step_run(s, &b, false, 0, &nll, err), PARE_ERR_ARG, "at most 5");
+            }
+            pare_step_free(s);
+            pare_train_weights_free(w);
+            pare_runtime_free(rt);
+        }
+        pare_free(first);
+        pare_json_free(&x.gradients);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(gradients_agree_with_pytorch),
                                        cmocka_unit_test(results_do_not_depend_on_the_way),
-                                       cmocka_unit_test(a_teacher_is_followed)};
+                                       cmocka_unit_test(a_teacher_is_followed),
+                                       cmocka_unit_test(prefixes_have_gradients)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
