@@ -46,6 +46,9 @@ typedef struct pare_compress_options {
     const char *lora;
     bool lora_keep_zeros; /* weights that are 0 stay 0: the model keeps its sparsity, at some loss,
                              since the adapter was trained beside all of it */
+    /* A cushion (pare_model_set_prefix) that becomes part of the output folder, in place of the
+     * model's own: calibration stands behind it. NULL: the model's own, if it has one; "": none. */
+    const char *prefix;
     /* Calibration, for methods that need it: NULL and 0 elsewhere. */
     const char *calib;          /* file of text */
     size_t calib_samples;       /* sequences; 0 = 128 */
@@ -94,6 +97,8 @@ typedef struct pare_compress_info {
     size_t calib_samples, calib_ctx; /* 0 without calibration */
     uint32_t calib_crc32;            /* of all calibration ids in order */
     const char *imatrix_sha256;      /* of the importance matrix that was read; NULL = none */
+    size_t prefix_length;            /* positions of the cushion; 0 = none */
+    const char *prefix_sha256;       /* of its file; NULL = none */
     double bits_per_weight, sparsity, seconds;
     bool lossless;   /* no value changed */
     bool dense_pass; /* all calibration sequences run through the dense model first */

@@ -40,6 +40,7 @@ typedef struct pare_model_info {
     double bits_per_weight;
     size_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab_size, ctx_max;
     size_t sliding_window; /* 0 = none */
+    size_t prefix_length;  /* positions of the folder's cushion (pare_model_set_prefix); 0 = none */
     bool tied_embeddings;
     size_t n_tensors;
     const pare_tensor_info *tensors;
@@ -51,7 +52,8 @@ typedef struct pare_description pare_description;
  * and its tokenizer, which may be missing. */
 pare_status pare_describe(pare_description **out, const char *path, pare_error *err);
 const pare_model_info *pare_description_info(const pare_description *d);
-/* Bytes of the KV cache for n_ctx positions with a codec ("f16", "bf16", "f32", "q8_0", "q4_0"). */
+/* Bytes of the KV cache for n_ctx positions with a codec ("f16", "bf16", "f32", "q8_0", "q4_0"),
+ * and of the cushion. */
 pare_status pare_description_kv_bytes(const pare_description *d, size_t n_ctx, const char *kv,
                                       uint64_t *bytes, pare_error *err);
 /* Reads every byte and looks for NaN, Inf and broken blocks; the first one found is the error

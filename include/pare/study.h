@@ -83,7 +83,10 @@ typedef struct pare_record {
     const char *text, *text_sha256;
     const char *against, *against_sha256;
     const char *lora, *lora_sha256; /* an adapter that was evaluated with the model, or merged */
-    const char *data, *data_sha256; /* of a training; several files: a line each */
+    const char *prefix, *prefix_sha256; /* a cushion that all sequences stood behind, or that became
+                                           part of the output (a model's own is in model_sha256) */
+    const char *prefix_tokens;          /* text of the tokens that they stood behind instead */
+    const char *data, *data_sha256;     /* of a training; several files: a line each */
     const char *teacher, *teacher_sha256; /* of a distillation */
     const char *options;                  /* of a training: "steps=200 batch=16 ..." */
     /* the result's size */
@@ -179,7 +182,7 @@ typedef struct pare_record_check {
     pare_check_state state;
     char found[65]; /* "" unless the file was read */
 } pare_record_check;
-enum { PARE_RECORD_FILES = 9 };
+enum { PARE_RECORD_FILES = 10 };
 
 /* Reads the files of a record again, without any cache. Errors: PARE_ERR_NOMEM,
  * PARE_ERR_INTERRUPTED. */

@@ -5,6 +5,7 @@
 #include "io/gguf.h"
 #include "io/json.h"
 #include "model/kv_cache.h"
+#include "model/prefix.h"
 #include "model/source.h"
 #include "text/vocab.h"
 
@@ -18,6 +19,7 @@ struct pare_description {
     pare_model_info info;
     pare_tensor_info *tensors;
     char tokenizer[160];
+    size_t prefix_bytes;
 };
 
 /* general.file_type in GGUF files: the mixes of llama.cpp's quantizer. */
@@ -66,6 +68,22 @@ static pare_status describe_tokenizer(pare_description *d, pare_error *err) {
     return PARE_OK;
 }
 
+/* The folder's cushion, all of it: it is small. */
+static pare_status describe_prefix(pare_description *d, pare_error *err) {
+    char *path;
+    pare_prefix *p = NULL;
+    PARE_TRY(pare_prefix_path_of(&path, d->source, err));
+    pare_status st =
+        path ? pare_prefix_load(&p, pare_source_config(d->source), path, err) : PARE_OK;
+    if (p) {
+        d->info.prefix_length = p->attn.n;
+        d->prefix_bytes = p->bytes;
+    }
+    pare_prefix_free(p);
+    pare_free(path);
+    return st;
+}
+
 static pare_status describe(pare_description *d, pare_error *err) {
     const pare_source *s = d->source;
     const pare_model_config *c = pare_source_config(s);
@@ -110,6 +128,7 @@ static pare_status describe(pare_description *d, pare_error *err) {
         info->bits_per_weight = 8.0 * (double)info->tensor_bytes / (double)info->n_params;
     const pare_gguf *g = pare_source_gguf(s);
     PARE_TRY(g ? describe_gguf(d, g, err) : describe_hf(d, err));
+    PARE_TRY(describe_prefix(d, err));
     return describe_tokenizer(d, err);
 }
 
@@ -142,7 +161,7 @@ pare_status pare_description_kv_bytes(const pare_description *d, size_t n_ctx, c
     size_t n_batch = n_ctx < 512 ? n_ctx : 512, total; /* the session's default */
     PARE_TRY(pare_kv_spec_make(&spec, pare_source_config(d->source), kv, n_ctx, n_batch, err));
     PARE_TRY(pare_kv_cache_bytes(&total, &spec, err));
-    *bytes = total;
+    *bytes = (uint64_t)total + d->prefix_bytes;
     return PARE_OK;
 }
 

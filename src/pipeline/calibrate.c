@@ -5,6 +5,7 @@
 #include "base/os.h"
 #include "base/rng.h"
 #include "eval/perplexity.h"
+#include "model/prefix.h"
 #include "pare/eval.h"
 #include "tensor/pack.h"
 
@@ -92,7 +93,7 @@ static void run_module(pare_fwd *f, const pare_pass *pass, const region *r) {
 }
 
 static void run_region(pare_fwd *f, const region *r) {
-    const pare_attn_span alone = {.n = r->n};
+    const pare_attn_span alone = {.n = r->n, .prefix = pare_model_prefix(r->cal->m)};
     pare_pass pass = {.ids = r->ids, .n = r->n, .spans = &alone, .n_spans = 1};
     pare_fwd_marks mark = pare_fwd_mark(f);
     if (r->ids || pare_fwd_planning(f)) pare_pass_embed(f, r->cal->m, &pass, r->cal->h);
@@ -211,7 +212,11 @@ static pare_status set_up(pare_calibration *cal, const char *model,
     pare_source *source;
     PARE_TRY(pare_source_open(&source, model, err));
     PARE_TRY(pare_model_open(&cal->m, cal->rt, source, err));
-    size_t ctx_max = cal->m->config.ctx_max;
+    if (!o->prefix)
+        PARE_TRY(pare_model_load_own_prefix(cal->m, err));
+    else if (*o->prefix)
+        PARE_TRY(pare_model_set_prefix(cal->m, o->prefix, err));
+    size_t ctx_max = pare_model_ctx_max(cal->m);
     cal->compute = o->compute;
     cal->two_streams = o->two_streams;
     cal->n = o->n_sequences ? o->n_sequences : 128;

@@ -12,8 +12,10 @@
 
 typedef struct pare_calibration_options {
     const char *text;   /* file */
+    const char *prefix; /* the sequences stand behind this file's (model/prefix.h); NULL: behind the
+                           model's own, if it has one; "": behind none */
     size_t n_sequences; /* 0 = 128 */
-    size_t ctx;         /* 0 = 512, at most the model's maximum */
+    size_t ctx;         /* 0 = 512, at most the model's maximum (less the prefix) */
     size_t n_samples;   /* of them, whose inputs are kept where a method needs samples */
     bool two_streams;   /* hidden states of the dense blocks too, beside those of compressed ones */
     pare_compute compute;

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/os.h"
 #include "model/feeder.h"
+#include "model/prefix.h"
 #include "pipeline/calibrate.h"
 #include "pipeline/model_output.h"
 #include "pipeline/work_folder.h"
@@ -451,6 +452,7 @@ static pare_status write_all(compress_run *c, const pare_work *work, pare_error 
     pare_output *output = NULL;
     pare_status st =
         pare_output_open(&output, c->rt, c->source, c->format, c->o->out, c->o->split_bytes, err);
+    if (st == PARE_OK) pare_output_set_prefix(output, c->prefix);
     if (st == PARE_OK) st = write_tensors(c, output, work, err);
     pare_output_close(output);
     return st;
@@ -501,6 +503,7 @@ static pare_status open_calibration(compress_run *c, pare_calibration **cal, par
             err, PARE_ERR_ARG,
             "recipe: found a method that needs calibration text, expected --calib FILE");
     const pare_calibration_options o = {.text = c->o->calib,
+                                        .prefix = c->prefix ? c->prefix : "",
                                         .n_sequences = c->o->calib_samples,
                                         .ctx = c->o->calib_ctx,
                                         .n_samples = samples_of(c),
@@ -561,6 +564,27 @@ static const char *format_of(const pare_compress_options *o, const pare_source *
     return n > 5 && strcmp(o->out + n - 5, ".gguf") == 0 ? "gguf" : "hf";
 }
 
+/* The cushion that the output will have: it is read, so that no hours of work come to nothing. */
+static pare_status find_prefix(compress_run *c, pare_error *err) {
+    pare_prefix *p;
+    if (!c->o->prefix)
+        PARE_TRY(pare_prefix_path_of(&c->prefix, c->source, err));
+    else if (*c->o->prefix && !(c->prefix = pare_strdup(c->o->prefix)))
+        return fail_memory(err);
+    if (!c->prefix) return PARE_OK;
+    if (strcmp(c->format->container, "gguf") == 0)
+        return pare_fail(
+            err, PARE_ERR_UNSUPPORTED,
+            "%s: format gguf: found a cushion, expected a folder as output: GGUF files "
+            "have no place for one (--prefix none leaves it out)",
+            c->prefix);
+    PARE_TRY(pare_prefix_load(&p, pare_source_config(c->source), c->prefix, err));
+    c->report->info.prefix_length = p->attn.n;
+    c->report->info.prefix_sha256 = c->report->prefix_sha256;
+    pare_prefix_free(p);
+    return compress_hash_file(c, c->report->prefix_sha256, c->prefix, err);
+}
+
 static pare_status run(compress_run *c, pare_error *err) {
     double start = pare_now_s();
     PARE_TRY(pare_recipe_parse(&c->recipe, c->o->recipe ? c->o->recipe : "", err));
@@ -589,6 +613,7 @@ static pare_status run(compress_run *c, pare_error *err) {
     c->tunes = has_tuning(c);
     c->report = pare_calloc(1, sizeof *c->report);
     if (!c->report) return fail_memory(err);
+    PARE_TRY(find_prefix(c, err));
     PARE_TRY(check_true_sequential(c, err));
     PARE_TRY(compress_open_imatrix(c, err));
     if (c->o->lora) PARE_TRY(pare_lora_load(&c->lora, c->source, c->o->lora, err));
@@ -630,6 +655,7 @@ pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
     else
         pare_compress_report_free(c.report);
     pare_lora_free(c.lora);
+    pare_free(c.prefix);
     pare_source_close(c.source);
     pare_recipe_free(c.recipe);
     pare_name_regex_free(c.keep);

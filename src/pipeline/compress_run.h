@@ -37,7 +37,7 @@ struct pare_compress_report {
     pare_layer_report *layers;
     char **fallbacks;
     size_t fallback_capacity;
-    char *recipe, *format, imatrix_sha256[65]; /* "" without a file */
+    char *recipe, *format, imatrix_sha256[65], prefix_sha256[65]; /* "" without a file */
     char **names;
     size_t n_names;
 };
@@ -48,6 +48,7 @@ typedef struct compress_run {
     pare_source *source;
     pare_recipe *recipe;
     pare_lora *lora; /* or NULL */
+    char *prefix;    /* path of the cushion that the output has, or NULL */
     void *keep;      /* compiled regex */
     const pare_output_format *format;
     bool same_format /* the container's */, tied;
@@ -147,6 +148,10 @@ pare_status compress_share_result(compress_run *c, size_t i, int owner, size_t f
 pare_status compress_estimate(compress_run *c, pare_calibration *cal, pare_error *err);
 
 /* ---- importance.c: imatrix files ---- */
+
+/* SHA-256 of a file's bytes. */
+pare_status compress_hash_file(const compress_run *c, char sha[65], const char *path,
+                               pare_error *err);
 
 /* Reads the file given, if any. */
 pare_status compress_open_imatrix(compress_run *c, pare_error *err);

@@ -9,6 +9,7 @@
 #include "io/json.h"
 #include "io/safetensors_writer.h"
 #include "model/names.h"
+#include "model/prefix.h"
 #include "pipeline/export_config.h"
 #include "pipeline/export_metadata.h"
 #include "pipeline/export_tokenizer.h"
@@ -38,6 +39,7 @@ struct pare_output {
     bool gguf, same_format, sparse;
     char *path, *folder; /* final name; temporary folder */
     char *file;          /* in the folder */
+    const char *prefix;  /* file of a cushion that goes along, or NULL */
     uint64_t split;
     size_t json_failures; /* before the first document was built */
     written *items;
@@ -134,6 +136,8 @@ pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_sou
     return o->gguf ? pare_gguf_writer_create(&o->gguf_writer, o->file, split_bytes, err)
                    : pare_st_writer_create(&o->st_writer, o->file, split_bytes, err);
 }
+
+void pare_output_set_prefix(pare_output *o, const char *path) { o->prefix = path; }
 
 /* --- declaring --- */
 
@@ -333,6 +337,10 @@ static pare_status write_config_json(pare_output *o, const char *recipe, pare_er
         json_object_set_new(config, "quantization_config", quantization);
     else
         json_object_del(config, "quantization_config");
+    json_object_del(config, PARE_PREFIX_KEY);
+    if (o->prefix)
+        json_object_set_new(quantization ? quantization : config, PARE_PREFIX_KEY,
+                            json_string(PARE_PREFIX_FILE));
     if (st == PARE_OK) st = put_pare(o, config, recipe, err);
     if (st == PARE_OK) st = write_json(o, "config.json", config, err);
     json_decref(config);
@@ -369,6 +377,13 @@ static pare_status copy_companions(pare_output *o, pare_error *err) {
     return st;
 }
 
+static pare_status copy_prefix(pare_output *o, pare_error *err) {
+    char *to = pare_path_join(o->folder, PARE_PREFIX_FILE);
+    pare_status st = to ? pare_file_copy(to, o->prefix, err) : fail_memory(o, err);
+    pare_free(to);
+    return st;
+}
+
 /* The part's name in the file. */
 static void part_name(char out[PARE_ST_MAX_NAME + 32], const written *w, const char *suffix) {
     const char *dot = strrchr(w->name, '.');
@@ -395,6 +410,7 @@ static pare_status begin_hf(pare_output *o, const char *recipe, pare_error *err)
         PARE_TRY(copy_companions(o, err));
     else
         PARE_TRY(pare_export_tokenizer_hf(o->rt, pare_source_gguf(o->source), o->folder, err));
+    if (o->prefix) PARE_TRY(copy_prefix(o, err));
     PARE_TRY(pare_st_set_metadata(o->st_writer, "format", "pt", err));
     if (recipe) PARE_TRY(pare_st_set_metadata(o->st_writer, "pare.recipe", recipe, err));
     for (size_t i = 0; i < o->n_items; i++) {

@@ -41,6 +41,9 @@ pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_sou
                              const pare_output_format *format, const char *path,
                              uint64_t split_bytes, pare_error *err);
 pare_status pare_output_declare(pare_output *o, const pare_output_item *item, pare_error *err);
+/* Before begin: the folder's sequences stand behind the prefix of this file (borrowed until begin),
+ * which goes along. The input's own goes along only so. A GGUF output has none. */
+void pare_output_set_prefix(pare_output *o, const char *path);
 /* mix: the recipe's mix for general.file_type, or NULL; recipe: stored in the metadata, or NULL. */
 pare_status pare_output_begin(pare_output *o, const pare_mix *mix, const char *recipe,
                               pare_error *err);

@@ -145,6 +145,7 @@ pare_status compress_open_work(compress_run *c, const pare_calibration *cal, par
         json_object_set_new(f, "calib_samples",
                             json_integer((json_int_t)pare_calibration_sequences(cal)));
         json_object_set_new(f, "calib_ctx", json_integer((json_int_t)pare_calibration_ctx(cal)));
+        json_object_set_new(f, "prefix", json_string(c->report->prefix_sha256));
         json_object_set_new(f, "compute", json_integer(c->o->calib_compute));
         json_object_set_new(f, "true_sequential", json_boolean(c->o->true_sequential));
     }

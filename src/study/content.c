@@ -201,6 +201,7 @@ static const record_file record_files[PARE_RECORD_FILES] = {
     FILE_OF(against),
     FILE_OF(teacher),
     FILE_OF(lora),
+    FILE_OF(prefix),
     {"data", offsetof(pare_record, data), offsetof(pare_record, data_sha256), true}};
 
 static pare_status hash_of(pare_content *out, const record_file *f, pare_runtime *rt,

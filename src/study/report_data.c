@@ -38,6 +38,14 @@ static char *pool_text(grouping *g, const char *text) {
     return pare_record_strndup(g->pool, text, strlen(text));
 }
 
+/* "a b" */
+static char *joined_text(grouping *g, const char *a, const char *b) {
+    char *both = pare_asprintf("%s%s%s", a, *a ? " " : "", b);
+    char *text = both ? pool_text(g, both) : NULL;
+    pare_free(both);
+    return text;
+}
+
 static bool same(const char *a, const char *b) { return strcmp(a ? a : "", b ? b : "") == 0; }
 
 /* --- which variant of which model a record is about --- */
@@ -138,12 +146,18 @@ static bool add_record(grouping *g, const pare_record *r) {
         recipe = "an adapter";
     }
     if (made && !find_base(g, made, &base, &recipe)) return false;
+    const char *front = r->prefix_sha256 ? r->prefix_sha256 : r->prefix_tokens;
     if (made == r && !r->out_sha256) { /* nothing to be joined by */
         char id[32];
         snprintf(id, sizeof id, "#%lld", (long long)r->id);
         key = pool_text(g, id);
     } else if (made) {
         key = made->out_sha256;
+    }
+    if (front && made != r && key) { /* the same weights behind other positions */
+        key = joined_text(g, key, front);
+        recipe = joined_text(g, recipe, r->prefix_sha256 ? "+ cushion" : "+ prefix tokens");
+        if (!key || !recipe) return false;
     }
     pare_report_model *m = key ? get_model(g, base, r) : NULL;
     pare_variant *v = m ? get_variant(g, m, key, recipe) : NULL;

@@ -156,8 +156,14 @@ pare_status pare_train_weights_open(pare_train_weights **out, pare_runtime *rt, 
         pare_source_close(source);
         return pare_fail(err, PARE_ERR_NOMEM, "%s: the model", path);
     }
+    char *cushion = NULL;
     pare_status st = pare_model_open(&w->model, rt, source, err);
     if (st == PARE_OK) st = fill(w, fast, err);
+    if (st == PARE_OK) st = pare_prefix_path_of(&cushion, source, err);
+    if (cushion)
+        pare_warn(rt, "%s: it belongs to the weights as they are; the training leaves it out",
+                  cushion);
+    pare_free(cushion);
     if (st != PARE_OK) {
         pare_train_weights_free(w);
         return st;
