@@ -1,13 +1,14 @@
 /* pare bench: how fast a model or single kernels run, and how near that is to the machine's limits.
  */
 #include "bench.h"
+#include "prefix_options.h"
 
 #include <string.h>
 
 typedef struct bench_options {
     cli_counts pp, tg, batch, depth;
     int64_t reps;
-    const char *kv;
+    const char *kv, *prefix, *prefix_tokens;
     int compute;
     bool kernels;
     bench_kernels_options kernel;
@@ -29,6 +30,7 @@ static const cli_option table[] = {
         "how keys and values are kept: f32, f16, bf16, q8_0 or q4_0 (default f16, with exact f32)"),
     CLI_OPTION(bench_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32 results, or 8-bit activations where the weights allow"),
+    CLI_PREFIX_OPTIONS(bench_options),
     CLI_SWITCH(bench_options, 0, "kernels", kernels, "single kernels instead of a model:"),
     CLI_OPTION(bench_options, 0, "only", CLI_TEXT, kernel.only, "NAME,..", 0, 0,
                "kernels to measure: linear_exact, linear_fast, encode, decode, attention, "
@@ -185,6 +187,7 @@ static pare_status run_model(cli *c, const bench_options *o, const char *path) {
     pare_model *m = NULL;
     pare_status st = cli_runtime(c);
     if (st == PARE_OK) st = pare_model_load(&m, c->rt, path, &c->err);
+    if (st == PARE_OK) st = cli_set_prefix(c, m, path, o->prefix, o->prefix_tokens);
     if (st == PARE_OK) st = measure_limits(c, &r, m);
     if (st == PARE_OK) st = measure_all(c, &r, m, o);
     cli_progress_end(c);
@@ -207,6 +210,8 @@ static pare_status check_options(cli *c, const bench_options *o) {
         {"batch", false, memcmp(&o->batch, &d->batch, sizeof o->batch) != 0},
         {"kv", false, o->kv != d->kv},
         {"compute", false, o->compute != d->compute},
+        {"prefix", false, o->prefix != d->prefix},
+        {"prefix-tokens", false, o->prefix_tokens != d->prefix_tokens},
         {"only", true, k->only != dk->only},
         {"encodings", true, k->encodings != dk->encodings},
         {"shape", true, k->shape != dk->shape},

@@ -1,4 +1,5 @@
 /* pare compress and pare convert: one streaming pass over a model's tensors. */
+#include "prefix_options.h"
 #include "recording.h"
 
 #include "pare/compress.h"
@@ -10,7 +11,7 @@
 
 typedef struct compress_options {
     const char *out, *recipe, *format, *keep, *eval, *calib, *records, *imatrix, *write_imatrix,
-        *lora;
+        *lora, *prefix;
     uint64_t split, max_memory, target_size;
     double target_bpw;
     int64_t windows, calib_samples, calib_ctx;
@@ -30,6 +31,9 @@ static const cli_option compress_table[] = {
                "merge a low-rank adapter first (recipes of encodings only)"),
     CLI_SWITCH(compress_options, 0, "keep-zeros", keep_zeros,
                "with --lora: weights that are 0 stay 0"),
+    CLI_OPTION(compress_options, 0, "prefix", CLI_TEXT, prefix, "FILE", 0, 0,
+               "a cushion that becomes part of the output folder, and that calibration stands "
+               "behind; none = no cushion (default: what MODEL's folder has)"),
     CLI_OPTION(compress_options, 0, "calib", CLI_TEXT, calib, "FILE", 0, 0,
                "calibration text, for methods that measure a layer's inputs"),
     CLI_OPTION(compress_options, 0, "calib-samples", CLI_INT, calib_samples, "N", 0, 1 << 20,
@@ -143,6 +147,7 @@ static int64_t record(cli *c, const char *model, const compress_options *o,
     if (r->info->calib_samples) record->calib = o->calib;
     record->imatrix = o->imatrix;
     record->lora = o->lora;
+    record->prefix = cli_prefix_file(o->prefix);
     if (r->before) record->base_ppl = r->before->ppl;
     return cli_record_end(c, record, o->records);
 }
@@ -296,6 +301,7 @@ static pare_compress_options options_of(const char *model, const compress_option
                                    .format = o->format,
                                    .lora = o->lora,
                                    .lora_keep_zeros = o->keep_zeros,
+                                   .prefix = cli_prefix_option(o->prefix),
                                    .keep = o->keep,
                                    .split_bytes = o->split,
                                    .calib = o->calib,
@@ -452,7 +458,7 @@ const cli_verb cli_verb_compress = {
 /* --- convert --- */
 
 typedef struct convert_options {
-    const char *format, *lora;
+    const char *format, *lora, *prefix;
     uint64_t split;
     bool keep_zeros;
 } convert_options;
@@ -462,6 +468,9 @@ static const cli_option convert_table[] = {
                "hf, gguf, compressed-tensors, int-quantized, gptq, gptq-v2, awq (default: gguf "
                "when OUT ends in .gguf, else hf)"),
     CLI_OPTION(convert_options, 0, "split", CLI_SIZE, split, "SIZE", 0, 0, "parts of at most SIZE"),
+    CLI_OPTION(convert_options, 0, "prefix", CLI_TEXT, prefix, "FILE", 0, 0,
+               "a cushion that becomes part of the output folder; none = no cushion (default: what "
+               "MODEL's folder has)"),
     CLI_OPTION(convert_options, 0, "lora", CLI_TEXT, lora, "ADAPTER", 0, 0,
                "merge a low-rank adapter (a folder of PEFT's or pare train's); its matrices become "
                "f32"),
@@ -478,6 +487,7 @@ static pare_status run_convert(cli *c, const void *opts, char **args, size_t n_a
                           .format = v->format,
                           .split = v->split,
                           .lora = v->lora,
+                          .prefix = v->prefix,
                           .keep_zeros = v->keep_zeros};
     if (v->keep_zeros && !v->lora)
         return cli_fail(c, PARE_ERR_ARG,

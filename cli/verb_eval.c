@@ -1,12 +1,13 @@
 /* pare eval: perplexity under a named protocol, zero-shot tasks, and the distance to another model.
  */
 #include "eval_tasks.h"
+#include "prefix_options.h"
 #include "recording.h"
 
 #include <stdlib.h>
 
 typedef struct eval_options {
-    const char *text, *tasks, *data, *against, *kv, *records, *lora;
+    const char *text, *tasks, *data, *against, *kv, *records, *lora, *prefix, *prefix_tokens;
     int protocol, bos, compute;
     int64_t ctx, windows, limit;
 } eval_options;
@@ -37,6 +38,7 @@ static const cli_option table[] = {
         "how keys and values are kept: f32, f16, bf16, q8_0 or q4_0 (default f32, with fast f16)"),
     CLI_OPTION(eval_options, 0, "lora", CLI_TEXT, lora, "ADAPTER", 0, 0,
                "compute with a low-rank adapter (a folder of PEFT's or pare train's)"),
+    CLI_PREFIX_OPTIONS(eval_options),
     CLI_OPTION(eval_options, 0, "records", CLI_TEXT, records, "FILE", 0, 0, CLI_RECORDS_HELP),
     {0},
 };
@@ -126,6 +128,7 @@ typedef struct result {
     const pare_perplexity *ppl;
     const pare_distance *distance;
     const eval_tasks *tasks;
+    size_t prefix_positions; /* in front of every sequence */
 } result;
 
 static json_t *against_json(const result *r) {
@@ -139,6 +142,7 @@ static json_t *against_json(const result *r) {
 
 static pare_status print_json(cli *c, const result *r, bool against, int64_t record_id) {
     json_t *out = cli_json_begin(c);
+    json_object_set_new(out, "prefix_positions", json_integer((json_int_t)r->prefix_positions));
     if (r->ppl) json_object_set_new(out, "perplexity", perplexity_json(r->ppl));
     if (r->tasks) eval_tasks_json(r->tasks, out);
     if (against) json_object_set_new(out, "against", against_json(r));
@@ -177,6 +181,8 @@ static int64_t record(cli *c, const char *model, const eval_options *o, const re
     r->text = o->text;
     r->against = o->against;
     r->lora = o->lora;
+    r->prefix = cli_prefix_file(o->prefix);
+    r->prefix_tokens = o->prefix_tokens;
     r->kv = o->kv;
     return cli_record_end(c, r, o->records);
 }
@@ -236,13 +242,14 @@ static pare_status run_all(cli *c, const eval_options *o, const char *path, eval
     if (st == PARE_OK && o->tasks) st = eval_tasks_begin(tasks, c, o->tasks, o->data);
     if (st == PARE_OK) st = load(c, &model, path);
     if (st == PARE_OK && o->lora) st = pare_model_add_lora(model.model, o->lora, &c->err);
+    if (st == PARE_OK) st = cli_set_prefix(c, model.model, path, o->prefix, o->prefix_tokens);
     if (st == PARE_OK && other) st = load(c, &base, o->against);
     if (st == PARE_OK && o->text) st = run_text(c, o, &ppl, &distance, text, n, &model, other);
     if (st == PARE_OK && o->tasks)
         st = eval_tasks_run(tasks, model.model, model.tok, base.model, base.tok);
     if (st == PARE_OK) {
         const result r = {o->text ? &ppl : NULL, o->text && other ? &distance : NULL,
-                          o->tasks ? tasks : NULL};
+                          o->tasks ? tasks : NULL, pare_model_prefix_length(model.model)};
         int64_t id = record(c, path, o, &r);
         st = c->common.json ? print_json(c, &r, other != NULL, id) : print_tables(c, &r);
     }
@@ -286,7 +293,8 @@ const cli_verb cli_verb_eval = {
         "docs/tasks.md "
         "has the prompts and the files. --against gives KL(other || MODEL) over the full "
         "vocabulary "
-        "and the answers that are right in one of the two only.",
+        "and the answers that are right in one of the two only. --prefix and --prefix-tokens are "
+        "MODEL's; the other model keeps what it has.",
     .options = table,
     .defaults = &defaults,
     .options_size = sizeof defaults,

@@ -198,6 +198,7 @@ static pare_status print_model_json(cli *c, const info_options *o, const pare_de
                  {"n_kv_heads", m->n_kv_heads},
                  {"head_dim", m->head_dim},
                  {"sliding_window", m->sliding_window},
+                 {"prefix_length", m->prefix_length},
                  {"n_tensors", m->n_tensors}};
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         set_integer(out, shape[i].key, shape[i].value);
@@ -221,7 +222,9 @@ static pare_status print_model_json(cli *c, const info_options *o, const pare_de
 
 static pare_status print_summary(cli *c, const pare_model_info *m) {
     const char *tied = m->tied_embeddings ? ", output tied to the embedding" : "";
-    char window[48] = "";
+    char window[48] = "", cushion[48] = "";
+    if (m->prefix_length)
+        snprintf(cushion, sizeof cushion, ", behind a cushion of %zu", m->prefix_length);
     if (m->sliding_window)
         snprintf(window, sizeof window, ", local layers see %zu", m->sliding_window);
     return cli_printf(c,
@@ -231,12 +234,12 @@ static pare_status print_summary(cli *c, const pare_model_info *m) {
                       "attention  %zu heads (%zu for keys and values) of %zu%s\n"
                       "params     %s\n"
                       "size       %s, %.3f bits per weight\n"
-                      "context    %zu\n"
+                      "context    %zu%s\n"
                       "tokenizer  %.80s\n",
                       m->name, m->format, *m->file_type ? ", " : "", m->file_type, m->arch,
                       m->n_layers, m->dim, m->ffn_dim, tied, m->n_heads, m->n_kv_heads, m->head_dim,
                       window, cli_count((double)m->n_params), cli_bytes((double)m->file_bytes),
-                      m->bits_per_weight, m->ctx_max, m->tokenizer);
+                      m->bits_per_weight, m->ctx_max, cushion, m->tokenizer);
 }
 
 static pare_status print_encodings(cli *c, const pare_model_info *m) {

@@ -1,5 +1,6 @@
 /* pare run: generates text, once or in conversation. */
-#include "cli.h"
+#include "prefix_options.h"
+
 #include "pare/chat.h"
 #include "pare/generate.h"
 
@@ -8,7 +9,7 @@
 #include <unistd.h>
 
 typedef struct run_options {
-    const char *prompt, *file, *system, *kv, *draft, *lora;
+    const char *prompt, *file, *system, *kv, *draft, *lora, *prefix, *prefix_tokens;
     bool interactive, chat, ignore_eos;
     int64_t n, ctx, top_k, repeat_last_n, draft_max;
     double temp, top_p, min_p, repeat_penalty;
@@ -23,6 +24,7 @@ static const cli_option table[] = {
                "the text to go on from"),
     CLI_OPTION(run_options, 0, "lora", CLI_TEXT, lora, "ADAPTER", 0, 0,
                "compute with a low-rank adapter (a folder of PEFT's or pare train's)"),
+    CLI_PREFIX_OPTIONS(run_options),
     CLI_OPTION(run_options, 'f', "file", CLI_TEXT, file, "FILE", 0, 0,
                "the prompt from a file, - = standard input"),
     CLI_SWITCH(run_options, 'i', "interactive", interactive,
@@ -148,6 +150,7 @@ static pare_status runner_load(runner *r, const char *path) {
     }
     if (st == PARE_OK) st = pare_model_load(&r->model, c->rt, path, &c->err);
     if (st == PARE_OK && r->o->lora) st = pare_model_add_lora(r->model, r->o->lora, &c->err);
+    if (st == PARE_OK) st = cli_set_prefix(c, r->model, path, r->o->prefix, r->o->prefix_tokens);
     if (st == PARE_OK) st = pare_session_create(&r->session, r->model, &so, &c->err);
     if (st == PARE_OK && pare_session_n_ctx(r->session) > pare_model_ctx_max(r->model))
         cli_warn(c,

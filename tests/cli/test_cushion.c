@@ -1,0 +1,212 @@
+/* Cushions and the program: given or in a folder, behind tokens, carried along, in records. */
+#include "support/program.h"
+#include "support/test.h"
+#include "support/tiny_model.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "model/prefix.h"
+
+static double ppl_of(const char *command) {
+    json_t *o = program_json(NULL, command);
+    double ppl = json_real_value(json_object_get(json_object_get(o, "perplexity"), "ppl"));
+    assert_true(ppl > 0);
+    json_decref(o);
+    return ppl;
+}
+
+static json_int_t positions_of(const char *command) {
+    json_t *o = program_json(NULL, command);
+    json_int_t n = json_integer_value(json_object_get(o, "prefix_positions"));
+    json_decref(o);
+    return n;
+}
+
+static size_t kv_dim; /* of the model */
+
+static json_int_t kv_bytes(json_t *info) {
+    json_t *all = json_object_get(json_object_get(info, "memory"), "kv_bytes");
+    return json_integer_value(json_object_get(all, "f16"));
+}
+
+#define EVAL " --text text --ctx 64 --windows 2 --records none"
+
+/* A file says what the tokens say that it was computed from; the folder's own needs no option. */
+static void evaluation(void **state) {
+    (void)state;
+    double plain = ppl_of("pare eval model" EVAL);
+    double tokens = ppl_of("pare eval model --prefix-tokens '<|im_start|>a'" EVAL);
+    assert_true(fabs(tokens - plain) > 1e-3);
+    assert_true(ppl_of("pare eval model --prefix-tokens ids:257,97" EVAL) == tokens);
+    assert_true(ppl_of("pare eval model --prefix cushion" EVAL) == tokens);
+    assert_int_equal(positions_of("pare eval model --prefix cushion" EVAL), 2);
+    assert_int_equal(positions_of("pare eval model" EVAL), 0);
+
+    json_t *o = program_json(NULL, "pare eval model --prefix cushion --against model" EVAL);
+    json_t *against = json_object_get(o, "against");
+    assert_true(fabs(json_real_value(json_object_get(against, "base_ppl")) / plain - 1) < 1e-5);
+    assert_true(fabs(json_real_value(json_object_get(against, "ppl_ratio")) - tokens / plain) <
+                1e-5);
+    json_decref(o);
+}
+
+static void generation_and_speed(void **state) {
+    (void)state;
+    program_result tokens =
+        program_run(NULL, "pare run model -p abc -n 12 --temp 0 --compute exact "
+                          "--prefix-tokens '<|im_start|>a'");
+    program_result file =
+        program_run(NULL, "pare run model -p abc -n 12 --temp 0 --compute exact --prefix cushion");
+    assert_int_equal(tokens.code, 0);
+    assert_int_equal(file.code, 0);
+    assert_string_equal(tokens.out, file.out);
+    assert_non_null(strstr(file.err, "behind a prefix of 2 positions"));
+    program_free(&tokens);
+    program_free(&file);
+    json_t *o = program_json(NULL, "pare bench model --pp 8 --tg 4 --reps 1 --prefix cushion");
+    assert_int_equal(json_array_size(json_object_get(o, "rows")), 2);
+    json_decref(o);
+}
+
+/* Into every format of folders, from one folder to the next, and out again. */
+static void folders(void **state) {
+    (void)state;
+    double plain = ppl_of("pare eval model" EVAL);
+    double behind = ppl_of("pare eval model --prefix cushion" EVAL);
+    json_decref(program_json(NULL, "pare convert model out1 --prefix cushion"));
+    assert_string_equal(test_hash(test_path("out1/cushion.safetensors")),
+                        test_hash(test_path("cushion")));
+    assert_true(ppl_of("pare eval out1" EVAL) == behind);
+    assert_true(ppl_of("pare eval out1 --prefix none" EVAL) == plain);
+    json_t *info = program_json(NULL, "pare info out1 --memory --ctx 64");
+    json_t *without = program_json(NULL, "pare info model --memory --ctx 64");
+    assert_int_equal(json_integer_value(json_object_get(info, "prefix_length")), 2);
+    assert_int_equal(kv_bytes(info),
+                     kv_bytes(without) + 2 * 2 * TINY_LAYERS * kv_dim * sizeof(float));
+    json_decref(info);
+    json_decref(without);
+    json_decref(program_json(NULL, "pare convert out1 out2"));
+    assert_string_equal(test_hash(test_path("out2/cushion.safetensors")),
+                        test_hash(test_path("cushion")));
+    assert_true(ppl_of("pare eval out2" EVAL) == behind);
+    json_decref(program_json(NULL, "pare convert out2 out3 --prefix none"));
+    assert_false(pare_path_exists(test_path("out3/cushion.safetensors")));
+    assert_true(ppl_of("pare eval out3" EVAL) == plain);
+
+    /* quantization_config holds the key where there is one */
+    static const char *const formats[] = {"hf", "compressed-tensors", "gptq"};
+    for (size_t i = 0; i < 3; i++) {
+        char command[300];
+        snprintf(
+            command, sizeof command,
+            "pare compress out1 -o packed%zu -r rtn:bits=4,group=32 --format %s --records none", i,
+            formats[i]);
+        json_decref(program_json(NULL, command));
+        snprintf(command, sizeof command, "grep -c quantization_config packed%zu/config.json", i);
+        program_result r = program_run(NULL, command);
+        assert_int_equal(r.code, 0);
+        program_free(&r);
+        snprintf(command, sizeof command, "pare eval packed%zu" EVAL, i);
+        assert_int_equal(positions_of(command), 2);
+    }
+    program_refuses("pare convert out1 out.gguf", "format gguf: found a cushion");
+    program_refuses("pare convert model.gguf out.gguf --prefix cushion", "found a cushion");
+    json_decref(program_json(NULL, "pare convert out1 out.gguf --prefix none"));
+    assert_true(fabs(ppl_of("pare eval out.gguf --prefix cushion" EVAL) - behind) < 1e-3);
+}
+
+#define COMPRESS                                                                                   \
+    "pare compress model -r gptq:bits=4,group=32 --calib text --calib-samples 4 --calib-ctx 32 "   \
+    "--records none "
+
+/* The statistics are those behind the cushion; an interrupted run goes on with no other one. */
+static void calibration(void **state) {
+    (void)state;
+    json_decref(program_json(NULL, COMPRESS "-o plain"));
+    json_decref(program_json(NULL, COMPRESS "-o behind --prefix cushion"));
+    json_decref(program_json(NULL, COMPRESS "-o again --prefix cushion"));
+    assert_string_equal(test_hash(test_path("behind/model.safetensors")),
+                        test_hash(test_path("again/model.safetensors")));
+    assert_string_not_equal(test_hash(test_path("behind/model.safetensors")),
+                            test_hash(test_path("plain/model.safetensors")));
+    /* of a folder that has it, without the option */
+    json_decref(program_json(NULL, "pare convert model own --prefix cushion"));
+    json_decref(program_json(NULL, "pare compress own -o from-own -r gptq:bits=4,group=32 --calib "
+                                   "text --calib-samples 4 --calib-ctx 32 --records none"));
+    assert_string_equal(test_hash(test_path("behind/model.safetensors")),
+                        test_hash(test_path("from-own/model.safetensors")));
+    assert_int_equal(positions_of("pare eval behind" EVAL), 2);
+    program_refuses(COMPRESS "-o more --calib-ctx 511 --prefix cushion", "expected 2 to 510");
+}
+
+static void refusals(void **state) {
+    (void)state;
+    program_refuses("pare eval model --prefix cushion --prefix-tokens a" EVAL, "one of the two");
+    program_refuses("pare eval model --prefix text" EVAL, "text");
+    program_refuses("pare eval model --prefix-tokens ids:1,x" EVAL, "expected 1 to");
+    program_refuses("pare eval model --prefix-tokens ids:999" EVAL, "found id 999");
+    program_refuses("pare eval model --prefix-tokens ''" EVAL, "found no tokens");
+    program_refuses("pare compress model -o no -r q8_0 --prefix text", "text");
+    program_refuses("pare bench --kernels --prefix cushion", "--prefix: found it with --kernels");
+    assert_false(pare_path_exists(test_path("no")));
+}
+
+static void records(void **state) {
+    (void)state;
+    json_decref(program_json(NULL, "pare eval model --prefix cushion --text text --ctx 64 "
+                                   "--windows 1 --records r.db"));
+    json_decref(program_json(NULL, "pare eval model --prefix-tokens '<|im_start|>' --text text "
+                                   "--ctx 64 --windows 1 --records r.db"));
+    json_decref(
+        program_json(NULL, "pare eval model --text text --ctx 64 --windows 1 --records r.db"));
+    json_t *o = program_json(NULL, "pare records show 1 --records r.db");
+    const json_t *r = json_array_get(json_object_get(o, "records"), 0);
+    assert_non_null(strstr(json_string_value(json_object_get(r, "prefix")), "/cushion"));
+    assert_string_equal(json_string_value(json_object_get(r, "prefix_sha256")),
+                        test_hash(test_path("cushion")));
+    json_decref(o);
+    o = program_json(NULL, "pare records show 2 --records r.db");
+    r = json_array_get(json_object_get(o, "records"), 0);
+    assert_string_equal(json_string_value(json_object_get(r, "prefix_tokens")), "<|im_start|>");
+    json_decref(o);
+    program_result report =
+        program_run(NULL, "pare report out.html --records r.db && cat out.html");
+    assert_int_equal(report.code, 0);
+    assert_non_null(strstr(report.out, "+ cushion"));
+    assert_non_null(strstr(report.out, "+ prefix tokens"));
+    program_free(&report);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    char text[4000];
+    const int32_t ids[] = {257, 97}; /* "<|im_start|>a" */
+    pare_model *m;
+    pare_prefix *p;
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = (char)("abc def ghi\n"[(i * i / 7 + i) % 12]);
+    test_write("text", text, sizeof text);
+    const char *folder = tiny_model("model", NULL);
+    pare_runtime *rt = test_runtime(2, pare_isa_best());
+    assert_ok(pare_model_load(&m, rt, folder, err));
+    assert_ok(pare_prefix_from_ids(&p, m, ids, 2, err));
+    kv_dim = p->kv_dim;
+    assert_ok(pare_prefix_save(p, &m->config, "{}", test_path("cushion"), err));
+    pare_prefix_free(p);
+    pare_model_free(m);
+    pare_runtime_free(rt);
+    json_decref(program_json(NULL, "pare convert model model.gguf"));
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(evaluation), cmocka_unit_test(generation_and_speed),
+        cmocka_unit_test(folders),    cmocka_unit_test(calibration),
+        cmocka_unit_test(refusals),   cmocka_unit_test(records),
+    };
+    return cmocka_run_group_tests(tests, set_up, NULL);
+}
