@@ -8,7 +8,7 @@
 #include <string.h>
 
 typedef struct analyze_options {
-    const char *text, *records;
+    const char *text, *records, *prefix;
     int64_t ctx, windows, rows, tokens;
     int compute;
 } analyze_options;
@@ -26,6 +26,9 @@ static const cli_option table[] = {
                "tokens named at each site (--json)"),
     CLI_OPTION(analyze_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32 results, or 8-bit activations where the weights allow"),
+    CLI_OPTION(analyze_options, 0, "prefix", CLI_TEXT, prefix, "FILE", 0, 0,
+               "a cushion that the windows stand behind; none = no cushion (default: what MODEL's "
+               "folder has)"),
     CLI_OPTION(analyze_options, 0, "records", CLI_TEXT, records, "FILE", 0, 0, CLI_RECORDS_HELP),
     {0},
 };
@@ -104,11 +107,13 @@ static pare_status print_json(cli *c, const pare_tokenizer *tok, const pare_outl
                         json_string(r->compute == PARE_COMPUTE_EXACT ? "exact" : "fast"));
     for (size_t i = 0; i < r->n_sites; i++)
         json_array_append_new(sites, site_json(tok, &r->sites[i]));
+    json_object_set_new(out, "prefix_length", json_integer((json_int_t)r->prefix_length));
     json_object_set_new(out, "sites", sites);
     for (size_t i = 0; i < r->n_layers; i++) {
         json_t *layer = json_object();
         json_object_set_new(layer, "layer", json_integer((json_int_t)i));
         json_object_set_new(layer, "attention_first", cli_json_real(r->attention_first[i]));
+        json_object_set_new(layer, "attention_prefix", cli_json_real(r->attention_prefix[i]));
         json_array_append_new(layers, layer);
     }
     json_object_set_new(out, "layers", layers);
@@ -163,7 +168,8 @@ static pare_status print_sites(cli *c, const pare_tokenizer *tok, const pare_out
 /* The blocks' outputs, and where attention goes. */
 static pare_status print_layers(cli *c, const pare_outliers *r) {
     cli_table t;
-    cli_table_begin(&t, ">layer|>output top-1|>top 10%|>median|>attention on the first token (%)");
+    cli_table_begin(
+        &t, ">layer|>output top-1|>top 10%|>median|>attention: first token (%)|>prefix (%)");
     for (size_t i = 0; i < r->n_sites; i++) {
         const pare_outlier_site *s = &r->sites[i];
         if (!is_block(s)) continue;
@@ -172,6 +178,10 @@ static pare_status print_layers(cli *c, const pare_outliers *r) {
         cli_cell(&t, "%.3f", s->top10);
         cli_cell(&t, "%.4f", s->median);
         cli_cell(&t, "%.1f", 100 * r->attention_first[s->layer]);
+        if (r->prefix_length)
+            cli_cell(&t, "%.1f", 100 * r->attention_prefix[s->layer]);
+        else
+            cli_cell(&t, "-");
     }
     return cli_table_end(c, &t);
 }
@@ -212,6 +222,7 @@ static pare_status outliers(cli *c, const analyze_options *o, const char *model)
     oo.n_largest = (size_t)o->tokens;
     oo.compute = (pare_compute)o->compute;
     oo.name = o->text;
+    oo.prefix = o->prefix && strcmp(o->prefix, "none") == 0 ? "" : o->prefix;
     pare_status st = cli_read(c, &text, &n, o->text);
     if (st == PARE_OK) st = pare_tokenizer_load(&tok, model, &c->err);
     if (st == PARE_OK) st = pare_analyze_outliers(&found, c->rt, model, text, n, &oo, &c->err);
@@ -245,7 +256,7 @@ const cli_verb cli_verb_analyze = {
         "largest |x| of a window, the least of the largest tenth, the median; the largest behind "
         "the window's first token; who carries the largest; the share of the attention that the "
         "first token gets. One value that is thousands of times the median ruins a scale that a "
-        "whole tensor shares (pare methods w8a8, cushioncache). docs/analyze.md.",
+        "whole tensor shares (pare methods cushioncache). docs/analyze.md.",
     .options = table,
     .defaults = &defaults,
     .options_size = sizeof defaults,

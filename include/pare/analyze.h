@@ -26,6 +26,8 @@ typedef struct pare_outlier_options {
     size_t n_largest;     /* tokens named at each site, at most PARE_MAX_LARGEST; 0 = 4 */
     pare_compute compute; /* default exact */
     const char *name;     /* of the text, for messages; NULL = "text" */
+    const char *prefix;   /* the windows stand behind this file's (pare_model_set_prefix); NULL:
+                             behind   the model's own, if it has one; "": behind none */
 } pare_outlier_options;
 pare_outlier_options pare_outlier_options_default(void);
 
@@ -60,8 +62,10 @@ typedef struct pare_outliers {
     uint32_t crc32;                 /* of their ids */
     const pare_outlier_site *sites; /* layer by layer, in the order of the computation */
     size_t n_sites;
-    const double *attention_first; /* [n_layers] share of the attention that goes to the window's
-                                      first token: mean over heads and over the tokens behind it */
+    const double *attention_first;  /* [n_layers] share of the attention that goes to the window's
+                                       first token: mean over heads and over the tokens behind it */
+    const double *attention_prefix; /* [n_layers] the same of the prefix; NaN without one */
+    size_t prefix_length;           /* positions in front of every window */
     double seconds;
     pare_compute compute;
 } pare_outliers;

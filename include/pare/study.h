@@ -54,7 +54,7 @@ typedef struct pare_record_site {
     const char *site;
     double top1, top10, top10_mean, median, largest, largest_behind;
     int64_t position, channel, token_id;
-    double attention_first; /* of the layer */
+    double attention_first, attention_prefix; /* of the layer */
 } pare_record_site;
 
 /* One run. What is not known is NULL, 0 (counts, bytes) or NaN (measures). Every field but the
@@ -88,7 +88,8 @@ typedef struct pare_record {
     const char *prefix_tokens;          /* text of the tokens that they stood behind instead */
     const char *data, *data_sha256;     /* of a training; several files: a line each */
     const char *teacher, *teacher_sha256; /* of a distillation */
-    const char *options;                  /* of a training: "steps=200 batch=16 ..." */
+    const char *options; /* of a training: "steps=200 batch=16 ..."; of a compression that searched
+                            a cushion, its choices and what it found as JSON text */
     /* the result's size */
     int64_t n_params, in_bytes, out_bytes; /* of tensors */
     double bits_per_weight, sparsity;

@@ -6,6 +6,7 @@
 #include "eval/perplexity.h"
 #include "model/model.h"
 #include "model/pass_room.h"
+#include "model/prefix.h"
 #include "pare/tokenizer.h"
 #include "study/outlier_tally.h"
 
@@ -14,12 +15,14 @@
 
 enum { MAX_SITES = 8 /* of a block */, N_WINDOWS = 10, N_LARGEST = 4 };
 
-/* Attention on the first token: the attention operator once more, with values that are 1 at the
- * first position and 0 behind it. */
+/* Attention on the first token and on the prefix: the attention operator once more, with values
+ * whose first column is 1 at the first position and 0 elsewhere, the second 1 in the prefix. */
 typedef struct mass {
+    float *prefix_v; /* [prefix][kv_dim] */
+    size_t prefix_bytes;
     float *k, *v;   /* [ctx][kv_dim]; of each head's values the first column is used */
     float *out;     /* [ctx][q_dim] */
-    double *of_row; /* [ctx] sum over heads */
+    double *of_row; /* [2][ctx] sums over heads */
     size_t k_bytes, out_bytes;
 } mass;
 
@@ -37,6 +40,7 @@ typedef struct analysis {
     size_t h_bytes;
     pare_outlier_site *sites; /* [n_layers * MAX_SITES] */
     double *attention;        /* [n_layers] */
+    double *attention_prefix; /* [n_layers] */
     pare_outlier_site *site;  /* being measured */
     size_t layer, window;
     bool embed;
@@ -126,6 +130,13 @@ static bool see_input(pare_worker *w, void *arg, const pare_op_out *outs, size_t
 
 /* --- attention --- */
 
+/* Mean over heads and tokens behind the first. */
+static double mean_mass(const double *of_row, size_t n, size_t n_heads) {
+    double sum = 0;
+    for (size_t i = 1; i < n; i++) sum += of_row[i];
+    return n > 1 ? sum / ((double)(n - 1) * (double)n_heads) : 0;
+}
+
 static void see_attention(pare_fwd *f, void *arg, const float *q, size_t ldq,
                           const pare_attn_span *spans, size_t n_spans, size_t at,
                           const pare_attn *attn, size_t n) {
@@ -142,17 +153,28 @@ static void see_attention(pare_fwd *f, void *arg, const float *q, size_t ldq,
             memcpy(m->k + i * kv_dim + g * dim, pare_kv_row(from, false, g, i), dim * sizeof *m->k);
     pare_barrier(f->w);
     const pare_kv_layer layer = pare_kv_layer_of(m->k, m->v, kv_dim, c->n_kv_heads, dim);
-    const pare_attn_span span = {.layers = &layer, .n = n};
-    pare_op_attention(f, m->out, q_dim, q, ldq, &span, 1, 0, attn, c->n_kv_heads, dim, n);
-    for (size_t i = begin; i < end; i++) {
-        m->of_row[i] = 0;
-        for (size_t h = 0; h < c->n_heads; h++) m->of_row[i] += (double)m->out[i * q_dim + h * dim];
+    pare_attn_span span = {.layers = &layer, .n = n};
+    pare_kv_layer front_layer;
+    pare_attn_prefix front = {&front_layer, 0};
+    if (spans[0].prefix) { /* its keys, with the values that count */
+        front_layer = spans[0].prefix->layers[at];
+        front_layer.v = (uint8_t *)m->prefix_v;
+        front.n = spans[0].prefix->n;
+        span.prefix = &front;
     }
+    pare_op_attention(f, m->out, q_dim, q, ldq, &span, 1, 0, attn, c->n_kv_heads, dim, n);
+    for (size_t i = begin; i < end; i++)
+        for (size_t part = 0; part < 2; part++) {
+            double sum = 0;
+            for (size_t h = 0; h < c->n_heads && part < dim; h++)
+                sum += (double)m->out[i * q_dim + h * dim + part];
+            m->of_row[part * n + i] = sum;
+        }
     pare_barrier(f->w);
-    if (f->w->id == 0 && n > 1) {
-        double sum = 0, count = (double)(n - 1) * (double)c->n_heads;
-        for (size_t i = 1; i < n; i++) sum += m->of_row[i];
-        a->attention[a->layer] += sum / count / (double)a->result.n_windows;
+    if (f->w->id == 0) {
+        double share = 1.0 / (double)a->result.n_windows;
+        a->attention[a->layer] += share * mean_mass(m->of_row, n, c->n_heads);
+        a->attention_prefix[a->layer] += share * mean_mass(m->of_row + n, n, c->n_heads);
     }
     pare_barrier(f->w);
 }
@@ -160,7 +182,7 @@ static void see_attention(pare_fwd *f, void *arg, const float *q, size_t ldq,
 /* --- the region that all threads run --- */
 
 static void run_pass(pare_fwd *f, analysis *a, float *h, const int32_t *ids, size_t n) {
-    const pare_attn_span alone = {.n = n};
+    const pare_attn_span alone = {.n = n, .prefix = pare_model_prefix(a->m)};
     pare_pass pass = {.ids = ids, .n = n, .spans = &alone, .n_spans = 1};
     pare_fwd_marks mark = pare_fwd_mark(f);
     if (a->embed || pare_fwd_planning(f)) pare_pass_embed(f, a->m, &pass, h);
@@ -224,7 +246,7 @@ static pare_status read_windows(analysis *a, const char *text, size_t len,
     pare_ids all = {0};
     pare_outliers *r = &a->result;
     PARE_TRY(pare_eval_tokens(&all, a->tok, text, len, eo.protocol, err));
-    pare_status st = pare_ppl_plan_make(&plan, &eo, all.n, a->m->config.ctx_max, -1, err);
+    pare_status st = pare_ppl_plan_make(&plan, &eo, all.n, pare_model_ctx_max(a->m), -1, err);
     if (st == PARE_OK) {
         r->ctx = plan.ctx;
         r->n_windows = plan.n_windows;
@@ -253,8 +275,13 @@ static pare_status make_mass(analysis *a, pare_error *err) {
     m->k = pare_big_alloc(m->k_bytes);
     m->v = pare_big_alloc(m->k_bytes);
     m->out = pare_big_alloc(m->out_bytes);
-    m->of_row = pare_calloc(ctx, sizeof *m->of_row);
-    if (!m->k || !m->v || !m->out || !m->of_row) return fail_memory(err);
+    m->of_row = pare_calloc(2 * ctx, sizeof *m->of_row);
+    const size_t front = a->result.prefix_length;
+    m->prefix_bytes = (front ? front : 1) * kv_dim * sizeof *m->v;
+    m->prefix_v = pare_big_alloc(m->prefix_bytes);
+    if (!m->k || !m->v || !m->out || !m->of_row || !m->prefix_v) return fail_memory(err);
+    for (size_t i = 0; i < front * c->n_kv_heads && c->head_dim > 1; i++)
+        m->prefix_v[i * c->head_dim + 1] = 1;
     for (size_t g = 0; g < c->n_kv_heads; g++) m->v[g * c->head_dim] = 1;
     return PARE_OK;
 }
@@ -281,7 +308,8 @@ static pare_status make_room(analysis *a, pare_error *err) {
     a->h = pare_big_alloc(a->h_bytes);
     a->sites = pare_calloc(c->n_layers * MAX_SITES, sizeof *a->sites);
     a->attention = pare_calloc(c->n_layers, sizeof *a->attention);
-    return a->h && a->sites && a->attention ? PARE_OK : fail_memory(err);
+    a->attention_prefix = pare_calloc(c->n_layers, sizeof *a->attention_prefix);
+    return a->h && a->sites && a->attention && a->attention_prefix ? PARE_OK : fail_memory(err);
 }
 
 static pare_status set_up(analysis *a, const char *model, const char *text, size_t len,
@@ -290,6 +318,11 @@ static pare_status set_up(analysis *a, const char *model, const char *text, size
     PARE_TRY(pare_source_open(&source, model, err));
     PARE_TRY(pare_model_open(&a->m, a->rt, source, err));
     PARE_TRY(pare_source_check_complete(a->m->source, err));
+    if (!o->prefix)
+        PARE_TRY(pare_model_load_own_prefix(a->m, err));
+    else if (*o->prefix)
+        PARE_TRY(pare_model_set_prefix(a->m, o->prefix, err));
+    a->result.prefix_length = pare_model_prefix_length(a->m);
     PARE_TRY(pare_tokenizer_load(&a->tok, model, err));
     a->result.n_layers = a->m->config.n_layers;
     a->result.compute = o->compute;
@@ -310,6 +343,7 @@ static void free_work(analysis *a) {
     if (a->mass.k) pare_big_free(a->mass.k, a->mass.k_bytes);
     if (a->mass.v) pare_big_free(a->mass.v, a->mass.k_bytes);
     if (a->mass.out) pare_big_free(a->mass.out, a->mass.out_bytes);
+    if (a->mass.prefix_v) pare_big_free(a->mass.prefix_v, a->mass.prefix_bytes);
     pare_free(a->mass.of_row);
     pare_free(a->ids);
     if (a->h) pare_big_free(a->h, a->h_bytes);
@@ -328,6 +362,10 @@ pare_status pare_analyze_outliers(pare_outliers **out, pare_runtime *rt, const c
     free_work(a);
     a->result.sites = a->sites;
     a->result.attention_first = a->attention;
+    a->result.attention_prefix = a->attention_prefix;
+    for (size_t l = 0; l < a->result.n_layers && a->attention_prefix && !a->result.prefix_length;
+         l++)
+        a->attention_prefix[l] = (double)NAN;
     if (st == PARE_OK)
         *out = &a->result;
     else
@@ -340,5 +378,6 @@ void pare_outliers_free(pare_outliers *o) {
     if (!a) return;
     pare_free(a->sites);
     pare_free(a->attention);
+    pare_free(a->attention_prefix);
     pare_free(a);
 }

@@ -154,7 +154,8 @@ pare_status pare_record_set_outliers(pare_record *r, const pare_outliers *o, par
                                       .position = (int64_t)s->tokens[0].position,
                                       .channel = (int64_t)s->tokens[0].channel,
                                       .token_id = s->tokens[0].id,
-                                      .attention_first = o->attention_first[s->layer]};
+                                      .attention_first = o->attention_first[s->layer],
+                                      .attention_prefix = o->attention_prefix[s->layer]};
     }
     r->sites = sites;
     r->n_sites = o->n_sites;

@@ -133,6 +133,7 @@ const pare_column pare_site_columns[] = {
     INT(S, channel),
     INT(S, token_id),
     REAL(S, attention_first),
+    REAL(S, attention_prefix),
     {0},
 };
 #undef S

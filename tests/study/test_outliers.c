@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "model/model.h"
 #include "model/pass_room.h"
+#include "model/prefix.h"
 #include "pare/analyze.h"
 #include "pare/eval.h"
 #include "pare/study.h"
@@ -99,7 +100,7 @@ typedef struct reference {
     int32_t ids[CTX];
     float *h, *inputs[MAX_SITES]; /* [CTX][width] */
     size_t widths[MAX_SITES], n;
-    double attention[TINY_LAYERS]; /* sum over windows */
+    double attention[TINY_LAYERS], front[TINY_LAYERS]; /* sums over windows */
     size_t layer;
 } reference;
 
@@ -124,27 +125,35 @@ static void softmax_first(pare_fwd *f, void *arg, const float *q, size_t ldq,
     reference *r = arg;
     const pare_kv_layer *kv = &spans[0].layers[at];
     size_t group = a->n_heads / kv->n_kv_heads;
-    double sum = 0;
+    const pare_attn_prefix *front = spans[0].prefix;
+    size_t m = front ? front->n : 0;
+    double sum = 0, on_front = 0;
     if (f->w->id || n_spans != 1) return;
     for (size_t i = 1; i < n; i++)
         for (size_t h = 0; h < a->n_heads; h++) {
-            double total = 0, first = 0;
-            for (size_t j = 0; j <= i; j++) {
-                const float *k = (const float *)(void *)pare_kv_row(kv, false, h / group, j);
+            double total = 0, first = 0, before = 0;
+            for (size_t j = 0; j <= m + i; j++) {
+                const float *k =
+                    j < m ? (const float *)(void *)pare_kv_row(&front->layers[at], false, h / group,
+                                                               j)
+                          : (const float *)(void *)pare_kv_row(kv, false, h / group, j - m);
                 double s = 0;
                 for (size_t d = 0; d < kv->head_dim; d++)
                     s += (double)q[i * ldq + h * kv->head_dim + d] * (double)k[d];
                 double e = exp((double)a->scale * s);
                 total += e;
-                if (j == 0) first = e;
+                if (j == m) first = e;
+                if (j + 1 == m) before = total;
             }
             sum += first / total;
+            on_front += before / total;
         }
     r->attention[r->layer] += sum / (double)((n - 1) * a->n_heads);
+    r->front[r->layer] += on_front / (double)((n - 1) * a->n_heads);
 }
 
 static void pass(pare_fwd *f, reference *r) {
-    const pare_attn_span alone = {.n = CTX};
+    const pare_attn_span alone = {.n = CTX, .prefix = pare_model_prefix(r->m)};
     pare_pass p = {.ids = r->ids, .n = CTX, .spans = &alone, .n_spans = 1};
     pare_fwd_marks mark = pare_fwd_mark(f);
     pare_pass_begin(f, r->m, &p);
@@ -174,9 +183,9 @@ static const char *long_text(size_t *n) {
     return text;
 }
 
-static void beside_reference(void **state) {
-    (void)state;
-    static reference r;
+/* prefix: file, or NULL. */
+static void compare(const char *prefix) {
+    reference r = {0};
     size_t len;
     const char *path = tiny_model("dense", NULL), *text = long_text(&len);
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
@@ -187,6 +196,7 @@ static void beside_reference(void **state) {
     oo.ctx = CTX;
     oo.n_windows = WINDOWS;
     oo.n_largest = 3;
+    oo.prefix = prefix;
     assert_ok(pare_analyze_outliers(&o, rt, path, text, len, &oo, err));
     assert_int_equal(o->n_sites, MAX_SITES);
     assert_int_equal(o->n_windows, WINDOWS);
@@ -194,6 +204,7 @@ static void beside_reference(void **state) {
     assert_ok(pare_tokenizer_load(&tok, path, err));
     assert_ok(pare_eval_tokens(&ids, tok, text, len, PARE_PROTOCOL_HF, err));
     assert_ok(pare_model_load(&r.m, rt, path, err));
+    if (prefix) assert_ok(pare_model_set_prefix(r.m, prefix, err));
     r.h = calloc(CTX * TINY_DIM, sizeof *r.h);
     for (size_t i = 0; i < MAX_SITES; i++) r.inputs[i] = calloc(CTX * 1024, sizeof(float));
     pare_worker worker;
@@ -241,6 +252,10 @@ static void beside_reference(void **state) {
     }
     for (size_t l = 0; l < TINY_LAYERS; l++) /* f32 softmax beside one in f64 */
         assert_true(fabs(o->attention_first[l] - r.attention[l] / WINDOWS) < 1e-5);
+    for (size_t l = 0; l < TINY_LAYERS; l++)
+        assert_true(prefix ? fabs(o->attention_prefix[l] - r.front[l] / WINDOWS) < 1e-5
+                           : isnan(o->attention_prefix[l]));
+    assert_int_equal(o->prefix_length, prefix ? 3 : 0);
 
     for (size_t i = 0; i < MAX_SITES; i++) free(r.inputs[i]);
     free(r.h);
@@ -250,6 +265,22 @@ static void beside_reference(void **state) {
     pare_ids_free(&ids);
     pare_outliers_free(o);
     pare_runtime_free(rt);
+}
+
+static void beside_reference(void **state) {
+    (void)state;
+    const int32_t ids[] = {257, 10, 65};
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    pare_model *m;
+    pare_prefix *p;
+    assert_ok(pare_model_load(&m, rt, tiny_model("dense", NULL), err));
+    assert_ok(pare_prefix_from_ids(&p, m, ids, 3, err));
+    assert_ok(pare_prefix_save(p, &m->config, NULL, test_path("front.safetensors"), err));
+    pare_prefix_free(p);
+    pare_model_free(m);
+    pare_runtime_free(rt);
+    compare(NULL);
+    compare(test_path("front.safetensors"));
 }
 
 static void threads_agree(void **state) {
