@@ -184,6 +184,7 @@ static pare_status print_json(cli *c, const compress_result *r) {
     json_object_set_new(o, "lossless", json_boolean(i->lossless));
     json_object_set_new(o, "changed", changed);
     json_object_set_new(o, "fallbacks", fallbacks);
+    if (i->prefix_search) json_object_set_new(o, "cushion", json_loads(i->prefix_search, 0, NULL));
     json_object_set_new(o, "layers", layers);
     json_object_set_new(o, "record_id", cli_record_id(r->record_id));
     if (r->before) json_object_set_new(o, "before", ppl_json(r->before));
@@ -206,6 +207,25 @@ static void table_row(cli_table *t, const pare_layer_report *l) {
     cli_cell(t, "%.2f", l->seconds);
 }
 
+/* What a search for a prefix has found: a line for each token. */
+static void print_cushion(cli *c, const char *text) {
+    json_t *o = json_loads(text, 0, NULL), *tokens = json_object_get(o, "tokens"), *step;
+    size_t i, at = json_array_size(json_object_get(o, "start_ids"));
+    cli_printf(c, "prefix of %zu tokens\n", json_array_size(tokens));
+    json_array_foreach(json_object_get(o, "steps"), i, step) {
+        double whole = json_number_value(json_object_get(step, "brute_force_work"));
+        bool kept = json_is_true(json_object_get(step, "kept"));
+        const char *token = kept ? json_string_value(json_array_get(tokens, at++)) : NULL;
+        cli_printf(c, "  %s %s: error %.4g -> %.4g, %.1f%% of the work saved\n",
+                   kept ? "token" : "not kept: token", token ? token : "",
+                   json_number_value(json_object_get(step, "error_before")),
+                   json_number_value(json_object_get(step, "error_after")),
+                   whole > 0 ? 100 - 100 * json_number_value(json_object_get(step, "work")) / whole
+                             : 0);
+    }
+    json_decref(o);
+}
+
 static pare_status print_table(cli *c, const compress_result *r) {
     const pare_compress_info *i = r->info;
     cli_table t;
@@ -221,6 +241,7 @@ static pare_status print_table(cli *c, const compress_result *r) {
     pare_status st = cli_table_end(c, &t);
     if (st != PARE_OK) return st;
     if (n_copied) cli_printf(c, "%zu tensors copied as they are\n", n_copied);
+    if (i->prefix_search) print_cushion(c, i->prefix_search);
     cli_printf(c, "\n%s%s -> %s, %.3f bits per weight", r->dry_run ? "plan: " : "",
                cli_bytes((double)i->in_bytes), cli_bytes((double)i->out_bytes), i->bits_per_weight);
     if (r->dry_run) {

@@ -100,8 +100,10 @@ typedef struct pare_compress_info {
     size_t prefix_length;            /* positions of the cushion; 0 = none */
     const char *prefix_sha256;       /* of its file; NULL = none */
     double bits_per_weight, sparsity, seconds;
-    bool lossless;   /* no value changed */
-    bool dense_pass; /* all calibration sequences run through the dense model first */
+    const char *prefix_search; /* JSON text of a search for the cushion: choices, tokens, errors
+                                  (docs/cushion.md); NULL: none was searched */
+    bool lossless;             /* no value changed */
+    bool dense_pass;           /* all calibration sequences run through the dense model first */
 } pare_compress_info;
 
 typedef struct pare_compress_report pare_compress_report;

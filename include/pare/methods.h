@@ -71,7 +71,8 @@ typedef struct pare_param {
 typedef struct pare_method pare_method;
 /* All methods, in the registry's order: i from 0; NULL past the last. */
 const pare_method *pare_method_at(size_t i);
-/* Those that a step of a recipe may name, the same way; the others belong to training. */
+/* Those that transform tensors as a step of a recipe, the same way; the others belong to training,
+ * or are steps that look at the whole model (cushioncache). */
 const pare_method *pare_step_method_at(size_t i);
 /* The first of that name, or NULL. Names are unique within a slot; a pruner and the sparse training
  * by its score share one. */

@@ -105,6 +105,8 @@ struct pare_method {
     const pare_param *params; /* ends with name NULL */
     unsigned needs;           /* PARE_NEED_*; 0 = no calibration data */
     bool prunes;              /* the options begin with pare_prune_options */
+    bool prefix;              /* searches a prefix of the KV cache before all other steps: the
+                                 options are pare_cushion_options; takes no tensor */
     /* The statistics are those of the dense model's blocks, each of which gets the dense output of
      * the one before; else of blocks that follow compressed ones. */
     bool dense_inputs;

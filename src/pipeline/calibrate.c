@@ -276,6 +276,16 @@ size_t pare_calibration_memory(const pare_calibration *cal) {
     return cal->scratch_bytes + cal->h_bytes + cal->n * cal->ctx * sizeof(int32_t);
 }
 
+pare_status pare_calibration_set_prefix(pare_calibration *cal, pare_prefix *p, pare_error *err) {
+    size_t n = p ? p->attn.n : 0, ctx_max = cal->m->config.ctx_max;
+    pare_model_attach_prefix(cal->m, p);
+    if (!ctx_max || cal->ctx + n <= ctx_max) return PARE_OK;
+    return pare_fail(err, PARE_ERR_ARG,
+                     "calib-ctx: found %zu behind a prefix of %zu, expected at most %zu together "
+                     "(the model's maximum)",
+                     cal->ctx, n, ctx_max);
+}
+
 /* --- embeddings and layers --- */
 
 /* path NULL: none. The first rank writes. */

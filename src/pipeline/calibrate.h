@@ -41,6 +41,12 @@ uint32_t pare_calibration_crc32(const pare_calibration *cal); /* of all ids, in 
 uint64_t pare_calibration_file_bytes(const pare_calibration *cal);
 size_t pare_calibration_memory(const pare_calibration *cal);
 
+/* All sequences stand behind a prefix from now on, which it takes over (also when it fails).
+ * Errors: PARE_ERR_ARG (no room for the sequences behind it). */
+struct pare_prefix;
+pare_status pare_calibration_set_prefix(pare_calibration *cal, struct pare_prefix *p,
+                                        pare_error *err);
+
 /* Writes the embeddings of all sequences. *crc: CRC-32 of the file. */
 pare_status pare_calibration_embed(pare_calibration *cal, const char *to, uint32_t *crc,
                                    pare_error *err);

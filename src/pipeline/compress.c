@@ -8,7 +8,6 @@
 #include "base/memory.h"
 #include "base/os.h"
 #include "model/feeder.h"
-#include "model/prefix.h"
 #include "pipeline/calibrate.h"
 #include "pipeline/model_output.h"
 #include "pipeline/work_folder.h"
@@ -260,7 +259,7 @@ static pare_status make_plan(compress_run *c, pare_error *err) {
 static pare_status tell_idle_steps(compress_run *c, pare_error *err) {
     for (size_t i = 0; i < c->recipe->n_steps; i++) {
         const pare_step *step = &c->recipe->steps[i];
-        bool idle = true;
+        bool idle = !step->method || !step->method->prefix;
         for (size_t k = 0; k < c->n_plans && idle; k++) {
             const tensor_plan *p = &c->plans[k];
             idle = !p->t->canonical || !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied);
@@ -385,6 +384,7 @@ static void sum_report(compress_run *c, double seconds) {
     info->layers = c->report->layers;
     info->n_layers = c->n_plans;
     info->fallbacks = (const char *const *)c->report->fallbacks;
+    info->prefix_search = c->report->prefix_search;
 }
 
 /* --- the run --- */
@@ -461,7 +461,7 @@ static pare_status write_all(compress_run *c, const pare_work *work, pare_error 
 /* --- recipes with methods, or with calibration --- */
 
 static bool has_methods(const compress_run *c) {
-    if (c->needs) return true;
+    if (c->needs || compress_prefix_step(c)) return true;
     for (size_t i = 0; i < c->n_plans; i++)
         if (c->plans[i].n_methods && c->plans[i].unit < pare_source_config(c->source)->n_layers)
             return true;
@@ -537,6 +537,7 @@ static pare_status by_units(compress_run *c, pare_error *err) {
     if (st == PARE_OK && c->o->dry_run) st = compress_estimate(c, cal, err);
     if (st == PARE_OK && !c->o->dry_run) {
         st = compress_open_work(c, cal, &work, err);
+        if (st == PARE_OK) st = compress_search_prefix(c, cal, work, err);
         if (st == PARE_OK && c->dense_pass) st = compress_dense_pass(c, cal, work, err);
         if (!units_need_calibration(c)) { /* only the dense pass did */
             pare_calibration_close(cal);
@@ -562,27 +563,6 @@ static const char *format_of(const pare_compress_options *o, const pare_source *
     if (!o->out) return pare_source_format(source);
     size_t n = strlen(o->out);
     return n > 5 && strcmp(o->out + n - 5, ".gguf") == 0 ? "gguf" : "hf";
-}
-
-/* The cushion that the output will have: it is read, so that no hours of work come to nothing. */
-static pare_status find_prefix(compress_run *c, pare_error *err) {
-    pare_prefix *p;
-    if (!c->o->prefix)
-        PARE_TRY(pare_prefix_path_of(&c->prefix, c->source, err));
-    else if (*c->o->prefix && !(c->prefix = pare_strdup(c->o->prefix)))
-        return fail_memory(err);
-    if (!c->prefix) return PARE_OK;
-    if (strcmp(c->format->container, "gguf") == 0)
-        return pare_fail(
-            err, PARE_ERR_UNSUPPORTED,
-            "%s: format gguf: found a cushion, expected a folder as output: GGUF files "
-            "have no place for one (--prefix none leaves it out)",
-            c->prefix);
-    PARE_TRY(pare_prefix_load(&p, pare_source_config(c->source), c->prefix, err));
-    c->report->info.prefix_length = p->attn.n;
-    c->report->info.prefix_sha256 = c->report->prefix_sha256;
-    pare_prefix_free(p);
-    return compress_hash_file(c, c->report->prefix_sha256, c->prefix, err);
 }
 
 static pare_status run(compress_run *c, pare_error *err) {
@@ -613,7 +593,7 @@ static pare_status run(compress_run *c, pare_error *err) {
     c->tunes = has_tuning(c);
     c->report = pare_calloc(1, sizeof *c->report);
     if (!c->report) return fail_memory(err);
-    PARE_TRY(find_prefix(c, err));
+    PARE_TRY(compress_plan_prefix(c, err));
     PARE_TRY(check_true_sequential(c, err));
     PARE_TRY(compress_open_imatrix(c, err));
     if (c->o->lora) PARE_TRY(pare_lora_load(&c->lora, c->source, c->o->lora, err));
@@ -626,7 +606,7 @@ static pare_status run(compress_run *c, pare_error *err) {
                          "recipe: found dist=owl and a step that tunes blocks, expected two runs, "
                          "one after the other");
     PARE_TRY(begin_report(c, err));
-    if (c->o->calib && !c->needs && !c->o->shared_inputs)
+    if (c->o->calib && !c->needs && !c->o->shared_inputs && !compress_prefix_step(c))
         pare_warn(c->rt, "%s: nothing in this recipe uses calibration text", c->o->calib);
     if (c->o->imatrix && !c->imatrix_used && !c->o->shared_inputs)
         pare_warn(c->rt, "%s: nothing in this recipe uses an importance matrix", c->o->imatrix);
@@ -676,5 +656,6 @@ void pare_compress_report_free(pare_compress_report *r) {
     pare_free(r->layers);
     pare_free(r->recipe);
     pare_free(r->format);
+    pare_free(r->prefix_search);
     pare_free(r);
 }

@@ -38,6 +38,7 @@ struct pare_compress_report {
     char **fallbacks;
     size_t fallback_capacity;
     char *recipe, *format, imatrix_sha256[65], prefix_sha256[65]; /* "" without a file */
+    char *prefix_search;                                          /* JSON text, or NULL */
     char **names;
     size_t n_names;
 };
@@ -140,6 +141,19 @@ pare_status compress_owners(const compress_run *c, const size_t *plans, size_t n
  * has them. */
 pare_status compress_share_result(compress_run *c, size_t i, int owner, size_t first_fallback,
                                   pare_tensor *t, pare_error *err);
+
+/* ---- compress_prefix.c ---- */
+
+/* The step that searches a prefix, or NULL. */
+const pare_step *compress_prefix_step(const compress_run *c);
+/* c->prefix becomes the file that is asked for, or the input's own; with a step that searches one
+ * it stays NULL. It is read, so that no hours of work come to nothing. Errors: PARE_ERR_ARG,
+ * PARE_ERR_UNSUPPORTED (a format that cannot hold it), PARE_ERR_INPUT, PARE_ERR_NOMEM. */
+pare_status compress_plan_prefix(compress_run *c, pare_error *err);
+/* Searches, where a step does: the file is in the work folder then, and the calibration's sequences
+ * stand behind it. cal: NULL without calibration. */
+pare_status compress_search_prefix(compress_run *c, pare_calibration *cal, pare_work *work,
+                                   pare_error *err);
 
 /* ---- estimate.c ---- */
 

@@ -74,7 +74,7 @@ static bool in_group(const char *group, const char *name, bool tied) {
 }
 
 bool pare_step_takes(const pare_step *step, const char *canonical, size_t n_dims, bool tied) {
-    if (!pare_mix_takes(canonical, n_dims)) return false;
+    if (!pare_mix_takes(canonical, n_dims) || (step->method && step->method->prefix)) return false;
     if (step->regex) return pare_name_regex_match(step->regex, canonical);
     if (step->target) return in_group(step->target, canonical, tied);
     bool sparse = step->enc && step->enc->block_bytes == 0;
@@ -83,16 +83,25 @@ bool pare_step_takes(const pare_step *step, const char *canonical, size_t n_dims
 
 /* --- parsing --- */
 
+/* Method number i that a step may name: those that transform tensors, then searches of prefixes. */
+static const pare_method *step_method(size_t i) {
+    size_t k = 0;
+    for (; pare_step_method_at(k); k++)
+        if (k == i) return pare_step_method_at(k);
+    for (size_t m = 0; pare_method_at(m); m++)
+        if (pare_method_at(m)->prefix && k++ == i) return pare_method_at(m);
+    return NULL;
+}
+
 static const pare_method *find_method(const char *name) {
-    for (size_t i = 0; pare_step_method_at(i); i++)
-        if (strcmp(pare_step_method_at(i)->name, name) == 0) return pare_step_method_at(i);
+    for (size_t i = 0; step_method(i); i++)
+        if (strcmp(step_method(i)->name, name) == 0) return step_method(i);
     return NULL;
 }
 
 static pare_status fail_unknown_step(const char *name, pare_error *err) {
     pare_nearest n = {name, NULL, 4};
-    for (size_t i = 0; pare_step_method_at(i); i++)
-        pare_nearest_consider(&n, pare_step_method_at(i)->name);
+    for (size_t i = 0; step_method(i); i++) pare_nearest_consider(&n, step_method(i)->name);
     for (size_t i = 0; pare_mix_name_at(i); i++) pare_nearest_consider(&n, pare_mix_name_at(i));
     for (size_t i = 0; pare_encoding_at(i); i++)
         pare_nearest_consider(&n, pare_encoding_name(pare_encoding_at(i)));

@@ -149,6 +149,15 @@ pare_status compress_open_work(compress_run *c, const pare_calibration *cal, par
         json_object_set_new(f, "compute", json_integer(c->o->calib_compute));
         json_object_set_new(f, "true_sequential", json_boolean(c->o->true_sequential));
     }
+    if (f && compress_prefix_step(c)) {
+        pare_status hashed = compress_hash_file(c, sha, c->o->calib, err);
+        if (hashed != PARE_OK) {
+            json_decref(f);
+            return hashed;
+        }
+        json_object_set_new(f, "search_text", json_string(sha));
+        json_object_set_new(f, "search_compute", json_integer(c->o->calib_compute));
+    }
     f = whole(f, failures);
     pare_status st =
         f ? pare_work_open(work, c->rt, c->o->out, f, n_layers_of(c), c->o->restart, err)

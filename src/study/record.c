@@ -103,6 +103,7 @@ pare_status pare_record_set_compression(pare_record *r, const pare_compress_info
     r->calib_ctx = (int64_t)info->calib_ctx;
     r->imatrix_sha256 = info->imatrix_sha256;
     r->seconds = info->seconds;
+    r->options = info->prefix_search;
     return PARE_OK;
 }
 

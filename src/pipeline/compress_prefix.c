@@ -1,0 +1,104 @@
+/* The prefix of a run: given, the input's own, or searched by a step of the recipe. It is a file
+ * that calibration stands behind and that the output gets. */
+#include "pipeline/compress_run.h"
+
+#include "base/group.h"
+#include "base/memory.h"
+#include "base/os.h"
+#include "model/prefix.h"
+#include "pipeline/cushion.h"
+
+#include <string.h>
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "compress: out of memory");
+}
+
+static bool searches(const pare_step *step) { return step->method && step->method->prefix; }
+
+const pare_step *compress_prefix_step(const compress_run *c) {
+    for (size_t i = 0; i < c->recipe->n_steps; i++)
+        if (searches(&c->recipe->steps[i])) return &c->recipe->steps[i];
+    return NULL;
+}
+
+static pare_status check_step(const compress_run *c, const pare_step *step, pare_error *err) {
+    size_t n = 0;
+    for (size_t i = 0; i < c->recipe->n_steps; i++) n += searches(&c->recipe->steps[i]);
+    if (n > 1 || step != c->recipe->steps || step->target)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "recipe: found %s%s, expected it once, as the first step, for no tensors "
+                         "in particular",
+                         step->method->name, n > 1 ? " more than once" : " elsewhere");
+    if (c->o->prefix && *c->o->prefix)
+        return pare_fail(err, PARE_ERR_ARG, "recipe: found %s and --prefix, expected one of them",
+                         step->method->name);
+    if (c->o->calib) return PARE_OK;
+    return pare_fail(err, PARE_ERR_ARG,
+                     "recipe: found %s, which searches on a text, expected --calib FILE",
+                     step->method->name);
+}
+
+/* What the report says of the file. */
+static pare_status describe(compress_run *c, const pare_prefix *p, pare_error *err) {
+    c->report->info.prefix_length = p->attn.n;
+    c->report->info.prefix_sha256 = c->report->prefix_sha256;
+    return compress_hash_file(c, c->report->prefix_sha256, c->prefix, err);
+}
+
+pare_status compress_plan_prefix(compress_run *c, pare_error *err) {
+    const pare_step *step = compress_prefix_step(c);
+    pare_prefix *p;
+    if (step)
+        PARE_TRY(check_step(c, step, err));
+    else if (!c->o->prefix)
+        PARE_TRY(pare_prefix_path_of(&c->prefix, c->source, err));
+    else if (*c->o->prefix && !(c->prefix = pare_strdup(c->o->prefix)))
+        return fail_memory(err);
+    if (!step && !c->prefix) return PARE_OK;
+    if (strcmp(c->format->container, "gguf") == 0)
+        return pare_fail(
+            err, PARE_ERR_UNSUPPORTED,
+            "%s: format gguf: found a cushion, expected a folder as output: GGUF files "
+            "have no place for one%s",
+            step ? step->method->name : c->prefix, step ? "" : " (--prefix none leaves it out)");
+    if (!c->prefix) return PARE_OK;
+    PARE_TRY(pare_prefix_load(&p, pare_source_config(c->source), c->prefix, err));
+    pare_status st = describe(c, p, err);
+    pare_prefix_free(p);
+    return st;
+}
+
+/* Of several ranks all search, the same way, and the first one writes. */
+static pare_status keep(compress_run *c, const pare_prefix *p, const pare_work *work,
+                        pare_error *err) {
+    c->prefix = pare_path_join(pare_work_path(work), PARE_PREFIX_FILE);
+    if (!c->prefix) return fail_memory(err);
+    if (pare_group_rank() == 0)
+        PARE_TRY(pare_prefix_save(p, pare_source_config(c->source), c->report->prefix_search,
+                                  c->prefix, err));
+    pare_group_barrier(); /* the file is there for all */
+    return describe(c, p, err);
+}
+
+pare_status compress_search_prefix(compress_run *c, pare_calibration *cal, pare_work *work,
+                                   pare_error *err) {
+    const pare_step *step = compress_prefix_step(c);
+    pare_prefix *p;
+    if (!step) return PARE_OK;
+    const pare_cushion_input in = {.model = c->o->model,
+                                   .text = c->o->calib,
+                                   .options = step->options,
+                                   .compute = c->o->calib_compute,
+                                   .work = work};
+    PARE_TRY(pare_cushion_make(&p, &c->report->prefix_search, c->rt, &in, err));
+    if (!p)
+        return compress_add_fallback(c, err, "recipe: %s: no token is worth it: there is no prefix",
+                                     step->method->name);
+    pare_status st = keep(c, p, work, err);
+    if (st != PARE_OK || !cal) {
+        pare_prefix_free(p);
+        return st;
+    }
+    return pare_calibration_set_prefix(cal, p, err); /* takes it over */
+}

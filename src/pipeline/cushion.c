@@ -1,0 +1,395 @@
+#include "pipeline/cushion.h"
+
+#include "base/os.h"
+#include "base/rng.h"
+#include "eval/perplexity.h"
+#include "io/json.h"
+#include "methods/spec.h"
+#include "model/model.h"
+#include "pipeline/cushion_eval.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum {
+    MAX_TEXT = 1 << 30,
+    CAPACITY_ROWS = 8192, /* of hidden states that stand in memory at once */
+    STREAM = 0xC0510,     /* of random numbers */
+    N_CHECKS = 8,         /* texts that the result is looked at on, which the search did not see */
+    CHECK_NUMBER = 1 << 16,
+    START_TEXTS = 64,
+    START_TOKENS = 512
+};
+
+typedef struct cushion {
+    pare_runtime *rt;
+    const pare_cushion_input *in;
+    const pare_cushion_options *o;
+    pare_model *m;
+    pare_tokenizer *tok;
+    pare_cushion_eval *eval;
+    pare_ids all; /* of the text file */
+    int32_t *candidates;
+    size_t n_candidates, capacity;
+    int32_t *texts; /* [texts][n] of the search at work */
+    pare_cushion_result result;
+    double check_before[N_CHECKS], check_after[N_CHECKS];
+} cushion;
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "cushion: out of memory");
+}
+
+/* --- texts --- */
+
+/* n tokens from a random place of the file, different ones for each number and i. */
+static const int32_t *place(const cushion *c, size_t n, uint64_t number, size_t i) {
+    uint32_t r[4];
+    pare_philox(r, pare_runtime_seed(c->rt), STREAM + number, i);
+    uint64_t at = ((uint64_t)r[0] << 32 | r[1]) % (c->all.n - n + 1);
+    return c->all.data + at;
+}
+
+static pare_status read_text(cushion *c, pare_error *err) {
+    char *data;
+    size_t size, first;
+    PARE_TRY(pare_file_read_all(&data, &size, c->in->text, MAX_TEXT, err));
+    pare_status st = pare_eval_tokens(&c->all, c->tok, data, size, PARE_PROTOCOL_HF, err);
+    pare_free(data);
+    if (st != PARE_OK) return st;
+    /* texts begin anywhere: a BOS is the prefix's matter */
+    first =
+        c->all.n && pare_tokenizer_adds_bos(c->tok) && c->all.data[0] == pare_tokenizer_bos(c->tok);
+    c->all.n -= first;
+    memmove(c->all.data, c->all.data + first, c->all.n * sizeof *c->all.data);
+    if (c->all.n < (size_t)c->o->n)
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: found %zu tokens, expected at least %d for a text of the search",
+                         c->in->text, c->all.n, c->o->n);
+    for (size_t i = 0; i < c->all.n; i++)
+        if (c->all.data[i] < 0 || (size_t)c->all.data[i] >= c->m->config.vocab_size)
+            return pare_fail(err, PARE_ERR_INPUT,
+                             "%s: found token %d, expected ids below %zu, the model's vocabulary",
+                             c->in->text, (int)c->all.data[i], c->m->config.vocab_size);
+    return PARE_OK;
+}
+
+/* Texts of one search begin with different tokens where the file has them. */
+static pare_status draw(void *arg, size_t number, const int32_t *prefix, size_t n_prefix,
+                        pare_error *err) {
+    enum { TRIES = 16 };
+    cushion *c = arg;
+    const size_t n = (size_t)c->o->n, n_texts = (size_t)c->o->texts;
+    (void)err;
+    for (size_t t = 0; t < n_texts; t++) {
+        bool again = true;
+        for (size_t k = 0; k < TRIES && again; k++) {
+            const int32_t *from = place(c, n, number, t * TRIES + k);
+            again = false;
+            for (size_t i = 0; i < t; i++) again |= c->texts[i * n] == *from;
+            memcpy(c->texts + t * n, from, n * sizeof *from);
+        }
+    }
+    for (size_t k = 0; k < (size_t)c->o->repeats && n_prefix; k++)
+        c->texts[(n_texts - 1 - k) * n] = prefix[n_prefix - 1 - k % n_prefix];
+    return PARE_OK;
+}
+
+/* --- candidates --- */
+
+/* What no text holds: never trained. */
+static bool is_reserved(const char *token) {
+    static const char *const parts[] = {"reserved", "unused", "<pad>", "[pad]", "<|pad|>"};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (strcasestr(token, parts[i])) return true;
+    return false;
+}
+
+static bool is_embedded(const pare_tensor *table, float *row, size_t id, size_t n) {
+    double sum = 0;
+    table->enc->decode(row, &table->view, id, 0, n);
+    for (size_t i = 0; i < n; i++) sum += (double)row[i] * (double)row[i];
+    return sum > 0 && isfinite(sum);
+}
+
+/* Leaves `pool` of them, still in order: each stays with the chance that it has to. */
+static void draw_pool(cushion *c) {
+    size_t left = c->n_candidates, wanted = (size_t)c->o->pool, n = 0;
+    for (size_t i = 0; i < c->n_candidates && n < wanted; i++, left--) {
+        uint32_t r[4];
+        pare_philox(r, pare_runtime_seed(c->rt), STREAM - 1, i);
+        if (((uint64_t)r[0] << 32 | r[1]) % left < wanted - n)
+            c->candidates[n++] = c->candidates[i];
+    }
+    c->n_candidates = n;
+}
+
+static pare_status find_candidates(cushion *c, pare_error *err) {
+    const pare_tensor *table = &c->m->weights.token_embd.w;
+    const size_t width = table->view.cols;
+    size_t n = pare_tokenizer_vocab_size(c->tok);
+    if (n > c->m->config.vocab_size) n = c->m->config.vocab_size;
+    float *row = pare_calloc(width, sizeof *row);
+    c->candidates = pare_calloc(n, sizeof *c->candidates);
+    if (!row || !c->candidates) {
+        pare_free(row);
+        return fail_memory(err);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const char *token = pare_tokenizer_token(c->tok, (int32_t)i);
+        if (token && *token && !is_reserved(token) && is_embedded(table, row, i, width))
+            c->candidates[c->n_candidates++] = (int32_t)i;
+    }
+    pare_free(row);
+    if (c->o->pool && (size_t)c->o->pool < c->n_candidates) draw_pool(c);
+    if (c->n_candidates) return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT, "%s: found no token that a prefix could be made of",
+                     c->in->model);
+}
+
+/* --- the start --- */
+
+static pare_status start(cushion *c, pare_error *err) {
+    pare_cushion_result *r = &c->result;
+    const int32_t bos = pare_tokenizer_bos(c->tok);
+    const size_t n = (size_t)START_TOKENS < c->all.n ? (size_t)START_TOKENS : c->all.n;
+    if (c->o->start == PARE_CUSHION_START_BOS) {
+        if (bos < 0)
+            return pare_fail(err, PARE_ERR_ARG, "cushion: start=bos: the tokenizer has no BOS");
+        r->ids[r->n++] = bos;
+    } else if (c->o->start == PARE_CUSHION_START_OUTLIERS) {
+        int32_t *texts = pare_malloc((size_t)START_TEXTS * n, sizeof *texts);
+        if (!texts) return fail_memory(err);
+        for (size_t t = 0; t < START_TEXTS; t++)
+            memcpy(texts + t * n, place(c, n, CHECK_NUMBER + 1, t), n * sizeof *texts);
+        pare_status st =
+            pare_cushion_outlier_tokens(r->ids, &r->n, (size_t)c->o->max_len, c->m, texts,
+                                        START_TEXTS, n, bos, c->in->compute, err);
+        pare_free(texts);
+        if (st != PARE_OK) return st;
+    }
+    r->n_start = r->n;
+    return PARE_OK;
+}
+
+/* --- what the search asks for --- */
+
+static pare_status set_prefix(void *arg, const int32_t *ids, size_t n, pare_error *err) {
+    cushion *c = arg;
+    return pare_cushion_eval_prefix(c->eval, ids, n, err);
+}
+
+static void begin(void *arg, const int32_t *candidates, size_t n, size_t text, size_t n_tokens) {
+    cushion *c = arg;
+    pare_cushion_eval_begin(c->eval, candidates, n, c->texts + text * (size_t)c->o->n, n_tokens);
+}
+
+static pare_status block(void *arg, double *lq, pare_error *err) {
+    cushion *c = arg;
+    return pare_cushion_eval_block(c->eval, lq, err);
+}
+
+static void keep(void *arg, const size_t *which, size_t n) {
+    cushion *c = arg;
+    pare_cushion_eval_keep(c->eval, which, n);
+}
+
+/* --- steps as JSON: in the work folder and in the record --- */
+
+static json_t *steps_json(const pare_cushion_result *r) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->n_steps; i++) {
+        const pare_cushion_step *s = &r->steps[i];
+        json_array_append_new(list, json_pack("{s:i, s:f, s:f, s:b, s:f, s:f, s:I}", "token_id",
+                                              (int)s->token, "error_before", s->before,
+                                              "error_after", isfinite(s->after) ? s->after : 0.0,
+                                              "kept", s->kept, "work", s->work, "brute_force_work",
+                                              s->whole, "n_finished", (json_int_t)s->n_finished));
+    }
+    return list;
+}
+
+static pare_status noted(void *arg, const pare_cushion_step *step, pare_error *err) {
+    const cushion *c = arg;
+    (void)step;
+    return c->in->work ? pare_work_keep(c->in->work, "cushion", steps_json(&c->result), err)
+                       : PARE_OK;
+}
+
+/* What a run that was cut off had found. */
+static void resume(cushion *c) {
+    pare_cushion_result *r = &c->result;
+    const json_t *list = c->in->work ? pare_work_kept(c->in->work, "cushion") : NULL;
+    for (size_t i = 0; i < json_array_size(list) && r->n < (size_t)c->o->max_len; i++) {
+        const json_t *s = json_array_get(list, i);
+        pare_cushion_step step = {
+            .token = (int32_t)json_integer_value(json_object_get(s, "token_id")),
+            .before = json_number_value(json_object_get(s, "error_before")),
+            .after = json_number_value(json_object_get(s, "error_after")),
+            .kept = json_is_true(json_object_get(s, "kept")),
+            .work = json_number_value(json_object_get(s, "work")),
+            .whole = json_number_value(json_object_get(s, "brute_force_work")),
+            .n_finished = (size_t)json_integer_value(json_object_get(s, "n_finished"))};
+        r->steps[r->n_steps++] = step;
+        if (step.kept) r->ids[r->n++] = step.token;
+    }
+}
+
+/* --- a look at texts that the search did not see --- */
+
+/* The first ones begin with the prefix's own tokens. */
+static pare_status errors_of_checks(cushion *c, double *lq, const int32_t *ids, size_t n_ids,
+                                    pare_error *err) {
+    const size_t n = (size_t)c->o->n;
+    PARE_TRY(pare_cushion_eval_prefix(c->eval, ids, n_ids, err));
+    for (size_t k = 0; k < N_CHECKS; k++) {
+        memcpy(c->texts, place(c, n, CHECK_NUMBER, k), n * sizeof *c->texts);
+        if (k < c->result.n && k < N_CHECKS / 2) c->texts[0] = c->result.ids[k];
+        pare_cushion_eval_begin(c->eval, NULL, 1, c->texts, n);
+        lq[k] = 0;
+        for (size_t b = 0; b < c->m->config.n_layers; b++) {
+            double of_block;
+            PARE_TRY(pare_cushion_eval_block(c->eval, &of_block, err));
+            lq[k] += of_block;
+        }
+    }
+    return PARE_OK;
+}
+
+static pare_status check(cushion *c, pare_error *err) {
+    double worst = 0;
+    PARE_TRY(errors_of_checks(c, c->check_before, NULL, 0, err));
+    PARE_TRY(errors_of_checks(c, c->check_after, c->result.ids, c->result.n, err));
+    for (size_t k = 0; k < N_CHECKS; k++)
+        if (c->check_before[k] > 0) worst = fmax(worst, c->check_after[k] / c->check_before[k]);
+    if (worst > 1)
+        pare_warn(c->rt, "cushion: on one of %d other texts the error grows, to %.2f times",
+                  N_CHECKS, worst);
+    return PARE_OK;
+}
+
+/* --- the record --- */
+
+static json_t *ids_json(const int32_t *ids, size_t n) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++) json_array_append_new(list, json_integer(ids[i]));
+    return list;
+}
+
+static json_t *reals_json(const double *x, size_t n) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, isfinite(x[i]) ? json_real(x[i]) : json_null());
+    return list;
+}
+
+static json_t *tokens_json(const cushion *c) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < c->result.n; i++) {
+        const char *token = pare_tokenizer_token(c->tok, c->result.ids[i]);
+        json_t *text = token ? json_string(token) : NULL;
+        json_array_append_new(list, text ? text : json_null());
+    }
+    return list;
+}
+
+static pare_status make_record(const cushion *c, char **record, pare_error *err) {
+    const pare_cushion_result *r = &c->result;
+    size_t failures = pare_json_failures();
+    char *params = pare_params_text(pare_method_find("cushioncache")->params, c->o);
+    json_t *o = params ? json_object() : NULL;
+    if (o) {
+        json_object_set_new(o, "method", json_sprintf("cushioncache%s", params));
+        json_object_set_new(o, "seed", json_integer((json_int_t)pare_runtime_seed(c->rt)));
+        json_object_set_new(o, "compute",
+                            json_string(c->in->compute == PARE_COMPUTE_EXACT ? "exact" : "fast"));
+        json_object_set_new(o, "text_tokens", json_integer((json_int_t)c->all.n));
+        json_object_set_new(o, "text_crc32", json_integer(pare_ids_crc32(c->all.data, c->all.n)));
+        json_object_set_new(o, "n_candidates", json_integer((json_int_t)c->n_candidates));
+        json_object_set_new(o, "start_ids", ids_json(r->ids, r->n_start));
+        json_object_set_new(o, "token_ids", ids_json(r->ids, r->n));
+        json_object_set_new(o, "tokens", tokens_json(c));
+        json_object_set_new(o, "steps", steps_json(r));
+        json_object_set_new(o, "check_before", reals_json(c->check_before, r->n ? N_CHECKS : 0));
+        json_object_set_new(o, "check_after", reals_json(c->check_after, r->n ? N_CHECKS : 0));
+    }
+    char *dumped = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
+    *record = dumped && pare_json_failures() == failures ? pare_strdup(dumped) : NULL;
+    free(dumped);
+    json_decref(o);
+    pare_free(params);
+    return *record ? PARE_OK : fail_memory(err);
+}
+
+/* --- all of it --- */
+
+static pare_status set_up(cushion *c, pare_error *err) {
+    const size_t n = (size_t)c->o->n;
+    PARE_TRY(pare_model_load(&c->m, c->rt, c->in->model, err));
+    pare_model_attach_prefix(c->m, NULL); /* the search makes all of it */
+    PARE_TRY(pare_tokenizer_load(&c->tok, c->in->model, err));
+    PARE_TRY(read_text(c, err));
+    PARE_TRY(find_candidates(c, err));
+    c->capacity = CAPACITY_ROWS / (n + 1) ? CAPACITY_ROWS / (n + 1) : 1;
+    const pare_cushion_eval_options eo = {
+        .scheme = {.granularity = (pare_act_granularity)c->o->granularity,
+                   .formula = (pare_act_formula)c->o->formula,
+                   .bits = c->o->bits,
+                   .symmetric = c->o->symmetric},
+        .site = (pare_cushion_site)c->o->site,
+        .compute = c->in->compute,
+        .max_prefix = (size_t)c->o->max_len,
+        .max_text = n,
+        .capacity = c->capacity};
+    PARE_TRY(pare_cushion_eval_open(&c->eval, c->m, &eo, err));
+    c->texts = pare_calloc((size_t)c->o->texts * n, sizeof *c->texts);
+    return c->texts ? PARE_OK : fail_memory(err);
+}
+
+static pare_status make(cushion *c, pare_prefix **out, char **record, pare_error *err) {
+    PARE_TRY(set_up(c, err));
+    PARE_TRY(start(c, err));
+    resume(c);
+    const pare_cushion_job job = {.rt = c->rt,
+                                  .n_blocks = c->m->config.n_layers,
+                                  .capacity = c->capacity,
+                                  .candidates = c->candidates,
+                                  .n_candidates = c->n_candidates,
+                                  .arg = c,
+                                  .draw = draw,
+                                  .prefix = set_prefix,
+                                  .begin = begin,
+                                  .block = block,
+                                  .keep = keep,
+                                  .noted = noted};
+    PARE_TRY(pare_cushion_search(&job, c->o, &c->result, err));
+    if (c->result.n) PARE_TRY(check(c, err));
+    PARE_TRY(make_record(c, record, err));
+    return c->result.n ? pare_prefix_from_ids(out, c->m, c->result.ids, c->result.n, err) : PARE_OK;
+}
+
+pare_status pare_cushion_make(pare_prefix **out, char **record, pare_runtime *rt,
+                              const pare_cushion_input *in, pare_error *err) {
+    cushion *c = pare_calloc(1, sizeof *c);
+    *out = NULL;
+    *record = NULL;
+    if (!c) return fail_memory(err);
+    c->rt = rt;
+    c->in = in;
+    c->o = in->options;
+    pare_status st = make(c, out, record, err);
+    if (st != PARE_OK) {
+        pare_free(*record);
+        *record = NULL;
+    }
+    pare_cushion_eval_close(c->eval);
+    pare_model_free(c->m);
+    pare_tokenizer_free(c->tok);
+    pare_ids_free(&c->all);
+    pare_free(c->candidates);
+    pare_free(c->texts);
+    pare_free(c);
+    return st;
+}

@@ -1,0 +1,32 @@
+/* The prefix of a cushioncache step: texts, candidates, the search (methods/quant/cushioncache.c)
+ * on a loaded model, what a cut-off run had found, the prefix's keys and values. */
+#ifndef PARE_SRC_PIPELINE_CUSHION_H
+#define PARE_SRC_PIPELINE_CUSHION_H
+
+#include "methods/cushion_search.h"
+#include "model/prefix.h"
+#include "pipeline/work_folder.h"
+
+typedef struct pare_cushion_input {
+    const char *model, *text; /* files */
+    const pare_cushion_options *options;
+    pare_compute compute;
+    pare_work *work; /* each step is kept there, as "cushion"; NULL: nowhere */
+} pare_cushion_input;
+
+/* *out NULL: no token was worth it. *record: JSON text of every choice and of what was found, to be
+ * freed. Errors: PARE_ERR_INPUT (a text too short), PARE_ERR_ARG (prefix and text are longer than
+ * the model's context; start=bos without a BOS), those of loading, PARE_ERR_INTERRUPTED. */
+pare_status pare_cushion_make(pare_prefix **out, char **record, pare_runtime *rt,
+                              const pare_cushion_input *in, pare_error *err);
+
+/* ---- cushion_start.c ---- */
+
+/* The tokens that most often carry outliers at the input of ffn_down, as many as there are outliers
+ * in a text, then bos (-1: none), at most `most` in all: PrefixQuant's choice. ids [most]; texts
+ * [n_texts][n]. Errors: PARE_ERR_NOMEM, PARE_ERR_INTERRUPTED. */
+pare_status pare_cushion_outlier_tokens(int32_t *ids, size_t *n_ids, size_t most, pare_model *m,
+                                        const int32_t *texts, size_t n_texts, size_t n, int32_t bos,
+                                        pare_compute compute, pare_error *err);
+
+#endif

@@ -1,0 +1,497 @@
+/* The search for a prefix: beside brute force on made-up errors, errors beside one pass over the
+ * whole sequence, and the step of a recipe. */
+#include "support/program.h"
+#include "support/test.h"
+#include "support/tiny_model.h"
+
+#include "base/memory.h"
+#include "base/rng.h"
+#include "methods/cushion_search.h"
+#include "model/model.h"
+#include "model/pass_room.h"
+#include "model/prefix.h"
+#include "pare/compress.h"
+#include "pipeline/cushion.h"
+#include "pipeline/cushion_eval.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void defaults(pare_cushion_options *o) {
+    pare_method_defaults(pare_method_find("cushioncache"), o);
+}
+
+/* --- made-up errors --- */
+
+enum { BLOCKS = 5, TEXTS = 3, MAX_V = 50 };
+
+typedef struct fake {
+    uint64_t seed;
+    int kind;
+    size_t number, n_prefix, n, layer, text;
+    int32_t ids[MAX_V], prefix[PARE_CUSHION_MAX_LEN];
+    bool alone;
+    size_t n_noted, blocks; /* calls */
+} fake;
+
+/* Of few different values, so that sums are equal; some are infinite or 0. */
+static double error_of(const fake *f, int32_t id, size_t text, size_t layer) {
+    float u = pare_rng_uniform(f->seed, 100 * f->number + 10 * text + layer, (uint64_t)id);
+    if (f->kind == 2) return 1; /* all alike */
+    if (f->kind == 1 && u < 0.02f) return (double)INFINITY;
+    return f->kind == 0 ? floor(4 * (double)u) : 1e3 * (double)u * (double)u;
+}
+
+static double without(const fake *f) { return f->kind == 0 ? 5 : f->kind == 1 ? 900 : 1; }
+
+static pare_status fake_draw(void *arg, size_t number, const int32_t *prefix, size_t n_prefix,
+                             pare_error *err) {
+    fake *f = arg;
+    (void)err;
+    assert_int_equal(n_prefix, f->n_prefix);
+    assert_memory_equal(prefix, f->prefix, n_prefix * sizeof *prefix);
+    f->number = number;
+    return PARE_OK;
+}
+
+static pare_status fake_prefix(void *arg, const int32_t *ids, size_t n, pare_error *err) {
+    fake *f = arg;
+    (void)err;
+    f->n_prefix = n;
+    for (size_t i = 0; i < n; i++) f->prefix[i] = ids[i];
+    return PARE_OK;
+}
+
+static void fake_begin(void *arg, const int32_t *candidates, size_t n, size_t text,
+                       size_t n_tokens) {
+    fake *f = arg;
+    assert_true(n_tokens > 0 && text < TEXTS);
+    f->alone = !candidates;
+    f->n = n;
+    f->text = text;
+    f->layer = 0;
+    for (size_t i = 0; candidates && i < n; i++) f->ids[i] = candidates[i];
+}
+
+static pare_status fake_block(void *arg, double *lq, pare_error *err) {
+    fake *f = arg;
+    (void)err;
+    assert_true(f->layer < BLOCKS);
+    for (size_t i = 0; i < f->n; i++)
+        lq[i] = f->alone ? without(f) : error_of(f, f->ids[i], f->text, f->layer);
+    f->layer++;
+    f->blocks += f->n;
+    return PARE_OK;
+}
+
+static void fake_keep(void *arg, const size_t *which, size_t n) {
+    fake *f = arg;
+    for (size_t i = 0; i < n; i++) f->ids[i] = f->ids[which[i]];
+    f->n = n;
+}
+
+static pare_status fake_noted(void *arg, const pare_cushion_step *step, pare_error *err) {
+    fake *f = arg;
+    (void)err;
+    assert_true(step->work > 0);
+    f->n_noted++;
+    return PARE_OK;
+}
+
+static pare_cushion_job fake_job(fake *f, pare_runtime *rt, const int32_t *ids, size_t n,
+                                 size_t capacity) {
+    return (pare_cushion_job){.rt = rt,
+                              .n_blocks = BLOCKS,
+                              .capacity = capacity,
+                              .candidates = ids,
+                              .n_candidates = n,
+                              .arg = f,
+                              .draw = fake_draw,
+                              .prefix = fake_prefix,
+                              .begin = fake_begin,
+                              .block = fake_block,
+                              .keep = fake_keep,
+                              .noted = fake_noted};
+}
+
+/* The lowest id of the least sum; -1: none is finite. */
+static int32_t brute_force(const fake *f, const int32_t *ids, size_t n, double *least) {
+    int32_t best = -1;
+    *least = (double)INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (size_t t = 0; t < TEXTS; t++)
+            for (size_t b = 0; b < BLOCKS; b++) sum += error_of(f, ids[i], t, b);
+        if (sum < *least) {
+            *least = sum;
+            best = ids[i];
+        }
+    }
+    return best;
+}
+
+static void beside_brute_force(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
+    double work = 0, whole = 0;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        pare_cushion_options o;
+        pare_cushion_result r = {0};
+        fake f = {.seed = seed, .kind = (int)(seed % 3)};
+        int32_t ids[MAX_V];
+        size_t n = 1 + seed % MAX_V;
+        for (size_t i = 0; i < n; i++) ids[i] = (int32_t)(3 * i + 1);
+        defaults(&o);
+        o.texts = TEXTS;
+        o.n = 40;
+        o.screen = 1;
+        o.max_len = 4;
+        o.tau = 1e30;
+        size_t capacity = 1 + seed / 3 % 20;
+        pare_cushion_job job = fake_job(&f, rt, ids, n, capacity);
+        assert_ok(pare_cushion_search(&job, &o, &r, err));
+        for (size_t k = 0; k < r.n_steps; k++) {
+            double least;
+            f.number = k;
+            assert_int_equal(r.steps[k].token, brute_force(&f, ids, n, &least));
+            assert_true(r.steps[k].after == least);
+            assert_true(r.steps[k].before == TEXTS * BLOCKS * without(&f));
+            work += r.steps[k].work;
+            whole += r.steps[k].whole;
+        }
+        if (r.n_steps && r.steps[r.n_steps - 1].token >= 0) { /* tau = infinite: all of max_len */
+            assert_int_equal(r.n, 4);
+            assert_int_equal(f.n_noted, 4);
+            assert_int_equal(f.n_prefix, 3);
+            assert_memory_equal(f.prefix, r.ids, 3 * sizeof *r.ids);
+        }
+    }
+    assert_true(work < whole); /* something was given up early */
+    pare_runtime_free(rt);
+}
+
+/* Equality appends; tau = 0 stops at once; a run goes on from its steps. */
+static void stopping(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
+    const int32_t ids[] = {2, 5, 9};
+    pare_cushion_options o;
+    defaults(&o);
+    o.texts = TEXTS;
+    o.max_len = 3;
+    for (int k = 0; k < 3; k++) {
+        fake f = {.kind = 2}; /* every error is what it was without */
+        pare_cushion_result r = {0};
+        o.tau = k == 0 ? 0 : k == 1 ? 1 : 0.999;
+        pare_cushion_job job = fake_job(&f, rt, ids, 3, 2);
+        assert_ok(pare_cushion_search(&job, &o, &r, err));
+        assert_int_equal(r.n, k == 1 ? 3 : 0);
+        assert_int_equal(r.n_steps, k == 1 ? 3 : 1);
+        assert_int_equal(r.steps[0].kept, k == 1);
+        assert_int_equal(r.steps[0].token, 2); /* of equals the lowest */
+        size_t before = f.blocks;
+        assert_ok(pare_cushion_search(&job, &o, &r, err)); /* nothing is left to do */
+        assert_int_equal(f.blocks, before);
+        if (k != 1) continue;
+        pare_cushion_result again = {.n = 1, .n_steps = 1};
+        again.ids[0] = r.ids[0];
+        again.steps[0] = r.steps[0];
+        assert_ok(pare_cushion_search(&job, &o, &again, err));
+        assert_memory_equal(again.ids, r.ids, 3 * sizeof *r.ids);
+    }
+    pare_runtime_free(rt);
+}
+
+/* --- errors beside one pass over prefix, candidate and text --- */
+
+enum { N_PREFIX = 3, N_TEXT = 20, ROWS = N_PREFIX + 1 + N_TEXT };
+
+typedef struct whole_pass {
+    pare_model *m;
+    pare_pass_room room;
+    pare_cushion_site site;
+    int32_t ids[ROWS];
+    size_t n, skip;
+    float h[ROWS * TINY_DIM];
+    double lq[TINY_LAYERS];
+    size_t layer;
+} whole_pass;
+
+static const pare_act_scheme scheme = {.granularity = PARE_ACT_PER_TENSOR_DYNAMIC, .bits = 8};
+
+static void add(whole_pass *p, const float *x, size_t ld, size_t in) {
+    p->lq[p->layer] +=
+        pare_act_error(&scheme, NULL, PARE_ISA_REF, x + p->skip * ld, ld, p->n - p->skip, in);
+}
+
+static bool see(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs, const float *x,
+                size_t ldx, size_t n, size_t in) {
+    (void)w, (void)outs, (void)n_outs, (void)n;
+    whole_pass *p = arg;
+    if (p->site != PARE_CUSHION_BLOCK_OUT) add(p, x, ldx, in);
+    return true;
+}
+
+static void run_whole(pare_fwd *f, whole_pass *p) {
+    const pare_attn_span alone = {.n = p->n};
+    pare_pass pass = {.ids = p->ids, .n = p->n, .spans = &alone, .n_spans = 1};
+    pare_fwd_marks mark = pare_fwd_mark(f);
+    pare_pass_embed(f, p->m, &pass, p->h);
+    pare_pass_begin(f, p->m, &pass);
+    for (p->layer = 0; p->layer < TINY_LAYERS; p->layer++) {
+        pare_pass_layer(f, p->m, &pass, p->layer, p->h);
+        if (!pare_fwd_planning(f) && p->site != PARE_CUSHION_LINEAR_IN)
+            add(p, p->h, TINY_DIM, TINY_DIM);
+    }
+    pare_fwd_release(f, mark);
+}
+
+static void whole_thread(pare_worker *w, void *arg) {
+    whole_pass *p = arg;
+    pare_fwd f = pare_pass_room_fwd(&p->room, w, p->m->rt, PARE_COMPUTE_EXACT);
+    f.probe = see;
+    f.probe_arg = p;
+    run_whole(&f, p);
+}
+
+static void beside_whole_pass(void **state) {
+    (void)state;
+    static whole_pass p;
+    enum { N = 9 };
+    int32_t candidates[N], text[N_TEXT];
+    const int32_t prefix[N_PREFIX] = {257, 10, 65};
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX), *two = test_runtime(2, PARE_ISA_AMX);
+    assert_ok(pare_model_load(&p.m, rt, tiny_model("dense", NULL), err));
+    pare_worker worker;
+    pare_fwd plan = pare_fwd_plan(&worker, 1, pare_runtime_isa(rt), PARE_COMPUTE_EXACT);
+    p.n = ROWS;
+    run_whole(&plan, &p);
+    assert_ok(pare_pass_room_make(&p.room, &plan, rt, err));
+    for (int i = 0; i < N; i++) candidates[i] = 13 * i + 1;
+    for (int i = 0; i < N_TEXT; i++) text[i] = 31 * i % 250;
+    for (int site = 0; site < 3; site++)
+        for (size_t n_prefix = 0; n_prefix <= N_PREFIX; n_prefix += N_PREFIX) {
+            const pare_cushion_eval_options eo = {.scheme = scheme,
+                                                  .site = (pare_cushion_site)site,
+                                                  .max_prefix = N_PREFIX,
+                                                  .max_text = N_TEXT,
+                                                  .capacity = N};
+            pare_cushion_eval *e;
+            double lq[TINY_LAYERS][N], kept[N];
+            assert_ok(pare_cushion_eval_open(&e, p.m, &eo, err));
+            assert_ok(pare_cushion_eval_prefix(e, prefix, n_prefix, err));
+            pare_cushion_eval_begin(e, candidates, N, text, N_TEXT);
+            for (size_t l = 0; l < TINY_LAYERS; l++)
+                assert_ok(pare_cushion_eval_block(e, lq[l], err));
+            for (size_t i = 0; i < N; i++) {
+                memcpy(p.ids, prefix, n_prefix * sizeof *prefix);
+                p.ids[n_prefix] = candidates[i];
+                memcpy(p.ids + n_prefix + 1, text, sizeof text);
+                p.n = n_prefix + 1 + N_TEXT;
+                p.skip = n_prefix + 1;
+                p.site = (pare_cushion_site)site;
+                memset(p.lq, 0, sizeof p.lq);
+                pare_team_run(rt, whole_thread, &p);
+                for (size_t l = 0; l < TINY_LAYERS; l++) /* a value may fall on another code */
+                    assert_true(fabs(lq[l][i] - p.lq[l]) <= 1e-3 * p.lq[l]);
+            }
+            /* the bits of a candidate do not depend on those beside it */
+            const size_t which[] = {1, 4, 8};
+            pare_cushion_eval_begin(e, candidates, N, text, N_TEXT);
+            assert_ok(pare_cushion_eval_block(e, kept, err));
+            pare_cushion_eval_keep(e, which, 3);
+            assert_ok(pare_cushion_eval_block(e, kept, err));
+            for (size_t i = 0; i < 3; i++) assert_true(kept[i] == lq[1][which[i]]);
+            pare_cushion_eval_begin(e, candidates + 4, 1, text, N_TEXT);
+            for (size_t l = 0; l < TINY_LAYERS; l++) {
+                assert_ok(pare_cushion_eval_block(e, kept, err));
+                assert_true(kept[0] == lq[l][4]);
+            }
+            pare_cushion_eval_close(e);
+        }
+    pare_pass_room_free(&p.room);
+    pare_model_free(p.m);
+    pare_runtime_free(two);
+    pare_runtime_free(rt);
+}
+
+/* --- the step of a recipe --- */
+
+static const char *text_file(void) {
+    static char text[6000];
+    size_t n = 0;
+    for (int i = 0; n + 60 < sizeof text; i++)
+        n += (size_t)sprintf(text + n, " Line %d , of a text with words .\n", i * i);
+    return test_write("search.txt", text, n);
+}
+
+static const char recipe[] = "cushioncache:max_len=2,tau=1000000,n=12,texts=2,screen=2,pool=40";
+
+static void compressed(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    char out[2][512];
+    const char *hashes[2];
+    const char *model = tiny_model("dense", NULL), *text = text_file();
+    for (int i = 0; i < 2; i++) {
+        pare_compress_report *report;
+        snprintf(out[i], sizeof out[i], "%s%d", test_path("cushioned"), i);
+        const pare_compress_options o = {
+            .model = model, .out = out[i], .recipe = recipe, .calib = text, .format = "hf"};
+        assert_ok(pare_compress(&report, rt, &o, err));
+        const pare_compress_info *info = pare_compress_result(report);
+        assert_true(info->lossless);
+        assert_non_null(info->prefix_search);
+        json_t *found = json_loads(info->prefix_search, 0, NULL);
+        program_has(found, "method,seed,compute,text_tokens,text_crc32,n_candidates,start_ids,"
+                           "token_ids,tokens,steps,check_before,check_after");
+        assert_int_equal(json_array_size(json_object_get(found, "token_ids")), 2);
+        assert_int_equal(json_integer_value(json_object_get(found, "n_candidates")), 40);
+        json_decref(found);
+        pare_compress_report_free(report);
+        char file[600];
+        snprintf(file, sizeof file, "%s/" PARE_PREFIX_FILE, out[i]);
+        hashes[i] = test_hash(file);
+    }
+    assert_string_equal(hashes[0], hashes[1]);
+    pare_model *m;
+    assert_ok(pare_model_load(&m, rt, out[0], err));
+    assert_int_equal(pare_model_prefix_length(m), 2);
+    pare_model_free(m);
+
+    /* a recipe that goes on from there keeps the prefix, and calibrates behind it */
+    pare_compress_report *report;
+    const pare_compress_options more = {.model = out[0],
+                                        .out = test_path("more"),
+                                        .recipe = "wanda:sparsity=0.5",
+                                        .calib = text,
+                                        .calib_samples = 2,
+                                        .calib_ctx = 16};
+    assert_ok(pare_compress(&report, rt, &more, err));
+    pare_compress_report_free(report);
+    assert_ok(pare_model_load(&m, rt, more.out, err));
+    assert_int_equal(pare_model_prefix_length(m), 2);
+    pare_model_free(m);
+    /* the same in one run, to the byte */
+    char both[200];
+    snprintf(both, sizeof both, "%s + wanda:sparsity=0.5", recipe);
+    const pare_compress_options one = {.model = model,
+                                       .out = test_path("one"),
+                                       .recipe = both,
+                                       .calib = text,
+                                       .calib_samples = 2,
+                                       .calib_ctx = 16};
+    assert_ok(pare_compress(&report, rt, &one, err));
+    pare_compress_report_free(report);
+    char a[600], b[600];
+    snprintf(a, sizeof a, "%s/model.safetensors", more.out);
+    snprintf(b, sizeof b, "%s/" PARE_PREFIX_FILE, one.out);
+    assert_string_equal(test_hash(b), hashes[0]);
+    assert_ok(pare_model_load(&m, rt, one.out, err));
+    assert_int_equal(pare_model_prefix_length(m), 2);
+    pare_model_free(m);
+    pare_runtime_free(rt);
+}
+
+static volatile sig_atomic_t stop;
+
+static void stop_at_second(void *arg, const char *stage, double done, double total,
+                           const char *unit) {
+    (void)arg, (void)unit;
+    if (strcmp(stage, "cushion: screen") == 0 && done > total / 2) stop = 1;
+}
+
+/* A run that was cut off while it looked for the second token goes on from the first, and ends with
+ * the same bytes. */
+static void resumed(void **state) {
+    (void)state;
+    pare_compress_report *report;
+    pare_compress_options o = {.model = tiny_model("dense", NULL),
+                               .out = test_path("whole"),
+                               .recipe = recipe,
+                               .calib = text_file(),
+                               .format = "hf"};
+    char whole[600], cut[600], manifest[600];
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX), *stopping_rt;
+    assert_ok(pare_compress(&report, rt, &o, err));
+    pare_compress_report_free(report);
+    snprintf(whole, sizeof whole, "%s/" PARE_PREFIX_FILE, o.out);
+
+    o.out = test_path("cut");
+    snprintf(cut, sizeof cut, "%s/" PARE_PREFIX_FILE, o.out);
+    pare_options options = pare_options_default();
+    options.n_threads = 1;
+    options.progress = stop_at_second;
+    options.cancel = &stop;
+    assert_ok(pare_runtime_create(&stopping_rt, &options, err));
+    stop = 0;
+    assert_fails(pare_compress(&report, stopping_rt, &o, err), PARE_ERR_INTERRUPTED, "goes on");
+    pare_runtime_free(stopping_rt);
+    snprintf(manifest, sizeof manifest, "%s.work/manifest", o.out);
+    json_t *there = json_load_file(manifest, 0, NULL);
+    const json_t *kept = json_object_get(json_object_get(there, "kept"), "cushion");
+    assert_int_equal(json_array_size(kept), 1);
+    json_decref(there);
+    assert_ok(pare_compress(&report, rt, &o, err));
+    pare_compress_report_free(report);
+    assert_string_equal(test_hash(cut), test_hash(whole));
+    pare_runtime_free(rt);
+}
+
+static void starts(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    pare_cushion_options o;
+    pare_prefix *p;
+    char *record;
+    defaults(&o);
+    o.n = 12;
+    o.texts = 1;
+    o.pool = 8;
+    o.tau = 0; /* nothing is added */
+    o.start = PARE_CUSHION_START_OUTLIERS;
+    const pare_cushion_input in = {
+        .model = tiny_model("dense", NULL), .text = text_file(), .options = &o};
+    assert_ok(pare_cushion_make(&p, &record, rt, &in, err));
+    if (p) assert_true(p->attn.n >= 1);
+    pare_prefix_free(p);
+    pare_free(record);
+    pare_runtime_free(rt);
+}
+
+static void refusals(void **state) {
+    (void)state;
+    pare_recipe *r;
+    assert_fails(pare_recipe_parse(&r, "cushioncache:granularity=per_tensor_static", err),
+                 PARE_ERR_ARG, "per_tensor_static");
+    assert_fails(pare_recipe_parse(&r, "cushioncache:texts=1,repeats=2", err), PARE_ERR_ARG,
+                 "repeats");
+    assert_fails(pare_recipe_parse(&r, "cushioncache:n=4,screen=5", err), PARE_ERR_ARG, "screen");
+    pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
+    pare_compress_report *report;
+    pare_compress_options o = {.model = tiny_model("dense", NULL),
+                               .out = test_path("refused"),
+                               .recipe = "cushioncache",
+                               .format = "hf"};
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "expected --calib FILE");
+    o.calib = text_file();
+    o.recipe = "rtn:bits=4 + cushioncache";
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "as the first step");
+    o.recipe = "cushioncache:n=512";
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "the model's context");
+    pare_runtime_free(rt);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(beside_brute_force),
+        cmocka_unit_test(stopping),
+        cmocka_unit_test(beside_whole_pass),
+        cmocka_unit_test(compressed),
+        cmocka_unit_test(resumed),
+        cmocka_unit_test(starts),
+        cmocka_unit_test(refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
