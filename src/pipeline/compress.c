@@ -533,6 +533,7 @@ static pare_status by_units(compress_run *c, pare_error *err) {
     pare_work *work = NULL;
     PARE_TRY(open_calibration(c, &cal, err));
     pare_status st = compress_plan_units(c, cal, err);
+    if (st == PARE_OK) compress_plan_search(c);
     if (st == PARE_OK) st = check_memory(c, err);
     if (st == PARE_OK && c->o->dry_run) st = compress_estimate(c, cal, err);
     if (st == PARE_OK && !c->o->dry_run) {

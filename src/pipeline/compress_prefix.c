@@ -69,6 +69,20 @@ pare_status compress_plan_prefix(compress_run *c, pare_error *err) {
     return st;
 }
 
+void compress_plan_search(compress_run *c) {
+    const pare_step *step = compress_prefix_step(c);
+    if (!step) return;
+    const pare_model_config *config = pare_source_config(c->source);
+    uint64_t bytes = pare_cushion_memory(step->options, config);
+    for (size_t i = 0; i < c->n_plans; i++) bytes += c->plans[i].t->n_bytes;
+    if (bytes > c->report->info.work_bytes) c->report->info.work_bytes = bytes;
+    if (c->o->dry_run)
+        pare_warn(c->rt,
+                  "%s: at most %.3g million tokens pass through the model; the planned time is "
+                  "without them",
+                  step->method->name, 1e-6 * pare_cushion_tokens(step->options, config));
+}
+
 /* Of several ranks all search, the same way, and the first one writes. */
 static pare_status keep(compress_run *c, const pare_prefix *p, const pare_work *work,
                         pare_error *err) {

@@ -150,6 +150,8 @@ const pare_step *compress_prefix_step(const compress_run *c);
  * it stays NULL. It is read, so that no hours of work come to nothing. Errors: PARE_ERR_ARG,
  * PARE_ERR_UNSUPPORTED (a format that cannot hold it), PARE_ERR_INPUT, PARE_ERR_NOMEM. */
 pare_status compress_plan_prefix(compress_run *c, pare_error *err);
+/* The memory that a search takes, into the report; in a dry run what it may take is told. */
+void compress_plan_search(compress_run *c);
 /* Searches, where a step does: the file is in the work folder then, and the calibration's sequences
  * stand behind it. cal: NULL without calibration. */
 pare_status compress_search_prefix(compress_run *c, pare_calibration *cal, pare_work *work,

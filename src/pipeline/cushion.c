@@ -325,6 +325,28 @@ static pare_status make_record(const cushion *c, char **record, pare_error *err)
 
 /* --- all of it --- */
 
+static size_t capacity_of(const pare_cushion_options *o) {
+    size_t rows = (size_t)o->n + 1;
+    return CAPACITY_ROWS / rows ? CAPACITY_ROWS / rows : 1;
+}
+
+uint64_t pare_cushion_memory(const pare_cushion_options *o, const pare_model_config *c) {
+    const uint64_t rows = (uint64_t)o->n + 1, kv_dim = c->n_kv_heads * c->head_dim,
+                   pass = rows > PARE_CUSHION_PASS_ROWS ? rows : PARE_CUSHION_PASS_ROWS,
+                   widest = 3 * c->dim + 2 * c->n_heads * c->head_dim + 2 * kv_dim + 3 * c->ffn_dim;
+    return sizeof(float) * (capacity_of(o) * rows * c->dim + pass * widest +
+                            2 * (uint64_t)o->max_len * c->n_layers * kv_dim) +
+           8 * (uint64_t)o->texts * rows + 32 * (uint64_t)c->vocab_size;
+}
+
+double pare_cushion_tokens(const pare_cushion_options *o, const pare_model_config *c) {
+    double all = (double)c->vocab_size;
+    if (o->pool && (double)o->pool < all) all = (double)o->pool;
+    double some = o->candidates && (double)o->candidates < all ? (double)o->candidates : all;
+    return (double)o->max_len *
+           (all * (double)(o->screen + 1) + some * (double)(o->n + 1) * (double)o->texts);
+}
+
 static pare_status set_up(cushion *c, pare_error *err) {
     const size_t n = (size_t)c->o->n;
     PARE_TRY(pare_model_load(&c->m, c->rt, c->in->model, err));
@@ -332,7 +354,7 @@ static pare_status set_up(cushion *c, pare_error *err) {
     PARE_TRY(pare_tokenizer_load(&c->tok, c->in->model, err));
     PARE_TRY(read_text(c, err));
     PARE_TRY(find_candidates(c, err));
-    c->capacity = CAPACITY_ROWS / (n + 1) ? CAPACITY_ROWS / (n + 1) : 1;
+    c->capacity = capacity_of(c->o);
     const pare_cushion_eval_options eo = {
         .scheme = {.granularity = (pare_act_granularity)c->o->granularity,
                    .formula = (pare_act_formula)c->o->formula,

@@ -20,6 +20,11 @@ typedef struct pare_cushion_input {
 pare_status pare_cushion_make(pare_prefix **out, char **record, pare_runtime *rt,
                               const pare_cushion_input *in, pare_error *err);
 
+/* What a search takes at most, without running one: bytes of memory beside the weights of the whole
+ * model, and tokens that pass through the model. */
+uint64_t pare_cushion_memory(const pare_cushion_options *o, const pare_model_config *c);
+double pare_cushion_tokens(const pare_cushion_options *o, const pare_model_config *c);
+
 /* ---- cushion_start.c ---- */
 
 /* The tokens that most often carry outliers at the input of ffn_down, as many as there are outliers

@@ -6,10 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-enum {
-    PASS_ROWS = 1024 /* of one pass: weights are unpacked rarely, activations stay in caches */
-};
-
 struct pare_cushion_eval {
     pare_model *m;
     pare_cushion_eval_options o;
@@ -108,7 +104,7 @@ static pare_status set_up(pare_cushion_eval *e, pare_error *err) {
             "cushion: found a prefix of up to %zu tokens and texts of %zu, expected at "
             "most %zu together, the model's context",
             e->o.max_prefix, e->o.max_text, c->ctx_max);
-    e->per_pass = PASS_ROWS / rows ? PASS_ROWS / rows : 1;
+    e->per_pass = PARE_CUSHION_PASS_ROWS / rows ? PARE_CUSHION_PASS_ROWS / rows : 1;
     if (e->per_pass > e->o.capacity) e->per_pass = e->o.capacity;
     if (!pare_mul_size(&e->h_bytes, e->o.capacity * sizeof *e->h, rows * c->dim))
         return fail_memory(err);

@@ -18,6 +18,9 @@
 #include "model/model.h"
 #include "tensor/act_quant.h"
 
+/* Rows of one pass: weights are unpacked rarely, activations stay in caches. */
+enum { PARE_CUSHION_PASS_ROWS = 1024 };
+
 /* Which tensors X are. */
 typedef enum pare_cushion_site {
     PARE_CUSHION_BLOCK_OUT = 0, /* the hidden state behind each block */

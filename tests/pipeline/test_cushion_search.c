@@ -476,6 +476,9 @@ static void refusals(void **state) {
                                .format = "hf"};
     assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "expected --calib FILE");
     o.calib = text_file();
+    o.max_memory = 1000;
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "max-memory");
+    o.max_memory = 0;
     o.recipe = "rtn:bits=4 + cushioncache";
     assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "as the first step");
     o.recipe = "cushioncache:n=512";
