@@ -34,7 +34,7 @@ static void run_product(pare_worker *w, void *arg) {
     wt.live = l->live;
     if (l->product == 0) {
         pare_linear_out o = {.w = &wt, .y = l->y, .ldy = l->out, .many = true};
-        pare_linear_forward(w, isa, PARE_COMPUTE_EXACT, l->scratch, l->x, l->in, l->n, &o, 1);
+        pare_linear_forward(w, isa, PARE_COMPUTE_EXACT, l->scratch, l->x, l->in, l->n, NULL, &o, 1);
     } else if (l->product == 1) {
         pare_linear_grad g = {&wt, l->y, l->out, 0, 0};
         pare_linear_backward_input(w, isa, PARE_COMPUTE_EXACT, l->scratch, l->dx, l->in, l->n, &g,

@@ -21,21 +21,17 @@
 
 #include "base/memory.h"
 #include "kernels/op_kernels.h"
+#include "tensor/act_quant.h"
 #include "tensor/encoding.h"
 
 struct pare_op_out;
 struct pare_fwd;
 
-/* Sees the input x[n][ldx] of the matrices that share it, `in` values a row, before the activation
- * quantizer. Called by every thread, which all leave together. false, of all threads: nobody needs
+/* Sees the input x[n][ldx] of the matrices that share it, `in` values a row, before it is
+ * quantized. Called by every thread, which all leave together. false, of all threads: nobody needs
  * the product, which is left out. */
 typedef bool (*pare_probe_fn)(pare_worker *w, void *arg, const struct pare_op_out *outs,
                               size_t n_outs, const float *x, size_t ldx, size_t n, size_t in);
-
-/* Replaces the input of a linear layer: y[n][in] from x[n][ldx]. Called by every thread for rows
- * [row_begin, row_end) of its own; weight: the first matrix that shares the input. */
-typedef void (*pare_act_quant_fn)(void *arg, const char *weight, float *y, const float *x,
-                                  size_t ldx, size_t row_begin, size_t row_end, size_t in);
 
 /* Sees the rotated queries q[n][ldq] of a layer, whose keys and values are in layer `at` of the
  * spans. Called by every thread before the attention operator and with what that one gets, so that
@@ -57,8 +53,6 @@ typedef struct pare_fwd {
     struct pare_tape *tape; /* NULL: nothing is recorded */
     pare_probe_fn probe;    /* may be NULL */
     void *probe_arg;
-    pare_act_quant_fn act_quant; /* may be NULL */
-    void *act_quant_arg;
     pare_attn_probe_fn attn_probe; /* may be NULL */
     void *attn_probe_arg;
 } pare_fwd;
@@ -121,6 +115,14 @@ typedef struct pare_adapter {
     float scale;
 } pare_adapter;
 
+/* A tensor of activations that is quantized (tensor/act_quant.h), of one place in the model. */
+typedef struct pare_act_site {
+    const pare_act_scheme *scheme;
+    pare_act_grid grid;   /* per_tensor_static */
+    pare_act_range *seen; /* [threads] widened by what passes, which stays as it is: calibration;
+                             NULL: quantize */
+} pare_act_site;
+
 /* One of the matrices that share an input. */
 typedef struct pare_op_out {
     const char *name;     /* canonical, "blk.0.attn_q.weight": for probes */
@@ -131,12 +133,19 @@ typedef struct pare_op_out {
     size_t row0, rows; /* only rows [row0, row0 + rows) of w, y beginning with row0; 0: all */
     const pare_adapter *adapter; /* or NULL */
     bool accumulate;             /* y += (the path of many rows) */
+    const pare_act_site *act;    /* of the input, that of the first matrix counts; or NULL */
+    bool codes;                  /* products of integers may have x in codes from -128 on */
+    const float *row_sums;       /* [out] sums of w's rows: with `codes` */
 } pare_op_out;
 
 /* y = x W^T (+ bias, + the adapter's part) for n_outs <= PARE_OP_MAX_OUTS matrices; x [n][ldx],
  * `in` values a row. */
 void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in,
                     const pare_op_out *outs, size_t n_outs);
+
+/* Quantizes x[n][ldx] in place: what the products of attention take. */
+void pare_op_act_quantize(pare_fwd *f, const pare_act_site *site, float *x, size_t ldx, size_t n,
+                          size_t width);
 
 /* ---- normalisation: x, y [n][dim]; y may be x ---- */
 

@@ -112,7 +112,7 @@ static void run_layer(pare_worker *w, void *arg, size_t i) {
     pare_tensor t = matrix_at(&c->l->m, i);
     pare_linear_out out = {.w = &t, .y = c->l->y, .ldy = b->o->out_dim};
     pare_linear_forward(w, pare_runtime_isa(b->rt), c->compute, c->scratch, c->l->x, b->o->in_dim,
-                        c->rows, &out, 1);
+                        c->rows, NULL, &out, 1);
 }
 
 /* The outputs that are checked lie all over the matrix. */

@@ -4,11 +4,13 @@
 
 #include <math.h>
 
+static inline vf code(vf x, const pare_act_grid *g) {
+    vf c = vf_round(vf_div(vf_sub(x, vf_set(g->shift)), vf_set(g->s)));
+    return vf_min(vf_set(g->high), vf_max(vf_set(g->low), c)); /* NaN stays: it is the second one */
+}
+
 static inline vf value(vf x, const pare_act_grid *g) {
-    const vf s = vf_set(g->s), shift = vf_set(g->shift);
-    vf c = vf_round(vf_div(vf_sub(x, shift), s));
-    c = vf_min(vf_set(g->high), vf_max(vf_set(g->low), c)); /* NaN stays: it is the second one */
-    return vf_add(vf_mul(s, c), shift);
+    return vf_add(vf_mul(vf_set(g->s), code(x, g)), vf_set(g->shift));
 }
 
 static void range(pare_act_range *r, const float *x, size_t n) {

@@ -10,11 +10,12 @@ static void range(pare_act_range *r, const float *x, size_t n) {
     }
 }
 
-static float value(float x, const pare_act_grid *g) {
+static float code(float x, const pare_act_grid *g) {
     float c = nearbyintf((x - g->shift) / g->s);
-    c = c < g->low ? g->low : c > g->high ? g->high : c;
-    return g->s * c + g->shift;
+    return c < g->low ? g->low : c > g->high ? g->high : c;
 }
+
+static float value(float x, const pare_act_grid *g) { return g->s * code(x, g) + g->shift; }
 
 static void apply(float *y, const float *x, const pare_act_grid *g, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] = value(x[i], g);
@@ -29,7 +30,17 @@ static double error(const float *x, const pare_act_grid *g, size_t n) {
     return sum;
 }
 
-const pare_act_grid_kernels pare_act_grid_ref = {range, apply, error};
+static bool codes(int8_t *q, const float *x, const pare_act_grid *g, int move, size_t n) {
+    bool numbers = true;
+    for (size_t i = 0; i < n; i++) {
+        float c = code(x[i], g);
+        numbers &= !isnan(c);
+        q[i] = isnan(c) ? 0 : (int8_t)((int)c + move);
+    }
+    return numbers;
+}
+
+const pare_act_grid_kernels pare_act_grid_ref = {range, apply, error, codes};
 
 const pare_act_grid_kernels *pare_act_grid_kernels_get(pare_isa isa) {
 #if defined(__x86_64__)

@@ -82,3 +82,25 @@ void pare_act_quantize_ref(pare_act *a, const float *x, size_t ldx, size_t n, si
         pare_act_zero_rest(&row);
     }
 }
+
+void pare_act_quantize_grid(pare_act *a, const pare_act_grid_kernels *k, const pare_act_grid *grid,
+                            size_t step, const float *x, size_t ldx, size_t n, size_t cols) {
+    size_t padded = round_up(cols, GROUP);
+    a->n = n;
+    for (size_t i = 0; i < n; i++) {
+        const pare_act_grid *g = grid + i * step;
+        pare_act row = pare_act_row(a, i);
+        bool numbers = k->codes(row.q, x + i * ldx, g, pare_act_grid_move(g), cols);
+        float d = numbers ? g->s : NAN;
+        memset(row.q + cols, 0, padded - cols);
+        for (size_t group = 0; group < padded / GROUP; group++) {
+            const int8_t *q = row.q + group * GROUP;
+            int sum[2] = {0, 0};
+            for (size_t c = 0; c < GROUP; c++) sum[c / 16] += q[c];
+            row.d[group] = d;
+            row.sum16[2 * group] = d * (float)sum[0];
+            row.sum16[2 * group + 1] = d * (float)sum[1];
+            row.sum32[group] = d * (float)(sum[0] + sum[1]);
+        }
+    }
+}

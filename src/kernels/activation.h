@@ -9,6 +9,8 @@
 #ifndef PARE_SRC_KERNELS_ACTIVATION_H
 #define PARE_SRC_KERNELS_ACTIVATION_H
 
+#include "kernels/act_grid.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +23,7 @@ typedef struct pare_act {
     float *sum32;   /* [n][d_stride] */
     /* Rows have room for cols rounded up to a multiple of 256, and are zero there. */
     size_t q_stride, d_stride, sum_stride;
+    bool wide; /* q may be -128: kernels of codes of 8 bits want to know */
 } pare_act;
 
 /* Inputs that share one d. */
@@ -30,6 +33,12 @@ enum { PARE_ACT_GROUP = 32 };
  * aligned) and returns the bytes it takes, a multiple of 64. With base NULL it only plans. n and
  * cols are those of a forward pass: their product is far from overflow. */
 size_t pare_act_place(pare_act *a, void *base, size_t n, size_t cols);
+
+/* Fills n rows of a with the codes of x[n][ldx] on grids without shift and of at most 256 codes,
+ * moved by pare_act_grid_move: x ~ d (q - move). Row i is on grid[i * step]. A row with a NaN gets
+ * d = NaN. */
+void pare_act_quantize_grid(pare_act *a, const pare_act_grid_kernels *k, const pare_act_grid *grid,
+                            size_t step, const float *x, size_t ldx, size_t n, size_t cols);
 
 /* The rows from `row` on; n stays as it is. */
 pare_act pare_act_row(const pare_act *a, size_t row);

@@ -61,6 +61,26 @@ INLINE void signed_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, con
     }
 }
 
+/* The sign goes to w, of which none is -128. */
+INLINE void wide_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
+                      size_t ldx, const int j0, const int n, const int M) {
+    UNROLL for (int j = 0; j < n; j++) {
+        __m256i w0 = quad(p, codes, j0 + j, 0), w1 = quad(p, codes, j0 + j, 1);
+        UNROLL for (int i = 0; i < M; i++) {
+            __m256i q = broadcast_quad(x + (size_t)i * ldx + 4 * (j0 + j));
+            __m256i size = _mm256_abs_epi8(q);
+            __m256i p0 = _mm256_maddubs_epi16(size, _mm256_sign_epi8(w0, q)),
+                    p1 = _mm256_maddubs_epi16(size, _mm256_sign_epi8(w1, q));
+            p0 = _mm256_madd_epi16(p0, ones_16());
+            p1 = _mm256_madd_epi16(p1, ones_16());
+            s[i][0] = j ? _mm256_add_epi32(s[i][0], p0) : p0;
+            s[i][1] = j ? _mm256_add_epi32(s[i][1], p1) : p1;
+            KEEP(s[i][0]);
+            KEEP(s[i][1]);
+        }
+    }
+}
+
 /* 2:4: of 8 inputs, broadcast, each row takes its 4. The products of small levels add up in 16
  * bits. */
 INLINE void two_four_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,

@@ -37,6 +37,19 @@ INLINE void signed_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, con
     }
 }
 
+/* -128 is its own negative in 8 bits: x keeps its sign, w takes it. */
+INLINE void wide_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
+                      size_t ldx, const int j0, const int n, const int M) {
+    UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_setzero_si512();
+    UNROLL for (int j = j0; j < j0 + n; j++) {
+        vi w = quad(p, codes, j, 0);
+        UNROLL for (int i = 0; i < M; i++) {
+            vi q = broadcast_quad(x + (size_t)i * ldx + 4 * j);
+            s[i][0] = add_signed(s[i][0], _mm512_abs_epi8(q), _mm512_movepi8_mask(q), w);
+        }
+    }
+}
+
 /* Of 8 inputs, broadcast, each row takes its 4. */
 INLINE void two_four_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
                           size_t ldx, const int M) {

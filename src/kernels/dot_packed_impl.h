@@ -4,6 +4,7 @@
  *   unsigned_sums   s[M][HALVES] = sums of code * q of quads [j0, j0 + n) for M rows of x, codes
  *                   below 64
  *   signed_sums     the same for codes of 8 bits and tables
+ *   wide_sums       the same for codes of 8 bits above -128, of q that may be -128
  *   two_four_sums   the same for a whole block of 2:4
  *
  * What unsigned codes lack, `zero`, is an offset like any other. M rows of x at a time share the
@@ -13,7 +14,7 @@
 
 /* c[M][HALVES] = a panel times M rows of x from row i0 on. */
 INLINE void panel_rows(vf c[][HALVES], pare_packed p, const uint8_t *panel, size_t blocks,
-                       const pare_act *x, size_t i0, const int M) {
+                       const pare_act *x, size_t i0, const bool wide, const int M) {
     const int8_t *q = x->q + i0 * x->q_stride;
     const float *d = x->d + i0 * x->d_stride;
     const float *sum = p.group == 16 ? x->sum16 + i0 * x->sum_stride : x->sum32 + i0 * x->d_stride;
@@ -35,8 +36,10 @@ INLINE void panel_rows(vf c[][HALVES], pare_packed p, const uint8_t *panel, size
             if (p.two_four)
                 two_four_sums(s, p, codes, q, ldq, M);
             else
-                (is_signed(p) ? signed_sums : unsigned_sums)(s, p, codes, q, ldq, sub * p.group / 4,
-                                                             p.group / 4, M);
+                (wide ? wide_sums
+                 : is_signed(p)
+                     ? signed_sums
+                     : unsigned_sums)(s, p, codes, q, ldq, sub * p.group / 4, p.group / 4, M);
             scales v = group_scales(p, head, block, sub);
             UNROLL for (int i = 0; i < M; i++) {
                 vf dx = vf_set(d[(size_t)i * ldd]);
@@ -71,12 +74,12 @@ INLINE void store(float *y, const vf c[HALVES], size_t n) {
 #define PACKED_ROWS(M)                                                                             \
     do {                                                                                           \
         vf c[MAX_M][HALVES];                                                                       \
-        panel_rows(c, p, panel, blocks, x, i, M);                                                  \
+        panel_rows(c, p, panel, blocks, x, i, wide, M);                                            \
         UNROLL for (int k = 0; k < (M); k++) store(y + (i + (size_t)k) * ldy + r, c[k], n);        \
     } while (0)
 
 INLINE void dot_packed(float *y, size_t ldy, const pare_view *w, size_t row_begin, size_t row_end,
-                       const pare_act *x, pare_packed p) {
+                       const pare_act *x, pare_packed p, const bool wide) {
     const size_t blocks = w->cols / 32, panel_bytes = pare_packed_panel_bytes(p, w->cols);
     for (size_t r = row_begin; r < row_end; r += NR) {
         const uint8_t *panel = (const uint8_t *)w->part[0] + r / NR * panel_bytes;
@@ -91,7 +94,10 @@ INLINE void dot_packed(float *y, size_t ldy, const pare_view *w, size_t row_begi
     void JOIN(pare_dot_##name##_, LEVEL)(float *y, size_t ldy, const pare_view *w,                 \
                                          size_t row_begin, size_t row_end, const pare_act *x) {    \
         const pare_packed p = {__VA_ARGS__};                                                       \
-        dot_packed(y, ldy, w, row_begin, row_end, x, p);                                           \
+        if (p.bits == 8 && !p.two_four && x->wide)                                                 \
+            dot_packed(y, ldy, w, row_begin, row_end, x, p, true);                                 \
+        else                                                                                       \
+            dot_packed(y, ldy, w, row_begin, row_end, x, p, false);                                \
     }
 PARE_PACKED_LIST(X)
 #undef X

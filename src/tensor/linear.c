@@ -73,8 +73,13 @@ static void few_quantize(pare_worker *w, const pare_linear_job *job, pare_act *a
     size_t begin = 0, end = job->n;
     if (!own_act(job->n)) pare_share(w, job->n, 1, &begin, &end);
     pare_act rows = pare_act_row(a, begin);
-    if (begin < end)
-        job->dots->quantize(&rows, job->x + begin * job->ldx, job->ldx, end - begin, job->in);
+    const float *x = job->x + begin * job->ldx;
+    if (job->grids.grid && begin < end)
+        pare_act_quantize_grid(&rows, job->act, job->grids.grid + begin * job->grids.step,
+                               job->grids.step, x, job->ldx, end - begin, job->in);
+    else if (begin < end)
+        job->dots->quantize(&rows, x, job->ldx, end - begin, job->in);
+    a->wide = job->grids.grid && job->grids.wide;
     a->n = job->n;
     if (!own_act(job->n)) pare_barrier(w);
 }
@@ -107,9 +112,13 @@ static void few_chunk(const pare_linear_job *job, const pare_act *a, const pare_
         job->dots->dot[enc->dot](o->y, o->ldy, v, begin, end, a);
     else
         job->dots->dotf[enc->dotf](o->y, o->ldy, v, begin, end, job->x, job->ldx, job->n);
-    if (!o->bias) return;
-    for (size_t i = 0; i < job->n; i++)
+    for (size_t i = 0; o->bias && i < job->n; i++)
         for (size_t r = begin; r < end; r++) o->y[i * o->ldy + r] += o->bias[o->row0 + r];
+    for (size_t i = 0; job->grids.grid && i < job->n; i++) {
+        float by = pare_linear_moved(job, i);
+        if (by == 0.0f) continue;
+        for (size_t r = begin; r < end; r++) o->y[i * o->ldy + r] += by * o->row_sums[o->row0 + r];
+    }
 }
 
 static void few_slab(pare_worker *w, const pare_linear_job *job) {
@@ -143,6 +152,7 @@ void pare_linear_few(pare_worker *w, const pare_linear_job *job) {
     for (size_t row = 0; row < job->n; row += slab.n) {
         slab.n = job->n - row < SLAB ? job->n - row : SLAB;
         slab.x = job->x + row * job->ldx;
+        if (slab.grids.grid) slab.grids.grid = job->grids.grid + row * job->grids.step;
         for (size_t o = 0; o < job->n_outs; o++)
             outs[o].y = job->outs[o].y + row * job->outs[o].ldy;
         few_slab(w, &slab);
@@ -176,6 +186,24 @@ static bool takes_few(const pare_linear_job *job, const pare_linear_out *o) {
     return n <= few_rows(o->w->enc, takes_int8(job, o), job->dots->packed_max_n);
 }
 
+/* Codes of grids: kernels that are exact for every code of w and all of x from -128 on. */
+static bool is_safe(const pare_encoding *e, bool wide) {
+    if (!e->packed || e->dot == PARE_DOT_NONE) return false;
+    const pare_packed *p = e->packed;
+    return !wide || (!p->two_four && p->table == PARE_TABLE_NONE);
+}
+
+bool pare_linear_takes_grids(pare_isa isa, const pare_linear_out *out, size_t n, bool wide) {
+    const pare_act_grid none = {0};
+    const pare_linear_job job = {.dots = pare_dot_kernels_get(isa),
+                                 .tiles = pare_tile_kernels_get(isa),
+                                 .compute = PARE_COMPUTE_FAST,
+                                 .n = n,
+                                 .grids = {&none, 0, wide}};
+    if (!is_safe(out->w->enc, wide)) return false;
+    return takes_few(&job, out) || pare_linear_takes_codes(&job, out);
+}
+
 size_t pare_linear_scratch_bytes(size_t n, size_t in_max, int n_threads, pare_compute compute) {
     size_t few = pare_linear_few_bytes(n, in_max, n_threads);
     size_t many = pare_linear_many_bytes(n, in_max, n_threads, compute);
@@ -183,13 +211,14 @@ size_t pare_linear_scratch_bytes(size_t n, size_t in_max, int n_threads, pare_co
 }
 
 void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
-                         const float *x, size_t ldx, size_t n, const pare_linear_out *outs,
-                         size_t n_outs) {
+                         const float *x, size_t ldx, size_t n, const pare_linear_grids *grids,
+                         const pare_linear_out *outs, size_t n_outs) {
     if (n == 0 || n_outs == 0) return;
     pare_linear_out list[PARE_LINEAR_MAX_OUTS];
     pare_linear_job job = {.dots = pare_dot_kernels_get(isa),
                            .tiles = pare_tile_kernels_get(isa),
                            .unpack = pare_unpack_kernels_get(isa),
+                           .act = pare_act_grid_kernels_get(isa),
                            .compute = compute,
                            .scratch = scratch,
                            .x = x,
@@ -197,6 +226,7 @@ void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, voi
                            .n = n,
                            .in = outs[0].w->view.cols,
                            .outs = list};
+    if (grids) job.grids = *grids;
     for (int few = 1; few >= 0; few--) {
         job.n_outs = 0;
         for (size_t o = 0; o < n_outs; o++)

@@ -33,18 +33,32 @@ typedef struct pare_linear_out {
     bool many;         /* take the path of many rows for any n: a row's bits do not depend on n */
     bool transposed;   /* y = x w instead: `in` are w's rows (many rows only) */
     bool accumulate;   /* y += (many rows only) */
+    const float *row_sums; /* [out] sums of w's rows, or NULL: see pare_linear_grids */
 } pare_linear_out;
+
+/* Grids that x is rounded to before it is multiplied (tensor/act_quant.h), without shift and of at
+ * most 256 codes: products of integers with these codes in place of those that `fast` chooses by
+ * itself. Where pare_act_grid_move is not 0, each matrix has row_sums. Only for matrices that
+ * pare_linear_takes_grids says yes to. */
+typedef struct pare_linear_grids {
+    const pare_act_grid *grid;
+    size_t step; /* 0: one grid for all rows; 1: one a row */
+    bool wide;   /* codes may be -128; a matrix with codes of 8 bits has none then that is */
+} pare_linear_grids;
+
+/* Can x of n rows be multiplied with the matrix as codes of a grid? wide: as in the grids. */
+bool pare_linear_takes_grids(pare_isa isa, const pare_linear_out *out, size_t n, bool wide);
 
 /* Bytes of scratch that linear_forward needs for up to n rows of `in_max` inputs on n_threads
  * threads. */
 size_t pare_linear_scratch_bytes(size_t n, size_t in_max, int n_threads, pare_compute compute);
 
 /* x [n][ldx] f32; outs: n_outs <= PARE_LINEAR_MAX_OUTS matrices with the same `in` (q, k, v or
- * gate, up: the input is quantized once). scratch: shared by all threads, 64-byte aligned,
- * pare_linear_scratch_bytes. */
+ * gate, up: the input is quantized once). grids: NULL, or with compute `fast`. scratch: shared by
+ * all threads, 64-byte aligned, pare_linear_scratch_bytes. */
 void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, void *scratch,
-                         const float *x, size_t ldx, size_t n, const pare_linear_out *outs,
-                         size_t n_outs);
+                         const float *x, size_t ldx, size_t n, const pare_linear_grids *grids,
+                         const pare_linear_out *outs, size_t n_outs);
 
 /* The two products of a backward pass, for one of the matrices that share an input. The path of
  * many rows for any n: `exact` in f32, `fast` in bf16 where the level has such products, else f32.

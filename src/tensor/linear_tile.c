@@ -75,10 +75,17 @@ size_t pare_linear_many_bytes(size_t n, size_t in, int n_threads, pare_compute c
 static pare_form form_of(const pare_linear_job *job, const pare_linear_out *out) {
     const pare_encoding *enc = out->w->enc;
     bool exact = job->compute == PARE_COMPUTE_EXACT;
+    if (job->grids.grid && enc->code_max - enc->code_min <= job->tiles->u8_max)
+        return PARE_FORM_U8; /* before bf16: x is to be these codes */
     if (job->tiles->bf16) return exact ? PARE_FORM_BF16X3 : PARE_FORM_BF16;
     if (exact || out->transposed || !enc->codes) return PARE_FORM_F32;
     if (enc->code_max - enc->code_min <= job->tiles->u8_max) return PARE_FORM_U8;
     return enc->packed ? PARE_FORM_F32 : PARE_FORM_S16;
+}
+
+bool pare_linear_takes_codes(const pare_linear_job *job, const pare_linear_out *out) {
+    pare_form form = form_of(job, out);
+    return out->w->enc->codes && (form == PARE_FORM_U8 || form == PARE_FORM_S16);
 }
 
 /* --- x in the forms that the matrices ask for --- */
@@ -102,8 +109,9 @@ static void prepare_bf16(const pare_linear_job *job, const pare_many_space *s, c
     job->tiles->split(to, n_parts, from, pare_padded(k));
 }
 
+/* x_row: number of the row among all of x. */
 static void prepare_int(const pare_linear_job *job, const pare_many_space *s, const float *from,
-                        size_t k, size_t kb, size_t row, bool wide) {
+                        size_t k, size_t kb, size_t row, size_t x_row, bool wide) {
     size_t at = kb * s->slab + row;
     pare_act a = {.n = 1,
                   .cols = pare_padded(k),
@@ -114,7 +122,11 @@ static void prepare_int(const pare_linear_job *job, const pare_many_space *s, co
                   .q_stride = KC,
                   .d_stride = KC / 32,
                   .sum_stride = KC / 16};
-    job->dots->quantize(&a, from, job->ldx, 1, k);
+    if (job->grids.grid)
+        pare_act_quantize_grid(&a, job->act, job->grids.grid + x_row * job->grids.step, 0, from,
+                               job->ldx, 1, k);
+    else
+        job->dots->quantize(&a, from, job->ldx, 1, k);
     if (wide) job->unpack->widen(s->q16 + at * KC, a.q, a.cols);
 }
 
@@ -141,8 +153,9 @@ static bool reads_in_place(const pare_linear_job *job) {
     return !job->x_transposed && job->ldx * sizeof(float) % PAGE != 0;
 }
 
+/* n rows from number x_row on, at x. */
 static void prepare(pare_worker *w, const pare_linear_job *job, const pare_many_space *s,
-                    const float *x, size_t n) {
+                    const float *x, size_t x_row, size_t n) {
     bool wanted[PARE_FORMS] = {false};
     for (size_t o = 0; o < job->n_outs; o++) wanted[form_of(job, &job->outs[o])] = true;
     size_t begin, end;
@@ -162,7 +175,7 @@ static void prepare(pare_worker *w, const pare_linear_job *job, const pare_many_
                 if (wanted[PARE_FORM_BF16]) prepare_bf16(job, s, from, k, kb, row, 1);
                 if (wanted[PARE_FORM_BF16X3]) prepare_bf16(job, s, from, k, kb, row, PARTS);
                 if (wanted[PARE_FORM_U8] || wanted[PARE_FORM_S16])
-                    prepare_int(job, s, from, k, kb, row, wanted[PARE_FORM_S16]);
+                    prepare_int(job, s, from, k, kb, row, x_row + row, wanted[PARE_FORM_S16]);
             }
         }
     pare_barrier(w);
@@ -170,19 +183,26 @@ static void prepare(pare_worker *w, const pare_linear_job *job, const pare_many_
 
 /* Sums to their place, with the bias: for each row of x what the item's panels give it, so that
  * neighbours in memory are written together. */
-static void write_panels(const pare_many_space *s, const pare_panel_at *panels, size_t n_panels,
-                         size_t y_row, size_t m0, size_t m1) {
-    float bias[ITEM_PANELS][NR] = {{0}};
-    for (size_t i = 0; i < n_panels; i++)
-        if (panels[i].out->bias)
-            memcpy(bias[i], panels[i].out->bias + panels[i].row0, panels[i].n_rows * sizeof(float));
-    for (size_t m = m0; m < m1; m++)
+static void write_panels(const pare_linear_job *job, const pare_many_space *s,
+                         const pare_panel_at *panels, size_t n_panels, size_t y_row, size_t m0,
+                         size_t m1) {
+    float bias[ITEM_PANELS][NR] = {{0}}, row_sums[ITEM_PANELS][NR] = {{0}};
+    for (size_t i = 0; i < n_panels; i++) {
+        const pare_linear_out *o = panels[i].out;
+        size_t row0 = panels[i].row0, bytes = panels[i].n_rows * sizeof(float);
+        if (o->bias) memcpy(bias[i], o->bias + row0, bytes);
+        if (o->row_sums) memcpy(row_sums[i], o->row_sums + row0, bytes);
+    }
+    for (size_t m = m0; m < m1; m++) {
+        float by = pare_linear_moved(job, y_row + m);
         for (size_t i = 0; i < n_panels; i++) {
             const pare_panel_at *p = &panels[i];
             const float *c = s->c + (i * s->slab + m) * NR;
             float *y = p->out->y + (y_row + m) * p->out->ldy + (p->row0 - p->out->row0);
             float sums[NR];
             for (size_t r = 0; r < NR; r++) sums[r] = c[r] + bias[i][r];
+            if (by != 0.0f)
+                for (size_t r = 0; r < NR; r++) sums[r] += by * row_sums[i][r];
             if (p->out->accumulate && p->n_rows == NR)
                 for (size_t r = 0; r < NR; r++) y[r] += sums[r]; /* a constant count: vectors */
             else if (p->out->accumulate)
@@ -192,6 +212,7 @@ static void write_panels(const pare_many_space *s, const pare_panel_at *panels, 
             else
                 memcpy(y, sums, p->n_rows * sizeof *y);
         }
+    }
 }
 
 /* --- the loops --- */
@@ -264,7 +285,7 @@ static void run_item(const pare_linear_job *job, pare_many_space *s, size_t firs
                                         m1 - m < step ? m1 - m : step,
                                         s->c + (i * s->slab + m) * NR);
     }
-    write_panels(s, panels, n, y_row, m0, m1);
+    write_panels(job, s, panels, n, y_row, m0, m1);
 }
 
 /* How the work of a slab is cut; results do not depend on it. */
@@ -305,7 +326,7 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
         if (in_place)
             s.x_f32 = x;
         else
-            prepare(w, job, &s, x, n);
+            prepare(w, job, &s, x, row, n);
         cut c = cut_work(job, n, (size_t)w->n);
         for (size_t item; (item = pare_take(w, 1)) < c.n_items;) {
             size_t first = item / c.splits * c.item_panels, last = first + c.item_panels;

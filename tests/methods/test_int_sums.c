@@ -178,7 +178,8 @@ typedef struct call {
 
 static void forward(pare_worker *w, void *arg) {
     const call *c = arg;
-    pare_linear_forward(w, c->isa, PARE_COMPUTE_FAST, c->scratch, c->x, c->cols, c->n, &c->out, 1);
+    pare_linear_forward(w, c->isa, PARE_COMPUTE_FAST, c->scratch, c->x, c->cols, c->n, NULL,
+                        &c->out, 1);
 }
 
 /* sums[N_X][ROWS] in 64 bits; the f32 sums differ by their rounding, once a group of 32. */

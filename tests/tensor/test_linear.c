@@ -130,7 +130,7 @@ typedef struct call {
 static void forward(pare_worker *w, void *arg) {
     const call *c = arg;
     for (int i = 0; i < 1 + c->twice; i++)
-        pare_linear_forward(w, c->isa, c->compute, c->scratch, c->x, c->ldx, c->n, c->outs,
+        pare_linear_forward(w, c->isa, c->compute, c->scratch, c->x, c->ldx, c->n, NULL, c->outs,
                             c->n_outs);
 }
 

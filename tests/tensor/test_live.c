@@ -122,7 +122,7 @@ static void run(pare_worker *w, void *arg) {
         .w = &l->w, .y = l->y, .ldy = l->rows + 1, .row0 = l->row0, .rows = l->rows, .many = true};
     pare_linear_grad g = {&l->w, l->dy, l->rows, l->row0, l->rows};
     pare_linear_forward(w, l->isa, PARE_COMPUTE_EXACT, l->scratch, l->x.view.part[0], l->in, l->n,
-                        &o, 1);
+                        NULL, &o, 1);
     pare_linear_backward_input(w, l->isa, PARE_COMPUTE_EXACT, l->scratch, l->dx, l->in, l->n, &g,
                                1);
     pare_linear_backward_weight(w, l->isa, PARE_COMPUTE_EXACT, l->scratch, l->dw, l->dy, l->rows,
