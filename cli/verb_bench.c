@@ -1,5 +1,6 @@
 /* pare bench: how fast a model or single kernels run, and how near that is to the machine's limits.
  */
+#include "act_options.h"
 #include "bench.h"
 #include "prefix_options.h"
 
@@ -11,6 +12,7 @@ typedef struct bench_options {
     const char *kv, *prefix, *prefix_tokens;
     int compute;
     bool kernels;
+    cli_act act;
     bench_kernels_options kernel;
 } bench_options;
 
@@ -31,6 +33,7 @@ static const cli_option table[] = {
     CLI_OPTION(bench_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32 results, or 8-bit activations where the weights allow"),
     CLI_PREFIX_OPTIONS(bench_options),
+    CLI_ACT_OPTIONS(bench_options, act),
     CLI_SWITCH(bench_options, 0, "kernels", kernels, "single kernels instead of a model:"),
     CLI_OPTION(bench_options, 0, "only", CLI_TEXT, kernel.only, "NAME,..", 0, 0,
                "kernels to measure: linear_exact, linear_fast, encode, decode, attention, "
@@ -188,6 +191,7 @@ static pare_status run_model(cli *c, const bench_options *o, const char *path) {
     pare_status st = cli_runtime(c);
     if (st == PARE_OK) st = pare_model_load(&m, c->rt, path, &c->err);
     if (st == PARE_OK) st = cli_set_prefix(c, m, path, o->prefix, o->prefix_tokens);
+    if (st == PARE_OK) st = cli_act_apply(c, &o->act, m);
     if (st == PARE_OK) st = measure_limits(c, &r, m);
     if (st == PARE_OK) st = measure_all(c, &r, m, o);
     cli_progress_end(c);
@@ -212,6 +216,7 @@ static pare_status check_options(cli *c, const bench_options *o) {
         {"compute", false, o->compute != d->compute},
         {"prefix", false, o->prefix != d->prefix},
         {"prefix-tokens", false, o->prefix_tokens != d->prefix_tokens},
+        {"act", false, o->act.spec != NULL},
         {"only", true, k->only != dk->only},
         {"encodings", true, k->encodings != dk->encodings},
         {"shape", true, k->shape != dk->shape},

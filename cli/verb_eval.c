@@ -1,5 +1,6 @@
 /* pare eval: perplexity under a named protocol, zero-shot tasks, and the distance to another model.
  */
+#include "act_options.h"
 #include "eval_tasks.h"
 #include "prefix_options.h"
 #include "recording.h"
@@ -8,6 +9,7 @@
 
 typedef struct eval_options {
     const char *text, *tasks, *data, *against, *kv, *records, *lora, *prefix, *prefix_tokens;
+    cli_act act;
     int protocol, bos, compute;
     int64_t ctx, windows, limit;
 } eval_options;
@@ -39,6 +41,7 @@ static const cli_option table[] = {
     CLI_OPTION(eval_options, 0, "lora", CLI_TEXT, lora, "ADAPTER", 0, 0,
                "compute with a low-rank adapter (a folder of PEFT's or pare train's)"),
     CLI_PREFIX_OPTIONS(eval_options),
+    CLI_ACT_OPTIONS(eval_options, act),
     CLI_OPTION(eval_options, 0, "records", CLI_TEXT, records, "FILE", 0, 0, CLI_RECORDS_HELP),
     {0},
 };
@@ -129,6 +132,7 @@ typedef struct result {
     const pare_distance *distance;
     const eval_tasks *tasks;
     size_t prefix_positions; /* in front of every sequence */
+    const char *act;         /* how activations are quantized; NULL: they are not */
 } result;
 
 static json_t *against_json(const result *r) {
@@ -146,6 +150,7 @@ static pare_status print_json(cli *c, const result *r, bool against, int64_t rec
     if (r->ppl) json_object_set_new(out, "perplexity", perplexity_json(r->ppl));
     if (r->tasks) eval_tasks_json(r->tasks, out);
     if (against) json_object_set_new(out, "against", against_json(r));
+    json_object_set_new(out, "act", r->act ? json_string(r->act) : json_null());
     json_object_set_new(out, "record_id", cli_record_id(record_id));
     return cli_json_print(c, out, true);
 }
@@ -184,6 +189,12 @@ static int64_t record(cli *c, const char *model, const eval_options *o, const re
     r->prefix = cli_prefix_file(o->prefix);
     r->prefix_tokens = o->prefix_tokens;
     r->kv = o->kv;
+    r->act = found->act;
+    if (o->act.spec) {
+        r->calib = o->act.calib;
+        r->calib_samples = o->act.calib_samples;
+        r->calib_ctx = o->act.calib_ctx;
+    }
     return cli_record_end(c, r, o->records);
 }
 
@@ -243,13 +254,15 @@ static pare_status run_all(cli *c, const eval_options *o, const char *path, eval
     if (st == PARE_OK) st = load(c, &model, path);
     if (st == PARE_OK && o->lora) st = pare_model_add_lora(model.model, o->lora, &c->err);
     if (st == PARE_OK) st = cli_set_prefix(c, model.model, path, o->prefix, o->prefix_tokens);
+    if (st == PARE_OK) st = cli_act_apply(c, &o->act, model.model);
     if (st == PARE_OK && other) st = load(c, &base, o->against);
     if (st == PARE_OK && o->text) st = run_text(c, o, &ppl, &distance, text, n, &model, other);
     if (st == PARE_OK && o->tasks)
         st = eval_tasks_run(tasks, model.model, model.tok, base.model, base.tok);
     if (st == PARE_OK) {
         const result r = {o->text ? &ppl : NULL, o->text && other ? &distance : NULL,
-                          o->tasks ? tasks : NULL, pare_model_prefix_length(model.model)};
+                          o->tasks ? tasks : NULL, pare_model_prefix_length(model.model),
+                          *pare_model_act(model.model) ? pare_model_act(model.model) : NULL};
         int64_t id = record(c, path, o, &r);
         st = c->common.json ? print_json(c, &r, other != NULL, id) : print_tables(c, &r);
     }

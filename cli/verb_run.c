@@ -1,4 +1,5 @@
 /* pare run: generates text, once or in conversation. */
+#include "act_options.h"
 #include "prefix_options.h"
 
 #include "pare/chat.h"
@@ -10,6 +11,7 @@
 
 typedef struct run_options {
     const char *prompt, *file, *system, *kv, *draft, *lora, *prefix, *prefix_tokens;
+    cli_act act;
     bool interactive, chat, ignore_eos;
     int64_t n, ctx, top_k, repeat_last_n, draft_max;
     double temp, top_p, min_p, repeat_penalty;
@@ -22,6 +24,7 @@ enum { SPECULATE_OFF, SPECULATE_NGRAM };
 static const cli_option table[] = {
     CLI_OPTION(run_options, 'p', "prompt", CLI_TEXT, prompt, "TEXT", 0, 0,
                "the text to go on from"),
+    CLI_ACT_OPTIONS(run_options, act),
     CLI_OPTION(run_options, 0, "lora", CLI_TEXT, lora, "ADAPTER", 0, 0,
                "compute with a low-rank adapter (a folder of PEFT's or pare train's)"),
     CLI_PREFIX_OPTIONS(run_options),
@@ -151,6 +154,7 @@ static pare_status runner_load(runner *r, const char *path) {
     if (st == PARE_OK) st = pare_model_load(&r->model, c->rt, path, &c->err);
     if (st == PARE_OK && r->o->lora) st = pare_model_add_lora(r->model, r->o->lora, &c->err);
     if (st == PARE_OK) st = cli_set_prefix(c, r->model, path, r->o->prefix, r->o->prefix_tokens);
+    if (st == PARE_OK) st = cli_act_apply(c, &r->o->act, r->model);
     if (st == PARE_OK) st = pare_session_create(&r->session, r->model, &so, &c->err);
     if (st == PARE_OK && pare_session_n_ctx(r->session) > pare_model_ctx_max(r->model))
         cli_warn(c,

@@ -15,6 +15,7 @@
 #define PARE_COMPRESS_H
 
 #include "pare/base.h"
+#include "pare/model.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -117,6 +118,23 @@ pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
                           const pare_compress_options *options, pare_error *err);
 const pare_compress_info *pare_compress_result(const pare_compress_report *r);
 void pare_compress_report_free(pare_compress_report *r);
+
+/* Quantized activations for a model in memory. */
+typedef struct pare_act_options {
+    const char *spec; /* "w8a8:act=per_token": a method of slot "activation"; "none": a folder's own
+                         scheme is left out */
+    const char *calib;               /* file of text for static grids, else NULL */
+    size_t calib_samples, calib_ctx; /* 0 = 128, 512, as in compression */
+    pare_compute calib_compute;      /* default exact */
+} pare_act_options;
+
+/* The model computes with quantized activations from now on, and its layers' matrices that are not
+ * codes already with weights in as many bits as the method says: what a recipe with that step would
+ * store. Before any session is made of it, and once. Errors: PARE_ERR_ARG (an unknown method, a
+ * parameter out of range, static grids without text, activations that are quantized already),
+ * PARE_ERR_INPUT (the text; NaN or infinity in the model), PARE_ERR_NOMEM. After one the model can
+ * only be freed. */
+pare_status pare_model_quantize_act(pare_model *m, const pare_act_options *o, pare_error *err);
 
 #ifdef __cplusplus
 }

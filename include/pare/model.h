@@ -85,6 +85,9 @@ pare_status pare_model_set_prefix(pare_model *m, const char *path, pare_error *e
 pare_status pare_model_set_prefix_ids(pare_model *m, const int32_t *ids, size_t n, pare_error *err);
 /* Positions in front of every sequence; 0 = none. */
 size_t pare_model_prefix_length(const pare_model *m);
+/* How the model's activations are quantized, as text ("w8a8:act=per_token"); "" where they are not.
+ */
+const char *pare_model_act(const pare_model *m);
 
 size_t pare_model_vocab_size(const pare_model *m);
 size_t pare_model_ctx_max(const pare_model *m); /* of text, behind the prefix */

@@ -1,5 +1,7 @@
-/* logits MODEL IDS OUT N_CTX: i32 ids in windows of N_CTX, each from position 0, to f32 logits
- * [ids][vocabulary] in exact mode. For scripts/interop; uses the public API only. */
+/* logits MODEL IDS OUT N_CTX [none]: i32 ids in windows of N_CTX, each from position 0, to f32
+ * logits [ids][vocabulary] in exact mode, with none without the quantized inputs that the model
+ * asks for. For scripts/interop; uses the public API only. */
+#include <pare/compress.h>
 #include <pare/model.h>
 
 #include <stdio.h>
@@ -18,13 +20,16 @@ static int write_rows(void *arg, size_t first, size_t n_rows, const float *logit
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) return fail("expected MODEL IDS OUT N_CTX");
+    if (argc != 5 && argc != 6) return fail("expected MODEL IDS OUT N_CTX");
     pare_error err = {0};
     pare_options o = pare_options_default();
     pare_runtime *rt;
     pare_model *m;
     if (pare_runtime_create(&rt, &o, &err) != PARE_OK) return fail(err.message);
     if (pare_model_load(&m, rt, argv[1], &err) != PARE_OK) return fail(err.message);
+    if (argc == 6 &&
+        pare_model_quantize_act(m, &(pare_act_options){.spec = argv[5]}, &err) != PARE_OK)
+        return fail(err.message);
     size_t n_ctx = strtoul(argv[4], NULL, 10), vocab = pare_model_vocab_size(m), n;
     FILE *in = fopen(argv[2], "rb"), *out = fopen(argv[3], "wb");
     int32_t *ids = malloc(n_ctx * sizeof *ids);

@@ -10,6 +10,7 @@
 
 #include "base/team.h"
 #include "pare/methods.h"
+#include "tensor/act_quant.h"
 #include "tensor/encoding.h"
 
 /* Statistics that a method may ask for. */
@@ -18,6 +19,7 @@ enum {
     PARE_NEED_ABS = 2,     /* abs_max, abs_sum */
     PARE_NEED_HESSIAN = 4, /* hessian; squares too */
     PARE_NEED_SAMPLES = 8, /* samples */
+    PARE_NEED_RANGE = 32,  /* min, max */
     PARE_NEED_TUNE = 16    /* nothing of x: the block's inputs and dense outputs, for `tune` */
 };
 
@@ -32,6 +34,7 @@ typedef struct pare_input_stats {
     const double *hessian; /* [cols][cols] sum of x x^T, symmetric */
     const float *samples;  /* [n_samples][cols] the inputs themselves, of the first sequences */
     size_t n_samples;
+    const float *min, *max; /* [cols] smallest and largest x */
 } pare_input_stats;
 
 /* What a method had to do that its user would not expect: one line, counted and told. */
@@ -116,6 +119,10 @@ struct pare_method {
 
     /* The encoding that the weights get (one with a grid); NULL = the method leaves that open. */
     const pare_encoding *(*encoding)(const void *options);
+
+    /* The method quantizes activations, by this scheme; NULL: it does not. Its weights are for
+     * matrices that no step before it has quantized. */
+    void (*act)(pare_act_scheme *scheme, const void *options);
 
     /* Bytes of work space for a matrix; may be NULL: none that counts. */
     size_t (*work_bytes)(const void *options, size_t rows, size_t cols);

@@ -40,6 +40,15 @@ void pare_nearest_consider(pare_nearest *n, const char *name) {
 
 /* --- parameters --- */
 
+/* Is the text one of the choices of the first parameter? */
+static bool bare_value(const pare_param *params, const char *text) {
+    if (!params->name || params->type != PARE_PARAM_CHOICE) return false;
+    size_t n = strlen(text);
+    for (const char *c = params->choices; c; c = (c = strchr(c, '|')) ? c + 1 : NULL)
+        if (strcspn(c, "|") == n && strncmp(c, text, n) == 0) return true;
+    return false;
+}
+
 /* *seen: one bit per parameter that was given already. */
 static pare_status set_param(const pare_param *params, void *options, pare_piece pair,
                              uint64_t *seen, const char *what, const char *owner, pare_error *err) {
@@ -49,6 +58,12 @@ static pare_status set_param(const pare_param *params, void *options, pare_piece
     char key[64], text[PARE_PARAM_TEXT_MAX];
     snprintf(key, sizeof key, "%.*s", (int)(name.end - name.p), name.p);
     snprintf(text, sizeof text, "%.*s", (int)(value.end - value.p), value.p);
+    if (!equals && bare_value(params, key)) { /* a choice's value alone, as the first parameter */
+        snprintf(text, sizeof text, "%s", key);
+        snprintf(key, sizeof key, "%s", params->name);
+        value = name;
+        equals = name.end;
+    }
     if (!equals || (size_t)(value.end - value.p) >= sizeof text)
         return pare_fail(err, PARE_ERR_ARG, "%s: %s: found '%s', expected param=value", what, owner,
                          key);

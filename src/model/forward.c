@@ -95,8 +95,15 @@ void pare_pass_run(pare_fwd *f, const pare_model *m, pare_pass *p, float *y) {
 }
 
 static pare_op_out out_of(const pare_linear *l, float *y, size_t ldy) {
-    return (pare_op_out){
-        .name = l->name, .w = &l->w, .bias = l->bias, .y = y, .ldy = ldy, .adapter = l->adapter};
+    return (pare_op_out){.name = l->name,
+                         .w = &l->w,
+                         .bias = l->bias,
+                         .y = y,
+                         .ldy = ldy,
+                         .adapter = l->adapter,
+                         .act = l->act,
+                         .codes = l->act_codes,
+                         .row_sums = l->row_sums};
 }
 
 /* The pass's spans over its own keys and values, which lie in the order of the tokens: each as
@@ -142,6 +149,11 @@ void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, 
         pare_op_out outs[3] = {out_of(&l->attn_q, q, ld), out_of(&l->attn_k, k, ld),
                                out_of(&l->attn_v, v, ld)};
         pare_op_linear(f, a, c->dim, n, c->dim, outs, 3);
+    }
+    if (l->act_qkv) {
+        pare_op_act_quantize(f, &l->act_qkv[0], q, ld, n, q_dim);
+        pare_op_act_quantize(f, &l->act_qkv[1], k, ld, n, kv_dim);
+        pare_op_act_quantize(f, &l->act_qkv[2], v, ld, n, kv_dim);
     }
     if (pare_fwd_owns(f, n)) {
         float *own = pare_fwd_alloc_rows(f, n, q_dim + kv_dim, sizeof *own);

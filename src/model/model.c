@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include "base/runtime.h"
+#include "model/act.h"
 #include "model/lora.h"
 #include "model/names.h"
 #include "model/prefix.h"
@@ -309,6 +310,7 @@ pare_status pare_model_load(pare_model **out, pare_runtime *rt, const char *path
     for (size_t i = 0; pare_source_note(source, i); i++)
         pare_warn(rt, "%s", pare_source_note(source, i));
     pare_status st = pare_model_load_layers(m, 0, m->config.n_layers, err);
+    if (st == PARE_OK) st = pare_act_load(m, err);
     if (st == PARE_OK) st = pare_model_load_own_prefix(m, err);
     if (st != PARE_OK) {
         pare_model_free(m);
@@ -325,6 +327,7 @@ void pare_model_free(pare_model *m) {
     pare_free(m->weights.layers);
     pare_lora_free(m->lora);
     pare_prefix_free(m->prefix);
+    pare_act_sites_free(m->act);
     release(&m->weights.block);
     pare_source_close(m->source);
     pare_free(m);
@@ -340,6 +343,7 @@ const char *pare_model_arch(const pare_model *m) { return m->config.arch; }
 size_t pare_model_alike_rows(const pare_model *m, size_t pos) {
     size_t rows = pare_attention_alike(pos, 0), local = pare_attention_alike(pos, m->config.window);
     if (local < rows) rows = local;
+    if (m->act && m->act->scheme.granularity == PARE_ACT_PER_TENSOR_DYNAMIC) return 1;
     for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
         const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
         size_t n = pare_model_is_multiplied(m, t) ? pare_linear_alike_rows(t->enc) : SIZE_MAX;

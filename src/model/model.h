@@ -19,6 +19,9 @@ typedef struct pare_linear {
     const float *bias;           /* [out] or NULL */
     const char *name;            /* "blk.0.attn_q.weight"; owned by the source */
     const pare_adapter *adapter; /* of model->lora, or NULL */
+    const pare_act_site *act;    /* of its input: of model->act, or NULL */
+    bool act_codes;              /* as in pare_op_out, with row_sums */
+    const float *row_sums;
 } pare_linear;
 
 typedef struct pare_norm {
@@ -29,6 +32,7 @@ typedef struct pare_norm {
 typedef struct pare_layer {
     pare_norm attn_norm, attn_q_norm, attn_k_norm, post_attention_norm, ffn_norm, post_ffw_norm;
     pare_linear attn_q, attn_k, attn_v, attn_qkv, attn_output, ffn_gate, ffn_up, ffn_down;
+    const pare_act_site *act_qkv;    /* [3] of what attention multiplies: of model->act, or NULL */
     struct pare_weight_block *block; /* holds all of it; NULL = the layer is not loaded */
 } pare_layer;
 
@@ -50,6 +54,7 @@ struct pare_model {
     pare_rope rope, rope_local; /* half 0 = no RoPE */
     struct pare_lora *lora;     /* owned, or NULL (model/lora.h) */
     struct pare_prefix *prefix; /* owned, or NULL (model/prefix.h) */
+    struct pare_act_sites *act; /* owned, or NULL (model/act.h) */
 };
 
 /* A model without layers: embeddings, final norm and head only. Takes the source over (also when it

@@ -1,6 +1,6 @@
 /* Sequences being computed: each one's KV cache, scratch that is planned before and that forks
  * share, and the loop over batches. A batch is one parallel region; nothing is allocated in it. */
-#include "model/model.h"
+#include "model/act.h"
 
 #include "base/runtime.h"
 #include "model/prefix.h"
@@ -149,7 +149,9 @@ static pare_status check_options(engine *e, const pare_session_options *o, size_
     size_t ctx_max = pare_model_ctx_max(e->m);
     *n_ctx = o->n_ctx ? o->n_ctx : ctx_max < N_CTX ? ctx_max : N_CTX;
     e->compute = o->compute;
-    e->n_batch = o->n_batch ? o->n_batch : *n_ctx < N_BATCH ? *n_ctx : N_BATCH;
+    /* where all rows of a pass are quantized together a sequence is computed in one pass */
+    bool whole = e->m->act && e->m->act->scheme.granularity == PARE_ACT_PER_TENSOR_DYNAMIC;
+    e->n_batch = o->n_batch ? o->n_batch : *n_ctx < N_BATCH || whole ? *n_ctx : N_BATCH;
     if (e->m->weights.position_embd.w.enc && *n_ctx > ctx_max)
         return pare_fail(err, PARE_ERR_ARG,
                          "n_ctx: found %zu, expected at most %zu as the model has positions",

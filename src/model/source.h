@@ -26,6 +26,7 @@
 #include "io/quant_layout.h"
 #include "model/arch.h"
 #include "model/config.h"
+#include "tensor/act_quant.h"
 #include "tensor/encoding.h"
 
 enum { PARE_SOURCE_PARTS = PARE_LAYOUT_PARTS }; /* >= PARE_MAX_PARTS */
@@ -67,6 +68,13 @@ size_t pare_source_n_beyond(const pare_source *s);
 const char *pare_source_note(const pare_source *s, size_t i);
 /* Who packed the matrices: "GPTQ", "AWQ", "compressed-tensors", ...; "" for nobody. */
 const char *pare_source_packing(const pare_source *s);
+/* How the inputs of packed matrices are quantized (compressed-tensors); NULL: they are not, or in a
+ * way that pare does not have, of which a note tells. */
+const pare_act_scheme *pare_source_act(const pare_source *s);
+/* The static grid of a matrix's input. Errors: PARE_ERR_INPUT (none, or numbers that are no grid),
+ * PARE_ERR_IO. */
+pare_status pare_source_act_grid(pare_act_grid *out, const pare_source *s,
+                                 const pare_source_tensor *t, pare_error *err);
 size_t pare_source_n_tensors(const pare_source *s);
 const pare_source_tensor *pare_source_tensor_at(const pare_source *s, size_t i);
 /* By canonical name; NULL = absent. */

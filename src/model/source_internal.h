@@ -26,6 +26,7 @@ struct pare_source {
     char *notes[4];
     size_t n_notes;
     const char *packing;
+    pare_act_scheme act; /* bits 0: none */
 };
 
 /* Fills the tensor list and the configuration. */

@@ -3,6 +3,9 @@
  * shapes must fit what the configuration says of bits and groups. */
 #include "model/source_internal.h"
 
+#include "kernels/blocks.h"
+
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -57,14 +60,70 @@ static pare_status add_form(source_quant *q, const pare_json *j, int64_t bits, i
     return PARE_OK;
 }
 
+/* What all groups say of their inputs. */
+typedef struct act_config {
+    pare_act_scheme scheme;
+    size_t n_groups, n_asking;
+    bool unknown; /* a form that pare does not have, or not the same for all */
+} act_config;
+
+static pare_status read_act(act_config *act, const pare_json *j, pare_error *err) {
+    const char *type = "int", *strategy = "tensor";
+    int64_t bits = 8;
+    bool symmetric = true, dynamic = false;
+    act->n_groups++;
+    if (!pare_json_get(j, "input_activations")) return PARE_OK;
+    PARE_TRY(pare_json_str(j, "input_activations.type", PARE_OPTIONAL, &type, err));
+    PARE_TRY(pare_json_str(j, "input_activations.strategy", PARE_OPTIONAL, &strategy, err));
+    PARE_TRY(pare_json_int(j, "input_activations.num_bits", PARE_OPTIONAL, 1, 64, &bits, err));
+    PARE_TRY(pare_json_bool(j, "input_activations.symmetric", PARE_OPTIONAL, &symmetric, err));
+    if (json_is_string(pare_json_get(j, "input_activations.dynamic")))
+        act->unknown = true; /* "local" */
+    else
+        PARE_TRY(pare_json_bool(j, "input_activations.dynamic", PARE_OPTIONAL, &dynamic, err));
+    bool token = strcmp(strategy, "token") == 0;
+    const pare_act_scheme a = {.granularity = token     ? PARE_ACT_PER_TOKEN
+                                              : dynamic ? PARE_ACT_PER_TENSOR_DYNAMIC
+                                                        : PARE_ACT_PER_TENSOR_STATIC,
+                               .formula = PARE_ACT_FULL,
+                               .bits = (int)bits,
+                               .symmetric = symmetric};
+    if (strcmp(type, "int") != 0 || (bits != 4 && bits != 6 && bits != 8) ||
+        (!token && strcmp(strategy, "tensor") != 0) || (token && !dynamic))
+        act->unknown = true;
+    const pare_act_scheme *b = &act->scheme;
+    if (act->n_asking++ &&
+        (b->granularity != a.granularity || b->bits != a.bits || b->symmetric != a.symmetric))
+        act->unknown = true;
+    act->scheme = a;
+    return PARE_OK;
+}
+
+/* Outputs of pare say which formula dynamic grids have. */
+static pare_status settle_act(pare_source *s, act_config *act, const pare_json *j,
+                              pare_error *err) {
+    const char *formula = "full";
+    if (!act->n_asking) return PARE_OK;
+    PARE_TRY(pare_json_str(j, "pare_act_formula", PARE_OPTIONAL, &formula, err));
+    if (strcmp(formula, "default") == 0) act->scheme.formula = PARE_ACT_DEFAULT;
+    if (!act->unknown && act->n_asking == act->n_groups) {
+        s->act = act->scheme;
+        return PARE_OK;
+    }
+    return note(s, err,
+                "%s: asks for quantized inputs of layers in a form that pare does not have; it "
+                "computes in the precision of its own mode",
+                j->place);
+}
+
 /* One of compressed-tensors' config_groups. */
-static pare_status read_scheme(source_quant *q, const pare_json *j, bool *activations,
+static pare_status read_scheme(source_quant *q, const pare_json *j, act_config *act,
                                pare_error *err) {
     const char *type = "int", *strategy = NULL;
     int64_t bits = 8, group = -1;
     bool symmetric = true;
-    if (pare_json_get(j, "input_activations")) *activations = true;
     if (!pare_json_get(j, "weights")) return PARE_OK;
+    PARE_TRY(read_act(act, j, err));
     PARE_TRY(pare_json_str(j, "weights.type", PARE_OPTIONAL, &type, err));
     PARE_TRY(pare_json_str(j, "weights.strategy", PARE_OPTIONAL, &strategy, err));
     PARE_TRY(pare_json_int(j, "weights.num_bits", PARE_OPTIONAL, 1, 64, &bits, err));
@@ -101,20 +160,16 @@ static pare_status read_compressed_tensors(source_quant *q, pare_source *s, cons
     PARE_TRY(pare_json_part(&groups, j, "config_groups", PARE_OPTIONAL, err));
     const char *name;
     json_t *value;
-    bool activations = false;
+    act_config act = {0};
     pare_status st = PARE_OK;
     json_object_foreach(groups.root, name, value) {
         pare_json scheme = {value, groups.place};
-        if (st == PARE_OK) st = read_scheme(q, &scheme, &activations, err);
+        if (st == PARE_OK) st = read_scheme(q, &scheme, &act, err);
     }
     pare_json_free(&groups);
     q->kind = PARE_LAYOUT_PACK;
     s->packing = "compressed-tensors";
-    if (st == PARE_OK && activations)
-        st = note(s, err,
-                  "%s: asks for inputs of layers in 8 bits; pare computes in the precision of its "
-                  "own mode",
-                  j->place);
+    if (st == PARE_OK) st = settle_act(s, &act, j, err);
     return st;
 }
 
@@ -329,6 +384,72 @@ static pare_status find_parts(pare_source_tensor *t, const pare_source *s, const
     return PARE_OK;
 }
 
+/* Tensors of static grids belong to their matrix. */
+static pare_status note_grid(const pare_source *s, const char *module, pare_table *names,
+                             pare_error *err) {
+    static const char *const suffixes[] = {"input_scale", "input_zero_point"};
+    for (int k = 0; k < 2; k++) {
+        const pare_st_tensor *t = find_part(s, module, suffixes[k]);
+        if (t && pare_table_add(names, t->name, strlen(t->name), 0) < 0)
+            return pare_fail(err, PARE_ERR_NOMEM, "%s: names of tensors", s->path);
+    }
+    return PARE_OK;
+}
+
+/* One number of a tensor of one. */
+static pare_status read_number(float *out, const pare_source *s, const pare_st_tensor *t,
+                               pare_error *err) {
+    uint8_t raw[4];
+    uint16_t half;
+    const char *dtype = t->dtype->name;
+    bool floats =
+        strcmp(dtype, "F32") == 0 || strcmp(dtype, "F16") == 0 || strcmp(dtype, "BF16") == 0;
+    if (t->n_bytes > 4 || (!floats && strcmp(dtype, "I8") != 0) ||
+        t->n_bytes != (floats ? strcmp(dtype, "F32") == 0 ? 4u : 2u : 1u))
+        return misfit(s, t, "one number, F32, F16, BF16 or I8", err);
+    PARE_TRY(
+        pare_file_read_at(pare_st_file(s->st, t->file), raw, (size_t)t->n_bytes, t->offset, err));
+    memcpy(&half, raw, sizeof half);
+    if (strcmp(dtype, "F32") == 0)
+        memcpy(out, raw, sizeof *out);
+    else if (strcmp(dtype, "F16") == 0)
+        *out = pare_f16_to_f32(half);
+    else if (strcmp(dtype, "BF16") == 0)
+        *out = pare_bf16_to_f32(half);
+    else
+        *out = (float)(int8_t)raw[0];
+    return PARE_OK;
+}
+
+const pare_act_scheme *pare_source_act(const pare_source *s) {
+    return s->act.bits ? &s->act : NULL;
+}
+
+pare_status pare_source_act_grid(pare_act_grid *out, const pare_source *s,
+                                 const pare_source_tensor *t, pare_error *err) {
+    char module[PARE_ST_MAX_NAME + 1];
+    const char *dot = strrchr(t->name, '.');
+    snprintf(module, sizeof module, "%.*s", (int)(dot ? dot - t->name : 0), t->name);
+    const pare_st_tensor *scale = find_part(s, module, "input_scale"),
+                         *zero = find_part(s, module, "input_zero_point");
+    float z = 0, half = (float)(1 << (s->act.bits - 1));
+    if (!scale)
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: %s.input_scale: found no such tensor, expected the grid of inputs",
+                         s->path, module);
+    PARE_TRY(read_number(&out->s, s, scale, err));
+    if (zero) PARE_TRY(read_number(&z, s, zero, err));
+    if (!(out->s > 0) || !isfinite(out->s) || !(z >= -half && z < half))
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: %s: found scale %g and zero point %g, expected a finite one above 0 "
+                         "and a code",
+                         s->path, t->name, (double)out->s, (double)z);
+    out->low = -half - z;
+    out->high = half - 1 - z;
+    out->shift = 0;
+    return PARE_OK;
+}
+
 /* Are the groups in the order of the inputs? */
 static pare_status read_order(bool *in_order, const pare_source *s, const pare_source_tensor *t,
                               pare_error *err) {
@@ -388,6 +509,7 @@ static pare_status add_matrix(pare_source *s, const source_quant *q, const char 
     };
     PARE_TRY(describe(&t.layout, q, s, module, codes, err));
     PARE_TRY(find_parts(&t, s, module, names, err));
+    PARE_TRY(note_grid(s, module, names, err));
     char *made = pare_asprintf("%s.weight", module);
     if (!made) return pare_fail(err, PARE_ERR_NOMEM, "%s: names of tensors", s->path);
     s->made[s->n_made++] = made;

@@ -4,15 +4,15 @@
 #include "base/hash.h"
 #include "base/os.h"
 #include "base/rng.h"
-#include "eval/perplexity.h"
 #include "model/prefix.h"
 #include "pare/eval.h"
+#include "pipeline/calib_text.h"
 #include "tensor/pack.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { MAX_INPUTS = 16, MAX_TEXT = 1 << 30 };
+enum { MAX_INPUTS = 16 };
 
 /* The input that some matrices of the layer share. */
 typedef struct shared_input {
@@ -158,55 +158,6 @@ static pare_status plan_ranks(pare_calibration *cal, pare_error *err) {
     return PARE_OK;
 }
 
-/* --- the sequences --- */
-
-static pare_status choose_sequences(pare_calibration *cal, const pare_ids *all, int32_t bos,
-                                    const char *text, pare_error *err) {
-    size_t from_text = cal->ctx - (bos >= 0), bytes;
-    cal->text_tokens = all->n;
-    if (all->n < from_text)
-        return pare_fail(err, PARE_ERR_INPUT,
-                         "%s: found %zu tokens, expected at least %zu for a calibration sequence",
-                         text, all->n, from_text);
-    if (!pare_mul_size(&bytes, cal->n, cal->ctx) ||
-        !(cal->ids = pare_malloc(bytes, sizeof *cal->ids)))
-        return fail_memory(err);
-    for (size_t i = 0; i < cal->n; i++) {
-        uint32_t r[4];
-        pare_philox(r, pare_runtime_seed(cal->rt), 0xCA11B, i);
-        uint64_t number = (uint64_t)r[0] << 32 | r[1];
-        size_t at = (size_t)(number % (all->n - from_text + 1));
-        int32_t *to = cal->ids + i * cal->ctx;
-        if (bos >= 0) *to++ = bos;
-        memcpy(to, all->data + at, from_text * sizeof *to);
-    }
-    for (size_t i = 0; i < cal->n * cal->ctx; i++)
-        if (cal->ids[i] < 0 || (size_t)cal->ids[i] >= cal->m->config.vocab_size)
-            return pare_fail(err, PARE_ERR_INPUT,
-                             "%s: found token %d, expected ids below %zu, the model's vocabulary",
-                             text, cal->ids[i], cal->m->config.vocab_size);
-    return PARE_OK;
-}
-
-static pare_status read_text(pare_calibration *cal, const char *model, const char *text,
-                             pare_error *err) {
-    char *data;
-    size_t n;
-    pare_ids all = {0};
-    pare_tokenizer *tok = NULL;
-    PARE_TRY(pare_file_read_all(&data, &n, text, MAX_TEXT, err));
-    pare_status st = pare_tokenizer_load(&tok, model, err);
-    if (st == PARE_OK) st = pare_eval_tokens(&all, tok, data, n, PARE_PROTOCOL_HF, err);
-    if (st == PARE_OK) {
-        int32_t bos = pare_tokenizer_adds_bos(tok) ? pare_tokenizer_bos(tok) : -1;
-        st = choose_sequences(cal, &all, bos, text, err);
-    }
-    pare_ids_free(&all);
-    pare_tokenizer_free(tok);
-    pare_free(data);
-    return st;
-}
-
 static pare_status set_up(pare_calibration *cal, const char *model,
                           const pare_calibration_options *o, pare_error *err) {
     pare_source *source;
@@ -216,18 +167,13 @@ static pare_status set_up(pare_calibration *cal, const char *model,
         PARE_TRY(pare_model_load_own_prefix(cal->m, err));
     else if (*o->prefix)
         PARE_TRY(pare_model_set_prefix(cal->m, o->prefix, err));
-    size_t ctx_max = pare_model_ctx_max(cal->m);
     cal->compute = o->compute;
     cal->two_streams = o->two_streams;
     cal->n = o->n_sequences ? o->n_sequences : 128;
     cal->n_samples = o->n_samples < cal->n ? o->n_samples : cal->n;
-    cal->ctx = o->ctx ? o->ctx : 512;
-    if (!o->ctx && ctx_max && cal->ctx > ctx_max) cal->ctx = ctx_max;
-    if (cal->ctx < 2 || (ctx_max && cal->ctx > ctx_max))
-        return pare_fail(err, PARE_ERR_ARG,
-                         "calib-ctx: found %zu, expected 2 to %zu (the model's maximum)", cal->ctx,
-                         ctx_max);
-    PARE_TRY(read_text(cal, model, o->text, err));
+    PARE_TRY(pare_calib_ctx(&cal->ctx, o->ctx, pare_model_ctx_max(cal->m), err));
+    PARE_TRY(pare_calib_text(&cal->ids, &cal->text_tokens, cal->rt, model, o->text, cal->n,
+                             cal->ctx, cal->m->config.vocab_size, err));
     PARE_TRY(make_scratch(cal, err));
     return plan_ranks(cal, err);
 }

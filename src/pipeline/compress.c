@@ -108,6 +108,11 @@ static pare_status apply_steps(compress_run *c, tensor_plan *p, pare_error *err)
     for (size_t i = 0; i < c->recipe->n_steps; i++) {
         const pare_step *step = &c->recipe->steps[i];
         if (!pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
+        if (step->method && step->method->act) {
+            bool weights;
+            PARE_TRY(compress_plan_act(c, p, step, &weights, err));
+            if (!weights) continue;
+        }
         if (step->method) {
             if (encoded)
                 return pare_fail(
@@ -425,6 +430,11 @@ static pare_status write_tensors(compress_run *c, pare_output *output, const par
                                  .stored = p->stored,
                                  .n_dims = p->n_dims,
                                  .raw = p->raw};
+        pare_act_scheme scheme;
+        if (compress_act_of(p, &scheme)) {
+            item.act = &scheme;
+            item.act_grid = pare_act_grid_of(&scheme, p->range);
+        }
         memcpy(item.dims, p->raw ? p->t->dims : p->dims, sizeof item.dims);
         PARE_TRY(pare_output_declare(output, &item, err));
         total += (double)p->t->n_params;
@@ -559,8 +569,10 @@ static pare_status by_units(compress_run *c, pare_error *err) {
     return st;
 }
 
-static const char *format_of(const pare_compress_options *o, const pare_source *source) {
+static const char *format_of(const compress_run *c, const pare_source *source) {
+    const pare_compress_options *o = c->o;
     if (o->format) return o->format;
+    if (c->acts && !(o->out && pare_ends_with(o->out, ".gguf"))) return compress_act_format(c);
     if (!o->out) return pare_source_format(source);
     size_t n = strlen(o->out);
     return n > 5 && strcmp(o->out + n - 5, ".gguf") == 0 ? "gguf" : "hf";
@@ -574,7 +586,9 @@ static pare_status run(compress_run *c, pare_error *err) {
         return pare_fail_prefix(err, "keep");
     PARE_TRY(pare_source_open(&c->source, c->o->model, err));
     PARE_TRY(pare_source_check_complete(c->source, err));
-    const char *format = format_of(c->o, c->source);
+    for (size_t i = 0; i < c->recipe->n_steps; i++)
+        c->acts |= c->recipe->steps[i].method && c->recipe->steps[i].method->act;
+    const char *format = format_of(c, c->source);
     if (!(c->format = pare_output_format_find(format)))
         return pare_fail(err, PARE_ERR_ARG, "format: found '%s', expected " PARE_OUTPUT_FORMATS,
                          format);

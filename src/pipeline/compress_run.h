@@ -25,6 +25,8 @@ typedef struct tensor_plan {
     size_t rows, cols;
     size_t n_methods;              /* how many of the recipe's method steps apply */
     const pare_method *quantizer;  /* the last of them that says the encoding, or NULL */
+    const pare_step *act;          /* that quantizes the tensor's inputs, or NULL */
+    pare_act_range range;          /* of these, from calibration; once its unit is done */
     unsigned needs;                /* PARE_NEED_* of its methods */
     unsigned dense_needs;          /* of the pass over the dense model */
     const pare_lora_pair *adapter; /* that is merged into it, or NULL */
@@ -61,6 +63,7 @@ typedef struct compress_run {
     bool imatrix_used;    /* some tensor's errors are weighed by it */
     double *shares;       /* [n_steps][n_plans] sparsity of a step for a tensor; NAN: its own */
     bool scales;          /* a step chooses scales of inputs */
+    bool acts;            /* a step quantizes inputs */
     bool tunes;           /* a step tunes blocks: there are two streams of hidden states */
     const pare_mix *mix;  /* the last mix step without a target */
     pare_compress_report *report;
@@ -118,6 +121,19 @@ uint64_t compress_scale_memory(const compress_run *c, const pare_calibration *ca
  * result and what there would be to report are dropped. */
 pare_status compress_sample(compress_run *c, size_t i, const pare_tensor *in,
                             const pare_input_stats *x, pare_error *err);
+
+/* ---- act_plan.c: steps that quantize inputs ---- */
+
+/* What the step means for the tensor; *weights: also for its values. Errors: PARE_ERR_ARG,
+ * PARE_ERR_UNSUPPORTED (the format cannot say it). */
+pare_status compress_plan_act(compress_run *c, tensor_plan *p, const pare_step *step, bool *weights,
+                              pare_error *err);
+/* The format of an output whose recipe has such steps, where none is given. */
+const char *compress_act_format(const compress_run *c);
+/* Notes the range of the tensor's inputs; x may be NULL. */
+void compress_note_range(tensor_plan *p, const pare_input_stats *x);
+/* The scheme of a tensor's inputs, as the output stores it; false: none. */
+bool compress_act_of(const tensor_plan *p, pare_act_scheme *scheme);
 
 /* ---- tune.c ---- */
 

@@ -109,6 +109,16 @@ static bool same_form(const pare_layout *a, const pare_layout *b) {
     return a->bits == b->bits && a->asymmetric == b->asymmetric && (a->group == b->group || rows);
 }
 
+static bool same_act(const pare_act_scheme *a, const pare_act_scheme *b) {
+    return a && b ? a->granularity == b->granularity && a->bits == b->bits &&
+                        a->symmetric == b->symmetric
+                  : a == b;
+}
+
+static bool same_group(const pare_export_item *a, const pare_export_item *b) {
+    return a->layout && b->layout && same_form(a->layout, b->layout) && same_act(a->act, b->act);
+}
+
 /* "a.b" of "a.b.weight". */
 static json_t *module_json(const char *prefix, const char *name, const char *suffix) {
     const char *dot = strrchr(name, '.');
@@ -158,16 +168,26 @@ static const char *format_name(pare_layout_kind kind) {
     return kind == PARE_LAYOUT_INT ? "int-quantized" : "pack-quantized";
 }
 
-static json_t *scheme_json(pare_layout_kind kind, const pare_layout *l, json_t *targets) {
+static json_t *inputs_json(const pare_act_scheme *a) {
+    bool is_static = a->granularity == PARE_ACT_PER_TENSOR_STATIC;
+    return json_pack("{s:i, s:s, s:b, s:s, s:b}", "num_bits", a->bits, "type", "int", "symmetric",
+                     a->symmetric, "strategy",
+                     a->granularity == PARE_ACT_PER_TOKEN ? "token" : "tensor", "dynamic",
+                     !is_static);
+}
+
+static json_t *scheme_json(pare_layout_kind kind, const pare_export_item *item, json_t *targets) {
+    static const pare_act_scheme by_default = {
+        .granularity = PARE_ACT_PER_TOKEN, .bits = 8, .symmetric = true};
+    const pare_layout *l = item->layout;
     json_t *weights = json_pack(
         "{s:i, s:s, s:b, s:s, s:o, s:n, s:b, s:n, s:s, s:{}}", "num_bits", (int)l->bits, "type",
         "int", "symmetric", !l->asymmetric, "strategy", by_row(l) ? "channel" : "group",
         "group_size", by_row(l) ? json_null() : json_integer((json_int_t)l->group),
         "block_structure", "dynamic", 0, "actorder", "observer", "minmax", "observer_kwargs");
-    json_t *inputs = kind == PARE_LAYOUT_INT
-                         ? json_pack("{s:i, s:s, s:b, s:s, s:b}", "num_bits", 8, "type", "int",
-                                     "symmetric", 1, "strategy", "token", "dynamic", 1)
-                         : json_null();
+    json_t *inputs = item->act                 ? inputs_json(item->act)
+                     : kind == PARE_LAYOUT_INT ? inputs_json(&by_default)
+                                               : json_null();
     return json_pack("{s:o, s:o, s:o, s:n, s:s}", "targets", targets, "weights", weights,
                      "input_activations", inputs, "output_activations", "format",
                      format_name(kind));
@@ -181,31 +201,39 @@ static json_t *config_groups(pare_layout_kind kind, const pare_export_item *item
         for (size_t i = 0, form = 0; i < n; i++) {
             const pare_layout *l = items[i].layout;
             size_t k = 0;
-            while (k < i && !(items[k].layout && l && same_form(items[k].layout, l))) k++;
+            while (k < i && !same_group(&items[k], &items[i])) k++;
             if (!l || k < i) continue; /* not the first of its form */
             n_forms += pass == 0;
             if (pass == 0) continue;
             json_t *targets = json_array();
             if (n_forms == 1) json_array_append_new(targets, json_string("Linear"));
             for (k = i; n_forms > 1 && k < n; k++)
-                if (items[k].layout && same_form(items[k].layout, l))
+                if (same_group(&items[k], &items[i]))
                     json_array_append_new(targets, module_json("", items[k].name, ""));
             char name[32];
             snprintf(name, sizeof name, "group_%zu", form++);
-            json_object_set_new(groups, name, scheme_json(kind, l, targets));
+            json_object_set_new(groups, name, scheme_json(kind, &items[i], targets));
         }
     return groups;
 }
 
+static const char *const formulas[] = {
+    [PARE_ACT_DEFAULT] = "default", [PARE_ACT_PAPER_EQ4] = "paper_eq4", [PARE_ACT_FULL] = "full"};
+
 static json_t *compressed_tensors_json(pare_layout_kind kind, const pare_export_item *items,
                                        size_t n) {
     bool head = is_packed(items, n, "lm_head.weight");
-    return json_pack("{s:s, s:s, s:s, s:s, s:n, s:o, s:n, s:{}, s:{}, s:o}", "quant_method",
-                     "compressed-tensors", "version", "0.19.0", "format", format_name(kind),
-                     "quantization_status", "compressed", "global_compression_ratio", "ignore",
-                     linears_that_stay(items, n, head ? NULL : "lm_head"), "kv_cache_scheme",
-                     "sparsity_config", "transform_config", "config_groups",
-                     config_groups(kind, items, n));
+    const pare_act_scheme *act = NULL;
+    for (size_t i = 0; i < n && !act; i++) act = items[i].act;
+    json_t *config = json_pack(
+        "{s:s, s:s, s:s, s:s, s:n, s:o, s:n, s:{}, s:{}, s:o}", "quant_method",
+        "compressed-tensors", "version", "0.19.0", "format", format_name(kind),
+        "quantization_status", "compressed", "global_compression_ratio", "ignore",
+        linears_that_stay(items, n, head ? NULL : "lm_head"), "kv_cache_scheme", "sparsity_config",
+        "transform_config", "config_groups", config_groups(kind, items, n));
+    /* others take theirs, of which pare's own symmetric one differs by half a step at the ends */
+    if (act) json_object_set_new(config, "pare_act_formula", json_string(formulas[act->formula]));
+    return config;
 }
 
 /* The form that most matrices have. */

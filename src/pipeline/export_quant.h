@@ -5,6 +5,7 @@
 
 #include "io/quant_layout.h"
 #include "model/source.h"
+#include "tensor/act_quant.h"
 
 #include <jansson.h>
 
@@ -31,9 +32,10 @@ bool pare_export_fits(const pare_encoding **stored, const pare_output_format *f,
 const pare_encoding *pare_export_plain(const pare_source *source);
 
 typedef struct pare_export_item {
-    const char *name;          /* in the folder, "... .weight" */
-    const pare_layout *layout; /* NULL = plain */
-    bool linear;               /* a matrix that tokens are multiplied with */
+    const char *name;           /* in the folder, "... .weight" */
+    const pare_layout *layout;  /* NULL = plain */
+    bool linear;                /* a matrix that tokens are multiplied with */
+    const pare_act_scheme *act; /* of its inputs, or NULL: as the format has them by default */
 } pare_export_item;
 
 /* The group that all matrices of one form get: the largest of group, group / 2 ... 32 that divides

@@ -26,6 +26,10 @@ typedef struct written {
     size_t n_dims, dims[4];          /* in the file's form */
     unsigned fix;                    /* file's form -> canonical: undone on writing */
     bool linear;
+    bool has_act; /* its inputs are quantized; static: two more tensors */
+    pare_act_scheme act;
+    pare_act_grid act_grid;
+    size_t act_number[2];             /* of input_scale and input_zero_point */
     size_t number[PARE_LAYOUT_PARTS]; /* of the container's writer */
     uint32_t crc[PARE_MAX_PARTS];     /* of the parts; with a layout of the values as f32 */
     uint64_t bytes;
@@ -152,6 +156,9 @@ pare_status pare_output_declare(pare_output *o, const pare_output_item *item, pa
     written *w = &o->items[o->n_items];
     *w = (written){.from = item->enc, .enc = item->stored, .n_dims = item->n_dims};
     memcpy(w->dims, item->dims, sizeof w->dims);
+    w->has_act = item->act != NULL;
+    if (item->act) w->act = *item->act;
+    w->act_grid = item->act_grid;
     pare_name name;
     pare_name_form form = o->gguf ? PARE_NAMES_GGUF : PARE_NAMES_HF;
     if (!item->raw && pare_name_parse(&name, o->arch, PARE_NAMES_GGUF, item->name)) {
@@ -249,7 +256,8 @@ static json_t *packing_json(const pare_output *o) {
     if (!items) return NULL;
     for (size_t i = 0; i < o->n_items; i++) {
         const written *w = &o->items[i];
-        items[i] = (pare_export_item){w->name, w->layout.kind ? &w->layout : NULL, w->linear};
+        items[i] = (pare_export_item){w->name, w->layout.kind ? &w->layout : NULL, w->linear,
+                                      w->has_act ? &w->act : NULL};
     }
     json_t *j = pare_export_quantization(o->kind, items, o->n_items);
     pare_free(items);
@@ -403,6 +411,38 @@ static pare_status declare_layout(pare_output *o, written *w, pare_error *err) {
     return PARE_OK;
 }
 
+/* --- static grids of inputs --- */
+
+static bool has_grid(const written *w) {
+    return w->has_act && w->act.granularity == PARE_ACT_PER_TENSOR_STATIC;
+}
+
+/* Behind all others, single bytes last: tensors begin where their dtype's may. */
+static pare_status declare_grids(pare_output *o, pare_error *err) {
+    static const char *const suffixes[] = {"input_scale", "input_zero_point"}, *const dtypes[] = {
+                                                                                   "F32", "I8"};
+    const size_t one = 1;
+    for (int k = 0; k < 2; k++)
+        for (size_t i = 0; i < o->n_items; i++) {
+            written *w = &o->items[i];
+            char name[PARE_ST_MAX_NAME + 32];
+            if (!has_grid(w) || (k && w->act.symmetric)) continue;
+            part_name(name, w, suffixes[k]);
+            PARE_TRY(
+                pare_st_declare(o->st_writer, name, dtypes[k], &one, 1, &w->act_number[k], err));
+        }
+    return PARE_OK;
+}
+
+/* Codes of files are signed: the lowest is -2^(bits-1). */
+static pare_status write_grid(pare_output *o, const written *w, pare_error *err) {
+    int8_t zero = (int8_t)(-(1 << (w->act.bits - 1)) - (int)w->act_grid.low);
+    PARE_TRY(
+        pare_st_write(o->st_writer, w->act_number[0], &w->act_grid.s, sizeof w->act_grid.s, err));
+    return w->act.symmetric ? PARE_OK
+                            : pare_st_write(o->st_writer, w->act_number[1], &zero, 1, err);
+}
+
 static pare_status begin_hf(pare_output *o, const char *recipe, pare_error *err) {
     PARE_TRY(settle_groups(o, err));
     PARE_TRY(write_config_json(o, recipe, err));
@@ -432,6 +472,7 @@ static pare_status begin_hf(pare_output *o, const char *recipe, pare_error *err)
                                      &w->number[0], err));
         }
     }
+    PARE_TRY(declare_grids(o, err));
     return pare_st_begin(o->st_writer, err);
 }
 
@@ -593,7 +634,7 @@ static pare_status write_layout(pare_output *o, written *w, const pare_tensor *t
         w->bytes += bytes[k];
         pare_big_free(part[k], bytes[k]);
     }
-    return st;
+    return st == PARE_OK && has_grid(w) ? write_grid(o, w, err) : st;
 }
 
 /* Grouped integers as blocks of the same numbers. */

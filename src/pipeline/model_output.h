@@ -17,12 +17,15 @@
 #include "model/source.h"
 #include "pipeline/export_quant.h"
 #include "pipeline/mix.h"
+#include "tensor/act_quant.h"
 
 typedef struct pare_output_item {
     const char *name; /* raw: as stored in the input; else canonical. Borrowed until close */
     const pare_encoding *enc;
     const pare_encoding *stored; /* what the file says it as (pare_export_fits) */
     size_t n_dims, dims[4];      /* slowest first; of a raw item as stored, else canonical */
+    const pare_act_scheme *act;  /* how its inputs are quantized, or NULL; not kept */
+    pare_act_grid act_grid;      /* of a static one */
     bool raw;                    /* the bytes are the input's, in its own form: no fix is applied */
 } pare_output_item;
 

@@ -21,7 +21,7 @@ struct pare_statistics {
     size_t cols, padded; /* padded: to whole panels */
     pare_input_stats result;
     double *squares, *abs_sum, *hessian;
-    float *abs_max;
+    float *abs_max, *min, *max;
     float *samples; /* [n_samples][cols] */
     size_t n_samples;
     float *across; /* [cols][TOKENS]: the tokens at hand, transposed */
@@ -36,6 +36,7 @@ static size_t padded_to_panels(size_t cols) { return (cols + NR - 1) / NR * NR; 
 
 size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples, int n_threads) {
     size_t bytes = cols * (2 * sizeof(double) + sizeof(float));
+    if (needs & PARE_NEED_RANGE) bytes += 2 * cols * sizeof(float);
     if (needs & PARE_NEED_SAMPLES) bytes += n_samples * cols * sizeof(float);
     if (needs & PARE_NEED_HESSIAN)
         bytes += cols * cols * sizeof(double) +
@@ -58,6 +59,14 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size
     if (needs & PARE_NEED_ABS) {
         good &= (s->abs_sum = pare_calloc(cols, sizeof *s->abs_sum)) != NULL;
         good &= (s->abs_max = pare_calloc(cols, sizeof *s->abs_max)) != NULL;
+    }
+    if (needs & PARE_NEED_RANGE) {
+        good &= (s->min = pare_malloc(cols, sizeof *s->min)) != NULL;
+        good &= (s->max = pare_malloc(cols, sizeof *s->max)) != NULL;
+        for (size_t c = 0; good && c < cols; c++) {
+            s->min[c] = INFINITY;
+            s->max[c] = -INFINITY;
+        }
     }
     if (hessian) {
         size_t tiles = (size_t)pare_runtime_threads(rt) * TILE * s->padded;
@@ -82,6 +91,8 @@ void pare_statistics_free(pare_statistics *s) {
     pare_free(s->squares);
     pare_free(s->abs_sum);
     pare_free(s->abs_max);
+    pare_free(s->min);
+    pare_free(s->max);
     if (s->hessian) pare_big_free(s->hessian, s->cols * s->cols * sizeof *s->hessian);
     if (s->samples) pare_big_free(s->samples, s->n_samples * s->cols * sizeof *s->samples);
     if (s->across) pare_big_free(s->across, s->cols * TOKENS * sizeof *s->across);
@@ -106,6 +117,12 @@ static void add_columns(pare_statistics *s, const float *x, size_t ldx, size_t n
             float a = fabsf(x[i * ldx + c]);
             s->abs_sum[c] += (double)a;
             s->abs_max[c] = a > s->abs_max[c] ? a : s->abs_max[c];
+        }
+    for (size_t i = 0; s->min && i < n; i++)
+        for (size_t c = begin; c < end; c++) {
+            float v = x[i * ldx + c];
+            s->min[c] = v < s->min[c] ? v : s->min[c];
+            s->max[c] = v > s->max[c] ? v : s->max[c];
         }
 }
 
@@ -189,6 +206,12 @@ void pare_statistics_sum_ranks(pare_statistics *s) {
     pare_group_sum_f64(s->squares, s->cols);
     if (s->abs_sum) pare_group_sum_f64(s->abs_sum, s->cols);
     if (s->abs_max) pare_group_max_f32(s->abs_max, s->cols);
+    if (s->max) {
+        pare_group_max_f32(s->max, s->cols);
+        for (size_t c = 0; c < s->cols; c++) s->min[c] = -s->min[c];
+        pare_group_max_f32(s->min, s->cols);
+        for (size_t c = 0; c < s->cols; c++) s->min[c] = -s->min[c];
+    }
     if (s->hessian) pare_group_sum_f64(s->hessian, s->cols * s->cols);
     if (s->samples) pare_group_sum_f32(s->samples, s->n_samples * s->cols); /* one has each row */
 }
@@ -207,6 +230,8 @@ const pare_input_stats *pare_statistics_result(pare_statistics *s, size_t n_sequ
                            .squares = s->squares,
                            .abs_max = s->abs_max,
                            .abs_sum = s->abs_sum,
+                           .min = s->min,
+                           .max = s->max,
                            .hessian = s->hessian,
                            .samples = s->samples,
                            .n_samples = s->n_tokens < s->n_samples ? s->n_tokens : s->n_samples};
@@ -219,6 +244,10 @@ void pare_statistics_divide(pare_statistics *s, const float *scale) {
         s->squares[c] /= d * d;
         if (s->abs_sum) s->abs_sum[c] /= d;
         if (s->abs_max) s->abs_max[c] /= scale[c];
+        if (s->min) { /* scales are > 0 */
+            s->min[c] /= scale[c];
+            s->max[c] /= scale[c];
+        }
     }
     for (size_t r = 0; s->hessian && r < s->cols; r++)
         for (size_t c = 0; c < s->cols; c++)

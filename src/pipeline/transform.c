@@ -131,6 +131,7 @@ static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weigh
     for (size_t i = first; i < last; i++) {
         const pare_step *step = &c->recipe->steps[i];
         if (!step->method || !step->method->run ||
+            (step->method->act && p->quantizer != step->method) ||
             !pare_step_takes(step, p->t->canonical, p->n_dims, c->tied))
             continue;
         job->keep_zeros = *pruned;

@@ -174,11 +174,16 @@ static json_t *unit_report(const compress_run *c, size_t unit, size_t first_fall
     for (size_t i = 0; i < c->n_plans; i++) {
         const pare_layer_report *l = &c->report->layers[i];
         if (c->plans[i].unit != unit) continue;
-        json_object_set_new(layers, l->name,
-                            json_pack("{s:I, s:f, s:f, s:f, s:f, s:b}", "bytes",
-                                      (json_int_t)l->out_bytes, "sparsity", l->sparsity, "error",
-                                      l->error, "output_error", l->output_error, "seconds",
-                                      l->seconds, "changed", l->changed));
+        json_t *line =
+            json_pack("{s:I, s:f, s:f, s:f, s:f, s:b}", "bytes", (json_int_t)l->out_bytes,
+                      "sparsity", l->sparsity, "error", l->error, "output_error", l->output_error,
+                      "seconds", l->seconds, "changed", l->changed);
+        pare_act_range r = c->plans[i].range;
+        if (c->plans[i].act && r.min <= r.max) {
+            json_object_set_new(line, "in_min", json_real((double)r.min));
+            json_object_set_new(line, "in_max", json_real((double)r.max));
+        }
+        json_object_set_new(layers, l->name, line);
     }
     for (size_t i = first_fallback; i < c->report->info.n_fallbacks; i++)
         json_array_append_new(fallbacks, json_string(c->report->fallbacks[i]));
@@ -199,6 +204,10 @@ static pare_status restore_report(compress_run *c, size_t unit, const json_t *re
         l->output_error = json_number_value(json_object_get(o, "output_error"));
         l->seconds = json_number_value(json_object_get(o, "seconds"));
         l->changed = json_is_true(json_object_get(o, "changed"));
+        if (json_object_get(o, "in_min"))
+            c->plans[i].range =
+                (pare_act_range){(float)json_number_value(json_object_get(o, "in_min")),
+                                 (float)json_number_value(json_object_get(o, "in_max"))};
     }
     size_t k;
     json_array_foreach(json_object_get(report, "fallbacks"), k, line) {
@@ -246,6 +255,7 @@ static pare_status transform_one(unit_job *job, size_t k, pare_error *err) {
         return pare_fail(err, PARE_ERR_UNSUPPORTED,
                          "%s: %s: found no input that calibration could measure",
                          pare_source_path(c->source), p->t->canonical);
+    compress_note_range(&c->plans[job->plans[k]], x);
     PARE_TRY(compress_tensor(c, job->plans[k], &job->states[k], x, &job->tensors[k], err));
     compress_state_free(&job->states[k], p);
     return PARE_OK;
@@ -408,6 +418,10 @@ static pare_status do_unit(unit_job *job, pare_error *err) {
                                           job->dense_inputs ? job->to : NULL, &job->crc, err));
     }
     PARE_TRY(transform(job, err));
+    for (size_t k = 0; k < job->n && job->cal; k++) /* those of other ranks, too */
+        if (c->plans[job->plans[k]].range.min > c->plans[job->plans[k]].range.max)
+            compress_note_range(&c->plans[job->plans[k]],
+                                pare_calibration_inputs(job->cal, job->names[k]));
     PARE_TRY(compress_write_unit(c, job->cal, job->work, job->unit, job->plans, job->tensors,
                                  job->n, err));
     if (job->to && !job->dense_inputs) PARE_TRY(run_compressed(job, err));

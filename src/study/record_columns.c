@@ -63,6 +63,7 @@ const pare_column pare_record_columns[] = {
     TEXT(R, protocol),
     TEXT(R, compute),
     TEXT(R, kv),
+    TEXT(R, act),
     COUNT(R, ctx),
     COUNT(R, n_windows),
     COUNT(R, n_scored),

@@ -43,7 +43,8 @@ static world make_world(size_t n, size_t tokens, uint64_t stream) {
     }
     for (size_t c = 0; c < n; c++) w.squares[c] = w.h[c * n + c];
     free(x);
-    w.x = (pare_input_stats){n, tokens, 1, w.squares, w.abs_max, w.abs_sum, w.h, w.samples, tokens};
+    w.x = (pare_input_stats){n,   tokens,    1,      w.squares, w.abs_max, w.abs_sum,
+                             w.h, w.samples, tokens, NULL,      NULL};
     return w;
 }
 
@@ -51,7 +52,7 @@ static world world_of(size_t n, const double *h) {
     world w = {.n = n, .h = calloc(n * n, sizeof(double)), .squares = calloc(n, sizeof(double))};
     memcpy(w.h, h, n * n * sizeof *h);
     for (size_t c = 0; c < n; c++) w.squares[c] = h[c * n + c];
-    w.x = (pare_input_stats){n, 1000, 1, w.squares, NULL, NULL, w.h, NULL, 0};
+    w.x = (pare_input_stats){n, 1000, 1, w.squares, NULL, NULL, w.h, NULL, 0, NULL, NULL};
     return w;
 }
 

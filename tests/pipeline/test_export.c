@@ -147,7 +147,10 @@ static void every_format(void **state) {
         float a[TINY_VOCAB], b[TINY_VOCAB];
         logits(own, a);
         logits(packed, b);
-        for (int k = 0; k < TINY_VOCAB; k++) assert_true(fabsf(a[k] - b[k]) < 2e-5f);
+        /* int-quantized asks for inputs in 8 bits, too (found at most 0.03) */
+        float most = strcmp(cases[i].format, "int-quantized") == 0 ? 0.1f : 2e-5f, off = 0;
+        for (int k = 0; k < TINY_VOCAB; k++) off = fmaxf(off, fabsf(a[k] - b[k]));
+        if (!(off < most)) fail_msg("%s: logits are off by %g", cases[i].format, (double)off);
     }
 }
 

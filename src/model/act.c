@@ -1,0 +1,342 @@
+#include "model/act.h"
+
+#include "base/runtime.h"
+#include "tensor/grid.h"
+#include "tensor/pack.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static pare_status fail_memory(pare_error *err) {
+    return pare_fail(err, PARE_ERR_NOMEM, "quantized activations: out of memory");
+}
+
+/* ---- which matrix takes which site ---- */
+
+static const struct {
+    const char *field;
+    size_t offset, site;
+} matrices[] = {
+    {"attn_q", offsetof(pare_layer, attn_q), PARE_ACT_QKV},
+    {"attn_k", offsetof(pare_layer, attn_k), PARE_ACT_QKV},
+    {"attn_v", offsetof(pare_layer, attn_v), PARE_ACT_QKV},
+    {"attn_qkv", offsetof(pare_layer, attn_qkv), PARE_ACT_QKV},
+    {"attn_output", offsetof(pare_layer, attn_output), PARE_ACT_OUTPUT},
+    {"ffn_gate", offsetof(pare_layer, ffn_gate), PARE_ACT_FFN},
+    {"ffn_up", offsetof(pare_layer, ffn_up), PARE_ACT_FFN},
+    {"ffn_down", offsetof(pare_layer, ffn_down), PARE_ACT_DOWN},
+};
+enum { N_MATRICES = sizeof matrices / sizeof matrices[0] };
+
+size_t pare_act_site_of(const char *canonical, size_t *layer) {
+    if (strncmp(canonical, "blk.", 4) != 0) return PARE_ACT_SITES;
+    char *end;
+    *layer = strtoul(canonical + 4, &end, 10);
+    for (size_t i = 0; *end == '.' && i < N_MATRICES; i++) {
+        size_t n = strlen(matrices[i].field);
+        if (strncmp(end + 1, matrices[i].field, n) == 0 && strcmp(end + 1 + n, ".weight") == 0)
+            return matrices[i].site;
+    }
+    return PARE_ACT_SITES;
+}
+
+/* NULL: the layer has no such matrix. */
+static pare_linear *matrix_of(const pare_model *m, size_t layer, size_t i) {
+    pare_linear *l = (pare_linear *)((uint8_t *)&m->weights.layers[layer] + matrices[i].offset);
+    return l->w.enc ? l : NULL;
+}
+
+/* ---- made and freed ---- */
+
+static size_t rows_of_all(const pare_model *m) {
+    size_t n = 0;
+    for (size_t l = 0; l < m->config.n_layers; l++)
+        for (size_t i = 0; i < N_MATRICES; i++) {
+            const pare_linear *linear = matrix_of(m, l, i);
+            if (linear) n += linear->w.view.rows;
+        }
+    return n;
+}
+
+pare_status pare_act_sites_create(pare_act_sites **out, const pare_model *m,
+                                  const pare_act_scheme *scheme, pare_error *err) {
+    pare_act_sites *a = pare_calloc(1, sizeof *a);
+    size_t n = m->config.n_layers * PARE_ACT_SITES;
+    *out = NULL;
+    if (!a) return fail_memory(err);
+    a->scheme = *scheme;
+    a->n_layers = m->config.n_layers;
+    a->n_threads = pare_runtime_threads(m->rt);
+    a->sites = pare_calloc(n, sizeof *a->sites);
+    a->ranges = pare_calloc(n, sizeof *a->ranges);
+    a->seen = pare_calloc(n * (size_t)a->n_threads, sizeof *a->seen);
+    a->row_sums = pare_calloc(rows_of_all(m), sizeof *a->row_sums);
+    a->weights = pare_calloc(m->config.n_layers * N_MATRICES, sizeof *a->weights);
+    if (!a->sites || !a->ranges || !a->seen || !a->row_sums || !a->weights) {
+        pare_act_sites_free(a);
+        return fail_memory(err);
+    }
+    for (size_t i = 0; i < n; i++) {
+        a->sites[i].scheme = &a->scheme;
+        pare_act_set_range(a, i / PARE_ACT_SITES, i % PARE_ACT_SITES, pare_act_range_none);
+    }
+    *out = a;
+    return PARE_OK;
+}
+
+void pare_act_sites_free(pare_act_sites *a) {
+    if (!a) return;
+    for (size_t i = 0; a->weights && i < a->n_weights; i++) pare_tensor_free(&a->weights[i]);
+    pare_free(a->sites);
+    pare_free(a->ranges);
+    pare_free(a->seen);
+    pare_free(a->row_sums);
+    pare_free(a->weights);
+    pare_free(a->text);
+    pare_free(a);
+}
+
+void pare_act_set_range(pare_act_sites *a, size_t layer, size_t site, pare_act_range range) {
+    size_t i = layer * PARE_ACT_SITES + site;
+    a->ranges[i] = range;
+    a->sites[i].grid = pare_act_grid_of(&a->scheme, range);
+}
+
+const char *pare_model_act(const pare_model *m) {
+    return m->act && m->act->text ? m->act->text : "";
+}
+
+/* ---- attached ---- */
+
+/* The sums of a matrix's rows, and whether no code of 8 bits is -128. */
+typedef struct sums_job {
+    const pare_tensor *w;
+    float *sums;
+    bool *lowest; /* [rows] a row has the code -128 */
+} sums_job;
+
+static void sum_rows(void *arg, size_t begin, size_t end) {
+    const sums_job *j = arg;
+    const pare_encoding *e = j->w->enc;
+    enum { PIECE = PARE_TILE_KC };
+    for (size_t r = begin; r < end; r++) {
+        double sum = 0.0;
+        for (size_t c = 0; c < j->w->view.cols; c += PIECE) {
+            int8_t q[PIECE];
+            float scale[PIECE / 16] = {0}, offset[PIECE / 16] = {0};
+            size_t n = j->w->view.cols - c < PIECE ? j->w->view.cols - c : PIECE;
+            e->codes(q, scale, offset, &j->w->view, r, c, n);
+            for (size_t i = 0; i < n; i++) {
+                sum += (double)scale[i / e->code_group] * q[i] +
+                       (e->has_offset ? (double)offset[i / e->code_group] : 0.0);
+                j->lowest[r] |= q[i] == INT8_MIN;
+            }
+        }
+        j->sums[r] = (float)sum;
+    }
+}
+
+/* What products of integers need to know of a matrix. Without memory it is multiplied in f32. */
+static void look_at(const pare_model *m, pare_linear *l, float *sums) {
+    size_t rows = l->w.view.rows;
+    bool *lowest = l->w.enc->codes && l->w.enc->packed ? pare_calloc(rows, sizeof *lowest) : NULL;
+    l->act_codes = lowest != NULL;
+    l->row_sums = sums;
+    if (!lowest) return;
+    pare_parallel_for(m->rt, rows, 16, sum_rows, &(sums_job){&l->w, sums, lowest});
+    for (size_t r = 0; r < rows; r++) l->act_codes &= !lowest[r];
+    pare_free(lowest);
+}
+
+void pare_model_attach_act(pare_model *m, pare_act_sites *a) {
+    m->act = a;
+    float *sums = a->row_sums;
+    for (size_t l = 0; l < a->n_layers; l++) {
+        const pare_act_site *sites = a->sites + l * PARE_ACT_SITES;
+        for (size_t i = 0; i < N_MATRICES; i++) {
+            pare_linear *linear = matrix_of(m, l, i);
+            if (!linear) continue;
+            linear->act = &sites[matrices[i].site];
+            if (a->scheme.bits == 8) look_at(m, linear, sums);
+            sums += linear->w.view.rows;
+        }
+        m->weights.layers[l].act_qkv = a->scheme.bmm ? sites + PARE_ACT_Q : NULL;
+    }
+}
+
+void pare_model_detach_act(pare_model *m) {
+    for (size_t l = 0; m->act && l < m->act->n_layers; l++) {
+        for (size_t i = 0; i < N_MATRICES; i++) {
+            pare_linear *linear = matrix_of(m, l, i);
+            if (!linear) continue;
+            linear->act = NULL;
+            linear->row_sums = NULL;
+            linear->act_codes = false;
+        }
+        m->weights.layers[l].act_qkv = NULL;
+    }
+    pare_act_sites_free(m->act);
+    m->act = NULL;
+}
+
+/* ---- from files ---- */
+
+static pare_status read_grids(pare_act_sites *a, const pare_model *m, pare_error *err) {
+    for (size_t l = 0; l < a->n_layers; l++) {
+        bool known[PARE_ACT_SITES] = {false};
+        for (size_t i = 0; i < N_MATRICES; i++) {
+            const pare_linear *linear = matrix_of(m, l, i);
+            const pare_source_tensor *t = linear ? pare_source_find(m->source, linear->name) : NULL;
+            pare_act_grid *to = &a->sites[l * PARE_ACT_SITES + matrices[i].site].grid, grid;
+            if (!t) continue;
+            PARE_TRY(pare_source_act_grid(&grid, m->source, t, err));
+            if (!known[matrices[i].site]) *to = grid;
+            known[matrices[i].site] = true;
+            if (to->s == grid.s && to->low == grid.low) continue;
+            return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                             "%s: %s: found another grid of inputs than that of the matrix before, "
+                             "which has the same input",
+                             pare_source_path(m->source), linear->name);
+        }
+    }
+    return PARE_OK;
+}
+
+pare_status pare_act_load(pare_model *m, pare_error *err) {
+    static const char *const acts[] = {"per_tensor_static", "per_tensor_dynamic", "per_token"};
+    const pare_act_scheme *scheme = pare_source_act(m->source);
+    pare_act_sites *a;
+    if (!scheme) return PARE_OK;
+    PARE_TRY(pare_act_sites_create(&a, m, scheme, err));
+    bool is_static = scheme->granularity == PARE_ACT_PER_TENSOR_STATIC;
+    pare_status st = is_static ? read_grids(a, m, err) : PARE_OK;
+    a->text = pare_asprintf("a%d:act=%s%s", scheme->bits, acts[scheme->granularity],
+                            scheme->symmetric ? ",sym=true" : "");
+    if (st == PARE_OK && !a->text) st = fail_memory(err);
+    if (st != PARE_OK) {
+        pare_act_sites_free(a);
+        return st;
+    }
+    pare_model_attach_act(m, a);
+    return PARE_OK;
+}
+
+/* ---- weights ---- */
+
+typedef struct round_job {
+    float *w, *scale;
+    size_t cols, group;
+    pare_grid grid;
+    const pare_encode_kernels *k;
+} round_job;
+
+static void round_rows(void *arg, size_t begin, size_t end) {
+    const round_job *j = arg;
+    size_t step = j->group ? j->group : j->cols, groups = (j->cols + step - 1) / step;
+    int max = (1 << j->grid.bits) - 1;
+    for (size_t r = begin; r < end; r++)
+        for (size_t c = 0; c < j->cols; c += step) {
+            size_t n = j->cols - c < step ? j->cols - c : step;
+            float *w = j->w + r * j->cols + c, *scale = &j->scale[r * groups + c / step];
+            uint8_t zero;
+            pare_grid_fit(scale, &zero, &j->grid, j->k, w, NULL, n);
+            for (size_t i = 0; i < n; i++)
+                w[i] = pare_grid_value(pare_grid_code(w[i], *scale, zero, max), *scale, zero);
+        }
+}
+
+static pare_status encode(pare_tensor *out, const pare_model *m, const pare_linear *l,
+                          const pare_encoding *enc, pare_error *err) {
+    size_t rows = l->w.view.rows, cols = l->w.view.cols, bytes = rows * cols * sizeof(float);
+    if (cols % enc->block_len != 0)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "%s: found rows of %zu, expected a multiple of %u for %s", l->name, cols,
+                         enc->block_len, enc->name);
+    float *w = pare_big_alloc(bytes),
+          *scale = pare_malloc(rows * pare_grid_groups(enc->grid, cols), sizeof *scale);
+    pare_status st = w && scale ? PARE_OK : fail_memory(err);
+    if (st == PARE_OK) {
+        round_job j = {w,
+                       scale,
+                       cols,
+                       enc->grid->group,
+                       {PARE_GRID_SYM_ABSMAX, enc->grid->bits, PARE_GRID_PLAIN},
+                       pare_encode_kernels_get(pare_runtime_isa(m->rt))};
+        pare_tensor_decode(m->rt, w, &l->w);
+        pare_parallel_for(m->rt, rows, 8, round_rows, &j);
+        st = pare_tensor_encode_grid(m->rt, out, enc, w, rows, cols, scale, NULL, err);
+    }
+    if (st == PARE_OK) st = pare_tensor_repack(out, pare_runtime_isa(m->rt), err);
+    if (w) pare_big_free(w, bytes);
+    pare_free(scale);
+    return st == PARE_OK ? st : pare_fail_prefix(err, "%s", l->name);
+}
+
+pare_status pare_act_quantize_weights(pare_act_sites *a, pare_model *m, const pare_encoding *enc,
+                                      pare_error *err) {
+    for (size_t l = 0; l < a->n_layers; l++)
+        for (size_t i = 0; i < N_MATRICES; i++) {
+            pare_linear *linear = matrix_of(m, l, i);
+            if (!linear || linear->w.enc->codes) continue;
+            pare_tensor t = {0};
+            PARE_TRY(pare_check_cancel(m->rt, err));
+            PARE_TRY(encode(&t, m, linear, enc, err));
+            a->weights[a->n_weights++] = t;
+            linear->w = t;
+            linear->w.storage = NULL; /* a's */
+        }
+    return PARE_OK;
+}
+
+/* ---- static ranges ---- */
+
+static void begin_calibration(pare_act_sites *a) {
+    size_t n = a->n_layers * PARE_ACT_SITES, threads = (size_t)a->n_threads;
+    for (size_t i = 0; i < n * threads; i++) a->seen[i] = pare_act_range_none;
+    for (size_t i = 0; i < n; i++) a->sites[i].seen = a->seen + i * threads;
+}
+
+static pare_status end_calibration(pare_act_sites *a, pare_error *err) {
+    static const char *const names[PARE_ACT_SITES] = {"the input of q, k, v",
+                                                      "the input of attn_output",
+                                                      "the input of gate and up",
+                                                      "the input of ffn_down",
+                                                      "q",
+                                                      "k",
+                                                      "v"};
+    pare_status st = PARE_OK;
+    for (size_t i = 0; i < a->n_layers * PARE_ACT_SITES; i++) {
+        size_t layer = i / PARE_ACT_SITES, site = i % PARE_ACT_SITES;
+        pare_act_range r = pare_act_range_none;
+        for (int t = 0; t < a->n_threads; t++)
+            r = pare_act_range_join(r, a->seen[i * (size_t)a->n_threads + (size_t)t]);
+        a->sites[i].seen = NULL;
+        bool empty = r.min > r.max; /* q, k and v without bmm */
+        if (st == PARE_OK && !empty && (!isfinite(r.min) || !isfinite(r.max)))
+            st = pare_fail(err, PARE_ERR_INPUT,
+                           "calibration: block %zu, %s: found NaN or infinity, expected finite "
+                           "activations",
+                           layer, names[site]);
+        pare_act_set_range(a, layer, site, r);
+    }
+    return st;
+}
+
+pare_status pare_act_calibrate(pare_model *m, const int32_t *ids, size_t n, size_t ctx,
+                               pare_compute compute, pare_error *err) {
+    pare_session *s = NULL;
+    pare_session_options so = {.n_ctx = ctx, .n_batch = ctx, .compute = compute};
+    begin_calibration(m->act);
+    pare_status st = pare_session_create(&s, m, &so, err);
+    for (size_t i = 0; st == PARE_OK && i < n; i++) {
+        pare_session_truncate(s, 0);
+        st = pare_session_eval(s, ids + i * ctx, ctx, NULL, err);
+        pare_progress(m->rt, "calibrate", (double)(i + 1), (double)n, "sequences");
+    }
+    pare_session_free(s);
+    pare_error own = {0};
+    pare_status ranges = end_calibration(m->act, st == PARE_OK ? err : &own);
+    return st == PARE_OK ? ranges : st;
+}

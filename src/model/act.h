@@ -1,0 +1,80 @@
+/* Quantized activations of a model: which tensors, and on which grids (tensor/act_quant.h).
+ *
+ * A site is the input that matrices of a layer share: of q, k, v; of the attention's output; of
+ * gate and up; of down. With bmm what q, k and v are made as, too, each one a site. Embedding,
+ * head, norms, softmax and residual sums stay as they are.
+ *
+ *     pare_act_sites_create(&a, m, &scheme, err);
+ *     pare_model_attach_act(m, a);                     // before any session is made
+ *     pare_act_calibrate(m, ids, n_sequences, ctx, PARE_COMPUTE_EXACT, err);   // static only
+ *
+ * In `exact` values are rounded and multiplied as f32. In `fast` the codes are multiplied as
+ * integers where the weights are codes too (packed panels; with 8 bits those without -128), and in
+ * f32 elsewhere: both give the same up to the rounding of their sums. */
+#ifndef PARE_SRC_MODEL_ACT_H
+#define PARE_SRC_MODEL_ACT_H
+
+#include "model/model.h"
+
+/* Sites of a layer. */
+enum {
+    PARE_ACT_QKV,
+    PARE_ACT_OUTPUT,
+    PARE_ACT_FFN,
+    PARE_ACT_DOWN,
+    PARE_ACT_INPUTS, /* so many inputs of matrices */
+    PARE_ACT_Q = PARE_ACT_INPUTS,
+    PARE_ACT_K,
+    PARE_ACT_V,
+    PARE_ACT_SITES
+};
+
+typedef struct pare_act_sites {
+    pare_act_scheme scheme;
+    size_t n_layers;
+    int n_threads;
+    pare_act_site *sites;   /* [n_layers][PARE_ACT_SITES] */
+    pare_act_range *ranges; /* [n_layers][PARE_ACT_SITES] what static grids are made of */
+    pare_act_range *seen;   /* [n_layers][PARE_ACT_SITES][n_threads] */
+    float *row_sums;        /* of all matrices of layers */
+    pare_tensor *weights;   /* [n_weights] that take the place of the file's */
+    size_t n_weights;
+    char *text; /* what the scheme is called */
+} pare_act_sites;
+
+/* For a model with all layers loaded. Static ranges are those of nothing. Errors: PARE_ERR_NOMEM.
+ */
+pare_status pare_act_sites_create(pare_act_sites **out, const pare_model *m,
+                                  const pare_act_scheme *scheme, pare_error *err);
+void pare_act_sites_free(pare_act_sites *a);
+
+/* The site that a matrix of a layer takes its input from, by its canonical name
+ * ("blk.0.ffn_up.weight"); *layer and the result. PARE_ACT_SITES: none. */
+size_t pare_act_site_of(const char *canonical, size_t *layer);
+
+/* The static range of a site, from a file. */
+void pare_act_set_range(pare_act_sites *a, size_t layer, size_t site, pare_act_range range);
+
+/* As the model's files say it: attached; nothing where they do not. Errors: PARE_ERR_INPUT (grids),
+ * PARE_ERR_IO, PARE_ERR_NOMEM. */
+pare_status pare_act_load(pare_model *m, pare_error *err);
+
+/* The model's layers use them from now on; it takes them over. Before any session is made. */
+void pare_model_attach_act(pare_model *m, pare_act_sites *a);
+
+/* As the model was before; its own files' scheme is gone, too. Not where weights were quantized. */
+void pare_model_detach_act(pare_model *m);
+
+/* Stores the weights of all matrices of layers that are not codes yet in `enc`, grouped integers on
+ * the symmetric grid (scale = max |w| / (2^(bits-1) - 1)), packed. Before attach: a->weights owns
+ * them. Errors: PARE_ERR_ARG (widths that do not fit), PARE_ERR_NOMEM. */
+pare_status pare_act_quantize_weights(pare_act_sites *a, pare_model *m, const pare_encoding *enc,
+                                      pare_error *err);
+
+/* Static ranges: minima and maxima of what passes each site while ids[n][ctx] run through the
+ * model, each row a sequence, after its prefix where it has one. Errors: PARE_ERR_INPUT (NaN or
+ * infinity: names the site), those of sessions. */
+pare_status pare_act_calibrate(pare_model *m, const int32_t *ids, size_t n, size_t ctx,
+                               pare_compute compute, pare_error *err);
+
+#endif
