@@ -16,7 +16,8 @@ typedef enum pare_cushion_start {
 typedef struct pare_cushion_options {
     int max_len;
     double tau;
-    int n, texts, repeats; /* tokens of a text; texts; of them that begin with the prefix's tokens */
+    int n;              /* tokens of a text */
+    int texts, repeats; /* texts; those of them that begin with the prefix's tokens */
     int pool, candidates, screen;
     int start, site;
     int bits, formula, granularity;
