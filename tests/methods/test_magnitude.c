@@ -373,7 +373,8 @@ static void every_method_describes_itself(void **state) {
                         strcmp(pare_method_at(k)->slot, m->slot) != 0);
         assert_true(m->summary && m->help && m->paper && m->example && m->slot);
         bool adapter = strcmp(m->slot, "adapter") == 0; /* model/lora.h does the work */
-        assert_int_equal((m->run || m->scales) + !!m->optim + !!m->sparse + adapter, 1);
+        int kinds = (m->run || m->scales) + !!m->optim + !!m->sparse + m->prefix + adapter;
+        assert_int_equal(kinds, 1);
         char text[PARE_PARAM_TEXT_MAX];
         void *options = malloc(m->options_size);
         pare_method_defaults(m, options);
