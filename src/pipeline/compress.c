@@ -621,6 +621,11 @@ static pare_status run(compress_run *c, pare_error *err) {
                          "recipe: found dist=owl and a step that tunes blocks, expected two runs, "
                          "one after the other");
     PARE_TRY(begin_report(c, err));
+    if (pare_source_act(c->source) && !c->acts)
+        PARE_TRY(compress_add_fallback(c, err,
+                                       "%s quantizes the inputs of its matrices, the output does "
+                                       "not: only a step of the recipe (w8a8) has it do so",
+                                       c->o->model));
     if (c->o->calib && !c->needs && !c->o->shared_inputs && !compress_prefix_step(c))
         pare_warn(c->rt, "%s: nothing in this recipe uses calibration text", c->o->calib);
     if (c->o->imatrix && !c->imatrix_used && !c->o->shared_inputs)

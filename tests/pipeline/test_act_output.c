@@ -168,6 +168,27 @@ static void refused(void **state) {
     }
 }
 
+/* A recipe without such a step leaves the scheme of its input behind, which is told. */
+static void left_behind(void **state) {
+    (void)state;
+    char source[1024], out[1024];
+    snprintf(source, sizeof source, "%s", fresh());
+    snprintf(out, sizeof out, "%s", fresh());
+    assert_ok(compress(source, "w8a8:per_token", NULL, NULL, err));
+    pare_compress_report *r = NULL;
+    pare_compress_options o = {.model = source, .out = out, .recipe = "bf16"};
+    assert_ok(pare_compress(&r, rt, &o, err));
+    const pare_compress_info *info = pare_compress_result(r);
+    bool told = false;
+    for (size_t i = 0; i < info->n_fallbacks; i++)
+        told |= strstr(info->fallbacks[i], "quantizes the inputs") != NULL;
+    assert_true(told);
+    pare_compress_report_free(r);
+    pare_model *m = load(out);
+    assert_string_equal(pare_model_act(m), "");
+    pare_model_free(m);
+}
+
 /* A scale in the file becomes what is given; the file is small, and the scale found by its value.
  */
 static void damage(const char *folder, float from, float to) {
@@ -209,7 +230,7 @@ int main(void) {
     snprintf(text, sizeof text, "%s", test_write("calib.txt", words, sizeof words));
     const struct CMUnitTest tests[] = {cmocka_unit_test(as_in_memory),
                                        cmocka_unit_test(after_others), cmocka_unit_test(refused),
-                                       cmocka_unit_test(damaged)};
+                                       cmocka_unit_test(left_behind), cmocka_unit_test(damaged)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     pare_runtime_free(rt);
     return failed;
