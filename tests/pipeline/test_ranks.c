@@ -13,7 +13,7 @@
 #include "support/program.h"
 #include "support/tiny_model.h"
 
-#define MPIRUN "mpirun --allow-run-as-root --oversubscribe -n "
+#define MPIRUN "mpirun --allow-run-as-root --oversubscribe --mca mpi_yield_when_idle 1 -n "
 
 static char model[600];
 
@@ -45,7 +45,7 @@ static int set_up(void **state) {
 
 /* "pare train OUT ..." on so many ranks; without mpirun where it is 1. */
 static program_result train(int ranks, const char *out, const char *more) {
-    char start[64] = "";
+    char start[128] = "";
     if (ranks > 1) snprintf(start, sizeof start, MPIRUN "%d ", ranks);
     return program_runf(NULL,
                         "%spare train %s --tokenizer %s --data text.txt --dim 32 --layers 2 "
@@ -183,7 +183,7 @@ static void stopped_and_gone_on_with_another_number(void **state) {
 }
 
 static json_t *compressed(int ranks, const char *out, const char *recipe) {
-    char start[64] = "";
+    char start[128] = "";
     if (ranks > 1) snprintf(start, sizeof start, MPIRUN "%d ", ranks);
     test_remove(test_path(out));
     program_result r = program_runf(NULL,
@@ -258,7 +258,7 @@ static void a_killed_calibration(void **state) {
 
 /* model, recipe, bits and perplexity of each run, and how many have a record. */
 static json_t *sweep(int ranks, const char *name, const char *lines, size_t *n_records) {
-    char start[64] = "";
+    char start[128] = "";
     if (ranks > 1) snprintf(start, sizeof start, MPIRUN "%d ", ranks);
     char file[64];
     snprintf(file, sizeof file, "%s.txt", name);
