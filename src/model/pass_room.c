@@ -12,7 +12,7 @@ pare_status pare_pass_room_make(pare_pass_room *room, const pare_fwd *plan, pare
         pare_add_size(&room->bytes, room->bytes, own))
         room->memory = pare_big_alloc(room->bytes);
     if (room->memory) return PARE_OK;
-    return pare_fail(err, PARE_ERR_NOMEM, "scratch of a pass: out of memory");
+    return pare_fail(err, PARE_ERR_NOMEM, "scratch of a pass: %zu bytes", room->bytes);
 }
 
 pare_fwd pare_pass_room_fwd(const pare_pass_room *room, pare_worker *w, pare_runtime *rt,

@@ -3,6 +3,7 @@
 #include "model/act.h"
 
 #include "base/runtime.h"
+#include "model/pass_room.h"
 #include "model/prefix.h"
 
 #include <string.h>
@@ -19,8 +20,7 @@ typedef struct engine {
     pare_model *m; /* borrowed */
     pare_compute compute;
     size_t n_batch;
-    uint8_t *arena; /* scratch of a pass; that of the linear layers; each thread's own */
-    size_t arena_bytes, linear_bytes, own_bytes, scratch_bytes;
+    pare_pass_room room;
     float *hidden; /* [n_batch][embed_dim]: what the head multiplies */
     float *logits; /* [LOGITS_ROWS][vocab_size] */
     size_t hidden_bytes, logits_bytes;
@@ -105,24 +105,14 @@ static void run_region(pare_fwd *f, const region *r) {
 static void region_thread(pare_worker *w, void *arg) {
     const region *r = arg;
     const engine *e = r->e;
-    pare_fwd f = {
-        .w = w,
-        .isa = pare_runtime_isa(e->m->rt),
-        .compute = e->compute,
-        .many = r->many,
-        .k = pare_op_kernels_get(pare_runtime_isa(e->m->rt)),
-        .arena = {.base = e->arena, .capacity = e->arena_bytes},
-        .own = {.base = e->arena + e->arena_bytes + e->linear_bytes + (size_t)w->id * e->own_bytes,
-                .capacity = e->own_bytes},
-        .linear_scratch = e->arena + e->arena_bytes,
-        .linear_bytes = e->linear_bytes};
+    pare_fwd f = pare_pass_room_fwd(&e->room, w, e->m->rt, e->compute);
+    f.many = r->many;
     run_region(&f, r);
 }
 
 /* ---- creation ---- */
 
-/* Takes the sizes of scratch from a pass that computes nothing. */
-static pare_status plan(engine *e, pare_error *err) {
+static pare_status make_room(engine *e, pare_error *err) {
     pare_runtime *rt = e->m->rt;
     pare_worker worker;
     pare_fwd f = pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), e->compute);
@@ -133,15 +123,8 @@ static pare_status plan(engine *e, pare_error *err) {
         run_region(&f, &(region){.e = e, .n = lengths[i], .head_n = i ? LOGITS_ROWS : 1});
         run_region(&f, &(region){.e = e, .n = 1, .head_n = lengths[i], .score = true});
     }
-    size_t own;
-    if (!pare_align_size(&e->arena_bytes, f.arena.peak + 64, 64) ||
-        !pare_align_size(&e->linear_bytes, f.linear_bytes, 64) ||
-        !pare_align_size(&e->own_bytes, f.own.peak + 64, 64) ||
-        !pare_mul_size(&own, e->own_bytes, (size_t)pare_runtime_threads(rt)) ||
-        !pare_add_size(&e->scratch_bytes, e->arena_bytes, e->linear_bytes) ||
-        !pare_add_size(&e->scratch_bytes, e->scratch_bytes, own))
-        return pare_fail(err, PARE_ERR_NOMEM, "scratch for batches of %zu tokens", e->n_batch);
-    return PARE_OK;
+    pare_status st = pare_pass_room_make(&e->room, &f, rt, err);
+    return st == PARE_OK ? st : pare_fail_prefix(err, "batches of %zu tokens", e->n_batch);
 }
 
 static pare_status check_options(engine *e, const pare_session_options *o, size_t *n_ctx,
@@ -178,17 +161,14 @@ static pare_status create_cache(pare_session *s, const pare_session_options *o, 
 
 static pare_status create_scratch(engine *e, pare_error *err) {
     const pare_model_config *c = &e->m->config;
-    PARE_TRY(plan(e, err));
+    PARE_TRY(make_room(e, err));
     if (!pare_mul_size(&e->hidden_bytes, e->n_batch * sizeof(float), c->embed_dim) ||
         !pare_mul_size(&e->logits_bytes, LOGITS_ROWS * sizeof(float), c->vocab_size))
         return pare_fail(err, PARE_ERR_NOMEM, "logits of %zu rows", e->n_batch);
-    e->arena = pare_big_alloc(e->scratch_bytes);
     e->hidden = pare_big_alloc(e->hidden_bytes);
     e->logits = pare_big_alloc(e->logits_bytes);
-    if (!e->arena || !e->hidden || !e->logits)
-        return pare_fail(err, PARE_ERR_NOMEM, "scratch of %zu bytes for batches of %zu tokens",
-                         e->scratch_bytes, e->n_batch);
-    return PARE_OK;
+    if (e->hidden && e->logits) return PARE_OK;
+    return pare_fail(err, PARE_ERR_NOMEM, "logits of %zu rows", e->n_batch);
 }
 
 pare_status pare_session_create(pare_session **out, pare_model *m,
@@ -237,7 +217,7 @@ void pare_session_free(pare_session *s) {
     pare_kv_cache_free(&s->kv);
     pare_free(s);
     if (--e->refs) return;
-    pare_big_free(e->arena, e->scratch_bytes);
+    pare_pass_room_free(&e->room);
     pare_big_free(e->hidden, e->hidden_bytes);
     pare_big_free(e->logits, e->logits_bytes);
     pare_free(e);

@@ -4,6 +4,7 @@
 #include "base/hash.h"
 #include "base/os.h"
 #include "base/rng.h"
+#include "model/pass_room.h"
 #include "model/prefix.h"
 #include "pare/eval.h"
 #include "pipeline/calib_text.h"
@@ -37,8 +38,7 @@ struct pare_calibration {
     int32_t *ids; /* [n][ctx] */
     float *h;     /* [ctx][dim] */
     size_t h_bytes;
-    uint8_t *scratch; /* arena, linear layers, each thread's own */
-    size_t arena_bytes, linear_bytes, own_bytes, scratch_bytes;
+    pare_pass_room room;
     shared_input inputs[MAX_INPUTS];
     size_t n_inputs;
     const shared_input *last; /* nothing behind it is needed; NULL: the block's output is */
@@ -110,18 +110,9 @@ static void run_region(pare_fwd *f, const region *r) {
 static void region_thread(pare_worker *w, void *arg) {
     const region *r = arg;
     const pare_calibration *cal = r->cal;
-    pare_fwd f = {.w = w,
-                  .isa = pare_runtime_isa(cal->rt),
-                  .compute = cal->compute,
-                  .k = pare_op_kernels_get(pare_runtime_isa(cal->rt)),
-                  .arena = {.base = cal->scratch, .capacity = cal->arena_bytes},
-                  .own = {.base = cal->scratch + cal->arena_bytes + cal->linear_bytes +
-                                  (size_t)w->id * cal->own_bytes,
-                          .capacity = cal->own_bytes},
-                  .linear_scratch = cal->scratch + cal->arena_bytes,
-                  .linear_bytes = cal->linear_bytes,
-                  .probe = r->probe,
-                  .probe_arg = r->cal};
+    pare_fwd f = pare_pass_room_fwd(&cal->room, w, cal->rt, cal->compute);
+    f.probe = r->probe;
+    f.probe_arg = r->cal;
     run_region(&f, r);
 }
 
@@ -131,18 +122,11 @@ static pare_status make_scratch(pare_calibration *cal, pare_error *err) {
                                cal->compute);
     run_region(&f, &(region){.cal = cal, .n = 2});
     run_region(&f, &(region){.cal = cal, .n = cal->ctx});
-    size_t own;
-    if (!pare_align_size(&cal->arena_bytes, f.arena.peak + 64, 64) ||
-        !pare_align_size(&cal->linear_bytes, f.linear_bytes, 64) ||
-        !pare_align_size(&cal->own_bytes, f.own.peak + 64, 64) ||
-        !pare_mul_size(&own, cal->own_bytes, (size_t)pare_runtime_threads(cal->rt)) ||
-        !pare_add_size(&cal->scratch_bytes, cal->arena_bytes, cal->linear_bytes) ||
-        !pare_add_size(&cal->scratch_bytes, cal->scratch_bytes, own) ||
-        !pare_mul_size(&cal->h_bytes, cal->ctx * sizeof(float), cal->m->config.dim))
+    if (!pare_mul_size(&cal->h_bytes, cal->ctx * sizeof(float), cal->m->config.dim))
         return fail_memory(err);
-    cal->scratch = pare_big_alloc(cal->scratch_bytes);
+    PARE_TRY(pare_pass_room_make(&cal->room, &f, cal->rt, err));
     cal->h = pare_big_alloc(cal->h_bytes);
-    return cal->scratch && cal->h ? PARE_OK : fail_memory(err);
+    return cal->h ? PARE_OK : fail_memory(err);
 }
 
 /* How ranks share the sequences. */
@@ -204,7 +188,7 @@ void pare_calibration_close(pare_calibration *cal) {
     pare_model_free(cal->m);
     pare_free(cal->ids);
     if (cal->h) pare_big_free(cal->h, cal->h_bytes);
-    if (cal->scratch) pare_big_free(cal->scratch, cal->scratch_bytes);
+    pare_pass_room_free(&cal->room);
     if (cal->round) pare_big_free(cal->round, cal->round_bytes);
     pare_free(cal);
 }
@@ -219,7 +203,7 @@ uint64_t pare_calibration_file_bytes(const pare_calibration *cal) {
     return (uint64_t)cal->n * cal->h_bytes * (cal->two_streams ? 2 : 1);
 }
 size_t pare_calibration_memory(const pare_calibration *cal) {
-    return cal->scratch_bytes + cal->h_bytes + cal->n * cal->ctx * sizeof(int32_t);
+    return cal->room.bytes + cal->h_bytes + cal->n * cal->ctx * sizeof(int32_t);
 }
 
 pare_status pare_calibration_set_prefix(pare_calibration *cal, pare_prefix *p, pare_error *err) {
