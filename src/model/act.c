@@ -290,13 +290,19 @@ pare_status pare_act_quantize_weights(pare_act_sites *a, pare_model *m, const pa
     return PARE_OK;
 }
 
-/* ---- static ranges ---- */
+/* ---- passes that only look ---- */
 
-static void begin_calibration(pare_act_sites *a) {
+void pare_act_pause(pare_act_sites *a) {
     size_t n = a->n_layers * PARE_ACT_SITES, threads = (size_t)a->n_threads;
     for (size_t i = 0; i < n * threads; i++) a->seen[i] = pare_act_range_none;
     for (size_t i = 0; i < n; i++) a->sites[i].seen = a->seen + i * threads;
 }
+
+void pare_act_go_on(pare_act_sites *a) {
+    for (size_t i = 0; i < a->n_layers * PARE_ACT_SITES; i++) a->sites[i].seen = NULL;
+}
+
+/* ---- static ranges ---- */
 
 static pare_status end_calibration(pare_act_sites *a, pare_error *err) {
     static const char *const names[PARE_ACT_SITES] = {"the input of q, k, v",
@@ -312,7 +318,6 @@ static pare_status end_calibration(pare_act_sites *a, pare_error *err) {
         pare_act_range r = pare_act_range_none;
         for (int t = 0; t < a->n_threads; t++)
             r = pare_act_range_join(r, a->seen[i * (size_t)a->n_threads + (size_t)t]);
-        a->sites[i].seen = NULL;
         bool empty = r.min > r.max; /* q, k and v without bmm */
         if (st == PARE_OK && !empty && (!isfinite(r.min) || !isfinite(r.max)))
             st = pare_fail(err, PARE_ERR_INPUT,
@@ -321,6 +326,7 @@ static pare_status end_calibration(pare_act_sites *a, pare_error *err) {
                            layer, names[site]);
         pare_act_set_range(a, layer, site, r);
     }
+    pare_act_go_on(a);
     return st;
 }
 
@@ -328,7 +334,7 @@ pare_status pare_act_calibrate(pare_model *m, const int32_t *ids, size_t n, size
                                pare_compute compute, pare_error *err) {
     pare_session *s = NULL;
     pare_session_options so = {.n_ctx = ctx, .n_batch = ctx, .compute = compute};
-    begin_calibration(m->act);
+    pare_act_pause(m->act);
     pare_status st = pare_session_create(&s, m, &so, err);
     for (size_t i = 0; st == PARE_OK && i < n; i++) {
         pare_session_truncate(s, 0);

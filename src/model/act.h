@@ -71,6 +71,10 @@ void pare_model_detach_act(pare_model *m);
 pare_status pare_act_quantize_weights(pare_act_sites *a, pare_model *m, const pare_encoding *enc,
                                       pare_error *err);
 
+/* Values pass as they are until it is over: for keys and values that stand before the text. */
+void pare_act_pause(pare_act_sites *a);
+void pare_act_go_on(pare_act_sites *a);
+
 /* Static ranges: minima and maxima of what passes each site while ids[n][ctx] run through the
  * model, each row a sequence, after its prefix where it has one. Errors: PARE_ERR_INPUT (NaN or
  * infinity: names the site), those of sessions. */

@@ -1,5 +1,7 @@
 #include "model/prefix.h"
 
+#include "model/act.h"
+
 #include <string.h>
 
 float *pare_prefix_rows(const pare_prefix *p, size_t layer, bool value) {
@@ -85,8 +87,10 @@ pare_status pare_prefix_from_ids(pare_prefix **out, pare_model *m, const int32_t
     o.n_batch = n; /* in one pass, so that local layers hold it all */
     o.kv = "f32";
     o.compute = PARE_COMPUTE_EXACT;
+    if (m->act) pare_act_pause(m->act);
     pare_status st = pare_session_create(&s, m, &o, err);
     if (st == PARE_OK) st = pare_session_eval(s, ids, n, NULL, err);
+    if (m->act) pare_act_go_on(m->act);
     if (st == PARE_OK && !join_ids(p, before, ids, n))
         st = pare_fail(err, PARE_ERR_NOMEM, "prefix: %zu tokens", first + n);
     for (size_t l = 0; st == PARE_OK && l < p->n_layers; l++) {

@@ -35,8 +35,8 @@ typedef struct pare_prefix {
 pare_status pare_prefix_create(pare_prefix **out, const pare_model_config *c, size_t n,
                                pare_error *err);
 /* What the model makes of tokens (copied) behind the prefix that it has: that prefix, then theirs.
- * All layers are loaded; computed exactly. Errors: as for pare_prefix_create; PARE_ERR_ARG (ids out
- * of range). */
+ * All layers are loaded; computed exactly, without quantized activations. Errors: as for
+ * pare_prefix_create; PARE_ERR_ARG (ids out of range). */
 pare_status pare_prefix_from_ids(pare_prefix **out, pare_model *m, const int32_t *ids, size_t n,
                                  pare_error *err);
 void pare_prefix_free(pare_prefix *p);

@@ -4,6 +4,7 @@
 #include "support/tiny_model.h"
 
 #include "model/act.h"
+#include "model/prefix.h"
 #include "pare/compress.h"
 
 #include <math.h>
@@ -189,6 +190,30 @@ static void left_behind(void **state) {
     pare_model_free(m);
 }
 
+/* A prefix is made of values as they are: static grids know nothing of what stands before a text.
+ */
+static void prefixes(void **state) {
+    (void)state;
+    const int32_t ids[] = {7, 200, 31};
+    char out[1024];
+    snprintf(out, sizeof out, "%s", fresh());
+    assert_ok(compress(out, "w8a8:per_tensor_static", NULL, text, err));
+    pare_model *quantized = load(out), *plain = load(out);
+    pare_prefix *a, *b;
+    assert_ok(pare_model_quantize_act(plain, &(pare_act_options){.spec = "none"}, err));
+    assert_ok(pare_prefix_from_ids(&a, quantized, ids, 3, err));
+    assert_ok(pare_prefix_from_ids(&b, plain, ids, 3, err));
+    assert_memory_equal(a->values, b->values, a->bytes);
+    float x[TINY_VOCAB], y[TINY_VOCAB]; /* and the text is quantized again */
+    logits_of(quantized, PARE_COMPUTE_EXACT, x);
+    logits_of(plain, PARE_COMPUTE_EXACT, y);
+    assert_true(off_by(x, y) > 0);
+    pare_prefix_free(a);
+    pare_prefix_free(b);
+    pare_model_free(quantized);
+    pare_model_free(plain);
+}
+
 /* A scale in the file becomes what is given; the file is small, and the scale found by its value.
  */
 static void damage(const char *folder, float from, float to) {
@@ -228,9 +253,9 @@ int main(void) {
     for (size_t i = 0; i < sizeof words; i++) words[i] = (char)('a' + i * i % 23);
     snprintf(model, sizeof model, "%s", tiny_model("act", NULL));
     snprintf(text, sizeof text, "%s", test_write("calib.txt", words, sizeof words));
-    const struct CMUnitTest tests[] = {cmocka_unit_test(as_in_memory),
-                                       cmocka_unit_test(after_others), cmocka_unit_test(refused),
-                                       cmocka_unit_test(left_behind), cmocka_unit_test(damaged)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(as_in_memory), cmocka_unit_test(after_others), cmocka_unit_test(refused),
+        cmocka_unit_test(left_behind),  cmocka_unit_test(prefixes),     cmocka_unit_test(damaged)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     pare_runtime_free(rt);
     return failed;
