@@ -1,22 +1,16 @@
-/* The search for a prefix: beside brute force on made-up errors, errors beside one pass over the
- * whole sequence, and the step of a recipe. */
-#include "support/program.h"
+/* The search for a prefix: beside brute force, on made-up errors and on a model's; errors beside
+ * one pass over the whole sequence. */
 #include "support/test.h"
 #include "support/tiny_model.h"
 
-#include "base/memory.h"
 #include "base/rng.h"
 #include "methods/cushion_search.h"
 #include "model/model.h"
 #include "model/pass_room.h"
 #include "model/prefix.h"
-#include "pare/compress.h"
-#include "pipeline/cushion.h"
 #include "pipeline/cushion_eval.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 static void defaults(pare_cushion_options *o) {
     pare_method_defaults(pare_method_find("cushioncache"), o);
@@ -261,7 +255,7 @@ static void beside_whole_pass(void **state) {
     enum { N = 9 };
     int32_t candidates[N], text[N_TEXT];
     const int32_t prefix[N_PREFIX] = {257, 10, 65};
-    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX), *two = test_runtime(2, PARE_ISA_AMX);
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
     assert_ok(pare_model_load(&p.m, rt, tiny_model("dense", NULL), err));
     pare_worker worker;
     pare_fwd plan = pare_fwd_plan(&worker, 1, pare_runtime_isa(rt), PARE_COMPUTE_EXACT);
@@ -312,189 +306,124 @@ static void beside_whole_pass(void **state) {
         }
     pare_pass_room_free(&p.room);
     pare_model_free(p.m);
-    pare_runtime_free(two);
     pare_runtime_free(rt);
 }
 
-/* --- the step of a recipe --- */
+/* --- a model's errors: the choice beside every candidate alone --- */
 
-static const char *text_file(void) {
-    static char text[6000];
-    size_t n = 0;
-    for (int i = 0; n + 60 < sizeof text; i++)
-        n += (size_t)sprintf(text + n, " Line %d , of a text with words .\n", i * i);
-    return test_write("search.txt", text, n);
+typedef struct real {
+    pare_cushion_eval *e;
+    int32_t texts[TEXTS][N_TEXT];
+} real;
+
+static pare_status real_draw(void *arg, size_t number, const int32_t *prefix, size_t n_prefix,
+                             pare_error *err) {
+    real *r = arg;
+    (void)prefix, (void)n_prefix, (void)err;
+    for (int t = 0; t < TEXTS; t++)
+        for (int i = 0; i < N_TEXT; i++)
+            r->texts[t][i] = (int32_t)((17 * t + 31 * i + 7 * (int)number) % 250);
+    return PARE_OK;
 }
 
-static const char recipe[] = "cushioncache:max_len=2,tau=1000000,n=12,texts=2,screen=2,pool=40";
+static pare_status real_prefix(void *arg, const int32_t *ids, size_t n, pare_error *e) {
+    return pare_cushion_eval_prefix(((real *)arg)->e, ids, n, e);
+}
 
-static void compressed(void **state) {
-    (void)state;
-    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
-    char out[2][512];
-    const char *hashes[2];
-    const char *model = tiny_model("dense", NULL), *text = text_file();
-    for (int i = 0; i < 2; i++) {
-        pare_compress_report *report;
-        snprintf(out[i], sizeof out[i], "%s%d", test_path("cushioned"), i);
-        const pare_compress_options o = {
-            .model = model, .out = out[i], .recipe = recipe, .calib = text, .format = "hf"};
-        assert_ok(pare_compress(&report, rt, &o, err));
-        const pare_compress_info *info = pare_compress_result(report);
-        assert_true(info->lossless);
-        assert_non_null(info->prefix_search);
-        json_t *found = json_loads(info->prefix_search, 0, NULL);
-        program_has(found, "method,seed,compute,text_tokens,text_crc32,n_candidates,start_ids,"
-                           "token_ids,tokens,steps,check_before,check_after");
-        assert_int_equal(json_array_size(json_object_get(found, "token_ids")), 2);
-        assert_int_equal(json_integer_value(json_object_get(found, "n_candidates")), 40);
-        json_decref(found);
-        pare_compress_report_free(report);
-        char file[600];
-        snprintf(file, sizeof file, "%s/" PARE_PREFIX_FILE, out[i]);
-        hashes[i] = test_hash(file);
+static void real_begin(void *arg, const int32_t *candidates, size_t n, size_t text,
+                       size_t n_tokens) {
+    real *r = arg;
+    pare_cushion_eval_begin(r->e, candidates, n, r->texts[text], n_tokens);
+}
+
+static pare_status real_block(void *arg, double *lq, pare_error *e) {
+    return pare_cushion_eval_block(((real *)arg)->e, lq, e);
+}
+
+static void real_keep(void *arg, const size_t *which, size_t n) {
+    pare_cushion_eval_keep(((real *)arg)->e, which, n);
+}
+
+static pare_status real_noted(void *arg, const pare_cushion_step *step, pare_error *e) {
+    (void)arg, (void)step, (void)e;
+    return PARE_OK;
+}
+
+/* Summed in the order of the search. */
+static double error_alone(real *r, int32_t id) {
+    double sum = 0, lq;
+    for (size_t t = 0; t < TEXTS; t++) {
+        real_begin(r, &id, 1, t, N_TEXT);
+        for (int b = 0; b < TINY_LAYERS; b++) {
+            assert_ok(real_block(r, &lq, err));
+            sum += lq;
+        }
     }
-    assert_string_equal(hashes[0], hashes[1]);
+    return sum;
+}
+
+static void beside_each_alone(void **state) {
+    (void)state;
+    static real r;
+    int32_t ids[MAX_V];
+    for (int i = 0; i < MAX_V; i++) ids[i] = 5 * i + 3;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
     pare_model *m;
-    assert_ok(pare_model_load(&m, rt, out[0], err));
-    assert_int_equal(pare_model_prefix_length(m), 2);
+    assert_ok(pare_model_load(&m, rt, tiny_model("dense", NULL), err));
+    for (int site = 0; site < 3; site++) {
+        pare_cushion_options o;
+        pare_cushion_result found = {0};
+        defaults(&o);
+        o.texts = TEXTS;
+        o.n = N_TEXT;
+        o.screen = 2;
+        o.max_len = 2;
+        o.tau = 1e6;
+        const size_t capacity = 8;
+        const pare_cushion_eval_options eo = {.scheme = scheme,
+                                              .site = (pare_cushion_site)site,
+                                              .max_prefix = 2,
+                                              .max_text = N_TEXT,
+                                              .capacity = capacity};
+        assert_ok(pare_cushion_eval_open(&r.e, m, &eo, err));
+        const pare_cushion_job job = {.rt = rt,
+                                      .n_blocks = TINY_LAYERS,
+                                      .capacity = capacity,
+                                      .candidates = ids,
+                                      .n_candidates = MAX_V,
+                                      .arg = &r,
+                                      .draw = real_draw,
+                                      .prefix = real_prefix,
+                                      .begin = real_begin,
+                                      .block = real_block,
+                                      .keep = real_keep,
+                                      .noted = real_noted};
+        assert_ok(pare_cushion_search(&job, &o, &found, err));
+        assert_int_equal(found.n_steps, 2);
+        for (size_t k = 0; k < 2; k++) {
+            double least = (double)INFINITY;
+            int32_t best = -1;
+            assert_ok(real_draw(&r, k, NULL, 0, err));
+            assert_ok(real_prefix(&r, found.ids, k, err));
+            for (size_t i = 0; i < MAX_V; i++) {
+                double lq = error_alone(&r, ids[i]);
+                if (!(lq < least)) continue;
+                least = lq;
+                best = ids[i];
+            }
+            assert_int_equal(found.steps[k].token, best);
+            assert_true(found.steps[k].after == least);
+            assert_true(found.steps[k].n_finished < MAX_V);
+        }
+        pare_cushion_eval_close(r.e);
+    }
     pare_model_free(m);
-
-    /* a recipe that goes on from there keeps the prefix, and calibrates behind it */
-    pare_compress_report *report;
-    const pare_compress_options more = {.model = out[0],
-                                        .out = test_path("more"),
-                                        .recipe = "wanda:sparsity=0.5",
-                                        .calib = text,
-                                        .calib_samples = 2,
-                                        .calib_ctx = 16};
-    assert_ok(pare_compress(&report, rt, &more, err));
-    pare_compress_report_free(report);
-    assert_ok(pare_model_load(&m, rt, more.out, err));
-    assert_int_equal(pare_model_prefix_length(m), 2);
-    pare_model_free(m);
-    /* the same in one run, to the byte */
-    char both[200];
-    snprintf(both, sizeof both, "%s + wanda:sparsity=0.5", recipe);
-    const pare_compress_options one = {.model = model,
-                                       .out = test_path("one"),
-                                       .recipe = both,
-                                       .calib = text,
-                                       .calib_samples = 2,
-                                       .calib_ctx = 16};
-    assert_ok(pare_compress(&report, rt, &one, err));
-    pare_compress_report_free(report);
-    char a[600], b[600];
-    snprintf(a, sizeof a, "%s/model.safetensors", more.out);
-    snprintf(b, sizeof b, "%s/" PARE_PREFIX_FILE, one.out);
-    assert_string_equal(test_hash(b), hashes[0]);
-    assert_ok(pare_model_load(&m, rt, one.out, err));
-    assert_int_equal(pare_model_prefix_length(m), 2);
-    pare_model_free(m);
-    pare_runtime_free(rt);
-}
-
-static volatile sig_atomic_t stop;
-
-static void stop_at_second(void *arg, const char *stage, double done, double total,
-                           const char *unit) {
-    (void)arg, (void)unit;
-    if (strcmp(stage, "cushion: screen") == 0 && done > total / 2) stop = 1;
-}
-
-/* A run that was cut off while it looked for the second token goes on from the first, and ends with
- * the same bytes. */
-static void resumed(void **state) {
-    (void)state;
-    pare_compress_report *report;
-    pare_compress_options o = {.model = tiny_model("dense", NULL),
-                               .out = test_path("whole"),
-                               .recipe = recipe,
-                               .calib = text_file(),
-                               .format = "hf"};
-    char whole[600], cut[600], manifest[600];
-    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX), *stopping_rt;
-    assert_ok(pare_compress(&report, rt, &o, err));
-    pare_compress_report_free(report);
-    snprintf(whole, sizeof whole, "%s/" PARE_PREFIX_FILE, o.out);
-
-    o.out = test_path("cut");
-    snprintf(cut, sizeof cut, "%s/" PARE_PREFIX_FILE, o.out);
-    pare_options options = pare_options_default();
-    options.n_threads = 1;
-    options.progress = stop_at_second;
-    options.cancel = &stop;
-    assert_ok(pare_runtime_create(&stopping_rt, &options, err));
-    stop = 0;
-    assert_fails(pare_compress(&report, stopping_rt, &o, err), PARE_ERR_INTERRUPTED, "goes on");
-    pare_runtime_free(stopping_rt);
-    snprintf(manifest, sizeof manifest, "%s.work/manifest", o.out);
-    json_t *there = json_load_file(manifest, 0, NULL);
-    const json_t *kept = json_object_get(json_object_get(there, "kept"), "cushion");
-    assert_int_equal(json_array_size(kept), 1);
-    json_decref(there);
-    assert_ok(pare_compress(&report, rt, &o, err));
-    pare_compress_report_free(report);
-    assert_string_equal(test_hash(cut), test_hash(whole));
-    pare_runtime_free(rt);
-}
-
-static void starts(void **state) {
-    (void)state;
-    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
-    pare_cushion_options o;
-    pare_prefix *p;
-    char *record;
-    defaults(&o);
-    o.n = 12;
-    o.texts = 1;
-    o.pool = 8;
-    o.tau = 0; /* nothing is added */
-    o.start = PARE_CUSHION_START_OUTLIERS;
-    const pare_cushion_input in = {
-        .model = tiny_model("dense", NULL), .text = text_file(), .options = &o};
-    assert_ok(pare_cushion_make(&p, &record, rt, &in, err));
-    if (p) assert_true(p->attn.n >= 1);
-    pare_prefix_free(p);
-    pare_free(record);
-    pare_runtime_free(rt);
-}
-
-static void refusals(void **state) {
-    (void)state;
-    pare_recipe *r;
-    assert_fails(pare_recipe_parse(&r, "cushioncache:granularity=per_tensor_static", err),
-                 PARE_ERR_ARG, "per_tensor_static");
-    assert_fails(pare_recipe_parse(&r, "cushioncache:texts=1,repeats=2", err), PARE_ERR_ARG,
-                 "repeats");
-    assert_fails(pare_recipe_parse(&r, "cushioncache:n=4,screen=5", err), PARE_ERR_ARG, "screen");
-    pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
-    pare_compress_report *report;
-    pare_compress_options o = {.model = tiny_model("dense", NULL),
-                               .out = test_path("refused"),
-                               .recipe = "cushioncache",
-                               .format = "hf"};
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "expected --calib FILE");
-    o.calib = text_file();
-    o.max_memory = 1000;
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "max-memory");
-    o.max_memory = 0;
-    o.recipe = "rtn:bits=4 + cushioncache";
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "as the first step");
-    o.recipe = "cushioncache:n=512";
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "the model's context");
     pare_runtime_free(rt);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(beside_brute_force),
-        cmocka_unit_test(stopping),
-        cmocka_unit_test(beside_whole_pass),
-        cmocka_unit_test(compressed),
-        cmocka_unit_test(resumed),
-        cmocka_unit_test(starts),
-        cmocka_unit_test(refusals),
-    };
+        cmocka_unit_test(beside_brute_force), cmocka_unit_test(stopping),
+        cmocka_unit_test(beside_whole_pass), cmocka_unit_test(beside_each_alone)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
