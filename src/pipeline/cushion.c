@@ -222,7 +222,9 @@ static pare_status noted(void *arg, const pare_cushion_step *step, pare_error *e
 static void resume(cushion *c) {
     pare_cushion_result *r = &c->result;
     const json_t *list = c->in->work ? pare_work_kept(c->in->work, "cushion") : NULL;
-    for (size_t i = 0; i < json_array_size(list) && r->n < (size_t)c->o->max_len; i++) {
+    for (size_t i = 0; i < json_array_size(list) && r->n < (size_t)c->o->max_len &&
+                       r->n_steps < PARE_CUSHION_MAX_LEN;
+         i++) {
         const json_t *s = json_array_get(list, i);
         pare_cushion_step step = {
             .token = (int32_t)json_integer_value(json_object_get(s, "token_id")),

@@ -8,12 +8,12 @@
  *         if L_q(text | p, p*) > tau L_q(text | p): stop
  *         append p*
  *
- * The argmin is that of brute force, for less work. L_q is a sum over texts and blocks of terms
- * that are not negative, so that a candidate whose sum so far is above the best whole one is given
- * up. Sums are made in the same order for all, and adding what is not negative never makes a
- * floating sum smaller, so that this holds to the bit. What is likely to be good comes first: in
- * the order of L_q over the first `screen` tokens of a text, which costs screen / (texts * n) of
- * brute force. Of equals the lowest token wins.
+ * The argmin is that of brute force, for less work where candidates differ early. L_q is a sum over
+ * texts and blocks of terms that are not negative, so that a candidate whose sum so far is above
+ * the best whole one is given up. Sums are made in the same order for all, and adding what is not
+ * negative never makes a floating sum smaller, so that this holds to the bit. What is likely to be
+ * good comes first: in the order of L_q over the first `screen` tokens of a text, which costs
+ * screen / (texts * n) of brute force. Of equals the lowest token wins.
  *
  * Departures: several texts instead of one; `repeats` of them begin with the last tokens of the
  * prefix so far, because one token is no sink for a text that begins with that very token: a second
@@ -254,8 +254,8 @@ const pare_method pare_method_cushioncache = {
             "quantization, and puts its keys and values in front of every sequence: what comes "
             "later in the recipe, and who runs the model, sees it. Weights are unchanged. The "
             "texts come from the calibration text. The result is the best of all tokens (with "
-            "candidates=N of the N best on a first look), by early abandoning for less than brute "
-            "force.",
+            "candidates=N of the N best on a first look); those that cannot win any more are given "
+            "up early. pool=N and candidates=N make it a matter of minutes.",
     .example = "cushioncache:max_len=4,candidates=64",
     .options_size = sizeof(pare_cushion_options),
     .params = cushioncache_params,
