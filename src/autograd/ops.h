@@ -196,9 +196,9 @@ void pare_op_rope(pare_fwd *f, float *x, size_t ldx, size_t n, size_t n_heads,
 void pare_op_kv_store(pare_fwd *f, const pare_attn_span *spans, size_t layer, const float *k,
                       size_t ldk, const float *v, size_t ldv, size_t n);
 
-/* With a tape the spans have one prefix or none; a plan's spans are NULL, or the first has it.
- * out[n][ldo] = attention of q[n][ldq] over the positions of each token's sequence up to its own
- * (already stored). The same as kernels/attention.h, with scratch from the arena. */
+/* out[n][ldo] = attention of q[n][ldq] over the positions of each token's sequence up to its own
+ * (already stored). The same as kernels/attention.h, with scratch from the arena. With a tape the
+ * spans have one prefix or none; a plan's spans are NULL, or the first has it. */
 void pare_op_attention(pare_fwd *f, float *out, size_t ldo, const float *q, size_t ldq,
                        const pare_attn_span *spans, size_t n_spans, size_t layer,
                        const pare_attn *a, size_t n_kv_heads, size_t head_dim, size_t n);

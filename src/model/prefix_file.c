@@ -1,8 +1,11 @@
-/* The file of a prefix. __metadata__, all of it text:
+/* The file of a prefix. Its __metadata__, all of it text:
  *
- *     format "pare-cushion", version "1", arch, n_layers, n_kv_heads, head_dim, dim, vocab_size,
- * length token_ids  "[1, 2]", where the prefix was computed from tokens record     a JSON object
- * about how it came to be */
+ *     format     "pare-cushion"
+ *     version    "1"
+ *     arch, n_layers, n_kv_heads, head_dim, dim, vocab_size   of the model
+ *     length     positions
+ *     token_ids  "[1, 2]", where the prefix was computed from tokens
+ *     record     a JSON object about how it came to be */
 #include "model/prefix.h"
 
 #include "io/json.h"

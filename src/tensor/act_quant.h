@@ -6,13 +6,17 @@
  *
  * Formulas, for values from min to max in N bits:
  *
- *   default    symmetric    s = max |x| / (2^(N-1) - 1), codes -2^(N-1) .. 2^(N-1) - 1
- *              asymmetric   s = (max - min) / (2^N - 1), whole zero point z = round(-min / s),
- * codes 0 .. 2^N - 1. min counts as at most 0 and max as at least 0: z could not stand for them
- * else paper_eq4  CushionCache's eq. 3 and 4, arXiv:2406.12016, as printed: s = (max - min) /
- *              (2^(N-1) - 1), code 0 stands for min (symmetric: for 0), nothing is clamped
- *   full       as compressed-tensors has it: asymmetric the default, symmetric s = max |x| /
- *              ((2^N - 1) / 2) with the default's codes
+ *   default    symmetric: s = max |x| / (2^(N-1) - 1), codes -2^(N-1) .. 2^(N-1) - 1;
+ *              asymmetric: s = (max - min) / (2^N - 1), codes 0 .. 2^N - 1, whole zero point
+ *              z = round(-min / s). min counts as at most 0 and max as at least 0, else z could
+ *              not stand for them.
+ *
+ *   paper_eq4  CushionCache's eq. 3 and 4, arXiv:2406.12016, as printed:
+ *              s = (max - min) / (2^(N-1) - 1), code 0 stands for min (symmetric: for 0), and
+ *              nothing is clamped.
+ *
+ *   full       as compressed-tensors has it: asymmetric as the default; symmetric
+ *              s = max |x| / ((2^N - 1) / 2) with the default's codes.
  *
  * Ranges below 1e-5 count as that. A range that is not finite gives NaN. */
 #ifndef PARE_SRC_TENSOR_ACT_QUANT_H
