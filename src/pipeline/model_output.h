@@ -54,10 +54,10 @@ pare_status pare_output_begin(pare_output *o, const pare_mix *mix, const char *r
 pare_status pare_output_write(pare_output *o, const pare_tensor *t, pare_error *err);
 /* Bytes that tensor i took in the file, once it is written. */
 uint64_t pare_output_bytes(const pare_output *o, size_t i);
-/* Reads everything back, compares, moves it to its name. */
 /* The folder that becomes the output, from begin to finish: for files that go along. NULL: the
  * output is a file. Owned by the output. */
 const char *pare_output_folder(const pare_output *o);
+/* Reads everything back, compares, moves it to its name. */
 pare_status pare_output_finish(pare_output *o, pare_error *err);
 void pare_output_close(pare_output *o);
 
