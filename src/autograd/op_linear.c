@@ -149,13 +149,14 @@ void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in
     act_space s = act_alloc(f, site, n, in);
     if (f->tape) pare_tape_linear(f, x, ldx, n, in, outs, n_outs);
     if (pare_fwd_planning(f)) {
+        if (f->probe) f->probe(f, f->probe_arg, outs, n_outs, NULL, ldx, n, in);
         plan(f, site, n, in);
         pare_fwd_release(f, mark);
         add_adapters(f, NULL, ldx, n, in, outs, n_outs);
         return;
     }
     if (f->probe) {
-        bool go_on = f->probe(f->w, f->probe_arg, outs, n_outs, x, ldx, n, in);
+        bool go_on = f->probe(f, f->probe_arg, outs, n_outs, x, ldx, n, in);
         pare_barrier(f->w);
         if (!go_on) {
             pare_fwd_release(f, mark);

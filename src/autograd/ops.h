@@ -28,9 +28,10 @@ struct pare_op_out;
 struct pare_fwd;
 
 /* Sees the input x[n][ldx] of the matrices that share it, `in` values a row, before it is
- * quantized. Called by every thread, which all leave together. false, of all threads: nobody needs
- * the product, which is left out. */
-typedef bool (*pare_probe_fn)(pare_worker *w, void *arg, const struct pare_op_out *outs,
+ * quantized. Called by every thread, which all leave together; also in a plan (x NULL) that one was
+ * set for. What it puts on the tape runs before the matrices' backward half, and may add to the
+ * shadow of x. false, of all threads: nobody needs the product, which is left out. */
+typedef bool (*pare_probe_fn)(struct pare_fwd *f, void *arg, const struct pare_op_out *outs,
                               size_t n_outs, const float *x, size_t ldx, size_t n, size_t in);
 
 /* Sees the rotated queries q[n][ldq] of a layer, whose keys and values are in layer `at` of the

@@ -278,11 +278,11 @@ void pare_calibration_replace(pare_calibration *cal, size_t layer, const char *n
 }
 
 /* Notes which matrices share an input. */
-static bool discover(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
-                     const float *x, size_t ldx, size_t n, size_t in) {
+static bool discover(pare_fwd *f, void *arg, const pare_op_out *outs, size_t n_outs, const float *x,
+                     size_t ldx, size_t n, size_t in) {
     pare_calibration *cal = arg;
     (void)x, (void)ldx, (void)n;
-    if (w->id != 0 || cal->n_inputs == MAX_INPUTS) return true;
+    if (f->w->id != 0 || cal->n_inputs == MAX_INPUTS) return true;
     shared_input *input = &cal->inputs[cal->n_inputs++];
     *input = (shared_input){.n_names = n_outs, .in = in};
     for (size_t i = 0; i < n_outs; i++) input->names[i] = outs[i].name;
@@ -296,12 +296,12 @@ static shared_input *input_of(pare_calibration *cal, const char *name) {
     return NULL;
 }
 
-static bool gather(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
-                   const float *x, size_t ldx, size_t n, size_t in) {
+static bool gather(pare_fwd *f, void *arg, const pare_op_out *outs, size_t n_outs, const float *x,
+                   size_t ldx, size_t n, size_t in) {
     const pare_calibration *cal = arg;
     const shared_input *input = input_of(arg, outs[0].name);
     (void)n_outs, (void)in;
-    if (input && input->statistics) pare_statistics_add(w, input->statistics, x, ldx, n);
+    if (input && input->statistics) pare_statistics_add(f->w, input->statistics, x, ldx, n);
     return !cal->last || !input || input < cal->last;
 }
 

@@ -45,10 +45,10 @@ static void add_error(pare_worker *w, const region *r, const float *x, size_t ld
                            x + (i * e->rows + e->skip) * ldx, ldx, e->rows - e->skip, in);
 }
 
-static bool see_input(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
+static bool see_input(pare_fwd *f, void *arg, const pare_op_out *outs, size_t n_outs,
                       const float *x, size_t ldx, size_t n, size_t in) {
     (void)outs, (void)n_outs, (void)n;
-    add_error(w, arg, x, ldx, in);
+    add_error(f->w, arg, x, ldx, in);
     return true;
 }
 

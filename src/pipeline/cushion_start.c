@@ -41,19 +41,19 @@ static void count(start *s) {
     }
 }
 
-static bool see_input(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
+static bool see_input(pare_fwd *f, void *arg, const pare_op_out *outs, size_t n_outs,
                       const float *x, size_t ldx, size_t n, size_t in) {
     start *s = arg;
     size_t begin, end;
     (void)n_outs;
     if (outs[0].w != &s->m->weights.layers[s->layer].ffn_down.w) return true;
-    pare_share(w, n, 1, &begin, &end);
+    pare_share(f->w, n, 1, &begin, &end);
     for (size_t i = begin; i < end; i++) {
         s->r[i] = 0;
         for (size_t j = 0; j < in; j++) s->r[i] = fmaxf(s->r[i], fabsf(x[i * ldx + j]));
     }
-    pare_barrier(w);
-    if (w->id == 0) count(s);
+    pare_barrier(f->w);
+    if (f->w->id == 0) count(s);
     return true;
 }
 

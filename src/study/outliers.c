@@ -121,10 +121,10 @@ static void measure(pare_worker *w, analysis *a, const char *name, const float *
     if (w->id == 0) add_window(a, x, ld);
 }
 
-static bool see_input(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
+static bool see_input(pare_fwd *f, void *arg, const pare_op_out *outs, size_t n_outs,
                       const float *x, size_t ldx, size_t n, size_t in) {
     (void)n_outs;
-    measure(w, arg, site_name(outs[0].name), x, ldx, n, in);
+    measure(f->w, arg, site_name(outs[0].name), x, ldx, n, in);
     return true;
 }
 

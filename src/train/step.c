@@ -56,7 +56,10 @@ static void record_layer(pare_fwd *f, const region *r, const pare_pass *pass, si
     const pare_step *s = r->s;
     if (f->tape && (s->on_layer || pare_fwd_planning(f)))
         pare_tape_note(f, s->on_layer, s->on_layer_arg, l);
+    f->probe = s->o.probe; /* not of the head */
+    f->probe_arg = s->o.probe_arg;
     pare_pass_layer(f, s->weights->model, pass, l, h);
+    f->probe = NULL;
     if (s->o.on_output) s->o.on_output(s->o.on_output_arg, f, l, h, pass->n);
 }
 

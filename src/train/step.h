@@ -18,6 +18,9 @@ typedef struct pare_step_options {
      * before the layer's backward half, and may add to the shadow of h. NULL: none. */
     void (*on_output)(void *arg, pare_fwd *f, size_t layer, float *h, size_t n);
     void *on_output_arg;
+    pare_probe_fn probe; /* of the inputs of the student's layers' matrices, also in a plan; NULL:
+                            none */
+    void *probe_arg;
 } pare_step_options;
 
 typedef struct pare_step pare_step;

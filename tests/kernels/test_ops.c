@@ -518,19 +518,19 @@ typedef struct linear_test {
     double seen; /* sum of the input that the probe saw */
 } linear_test;
 
-static bool probe(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs, const float *x,
+static bool probe(pare_fwd *f, void *arg, const pare_op_out *outs, size_t n_outs, const float *x,
                   size_t ldx, size_t n, size_t in) {
     linear_test *t = arg;
-    if (w->id != 0) return true;
+    if (f->w->id != 0) return true;
     for (size_t i = 0; i < n_outs; i++) strcat(strcat(t->names, outs[i].name), " ");
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < in; j++) t->seen += (double)x[i * ldx + j];
     return true;
 }
 
-static bool not_needed(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
+static bool not_needed(pare_fwd *f, void *arg, const pare_op_out *outs, size_t n_outs,
                        const float *x, size_t ldx, size_t n, size_t in) {
-    (void)w, (void)arg, (void)outs, (void)n_outs, (void)x, (void)ldx, (void)n, (void)in;
+    (void)f, (void)arg, (void)outs, (void)n_outs, (void)x, (void)ldx, (void)n, (void)in;
     return false;
 }
 

@@ -219,9 +219,9 @@ static void add(whole_pass *p, const float *x, size_t ld, size_t in) {
         pare_act_error(&scheme, NULL, PARE_ISA_REF, x + p->skip * ld, ld, p->n - p->skip, in);
 }
 
-static bool see(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs, const float *x,
+static bool see(pare_fwd *f, void *arg, const pare_op_out *outs, size_t n_outs, const float *x,
                 size_t ldx, size_t n, size_t in) {
-    (void)w, (void)outs, (void)n_outs, (void)n;
+    (void)f, (void)outs, (void)n_outs, (void)n;
     whole_pass *p = arg;
     if (p->site != PARE_CUSHION_BLOCK_OUT) add(p, x, ldx, in);
     return true;

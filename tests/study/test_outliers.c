@@ -112,10 +112,10 @@ static void keep(pare_worker *w, reference *r, const float *x, size_t ld, size_t
     r->n++;
 }
 
-static bool keep_input(pare_worker *w, void *arg, const pare_op_out *outs, size_t n_outs,
+static bool keep_input(pare_fwd *f, void *arg, const pare_op_out *outs, size_t n_outs,
                        const float *x, size_t ldx, size_t n, size_t in) {
     (void)outs, (void)n_outs;
-    keep(w, arg, x, ldx, n, in);
+    keep(f->w, arg, x, ldx, n, in);
     return true;
 }
 
