@@ -5,10 +5,9 @@
  * the work folder names it with its CRC-32 once it is complete. log-N.jsonl beside it has
  * the lines so far. */
 #include "base/group.h"
-#include "base/hash.h"
 #include "base/memory.h"
 #include "io/json.h"
-#include "io/safetensors_writer.h"
+#include "pipeline/checkpoint.h"
 #include "pipeline/model_output.h"
 #include "pipeline/train_run.h"
 
@@ -17,21 +16,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One array of a checkpoint. */
-typedef struct saved {
-    char name[256];
-    void *data;
-    size_t n; /* f32 values */
-} saved;
+/* What a checkpoint holds. pruner: its state as bytes, or NULL. */
+typedef struct checkpoint {
+    const pare_train_run *r;
+    void *pruner;
+} checkpoint;
 
-/* The arrays in their order; false past the last. */
-static bool array_at(const pare_train_run *r, size_t i, saved *out) {
+static bool array_at(void *arg, size_t i, pare_saved *out) {
+    const checkpoint *c = arg;
+    const pare_train_run *r = c->r;
     const pare_train_weights *w = r->weights;
+    *out = (pare_saved){.dtype = "F32"};
     if (i < w->n) {
         const pare_train_tensor *t = &w->tensors[i];
         snprintf(out->name, sizeof out->name, "w/%s", t->name);
         out->data = t->w;
-        out->n = t->rows * t->cols;
+        out->n_bytes = t->rows * t->cols * sizeof *t->w;
         return true;
     }
     float *const more[] = {r->ema, r->best};
@@ -42,59 +42,38 @@ static bool array_at(const pare_train_run *r, size_t i, saved *out) {
         if (i-- > 0) continue;
         snprintf(out->name, sizeof out->name, "%s", names[k]);
         out->data = more[k];
-        out->n = r->n_values;
+        out->n_bytes = r->n_values * sizeof(float);
         return true;
     }
     pare_optim_array a;
-    if (!pare_optim_array_at(r->optim, i, &a)) return false;
-    snprintf(out->name, sizeof out->name, "o/%s", a.name);
-    out->data = a.data;
-    out->n = a.n;
+    if (pare_optim_array_at(r->optim, i, &a)) {
+        snprintf(out->name, sizeof out->name, "o/%s", a.name);
+        out->data = a.data;
+        out->n_bytes = a.n * sizeof *a.data;
+        return true;
+    }
+    bool next = i == 0 || pare_optim_array_at(r->optim, i - 1, &a);
+    if (!c->pruner || !next) return false;
+    *out = (pare_saved){.name = "pruner",
+                        .dtype = "U8",
+                        .data = c->pruner,
+                        .n_bytes = pare_pruner_state_bytes(r->pruner)};
     return true;
 }
 
-/* pruner: its state, or NULL. */
-static uint32_t checksum(const pare_train_run *r, const void *pruner) {
-    uint32_t crc = 0;
-    saved a;
-    for (size_t i = 0; array_at(r, i, &a); i++) crc = pare_crc32(crc, a.data, a.n * sizeof(float));
-    return pruner ? pare_crc32(crc, pruner, pare_pruner_state_bytes(r->pruner)) : crc;
+static uint32_t checksum(const pare_train_run *r, void *pruner) {
+    return pare_checkpoint_crc32(array_at, &(checkpoint){r, pruner});
 }
 
-/* "checkpoint-STEP.safetensors", "log-STEP.jsonl" in the work folder; pare_free. */
-static char *path_of(const pare_train_run *r, const char *kind, uint64_t step, const char *end) {
-    char name[64];
-    snprintf(name, sizeof name, "%s-%llu.%s", kind, (unsigned long long)step, end);
-    return pare_path_join(pare_work_path(r->work), name);
-}
 static char *checkpoint_path(const pare_train_run *r, uint64_t step) {
-    return path_of(r, "checkpoint", step, "safetensors");
+    return pare_checkpoint_path(pare_work_path(r->work), "checkpoint", step, "safetensors");
 }
 static char *log_path(const pare_train_run *r, uint64_t step) {
-    return path_of(r, "log", step, "jsonl");
+    return pare_checkpoint_path(pare_work_path(r->work), "log", step, "jsonl");
 }
 
 static pare_status fail_memory(pare_error *err) {
     return pare_fail(err, PARE_ERR_NOMEM, "training: out of memory");
-}
-
-static pare_status write_arrays(const pare_train_run *r, const void *pruner, const char *path,
-                                pare_error *err) {
-    pare_st_writer *w;
-    saved a;
-    size_t n_arrays = 0, bytes = pruner ? pare_pruner_state_bytes(r->pruner) : 0;
-    PARE_TRY(pare_st_writer_create(&w, path, 0, err));
-    pare_status st = PARE_OK;
-    for (size_t i = 0; st == PARE_OK && array_at(r, i, &a); i++)
-        st = pare_st_declare(w, a.name, "F32", &a.n, 1, &n_arrays, err);
-    if (st == PARE_OK && pruner) st = pare_st_declare(w, "pruner", "U8", &bytes, 1, NULL, err);
-    if (st == PARE_OK) st = pare_st_begin(w, err);
-    for (size_t i = 0; st == PARE_OK && array_at(r, i, &a); i++)
-        st = pare_st_write(w, i, a.data, a.n * sizeof(float), err);
-    if (st == PARE_OK && pruner) st = pare_st_write(w, n_arrays + 1, pruner, bytes, err);
-    if (st == PARE_OK) st = pare_st_finish(w, err);
-    pare_st_writer_free(w);
-    return st;
 }
 
 /* NaN has no form in JSON. */
@@ -102,7 +81,7 @@ static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(
 
 static double number_of(const json_t *j) { return json_is_number(j) ? json_number_value(j) : NAN; }
 
-static json_t *state_json(const pare_train_run *r, const void *pruner) {
+static json_t *state_json(const pare_train_run *r, void *pruner) {
     const pare_train_state *s = &r->state;
     size_t failures = pare_json_failures();
     json_t *j = json_pack("{s:I, s:I, s:I, s:I}", "step", (json_int_t)s->step, "skipped",
@@ -150,7 +129,8 @@ pare_status pare_train_save(pare_train_run *r, pare_error *err) {
                        (unsigned long long)r->state.step);
     bool writes = pare_group_rank() == 0;
     if (st == PARE_OK && writes) st = write_log(r, log, err);
-    if (st == PARE_OK && writes) st = write_arrays(r, pruner, arrays, err);
+    if (st == PARE_OK && writes)
+        st = pare_checkpoint_write(arrays, array_at, &(checkpoint){r, pruner}, err);
     if (st == PARE_OK) st = pare_work_keep(r->work, "checkpoint", state_json(r, pruner), err);
     if (st == PARE_OK && had && writes) {
         pare_path_remove(old_arrays);
@@ -165,31 +145,6 @@ pare_status pare_train_save(pare_train_run *r, pare_error *err) {
 }
 
 /* ---- going back ---- */
-
-static pare_status read_one(pare_st *file, const char *path, const saved *a, size_t bytes,
-                            pare_error *err) {
-    const pare_st_tensor *t = pare_st_find(file, a->name);
-    if (!t || t->n_bytes != bytes)
-        return pare_fail(err, PARE_ERR_INPUT, "%s: %s: found %llu bytes, expected %zu", path,
-                         a->name, t ? (unsigned long long)t->n_bytes : 0ull, bytes);
-    return pare_file_read_at(pare_st_file(file, t->file), a->data, bytes, t->offset, err);
-}
-
-/* pruner: room for its state, or NULL. */
-static pare_status read_arrays(const pare_train_run *r, void *pruner, const char *path,
-                               pare_error *err) {
-    pare_st *st_file;
-    saved a;
-    PARE_TRY(pare_st_open(&st_file, path, err));
-    pare_status st = PARE_OK;
-    for (size_t i = 0; st == PARE_OK && array_at(r, i, &a); i++)
-        st = read_one(st_file, path, &a, a.n * sizeof(float), err);
-    a = (saved){.name = "pruner", .data = pruner};
-    if (st == PARE_OK && pruner)
-        st = read_one(st_file, path, &a, pare_pruner_state_bytes(r->pruner), err);
-    pare_st_close(st_file);
-    return st;
-}
 
 static pare_status read_log(pare_train_run *r, uint64_t step, pare_error *err) {
     char *path = log_path(r, step), *text;
@@ -222,12 +177,11 @@ pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
     char *path = checkpoint_path(r, step);
     if (!path) return fail_memory(err);
     void *pruner = r->pruner ? pare_malloc(pare_pruner_state_bytes(r->pruner), 1) : NULL;
-    pare_status st = r->pruner && !pruner ? fail_memory(err) : read_arrays(r, pruner, path, err);
-    if (st == PARE_OK &&
-        checksum(r, pruner) != (uint32_t)json_integer_value(json_object_get(j, "crc32")))
-        st = pare_fail(
-            err, PARE_ERR_INPUT,
-            "%s: found another checksum than was written: damaged; --restart begins anew", path);
+    pare_status st =
+        r->pruner && !pruner
+            ? fail_memory(err)
+            : pare_checkpoint_read(path, (uint32_t)json_integer_value(json_object_get(j, "crc32")),
+                                   array_at, &(checkpoint){r, pruner}, err);
     if (st == PARE_OK && pruner)
         st = pare_pruner_load(r->pruner, pruner, pare_pruner_state_bytes(r->pruner), err);
     pare_free(pruner);
