@@ -1,11 +1,11 @@
-/* CushionCache's search from the inside (methods/quant/cushioncache.c): its options, and what it
+/* CushionCache from the inside (methods/quant/cushioncache.c): its options, and what its search
  * asks of who can run the model. */
 #ifndef PARE_SRC_METHODS_CUSHION_SEARCH_H
 #define PARE_SRC_METHODS_CUSHION_SEARCH_H
 
 #include "methods/method.h"
 
-enum { PARE_CUSHION_MAX_LEN = 64 };
+enum { PARE_CUSHION_MAX_LEN = 64, PARE_CUSHION_MAX_EPOCHS = 100 };
 
 typedef enum pare_cushion_start {
     PARE_CUSHION_START_NONE = 0,
@@ -13,7 +13,15 @@ typedef enum pare_cushion_start {
     PARE_CUSHION_START_OUTLIERS /* the tokens that most often carry outliers, then BOS */
 } pare_cushion_start;
 
+typedef enum pare_cushion_forward {
+    PARE_CUSHION_FORWARD_PLAIN = 0,
+    PARE_CUSHION_FORWARD_STATIC,
+    PARE_CUSHION_FORWARD_DYNAMIC,
+    PARE_CUSHION_FORWARD_PER_TOKEN
+} pare_cushion_forward;
+
 typedef struct pare_cushion_options {
+    /* the search */
     int max_len;
     double tau;
     int n;              /* tokens of a text */
@@ -22,6 +30,10 @@ typedef struct pare_cushion_options {
     int start, site;
     int bits, formula, granularity;
     bool symmetric;
+    /* the tuning of what it found */
+    int epochs, tune_texts, tune_n, batch;
+    double lr, lambda;
+    int lq_norm, forward; /* lq_norm: 0 mean, 1 sum; pare_cushion_forward */
 } pare_cushion_options;
 
 /* A token that was looked for. */

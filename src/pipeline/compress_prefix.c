@@ -22,7 +22,7 @@ const pare_step *compress_prefix_step(const compress_run *c) {
     return NULL;
 }
 
-static pare_status check_step(const compress_run *c, const pare_step *step, pare_error *err) {
+static pare_status check_step(compress_run *c, const pare_step *step, pare_error *err) {
     size_t n = 0;
     for (size_t i = 0; i < c->recipe->n_steps; i++) n += searches(&c->recipe->steps[i]);
     if (n > 1 || step != c->recipe->steps || step->target)
@@ -30,9 +30,6 @@ static pare_status check_step(const compress_run *c, const pare_step *step, pare
                          "recipe: found %s%s, expected it once, as the first step, for no tensors "
                          "in particular",
                          step->method->name, n > 1 ? " more than once" : " elsewhere");
-    if (c->o->prefix && *c->o->prefix)
-        return pare_fail(err, PARE_ERR_ARG, "recipe: found %s and --prefix, expected one of them",
-                         step->method->name);
     if (c->o->calib) return PARE_OK;
     return pare_fail(err, PARE_ERR_ARG,
                      "recipe: found %s, which searches on a text, expected --calib FILE",
@@ -49,11 +46,10 @@ static pare_status describe(compress_run *c, const pare_prefix *p, pare_error *e
 pare_status compress_plan_prefix(compress_run *c, pare_error *err) {
     const pare_step *step = compress_prefix_step(c);
     pare_prefix *p;
-    if (step)
-        PARE_TRY(check_step(c, step, err));
-    else if (!c->o->prefix)
+    if (step) PARE_TRY(check_step(c, step, err));
+    if (!step && !c->o->prefix)
         PARE_TRY(pare_prefix_path_of(&c->prefix, c->source, err));
-    else if (*c->o->prefix && !(c->prefix = pare_strdup(c->o->prefix)))
+    else if (c->o->prefix && *c->o->prefix && !(c->prefix = pare_strdup(c->o->prefix)))
         return fail_memory(err);
     if (!step && !c->prefix) return PARE_OK;
     if (strcmp(c->format->container, "gguf") == 0)
@@ -86,6 +82,7 @@ void compress_plan_search(compress_run *c) {
 /* Of several ranks all search, the same way, and the first one writes. */
 static pare_status keep(compress_run *c, const pare_prefix *p, const pare_work *work,
                         pare_error *err) {
+    pare_free(c->prefix); /* what it began with */
     c->prefix = pare_path_join(pare_work_path(work), PARE_PREFIX_FILE);
     if (!c->prefix) return fail_memory(err);
     if (pare_group_rank() == 0)
@@ -102,6 +99,7 @@ pare_status compress_search_prefix(compress_run *c, pare_calibration *cal, pare_
     if (!step) return PARE_OK;
     const pare_cushion_input in = {.model = c->o->model,
                                    .text = c->o->calib,
+                                   .start = c->prefix,
                                    .options = step->options,
                                    .compute = c->o->calib_compute,
                                    .work = work};

@@ -163,8 +163,9 @@ pare_status compress_share_result(compress_run *c, size_t i, int owner, size_t f
 /* The step that searches a prefix, or NULL. */
 const pare_step *compress_prefix_step(const compress_run *c);
 /* c->prefix becomes the file that is asked for, or the input's own; with a step that searches one
- * it stays NULL. It is read, so that no hours of work come to nothing. Errors: PARE_ERR_ARG,
- * PARE_ERR_UNSUPPORTED (a format that cannot hold it), PARE_ERR_INPUT, PARE_ERR_NOMEM. */
+ * the file that it begins with, or NULL. It is read, so that no hours of work come to nothing.
+ * Errors: PARE_ERR_ARG, PARE_ERR_UNSUPPORTED (a format that cannot hold it), PARE_ERR_INPUT,
+ * PARE_ERR_NOMEM. */
 pare_status compress_plan_prefix(compress_run *c, pare_error *err);
 /* The memory that a search takes, into the report; in a dry run what it may take is told. */
 void compress_plan_search(compress_run *c);

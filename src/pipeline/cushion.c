@@ -36,6 +36,7 @@ typedef struct cushion {
     int32_t *texts; /* [texts][n] of the search at work */
     pare_cushion_result result;
     double check_before[N_CHECKS], check_after[N_CHECKS];
+    json_t *tuning; /* of the record, or NULL */
 } cushion;
 
 static pare_status fail_memory(pare_error *err) {
@@ -151,8 +152,33 @@ static pare_status find_candidates(cushion *c, pare_error *err) {
 
 /* --- the start --- */
 
+/* The tokens of a prefix's file. */
+static pare_status start_from_file(cushion *c, pare_error *err) {
+    pare_cushion_result *r = &c->result;
+    pare_prefix *p;
+    if (c->o->start != PARE_CUSHION_START_NONE)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "cushion: found start and --prefix %s, expected one of them",
+                         c->in->start);
+    PARE_TRY(pare_prefix_load(&p, &c->m->config, c->in->start, err));
+    pare_status st = PARE_OK;
+    if (!p->ids)
+        st = pare_fail(err, PARE_ERR_ARG,
+                       "%s: found a prefix of no tokens (a tuned one?), expected one that a search "
+                       "can go on from",
+                       c->in->start);
+    else if (p->attn.n > (size_t)c->o->max_len)
+        st = pare_fail(err, PARE_ERR_ARG, "%s: found %zu tokens, expected at most %d (max_len)",
+                       c->in->start, p->attn.n, c->o->max_len);
+    for (size_t i = 0; st == PARE_OK && i < p->attn.n; i++) r->ids[r->n++] = p->ids[i];
+    r->n_start = r->n;
+    pare_prefix_free(p);
+    return st;
+}
+
 static pare_status start(cushion *c, pare_error *err) {
     pare_cushion_result *r = &c->result;
+    if (c->in->start) return start_from_file(c, err);
     const int32_t bos = pare_tokenizer_bos(c->tok);
     const size_t n = (size_t)START_TOKENS < c->all.n ? (size_t)START_TOKENS : c->all.n;
     if (c->o->start == PARE_CUSHION_START_BOS) {
@@ -316,6 +342,7 @@ static pare_status make_record(const cushion *c, char **record, pare_error *err)
         json_object_set_new(o, "steps", steps_json(r));
         json_object_set_new(o, "check_before", reals_json(c->check_before, r->n ? N_CHECKS : 0));
         json_object_set_new(o, "check_after", reals_json(c->check_after, r->n ? N_CHECKS : 0));
+        if (c->tuning) json_object_set(o, "tuning", c->tuning);
     }
     char *dumped = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
     *record = dumped && pare_json_failures() == failures ? pare_strdup(dumped) : NULL;
@@ -332,13 +359,36 @@ static size_t capacity_of(const pare_cushion_options *o) {
     return CAPACITY_ROWS / rows ? CAPACITY_ROWS / rows : 1;
 }
 
+/* Tokens of a text of the tuning where the file is long enough. */
+static size_t longest_tuned(const pare_cushion_options *o, const pare_model_config *c) {
+    size_t n = 0;
+    pare_error ignored;
+    const pare_cushion_input in = {.options = o, .text = ""};
+    return pare_cushion_tune_length(&n, &in, c, SIZE_MAX, &ignored) == PARE_OK ? n : 0;
+}
+
+/* What the tape keeps of a token in each layer, and the widest layer with its gradients. */
+static uint64_t tuning_memory(const pare_cushion_options *o, const pare_model_config *c) {
+    const uint64_t rows = (uint64_t)o->batch * (uint64_t)longest_tuned(o, c),
+                   heads = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim,
+                   kept = 3 * c->dim + 2 * heads + 2 * kv + 3 * c->ffn_dim,
+                   errors =
+                       (o->site != PARE_CUSHION_LINEAR_IN ? c->dim : 0) +
+                       (o->site != PARE_CUSHION_BLOCK_OUT ? 2 * c->dim + heads + c->ffn_dim : 0);
+    return sizeof(float) * (rows * (c->n_layers * (kept + errors) + 2 * kept) +
+                            7 * 2 * (uint64_t)o->max_len * c->n_layers * kv) +
+           ((uint64_t)64 << 20);
+}
+
 uint64_t pare_cushion_memory(const pare_cushion_options *o, const pare_model_config *c) {
     const uint64_t rows = (uint64_t)o->n + 1, kv_dim = c->n_kv_heads * c->head_dim,
                    pass = rows > PARE_CUSHION_PASS_ROWS ? rows : PARE_CUSHION_PASS_ROWS,
                    widest = 3 * c->dim + 2 * c->n_heads * c->head_dim + 2 * kv_dim + 3 * c->ffn_dim;
-    return sizeof(float) * (capacity_of(o) * rows * c->dim + pass * widest +
-                            2 * (uint64_t)o->max_len * c->n_layers * kv_dim) +
-           8 * (uint64_t)o->texts * rows + 32 * (uint64_t)c->vocab_size;
+    const uint64_t search = sizeof(float) * (capacity_of(o) * rows * c->dim + pass * widest +
+                                             2 * (uint64_t)o->max_len * c->n_layers * kv_dim) +
+                            8 * (uint64_t)o->texts * rows + 32 * (uint64_t)c->vocab_size;
+    const uint64_t tuning = o->epochs ? tuning_memory(o, c) : 0;
+    return search > tuning ? search : tuning;
 }
 
 double pare_cushion_tokens(const pare_cushion_options *o, const pare_model_config *c) {
@@ -346,15 +396,19 @@ double pare_cushion_tokens(const pare_cushion_options *o, const pare_model_confi
     if (o->pool && (double)o->pool < all) all = (double)o->pool;
     double some = o->candidates && (double)o->candidates < all ? (double)o->candidates : all;
     return (double)o->max_len *
-           (all * (double)(o->screen + 1) + some * (double)(o->n + 1) * (double)o->texts);
+               (all * (double)(o->screen + 1) + some * (double)(o->n + 1) * (double)o->texts) +
+           3.0 * o->epochs * o->tune_texts * (double)longest_tuned(o, c);
 }
 
 static pare_status set_up(cushion *c, pare_error *err) {
     const size_t n = (size_t)c->o->n;
+    size_t tune_n;
     PARE_TRY(pare_model_load(&c->m, c->rt, c->in->model, err));
     pare_model_attach_prefix(c->m, NULL); /* the search makes all of it */
     PARE_TRY(pare_tokenizer_load(&c->tok, c->in->model, err));
     PARE_TRY(read_text(c, err));
+    if (c->o->epochs) /* before hours of search */
+        PARE_TRY(pare_cushion_tune_length(&tune_n, c->in, &c->m->config, c->all.n, err));
     PARE_TRY(find_candidates(c, err));
     c->capacity = capacity_of(c->o);
     const pare_cushion_eval_options eo = {
@@ -370,6 +424,15 @@ static pare_status set_up(cushion *c, pare_error *err) {
     PARE_TRY(pare_cushion_eval_open(&c->eval, c->m, &eo, err));
     c->texts = pare_calloc((size_t)c->o->texts * n, sizeof *c->texts);
     return c->texts ? PARE_OK : fail_memory(err);
+}
+
+/* Of the keys and values of *p, which becomes another one. */
+static pare_status tune(cushion *c, pare_prefix **p, pare_error *err) {
+    pare_cushion_eval_close(c->eval);
+    c->eval = NULL;
+    pare_model_attach_prefix(c->m, *p);
+    *p = NULL;
+    return pare_cushion_tune(p, &c->tuning, &c->m, c->in, c->all.data, c->all.n, err);
 }
 
 static pare_status make(cushion *c, pare_prefix **out, char **record, pare_error *err) {
@@ -389,9 +452,12 @@ static pare_status make(cushion *c, pare_prefix **out, char **record, pare_error
                                   .keep = keep,
                                   .noted = noted};
     PARE_TRY(pare_cushion_search(&job, c->o, &c->result, err));
-    if (c->result.n) PARE_TRY(check(c, err));
-    PARE_TRY(make_record(c, record, err));
-    return c->result.n ? pare_prefix_from_ids(out, c->m, c->result.ids, c->result.n, err) : PARE_OK;
+    if (c->result.n) {
+        PARE_TRY(check(c, err));
+        PARE_TRY(pare_prefix_from_ids(out, c->m, c->result.ids, c->result.n, err));
+        if (c->o->epochs) PARE_TRY(tune(c, out, err));
+    }
+    return make_record(c, record, err);
 }
 
 pare_status pare_cushion_make(pare_prefix **out, char **record, pare_runtime *rt,
@@ -407,7 +473,10 @@ pare_status pare_cushion_make(pare_prefix **out, char **record, pare_runtime *rt
     if (st != PARE_OK) {
         pare_free(*record);
         *record = NULL;
+        pare_prefix_free(*out);
+        *out = NULL;
     }
+    json_decref(c->tuning);
     pare_cushion_eval_close(c->eval);
     pare_model_free(c->m);
     pare_tokenizer_free(c->tok);

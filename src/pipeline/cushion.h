@@ -1,5 +1,5 @@
 /* The prefix of a cushioncache step: texts, candidates, the search (methods/quant/cushioncache.c)
- * on a loaded model, what a cut-off run had found, the prefix's keys and values. */
+ * on a loaded model, what a cut-off run had found, the prefix's keys and values, their tuning. */
 #ifndef PARE_SRC_PIPELINE_CUSHION_H
 #define PARE_SRC_PIPELINE_CUSHION_H
 
@@ -9,19 +9,23 @@
 
 typedef struct pare_cushion_input {
     const char *model, *text; /* files */
+    const char *start;        /* a prefix's file, with whose tokens it begins; NULL: none */
     const pare_cushion_options *options;
     pare_compute compute;
-    pare_work *work; /* each step is kept there, as "cushion"; NULL: nowhere */
+    pare_work *work; /* each step is kept there, as "cushion", and checkpoints of the tuning, as
+                        "cushion_tuning"; NULL: nowhere */
 } pare_cushion_input;
 
 /* *out NULL: no token was worth it. *record: JSON text of every choice and of what was found, to be
  * freed. Errors: PARE_ERR_INPUT (a text too short), PARE_ERR_ARG (prefix and text are longer than
- * the model's context; start=bos without a BOS), those of loading, PARE_ERR_INTERRUPTED. */
+ * the model's context; start=bos without a BOS; a start that was not computed from tokens), those
+ * of loading, PARE_ERR_INTERRUPTED. */
 pare_status pare_cushion_make(pare_prefix **out, char **record, pare_runtime *rt,
                               const pare_cushion_input *in, pare_error *err);
 
-/* What a search takes at most, without running one: bytes of memory beside the weights of the whole
- * model, and tokens that pass through the model. */
+/* What search and tuning take at most, without running them: bytes of memory beside the weights of
+ * the whole model, and tokens that pass through the model (a gradient counts as two more passes).
+ */
 uint64_t pare_cushion_memory(const pare_cushion_options *o, const pare_model_config *c);
 double pare_cushion_tokens(const pare_cushion_options *o, const pare_model_config *c);
 
@@ -33,5 +37,19 @@ double pare_cushion_tokens(const pare_cushion_options *o, const pare_model_confi
 pare_status pare_cushion_outlier_tokens(int32_t *ids, size_t *n_ids, size_t most, pare_model *m,
                                         const int32_t *texts, size_t n_texts, size_t n, int32_t bos,
                                         pare_compute compute, pare_error *err);
+
+/* ---- cushion_tune.c ---- */
+
+/* Trains the keys and values of m's prefix, which was computed from tokens, on the text ids[n];
+ * *out is what did best on text held out, and without ids unless that is what it began with. *m
+ * becomes NULL when it is taken over. *record: an object of lengths and losses. Errors: as for
+ * pare_cushion_make; PARE_ERR_INPUT (losses that are no finite numbers). */
+pare_status pare_cushion_tune(pare_prefix **out, json_t **record, pare_model **m,
+                              const pare_cushion_input *in, const int32_t *ids, size_t n,
+                              pare_error *err);
+/* *n: tokens of a text of the tuning, where the file has n_ids. Errors: PARE_ERR_ARG,
+ * PARE_ERR_INPUT (the context or the file is too short). */
+pare_status pare_cushion_tune_length(size_t *n, const pare_cushion_input *in,
+                                     const pare_model_config *c, size_t n_ids, pare_error *err);
 
 #endif

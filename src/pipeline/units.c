@@ -156,6 +156,7 @@ pare_status compress_open_work(compress_run *c, const pare_calibration *cal, par
             return hashed;
         }
         json_object_set_new(f, "search_text", json_string(sha));
+        json_object_set_new(f, "search_start", json_string(c->report->prefix_sha256));
         json_object_set_new(f, "search_compute", json_integer(c->o->calib_compute));
     }
     f = whole(f, failures);

@@ -1,5 +1,5 @@
-/* The step of a recipe that searches a prefix: what it writes, a run that was cut off, steps behind
- * it, starts, what is refused. */
+/* The step of a recipe that searches a prefix and tunes it: what it writes, a run that was cut off,
+ * steps behind it, starts, what is refused. */
 #include "support/program.h"
 #include "support/test.h"
 #include "support/tiny_model.h"
@@ -30,7 +30,10 @@ static const char *text_file(void) {
 
 enum { N_TEXT = 20 };
 
-static const char recipe[] = "cushioncache:max_len=2,tau=1000000,n=12,texts=2,screen=2,pool=40";
+static const char recipe[] =
+    "cushioncache:max_len=2,tau=1000000,n=12,texts=2,screen=2,pool=40,epochs=0";
+static const char tuned[] = "cushioncache:max_len=2,tau=1000000,n=12,texts=2,screen=2,pool=8,"
+                            "tune_texts=6,tune_n=20,lr=0.02,bits=4";
 
 static void compressed(void **state) {
     (void)state;
@@ -206,6 +209,177 @@ static void resumed(void **state) {
     pare_runtime_free(rt);
 }
 
+/* --- tuning --- */
+
+static pare_compress_options tuning_options(const char *out) {
+    return (pare_compress_options){.model = tiny_model("dense", NULL),
+                                   .out = test_path(out),
+                                   .recipe = tuned,
+                                   .calib = text_file(),
+                                   .format = "hf"};
+}
+
+/* Hash of what a run writes. */
+static const char *hash_of(pare_runtime *rt, const pare_compress_options *o) {
+    pare_compress_report *report;
+    char file[600];
+    assert_ok(pare_compress(&report, rt, o, err));
+    pare_compress_report_free(report);
+    snprintf(file, sizeof file, "%s/" PARE_PREFIX_FILE, o->out);
+    return test_hash(file);
+}
+
+static double held_out(const json_t *tuning, size_t epoch) {
+    const json_t *h = json_array_get(json_object_get(tuning, "held_out"), epoch);
+    return json_number_value(json_object_get(h, "loss")) +
+           0.01 * json_number_value(json_object_get(h, "error"));
+}
+
+/* The loss of text held out falls, the best keys and values are those of no tokens, and the record
+ * says how. */
+static void tuning(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    pare_compress_options o = tuning_options("tuned");
+    pare_compress_report *report;
+    pare_prefix *p;
+    char file[600];
+    assert_ok(pare_compress(&report, rt, &o, err));
+    json_t *found = json_loads(pare_compress_result(report)->prefix_search, 0, NULL);
+    json_t *t = json_object_get(found, "tuning");
+    program_has(t, "n,steps,held_out_texts,kept_epoch,held_out");
+    assert_int_equal(json_integer_value(json_object_get(t, "steps")), 12);
+    assert_int_equal(json_array_size(json_object_get(t, "held_out")), 3);
+    size_t kept = (size_t)json_integer_value(json_object_get(t, "kept_epoch"));
+    assert_true(kept > 0 && held_out(t, kept) < held_out(t, 0));
+    json_decref(found);
+    pare_compress_report_free(report);
+    snprintf(file, sizeof file, "%s/" PARE_PREFIX_FILE, o.out);
+    pare_model *m;
+    assert_ok(pare_model_load(&m, rt, o.out, err));
+    assert_ok(pare_prefix_load(&p, &m->config, file, err));
+    assert_null(p->ids);
+    assert_int_equal(p->attn.n, 2);
+    pare_prefix_free(p);
+    pare_model_free(m);
+
+    /* a rate of 0 changes nothing: the prefix is the search's, with its tokens */
+    o.recipe = "cushioncache:max_len=2,tau=1000000,n=12,texts=2,screen=2,pool=8,tune_texts=2,"
+               "tune_n=20,lr=0";
+    o.out = test_path("still");
+    const char *still = hash_of(rt, &o);
+    snprintf(file, sizeof file, "%s/" PARE_PREFIX_FILE, o.out);
+    assert_ok(pare_model_load(&m, rt, o.out, err));
+    assert_int_equal(pare_model_prefix_length(m), 2);
+    pare_prefix *again;
+    assert_ok(pare_prefix_load(&p, &m->config, file, err));
+    assert_non_null(p->ids);
+    pare_model_attach_prefix(m, NULL);
+    assert_ok(pare_prefix_from_ids(&again, m, p->ids, 2, err));
+    assert_memory_equal(p->values, again->values, p->bytes);
+    pare_prefix_free(again);
+    pare_model_free(m);
+    (void)still;
+
+    /* a search goes on from a file's tokens; here there is none left to look for */
+    o.recipe = "cushioncache:max_len=2,n=12,texts=2,screen=2,epochs=0";
+    o.prefix = file;
+    o.out = test_path("gone_on");
+    assert_ok(pare_compress(&report, rt, &o, err));
+    found = json_loads(pare_compress_result(report)->prefix_search, 0, NULL);
+    assert_int_equal(json_array_size(json_object_get(found, "steps")), 0);
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *ids = json_object_get(found, "token_ids");
+        assert_int_equal(json_integer_value(json_array_get(ids, i)), p->ids[i]);
+        ids = json_object_get(found, "start_ids");
+        assert_int_equal(json_integer_value(json_array_get(ids, i)), p->ids[i]);
+    }
+    json_decref(found);
+    pare_compress_report_free(report);
+    pare_prefix_free(p);
+    o.out = test_path("not_begun");
+    o.restart = true;
+    o.recipe = "cushioncache:max_len=1,epochs=0";
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "at most 1 (max_len)");
+    o.recipe = "cushioncache:start=bos,epochs=0";
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "found start and --prefix");
+    snprintf(file, sizeof file, "%s/" PARE_PREFIX_FILE, test_path("tuned"));
+    o.recipe = "cushioncache:epochs=0";
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "a prefix of no tokens");
+    pare_runtime_free(rt);
+}
+
+/* Every way of the forward pass, and of the norm. */
+static void ways_of_tuning(void **state) {
+    (void)state;
+    static const char *const ways[] = {
+        "forward=per_tensor_static", "forward=per_tensor_dynamic",
+        "forward=per_token",         "lq_norm=sum,lambda=1e-4",
+        "site=linear_in,batch=4",    "site=both,granularity=per_token"};
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    char seen[8][65] = {{0}};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        char recipe_text[300];
+        pare_compress_options o = tuning_options("way");
+        char out[600];
+        snprintf(out, sizeof out, "%s%zu", o.out, i);
+        snprintf(recipe_text, sizeof recipe_text, "%s,%s", tuned, ways[i]);
+        o.out = out;
+        o.recipe = recipe_text;
+        snprintf(seen[i], sizeof seen[i], "%s", hash_of(rt, &o));
+        for (size_t j = 0; j < i; j++) assert_string_not_equal(seen[i], seen[j]);
+    }
+    pare_runtime_free(rt);
+}
+
+/* Progress is throttled: at the latest at the end. */
+static void stop_in_tuning(void *arg, const char *stage, double done, double total,
+                           const char *unit) {
+    (void)arg, (void)unit;
+    if (strcmp(stage, "cushion: tune") == 0 && done > total / 2) stop = 1;
+}
+
+/* A run that was cut off while it tuned goes on from the last checkpoint; one whose checkpoint is
+ * damaged tunes anew: the same bytes. */
+static void tuning_resumed(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX), *stopping_rt;
+    pare_compress_options o = tuning_options("tuned_whole");
+    pare_compress_report *report;
+    char whole[65];
+    snprintf(whole, sizeof whole, "%s", hash_of(rt, &o));
+    for (int damaged = 0; damaged < 2; damaged++) {
+        o.out = test_path(damaged ? "tuned_damaged" : "tuned_cut");
+        pare_options options = pare_options_default();
+        options.n_threads = 1;
+        options.progress = stop_in_tuning;
+        options.cancel = &stop;
+        assert_ok(pare_runtime_create(&stopping_rt, &options, err));
+        stop = 0;
+        assert_fails(pare_compress(&report, stopping_rt, &o, err), PARE_ERR_INTERRUPTED, "goes on");
+        pare_runtime_free(stopping_rt);
+        char path[700];
+        snprintf(path, sizeof path, "%s.work/manifest", o.out);
+        json_t *there = json_load_file(path, 0, NULL);
+        const json_t *kept = json_object_get(json_object_get(there, "kept"), "cushion_tuning");
+        int step = (int)json_integer_value(json_object_get(kept, "step"));
+        assert_true(step >= 6 && step <= 12);
+        json_decref(there);
+        snprintf(path, sizeof path, "%s.work/cushion-%d.safetensors", o.out, step);
+        FILE *f = fopen(path, "r+b");
+        assert_non_null(f);
+        if (damaged) {
+            assert_int_equal(fseek(f, -5, SEEK_END), 0);
+            int c = fgetc(f);
+            assert_int_equal(fseek(f, -5, SEEK_END), 0);
+            assert_true(fputc(c ^ 1, f) != EOF);
+        }
+        assert_int_equal(fclose(f), 0);
+        assert_string_equal(hash_of(rt, &o), whole);
+    }
+    pare_runtime_free(rt);
+}
+
 static void starts(void **state) {
     (void)state;
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
@@ -217,6 +391,7 @@ static void starts(void **state) {
     o.texts = 1;
     o.pool = 8;
     o.tau = 0; /* nothing is added */
+    o.epochs = 0;
     o.start = PARE_CUSHION_START_OUTLIERS;
     const pare_cushion_input in = {
         .model = tiny_model("dense", NULL), .text = text_file(), .options = &o};
@@ -235,6 +410,7 @@ static void refusals(void **state) {
     assert_fails(pare_recipe_parse(&r, "cushioncache:texts=1,repeats=2", err), PARE_ERR_ARG,
                  "repeats");
     assert_fails(pare_recipe_parse(&r, "cushioncache:n=4,screen=5", err), PARE_ERR_ARG, "screen");
+    assert_fails(pare_recipe_parse(&r, "cushioncache:tune_n=1", err), PARE_ERR_ARG, "tune_n");
     pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
     pare_compress_report *report;
     pare_compress_options o = {.model = tiny_model("dense", NULL),
@@ -246,16 +422,29 @@ static void refusals(void **state) {
     o.max_memory = 1000;
     assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "max-memory");
     o.max_memory = 0;
+    o.restart = true;
     o.recipe = "rtn:bits=4 + cushioncache";
     assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "as the first step");
     o.recipe = "cushioncache:n=512";
     assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "the model's context");
+    o.recipe = "cushioncache:max_len=1,tau=1000000,n=12,texts=2,screen=2,pool=4,tune_n=512";
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "tune_n: found 512");
+    o.recipe = "cushioncache:max_len=1,tau=1000000,n=12,texts=2,screen=2,pool=4,tune_n=500";
+    o.calib = test_write("short.txt", "a short text of so many bytes only", 34);
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_INPUT, "expected at least 5000");
+    o.calib = text_file();
+    o.recipe = "cushioncache:max_len=1,tau=1000000,n=12,texts=2,screen=2,pool=4,tune_n=20";
+    const tiny_options no_numbers = {.final_norm = 3e38f};
+    o.model = tiny_model("no_numbers", &no_numbers);
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_INPUT, "lower lr or lambda");
     pare_runtime_free(rt);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(compressed), cmocka_unit_test(smoothed),
-                                       cmocka_unit_test(resumed), cmocka_unit_test(starts),
-                                       cmocka_unit_test(refusals)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(compressed),     cmocka_unit_test(smoothed),
+        cmocka_unit_test(resumed),        cmocka_unit_test(tuning),
+        cmocka_unit_test(ways_of_tuning), cmocka_unit_test(tuning_resumed),
+        cmocka_unit_test(starts),         cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

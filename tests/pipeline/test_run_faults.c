@@ -95,6 +95,8 @@ static void every_method(void **state) {
     fault_init();
     for (size_t m = 0; pare_step_method_at(m); m++)
         allocations_fail(pare_method_name(pare_step_method_at(m)));
+    allocations_fail("cushioncache:max_len=1,tau=1000000,n=8,texts=1,screen=1,pool=3,tune_texts=2,"
+                     "tune_n=8");
     assert_true(n_places > 100 && n_places < SEEN / 2);
 }
 

@@ -92,12 +92,20 @@ static int run_apart(const pare_compress_options *o, int kind, long at, int erro
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/* Every method, and a GGUF file after the last of them. */
+/* A prefix searched and tuned. */
+static const char cushion[] =
+    "cushioncache:max_len=1,tau=1000000,n=8,texts=1,screen=1,pool=3,tune_texts=2,tune_n=8";
+
+/* Every method, a prefix, and a GGUF file after the last of them. */
 static void killed_after_every_call(void **state) {
     (void)state;
-    for (size_t m = 0; m == 0 || pare_step_method_at(m - 1); m++) {
-        bool gguf = !pare_step_method_at(m);
-        const char *recipe = gguf ? "wanda:sparsity=0.5 + q8_0" : recipe_of(pare_step_method_at(m));
+    size_t n_methods = 0;
+    while (pare_step_method_at(n_methods)) n_methods++;
+    for (size_t m = 0; m < n_methods + 2; m++) {
+        bool gguf = m > n_methods;
+        const char *recipe = gguf             ? "wanda:sparsity=0.5 + q8_0"
+                             : m == n_methods ? cushion
+                                              : recipe_of(pare_step_method_at(m));
         char out[1024];
         snprintf(out, sizeof out, "%s", test_path(gguf ? "killed.gguf" : "killed"));
         pare_compress_options o = options_of(recipe, out);
@@ -126,15 +134,16 @@ static void killed_after_every_call(void **state) {
     }
 }
 
-/* Methods make no calls of their own: two of them do, and each takes the other kind of error. */
+/* Methods make no calls of their own, but for a prefix: two of them do, and each takes the other
+ * kind of error. */
 static void every_call_fails(void **state) {
     (void)state;
     static const int errors[] = {ENOSPC, EIO};
-    static const char *const recipes[] = {"wanda", "gptq"};
+    static const char *const recipes[] = {"wanda", "gptq", cushion};
     char out[1024], expected[65];
     snprintf(out, sizeof out, "%s", test_path("failing"));
     char *work = pare_asprintf("%s.work", out);
-    for (long r = 0; r < 2; r++)
+    for (long r = 0; r < 3; r++)
         for (int kind = FAIL_ONCE; kind <= FAIL_FROM; kind++) {
             pare_compress_options o = options_of(recipes[r], out);
             assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);

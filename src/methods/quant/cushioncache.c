@@ -1,6 +1,6 @@
-/* CushionCache, stage 1: a short prefix whose keys and values take the attention that nothing else
- * wants, so that no token of the text carries the huge activations that ruin a shared scale. Son,
- * Park, Han, Kim, Lee, arXiv:2406.12016, algorithm 1:
+/* CushionCache: a short prefix whose keys and values take the attention that nothing else wants, so
+ * that no token of the text carries the huge activations that ruin a shared scale. Son, Park, Han,
+ * Kim, Lee, arXiv:2406.12016. Stage 1, its algorithm 1:
  *
  *     p = start
  *     while |p| < max_len:
@@ -18,7 +18,12 @@
  * Departures: several texts instead of one; `repeats` of them begin with the last tokens of the
  * prefix so far, because one token is no sink for a text that begins with that very token: a second
  * one mends that, and is found worth it only where such a text is among those that count.
- * candidates > 0 is no exact argmin: only so many, the best ones on the screen, are computed. */
+ * candidates > 0 is no exact argmin: only so many, the best ones on the screen, are computed.
+ *
+ * Stage 2 (train/prefix_loss.h, pipeline/cushion_tune.c) trains the keys and values of what was
+ * found with the model's own loss and L_q. The paper names lambda and the epochs; what else it
+ * takes is a choice: AdamW without decay, a rate that falls linearly to 0, gradients clipped at a
+ * norm of 1, one text a step, L_q a mean over elements. */
 #include "methods/cushion_search.h"
 
 #include "base/memory.h"
@@ -61,6 +66,22 @@ static const pare_param cushioncache_params[] = {
     CHOICE(formula, PARE_ACT_DEFAULT, PARE_ACT_FORMULA_CHOICES, "of the grid"),
     CHOICE(granularity, PARE_ACT_PER_TENSOR_DYNAMIC, PARE_ACT_GRANULARITY_CHOICES,
            "of the grid: of a text's tokens together, or of each"),
+    PARE_PARAM(pare_cushion_options, epochs, PARE_PARAM_INT, 2, 0, PARE_CUSHION_MAX_EPOCHS,
+               "of tuning the keys and values of what was found; 0 = none"),
+    PARE_PARAM(pare_cushion_options, lr, PARE_PARAM_FLOAT, 1e-3, 0, 10,
+               "learning rate of the tuning, falling to 0"),
+    PARE_PARAM(pare_cushion_options, lambda, PARE_PARAM_FLOAT, 0.01, 0, 1e9,
+               "weight of the quantization error beside the model's loss"),
+    CHOICE(lq_norm, 0, "mean|sum",
+           "of the error in the tuning: mean over each block's elements, or their sum"),
+    PARE_PARAM(pare_cushion_options, tune_texts, PARE_PARAM_INT, 128, 1, 1 << 20,
+               "texts of an epoch"),
+    PARE_PARAM(pare_cushion_options, tune_n, PARE_PARAM_INT, 0, 0, 1 << 20,
+               "tokens of each; 0 = 512, or less where context or text are short"),
+    PARE_PARAM(pare_cushion_options, batch, PARE_PARAM_INT, 1, 1, 1 << 16, "texts of a step"),
+    CHOICE(forward, PARE_CUSHION_FORWARD_PLAIN,
+           "plain|per_tensor_static|per_tensor_dynamic|per_token",
+           "the model's loss is of plain activations, or of quantized ones"),
     {0},
 };
 
@@ -76,6 +97,8 @@ static pare_status cushioncache_check(const void *options, pare_error *err) {
     if (o->screen > o->n)
         return pare_fail(err, PARE_ERR_ARG,
                          "screen: found %d, expected at most %d, a text's tokens", o->screen, o->n);
+    if (o->tune_n == 1)
+        return pare_fail(err, PARE_ERR_ARG, "tune_n: found 1, expected 0 or at least 2");
     return PARE_OK;
 }
 
@@ -255,8 +278,10 @@ const pare_method pare_method_cushioncache = {
             "later in the recipe, and who runs the model, sees it. Weights are unchanged. The "
             "texts come from the calibration text. The result is the best of all tokens (with "
             "candidates=N of the N best on a first look); those that cannot win any more are given "
-            "up early. pool=N and candidates=N make it a matter of minutes.",
-    .example = "cushioncache:max_len=4,candidates=64",
+            "up early. pool=N and candidates=N make it a matter of minutes. Then keys and values "
+            "are trained for some epochs, and those kept that did best on text held out. --prefix "
+            "FILE: the search goes on from that file's tokens.",
+    .example = "cushioncache:max_len=4,candidates=64,lambda=0.1",
     .options_size = sizeof(pare_cushion_options),
     .params = cushioncache_params,
     .prefix = true,
