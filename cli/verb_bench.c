@@ -145,11 +145,16 @@ static json_t *row_json(const results *r, const pare_bench_row *row) {
     return out;
 }
 
-static pare_status print_json(cli *c, const results *r, const bench_options *o) {
+static pare_status print_json(cli *c, const results *r, const pare_model *m,
+                              const bench_options *o) {
     json_t *out = cli_json_begin(c), *rows = json_array();
     json_t *limits = bench_limits_json(&r->limits);
     json_object_set_new(limits, "read_bytes_per_s", cli_json_real(r->read_rate));
     json_object_set_new(out, "compute", json_string(o->compute ? "fast" : "exact"));
+    const char *act = pare_model_act(m);
+    json_object_set_new(out, "act", *act ? json_string(act) : json_null());
+    json_object_set_new(out, "prefix_positions",
+                        json_integer((json_int_t)pare_model_prefix_length(m)));
     json_object_set_new(out, "limits", limits);
     for (size_t i = 0; i < r->n; i++) json_array_append_new(rows, row_json(r, &r->rows[i]));
     json_object_set_new(out, "rows", rows);
@@ -195,7 +200,7 @@ static pare_status run_model(cli *c, const bench_options *o, const char *path) {
     if (st == PARE_OK) st = measure_limits(c, &r, m);
     if (st == PARE_OK) st = measure_all(c, &r, m, o);
     cli_progress_end(c);
-    if (st == PARE_OK) st = c->common.json ? print_json(c, &r, o) : print_table(c, &r, o);
+    if (st == PARE_OK) st = c->common.json ? print_json(c, &r, m, o) : print_table(c, &r, o);
     pare_model_free(m);
     return st;
 }

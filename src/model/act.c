@@ -274,6 +274,12 @@ static pare_status encode(pare_tensor *out, const pare_model *m, const pare_line
     return st == PARE_OK ? st : pare_fail_prefix(err, "%s", l->name);
 }
 
+static size_t bytes_of(const pare_tensor *t) {
+    size_t n = 0;
+    for (size_t i = 0; i < PARE_MAX_PARTS; i++) n += t->part_bytes[i];
+    return n;
+}
+
 pare_status pare_act_quantize_weights(pare_act_sites *a, pare_model *m, const pare_encoding *enc,
                                       pare_error *err) {
     for (size_t l = 0; l < a->n_layers; l++)
@@ -283,6 +289,7 @@ pare_status pare_act_quantize_weights(pare_act_sites *a, pare_model *m, const pa
             pare_tensor t = {0};
             PARE_TRY(pare_check_cancel(m->rt, err));
             PARE_TRY(encode(&t, m, linear, enc, err));
+            a->bytes_changed += (ptrdiff_t)bytes_of(&t) - (ptrdiff_t)bytes_of(&linear->w);
             a->weights[a->n_weights++] = t;
             linear->w = t;
             linear->w.storage = NULL; /* a's */

@@ -39,7 +39,8 @@ typedef struct pare_act_sites {
     float *row_sums;        /* of all matrices of layers */
     pare_tensor *weights;   /* [n_weights] that take the place of the file's */
     size_t n_weights;
-    char *text; /* what the scheme is called */
+    ptrdiff_t bytes_changed; /* so many more than the file's */
+    char *text;              /* what the scheme is called */
 } pare_act_sites;
 
 /* For a model with all layers loaded. Static ranges are those of nothing. Errors: PARE_ERR_NOMEM.

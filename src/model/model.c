@@ -360,6 +360,7 @@ uint64_t pare_model_bytes_per_token(const pare_model *m) {
             total += held_bytes(m, t);
     }
     const pare_source_tensor *table = pare_source_find(m->source, "token_embd.weight");
+    if (m->act) total += (uint64_t)m->act->bytes_changed; /* may be less */
     return total + held_bytes(m, table) / m->config.vocab_size;
 }
 

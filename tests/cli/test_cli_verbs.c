@@ -512,6 +512,7 @@ static void bench(void **state) {
     (void)state;
     json_t *o = program_json(NULL, "pare bench model.gguf --pp 32 --tg 4 --batch 1,4 --depth 0,16 "
                                    "--reps 2");
+    program_has(o, "compute,act,prefix_positions,limits,rows");
     json_t *rows = json_object_get(o, "rows"), *row;
     size_t i, n_prefill = 0;
     assert_int_equal(json_array_size(rows), 6);
