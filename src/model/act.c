@@ -225,30 +225,9 @@ pare_status pare_act_load(pare_model *m, pare_error *err) {
 
 /* ---- weights ---- */
 
-typedef struct round_job {
-    float *w, *scale;
-    size_t cols, group;
-    pare_grid grid;
-    const pare_encode_kernels *k;
-} round_job;
-
-static void round_rows(void *arg, size_t begin, size_t end) {
-    const round_job *j = arg;
-    size_t step = j->group ? j->group : j->cols, groups = (j->cols + step - 1) / step;
-    int max = (1 << j->grid.bits) - 1;
-    for (size_t r = begin; r < end; r++)
-        for (size_t c = 0; c < j->cols; c += step) {
-            size_t n = j->cols - c < step ? j->cols - c : step;
-            float *w = j->w + r * j->cols + c, *scale = &j->scale[r * groups + c / step];
-            uint8_t zero;
-            pare_grid_fit(scale, &zero, &j->grid, j->k, w, NULL, n);
-            for (size_t i = 0; i < n; i++)
-                w[i] = pare_grid_value(pare_grid_code(w[i], *scale, zero, max), *scale, zero);
-        }
-}
-
 static pare_status encode(pare_tensor *out, const pare_model *m, const pare_linear *l,
-                          const pare_encoding *enc, pare_error *err) {
+                          const pare_encoding *enc, pare_act_round_fn round, void *arg,
+                          pare_error *err) {
     size_t rows = l->w.view.rows, cols = l->w.view.cols, bytes = rows * cols * sizeof(float);
     if (cols % enc->block_len != 0)
         return pare_fail(err, PARE_ERR_ARG,
@@ -258,16 +237,11 @@ static pare_status encode(pare_tensor *out, const pare_model *m, const pare_line
           *scale = pare_malloc(rows * pare_grid_groups(enc->grid, cols), sizeof *scale);
     pare_status st = w && scale ? PARE_OK : fail_memory(err);
     if (st == PARE_OK) {
-        round_job j = {w,
-                       scale,
-                       cols,
-                       enc->grid->group,
-                       {PARE_GRID_SYM_ABSMAX, enc->grid->bits, PARE_GRID_PLAIN},
-                       pare_encode_kernels_get(pare_runtime_isa(m->rt))};
         pare_tensor_decode(m->rt, w, &l->w);
-        pare_parallel_for(m->rt, rows, 8, round_rows, &j);
-        st = pare_tensor_encode_grid(m->rt, out, enc, w, rows, cols, scale, NULL, err);
+        st = round(arg, enc, l->name, w, rows, cols, scale, err);
     }
+    if (st == PARE_OK)
+        st = pare_tensor_encode_grid(m->rt, out, enc, w, rows, cols, scale, NULL, err);
     if (st == PARE_OK) st = pare_tensor_repack(out, pare_runtime_isa(m->rt), err);
     if (w) pare_big_free(w, bytes);
     pare_free(scale);
@@ -281,14 +255,14 @@ static size_t bytes_of(const pare_tensor *t) {
 }
 
 pare_status pare_act_quantize_weights(pare_act_sites *a, pare_model *m, const pare_encoding *enc,
-                                      pare_error *err) {
+                                      pare_act_round_fn round, void *arg, pare_error *err) {
     for (size_t l = 0; l < a->n_layers; l++)
         for (size_t i = 0; i < N_MATRICES; i++) {
             pare_linear *linear = matrix_of(m, l, i);
             if (!linear || linear->w.enc->codes) continue;
             pare_tensor t = {0};
             PARE_TRY(pare_check_cancel(m->rt, err));
-            PARE_TRY(encode(&t, m, linear, enc, err));
+            PARE_TRY(encode(&t, m, linear, enc, round, arg, err));
             a->bytes_changed += (ptrdiff_t)bytes_of(&t) - (ptrdiff_t)bytes_of(&linear->w);
             a->weights[a->n_weights++] = t;
             linear->w = t;

@@ -66,11 +66,17 @@ void pare_model_attach_act(pare_model *m, pare_act_sites *a);
 /* As the model was before; its own files' scheme is gone, too. Not where weights were quantized. */
 void pare_model_detach_act(pare_model *m);
 
-/* Stores the weights of all matrices of layers that are not codes yet in `enc`, grouped integers on
- * the symmetric grid (scale = max |w| / (2^(bits-1) - 1)), packed. Before attach: a->weights owns
- * them. Errors: PARE_ERR_ARG (widths that do not fit), PARE_ERR_NOMEM. */
+/* Rounds w[rows][cols] in place to the grid of an encoding: scale [rows][groups], no zero points
+ * but the middle code. */
+typedef pare_status (*pare_act_round_fn)(void *arg, const pare_encoding *enc, const char *name,
+                                         float *w, size_t rows, size_t cols, float *scale,
+                                         pare_error *err);
+
+/* Stores the weights of all matrices of layers that are not codes yet in `enc`, symmetric grouped
+ * integers, as `round` makes them, packed. Before attach: a->weights owns them. Errors:
+ * PARE_ERR_ARG (widths that do not fit), PARE_ERR_NOMEM, those of `round`. */
 pare_status pare_act_quantize_weights(pare_act_sites *a, pare_model *m, const pare_encoding *enc,
-                                      pare_error *err);
+                                      pare_act_round_fn round, void *arg, pare_error *err);
 
 /* Values pass as they are until it is over: for keys and values that stand before the text. */
 void pare_act_pause(pare_act_sites *a);

@@ -23,6 +23,20 @@ static pare_status calibrate(pare_model *m, const pare_act_options *o, pare_erro
     return st;
 }
 
+/* The method's own step on a matrix. */
+typedef struct rounding {
+    pare_runtime *rt;
+    const pare_spec *spec;
+} rounding;
+
+static pare_status round_matrix(void *arg, const pare_encoding *enc, const char *name, float *w,
+                                size_t rows, size_t cols, float *scale, pare_error *err) {
+    const rounding *r = arg;
+    const pare_weight_job job = {
+        .rt = r->rt, .name = name, .w = w, .rows = rows, .cols = cols, .enc = enc, .scale = scale};
+    return r->spec->method->run(&job, r->spec->options, err);
+}
+
 static pare_status attach(pare_model *m, const pare_spec *spec, const pare_act_options *o,
                           pare_error *err) {
     pare_act_scheme scheme;
@@ -32,7 +46,9 @@ static pare_status attach(pare_model *m, const pare_spec *spec, const pare_act_o
     if (o->calib && !is_static)
         pare_warn(m->rt, "%s: nothing in %s uses calibration text", o->calib, spec->text);
     PARE_TRY(pare_act_sites_create(&a, m, &scheme, err));
-    pare_status st = pare_act_quantize_weights(a, m, spec->method->encoding(spec->options), err);
+    rounding r = {m->rt, spec};
+    pare_status st = pare_act_quantize_weights(a, m, spec->method->encoding(spec->options),
+                                               round_matrix, &r, err);
     if (!(a->text = pare_strdup(spec->text)) && st == PARE_OK)
         st = pare_fail(err, PARE_ERR_NOMEM, "act: out of memory");
     pare_model_attach_act(m, a); /* owns weights that the model has already */

@@ -4,6 +4,7 @@
 #include "support/test.h"
 #include "support/tiny_model.h"
 
+#include "methods/quant_options.h"
 #include "model/act.h"
 #include "pare/compress.h"
 
@@ -29,12 +30,21 @@ static pare_model *load(const char *path) {
     return m;
 }
 
+static pare_status round_weights(void *arg, const pare_encoding *enc, const char *name, float *w,
+                                 size_t rows, size_t cols, float *scale, pare_error *e) {
+    const pare_grid grid = {PARE_GRID_SYM_ABSMAX, enc->grid->bits, PARE_GRID_PLAIN};
+    (void)arg, (void)name, (void)e;
+    pare_quant_round(rt, w, rows, cols, enc->grid->group, &grid, NULL, scale, NULL);
+    return PARE_OK;
+}
+
 static pare_model *load_act(const char *path, const pare_act_scheme *scheme, int bits) {
     pare_model *m = load(path);
     pare_act_sites *a;
     assert_ok(pare_act_sites_create(&a, m, scheme, err));
     if (m->config.dim % 8 == 0) /* GPT-2's is 60: its weights stay as they are */
-        assert_ok(pare_act_quantize_weights(a, m, pare_encoding_of_grid(bits, false, 0), err));
+        assert_ok(pare_act_quantize_weights(a, m, pare_encoding_of_grid(bits, false, 0),
+                                            round_weights, NULL, err));
     pare_model_attach_act(m, a);
     if (scheme->granularity == PARE_ACT_PER_TENSOR_STATIC)
         assert_ok(pare_act_calibrate(m, ids, 4, N, PARE_COMPUTE_EXACT, err));
@@ -141,10 +151,15 @@ static void specs(void **state) {
     const struct {
         const char *spec, *says;
     } bad[] = {
-        {"w8a9", "did you mean 'w8a8'"},       {"rtn", "not known"},
-        {"w8a8:act=per_row", "per_token"},     {"w8a8:per_row", "expected param=value"},
-        {"w8a8:act_bits=7", "4, 6 or 8"},      {"w8a8:bits=5", "4, 6 or 8"},
-        {"w8a8:group=48", "32, 64, 128"},      {"w8a8:per_token,per_token", "twice"},
+        {"w8a9", "did you mean 'w8a8'"},
+        {"rtn", "not known"},
+        {"w8a8:act=per_row", "per_token"},
+        {"w8a8:per_row", "expected param=value"},
+        {"w8a8:act_bits=7", "4, 6 or 8"},
+        {"w8a8:bits=5", "4, 6 or 8"},
+        {"w8a8:group=32,weights=tensor", "expected group=0"},
+        {"w8a8:group=48", "32, 64, 128"},
+        {"w8a8:per_token,per_token", "twice"},
         {"w8a8:per_tensor_static", "--calib"},
     };
     pare_model *m = load(tiny_model("act", NULL));
@@ -174,6 +189,24 @@ static void specs(void **state) {
     assert_fails(pare_model_quantize_act(m, &o, err), PARE_ERR_ARG, "already");
     o.spec = "none"; /* its weights are others already */
     assert_fails(pare_model_quantize_act(m, &o, err), PARE_ERR_ARG, "already");
+    pare_model_free(m);
+    /* one scale for a matrix */
+    m = load(tiny_model("act", NULL));
+    const pare_act_options whole = {.spec = "w8a8:weights=tensor"};
+    const pare_tensor *q = &m->weights.layers[1].attn_q.w;
+    enum { VALUES = TINY_DIM * TINY_DIM };
+    static float before[VALUES], after[VALUES];
+    assert_int_equal(q->view.rows * q->view.cols, VALUES);
+    pare_tensor_decode(rt, before, q);
+    assert_ok(pare_model_quantize_act(m, &whole, err));
+    pare_tensor_decode(rt, after, q);
+    float most = 0;
+    for (int i = 0; i < VALUES; i++) most = fmaxf(most, fabsf(before[i]));
+    const float scale = most / 127;
+    for (int i = 0; i < VALUES; i++) {
+        assert_true(fabsf(after[i] / scale - roundf(after[i] / scale)) < 0.1f); /* scale in f16 */
+        assert_true(fabsf(after[i] - before[i]) < 0.6f * scale);
+    }
     pare_model_free(m);
     /* a model that is no longer one */
     o.spec = "w8a8:per_tensor_static";

@@ -1,14 +1,14 @@
 /* Weights and activations in few bits: the inputs of the layers' matrices are rounded to a grid
  * while the model runs, so that products are those of integers. Weights are symmetric, one scale a
- * row (or group), as SmoothQuant has them (arXiv:2211.10438) and CushionCache (arXiv:2406.12016),
- * whose formulas for activations tensor/act_quant.h has.
+ * row (or group, or matrix), as SmoothQuant has them (arXiv:2211.10438) and CushionCache
+ * (arXiv:2406.12016), whose formulas for activations tensor/act_quant.h has.
  *
  * The step says what the model does; ranges of static grids are the smallest and largest values
  * over the calibration text. Weights that a step before it has quantized keep their codes. */
 #include "methods/quant_options.h"
 
 typedef struct w8a8_options {
-    int act, act_bits, bits, group, formula;
+    int act, act_bits, bits, group, weights, formula;
     bool sym, bmm;
 } w8a8_options;
 
@@ -27,6 +27,11 @@ typedef struct w8a8_options {
                        "bits of a weight's code: 4, 6 or 8"),                                      \
             PARE_PARAM(w8a8_options, group, PARE_PARAM_INT, 0, 0, 128,                             \
                        "weights that share a scale: 32, 64, 128, or 0 for a whole row"),           \
+            {.name = "weights",                                                                    \
+             .type = PARE_PARAM_CHOICE,                                                            \
+             .offset = offsetof(w8a8_options, weights),                                            \
+             .choices = "row|tensor",                                                              \
+             .help = "with group=0: a scale of weights a row, or one for a matrix"},               \
             PARE_PARAM(w8a8_options, sym, PARE_PARAM_BOOL, 0, 0, 1,                                \
                        "the activations' grid is symmetric; else it has a zero point"),            \
             {.name = "formula",                                                                    \
@@ -54,6 +59,9 @@ static pare_status w8a8_check(const void *options, pare_error *err) {
         return pare_fail(err, PARE_ERR_ARG, "act_bits: found %d, expected 4, 6 or 8", o->act_bits);
     if (o->bits % 2 != 0)
         return pare_fail(err, PARE_ERR_ARG, "bits: found %d, expected 4, 6 or 8", o->bits);
+    if (o->weights && o->group)
+        return pare_fail(err, PARE_ERR_ARG, "weights: found tensor and group=%d, expected group=0",
+                         o->group);
     return pare_quant_check(&weights, err);
 }
 
@@ -72,11 +80,18 @@ static void w8a8_act(pare_act_scheme *scheme, const void *options) {
 }
 
 static pare_status w8a8_run(const pare_weight_job *job, const void *options, pare_error *err) {
-    const pare_quant_options weights = weights_of(options);
+    const w8a8_options *o = options;
+    const pare_quant_options weights = weights_of(o);
     const pare_grid grid = pare_quant_grid(&weights);
+    const bool whole = o->weights != 0; /* the matrix is one row, whose scale is that of all */
     (void)err;
-    pare_quant_round(job->rt, job->w, job->rows, job->cols, (size_t)weights.group, &grid, NULL,
+    pare_quant_round(job->rt, job->w, whole ? 1 : job->rows,
+                     whole ? job->rows * job->cols : job->cols, (size_t)weights.group, &grid, NULL,
                      job->scale, job->zero);
+    for (size_t r = 1; whole && r < job->rows; r++) {
+        job->scale[r] = job->scale[0];
+        if (job->zero) job->zero[r] = job->zero[0];
+    }
     return PARE_OK;
 }
 
