@@ -1,6 +1,7 @@
 #include "train/block.h"
 
 #include "base/runtime.h"
+#include "train/tape_room.h"
 
 #include <string.h>
 
@@ -12,8 +13,7 @@ struct pare_block_trainer {
     float *x, *y;
     double *sums; /* [n_sequences * ctx] of squares, a row each */
     size_t rows_bytes;
-    uint8_t *arena, *shadow, *saves, *work, *linear;
-    size_t arena_bytes, saves_bytes, work_bytes, linear_bytes;
+    pare_tape_room room;
 };
 
 typedef struct region {
@@ -76,55 +76,28 @@ static void run(pare_fwd *f, const region *r) {
 static void region_thread(pare_worker *w, void *arg) {
     const region *r = arg;
     const pare_block_trainer *b = r->b;
-    pare_isa isa = pare_runtime_isa(b->m->rt);
-    pare_tape tape = {.saves = {.base = b->saves, .capacity = b->saves_bytes},
-                      .work = {.base = b->work, .capacity = b->work_bytes},
-                      .shadow = b->shadow,
-                      .leaves = r->leaves,
-                      .n_leaves = r->n_leaves};
-    pare_fwd f = {.w = w,
-                  .isa = isa,
-                  .compute = b->compute,
-                  .many = true,
-                  .k = pare_op_kernels_get(isa),
-                  .arena = {.base = b->arena, .capacity = b->arena_bytes},
-                  .linear_scratch = b->linear,
-                  .linear_bytes = b->linear_bytes,
-                  .tape = r->n_leaves ? &tape : NULL};
+    pare_tape tape = {.leaves = r->leaves, .n_leaves = r->n_leaves};
+    pare_fwd f = pare_tape_room_fwd(&b->room, w, b->m->rt, b->compute, r->n_leaves ? &tape : NULL);
     run(&f, r);
 }
 
 static pare_status allocate(pare_block_trainer *b, pare_error *err) {
-    pare_runtime *rt = b->m->rt;
     pare_worker worker;
-    pare_tape tape = {.saves = {.capacity = SIZE_MAX}, .work = {.capacity = SIZE_MAX}};
-    pare_fwd f = pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), b->compute);
-    f.own.capacity = 0;
-    f.many = true;
-    f.tape = &tape;
+    pare_tape tape = {0};
+    pare_fwd f = pare_tape_room_plan(&worker, b->m->rt, b->compute, &tape);
     run(&f, &(region){.b = b, .n_sequences = b->n_sequences, .planning = true});
     size_t n = b->n_sequences * b->ctx;
-    b->arena_bytes = f.arena.peak + 64;
-    b->saves_bytes = tape.saves.peak + 64;
-    b->work_bytes = tape.work.peak + 64;
-    b->linear_bytes = f.linear_bytes + 64;
     b->rows_bytes = n * b->m->config.dim * sizeof *b->x;
     b->spans = pare_calloc(b->n_sequences, sizeof *b->spans);
     b->sums = pare_calloc(n, sizeof *b->sums);
     b->x = pare_big_alloc(b->rows_bytes);
     b->y = pare_big_alloc(b->rows_bytes);
-    b->arena = pare_big_alloc(b->arena_bytes);
-    b->shadow = pare_big_alloc(b->arena_bytes);
-    b->saves = pare_big_alloc(b->saves_bytes);
-    b->work = pare_big_alloc(b->work_bytes);
-    b->linear = pare_big_alloc(b->linear_bytes);
-    if (!b->spans || !b->sums || !b->x || !b->y || !b->arena || !b->shadow || !b->saves ||
-        !b->work || !b->linear)
-        return pare_fail(err, PARE_ERR_NOMEM, "training: %zu bytes for a block",
-                         pare_block_trainer_bytes(b));
+    if (!b->spans || !b->sums || !b->x || !b->y)
+        return pare_fail(err, PARE_ERR_NOMEM, "training: %zu bytes for a block's inputs",
+                         2 * b->rows_bytes);
     for (size_t i = 0; i < b->n_sequences; i++)
         b->spans[i] = (pare_attn_span){.n = b->ctx, .prefix = pare_model_prefix(b->m)};
-    return PARE_OK;
+    return pare_tape_room_make(&b->room, &f, b->m->rt, err);
 }
 
 pare_status pare_block_trainer_create(pare_block_trainer **out, pare_model *m, size_t layer,
@@ -153,17 +126,12 @@ void pare_block_trainer_free(pare_block_trainer *b) {
     pare_free(b->sums);
     if (b->x) pare_big_free(b->x, b->rows_bytes);
     if (b->y) pare_big_free(b->y, b->rows_bytes);
-    if (b->arena) pare_big_free(b->arena, b->arena_bytes);
-    if (b->shadow) pare_big_free(b->shadow, b->arena_bytes);
-    if (b->saves) pare_big_free(b->saves, b->saves_bytes);
-    if (b->work) pare_big_free(b->work, b->work_bytes);
-    if (b->linear) pare_big_free(b->linear, b->linear_bytes);
+    pare_tape_room_free(&b->room);
     pare_free(b);
 }
 
 size_t pare_block_trainer_bytes(const pare_block_trainer *b) {
-    return 2 * b->arena_bytes + b->saves_bytes + b->work_bytes + b->linear_bytes +
-           2 * b->rows_bytes;
+    return pare_tape_room_bytes(&b->room) + 2 * b->rows_bytes;
 }
 
 float *pare_block_trainer_x(pare_block_trainer *b) { return b->x; }

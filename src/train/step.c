@@ -2,6 +2,7 @@
 
 #include "base/runtime.h"
 #include "model/prefix.h"
+#include "train/tape_room.h"
 
 #include <string.h>
 
@@ -13,11 +14,8 @@ struct pare_step {
     pare_attn_span *spans, *taught_spans; /* [o.n_spans] */
     size_t front;                         /* positions of the prefix that was planned for */
     float *nll;                           /* [o.n_tokens] */
-    /* the arena and its shadow; saved values; scratch of backward halves; of linear layers */
-    uint8_t *arena, *shadow, *saves, *work, *linear;
-    size_t arena_bytes, saves_bytes, work_bytes, linear_bytes;
-    uint8_t *taught; /* the teacher's arena, then its linear layers' */
-    size_t taught_bytes, taught_linear_bytes;
+    pare_tape_room room;
+    pare_pass_room taught; /* the teacher's */
     void (*on_layer)(void *arg, size_t layer);
     void *on_layer_arg;
 };
@@ -147,89 +145,55 @@ static void run(pare_fwd *f, const region *r, const float *y_teacher) {
     if (tape) pare_tape_backward(f, begin);
 }
 
+static pare_tape tape_of(const pare_step *s) {
+    return (pare_tape){.leaves = s->weights->leaves,
+                       .n_leaves = s->weights->n_leaves,
+                       .half = s->o.compute == PARE_COMPUTE_FAST};
+}
+
 static void region_thread(pare_worker *w, void *arg) {
     const region *r = arg;
     const pare_step *s = r->s;
-    pare_isa isa = pare_runtime_isa(s->weights->model->rt);
-    pare_tape tape = {.saves = {.base = s->saves, .capacity = s->saves_bytes},
-                      .work = {.base = s->work, .capacity = s->work_bytes},
-                      .shadow = s->shadow,
-                      .leaves = s->weights->leaves,
-                      .n_leaves = s->weights->n_leaves,
-                      .half = s->o.compute == PARE_COMPUTE_FAST};
-    pare_fwd f = {.w = w,
-                  .isa = isa,
-                  .compute = s->o.compute,
-                  .many = true,
-                  .k = pare_op_kernels_get(isa),
-                  .arena = {.base = s->arena, .capacity = s->arena_bytes},
-                  .linear_scratch = s->linear,
-                  .linear_bytes = s->linear_bytes,
-                  .tape = r->gradient ? &tape : NULL};
+    pare_runtime *rt = s->weights->model->rt;
+    pare_tape tape = tape_of(s);
+    pare_fwd f = pare_tape_room_fwd(&s->room, w, rt, s->o.compute, r->gradient ? &tape : NULL);
     float *y = NULL;
     if (r->gradient && s->o.teacher) {
-        pare_fwd t = {.w = w,
-                      .isa = isa,
-                      .compute = PARE_COMPUTE_FAST,
-                      .many = true,
-                      .k = f.k,
-                      .arena = {.base = s->taught, .capacity = s->taught_bytes},
-                      .linear_scratch = s->taught + s->taught_bytes,
-                      .linear_bytes = s->taught_linear_bytes};
+        pare_fwd t = pare_pass_room_fwd(&s->taught, w, rt, PARE_COMPUTE_FAST);
+        t.own = (pare_arena){0};
+        t.many = true;
         y = run_teacher(&t, r);
     }
     run(&f, r, y);
 }
 
 /* Memory of the teacher's passes. */
-static bool allocate_teacher(pare_step *s) {
+static pare_status allocate_teacher(pare_step *s, pare_error *err) {
     pare_runtime *rt = s->weights->model->rt;
     pare_worker worker;
-    if (!s->o.teacher) return true;
+    if (!s->o.teacher) return PARE_OK;
     pare_fwd t =
         pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), PARE_COMPUTE_FAST);
     t.own.capacity = 0;
     t.many = true;
     run_teacher(&t, &(region){.s = s});
-    s->taught_bytes = (t.arena.peak + 127) / 64 * 64;
-    s->taught_linear_bytes = t.linear_bytes + 64;
-    s->taught = pare_big_alloc(s->taught_bytes + s->taught_linear_bytes);
-    return s->taught != NULL;
+    return pare_pass_room_make(&s->taught, &t, rt, err);
 }
 
 static pare_status allocate(pare_step *s, pare_error *err) {
     pare_runtime *rt = s->weights->model->rt;
     pare_worker worker;
-    pare_tape tape = {.saves = {.capacity = SIZE_MAX},
-                      .work = {.capacity = SIZE_MAX},
-                      .leaves = s->weights->leaves,
-                      .n_leaves = s->weights->n_leaves,
-                      .half = s->o.compute == PARE_COMPUTE_FAST};
-    pare_fwd f =
-        pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), s->o.compute);
-    f.own.capacity = 0;
-    f.many = true;
-    f.tape = &tape;
+    pare_tape tape = tape_of(s);
+    pare_fwd f = pare_tape_room_plan(&worker, rt, s->o.compute, &tape);
     run(&f, &(region){.s = s}, NULL);
-    s->arena_bytes = f.arena.peak + 64;
-    s->saves_bytes = tape.saves.peak + 64;
-    s->work_bytes = tape.work.peak + 64;
-    s->linear_bytes = f.linear_bytes + 64;
     s->front = pare_model_prefix_length(s->weights->model);
     s->spans = pare_calloc(s->o.n_spans, sizeof *s->spans);
     s->taught_spans = pare_calloc(s->o.n_spans, sizeof *s->spans);
     s->nll = pare_calloc(s->o.n_tokens, sizeof *s->nll);
-    s->arena = pare_big_alloc(s->arena_bytes);
-    s->shadow = pare_big_alloc(s->arena_bytes);
-    s->saves = pare_big_alloc(s->saves_bytes);
-    s->work = pare_big_alloc(s->work_bytes);
-    s->linear = pare_big_alloc(s->linear_bytes);
-    bool taught = allocate_teacher(s);
-    if (s->spans && s->taught_spans && s->nll && s->arena && s->shadow && s->saves && s->work &&
-        s->linear && taught)
-        return PARE_OK;
-    return pare_fail(err, PARE_ERR_NOMEM, "training: %zu bytes for a batch of %zu tokens",
-                     pare_step_bytes(s), s->o.n_tokens);
+    if (!s->spans || !s->taught_spans || !s->nll)
+        return pare_fail(err, PARE_ERR_NOMEM, "training: a batch of %zu tokens", s->o.n_tokens);
+    PARE_TRY(pare_tape_room_make(&s->room, &f, rt, err));
+    return allocate_teacher(s, err);
 }
 
 pare_status pare_step_create(pare_step **out, pare_train_weights *weights,
@@ -261,12 +225,8 @@ void pare_step_free(pare_step *s) {
     pare_free(s->spans);
     pare_free(s->taught_spans);
     pare_free(s->nll);
-    if (s->arena) pare_big_free(s->arena, s->arena_bytes);
-    if (s->shadow) pare_big_free(s->shadow, s->arena_bytes);
-    if (s->saves) pare_big_free(s->saves, s->saves_bytes);
-    if (s->work) pare_big_free(s->work, s->work_bytes);
-    if (s->linear) pare_big_free(s->linear, s->linear_bytes);
-    if (s->taught) pare_big_free(s->taught, s->taught_bytes + s->taught_linear_bytes);
+    pare_tape_room_free(&s->room);
+    pare_pass_room_free(&s->taught);
     pare_free(s);
 }
 
@@ -276,8 +236,7 @@ void pare_step_on_layer(pare_step *s, void (*fn)(void *arg, size_t layer), void 
 }
 
 size_t pare_step_bytes(const pare_step *s) {
-    return 2 * s->arena_bytes + s->saves_bytes + s->work_bytes + s->linear_bytes + s->taught_bytes +
-           s->taught_linear_bytes;
+    return pare_tape_room_bytes(&s->room) + s->taught.bytes;
 }
 
 pare_status pare_step_run(pare_step *s, const pare_batch *b, bool gradient, float scale,
