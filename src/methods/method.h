@@ -47,7 +47,7 @@ typedef struct pare_weight_job {
     uint64_t stream;  /* random stream of this tensor: the same whatever the order of work */
     float *w;         /* [rows][cols] f32, transformed in place */
     size_t rows, cols;
-    const pare_input_stats *x; /* NULL for methods without `needs` */
+    const pare_input_stats *x; /* NULL for methods without `needs`, and without data for `uses` */
     bool keep_zeros;           /* weights that are 0 were pruned and stay 0 */
 
     /* Of methods with an encoding: the grid that w lies on afterwards. */
@@ -107,9 +107,12 @@ struct pare_method {
     size_t options_size;
     const pare_param *params; /* ends with name NULL */
     unsigned needs;           /* PARE_NEED_*; 0 = no calibration data */
-    bool prunes;              /* the options begin with pare_prune_options */
-    bool prefix;              /* searches a prefix of the KV cache before all other steps: the
-                                 options are pare_cushion_options; takes no tensor */
+    /* PARE_NEED_* that it makes use of where there is calibration data and does without where there
+     * is none; may be NULL. */
+    unsigned (*uses)(const void *options);
+    bool prunes; /* the options begin with pare_prune_options */
+    bool prefix; /* searches a prefix of the KV cache before all other steps: the
+                    options are pare_cushion_options; takes no tensor */
     /* The statistics are those of the dense model's blocks, each of which gets the dense output of
      * the one before; else of blocks that follow compressed ones. */
     bool dense_inputs;

@@ -88,8 +88,11 @@ static pare_status plan_method(compress_run *c, tensor_plan *p, size_t i, pare_e
     const pare_encoding *enc =
         step->method->encoding ? step->method->encoding(step->options) : NULL;
     p->n_methods++;
+    bool in_block = p->unit < pare_source_config(c->source)->n_layers;
     p->needs |= step->method->needs;
-    if (step->method->needs && p->unit == pare_source_config(c->source)->n_layers)
+    if (c->o->calib && in_block && step->method->uses)
+        p->needs |= step->method->uses(step->options);
+    if (step->method->needs && !in_block)
         return pare_fail(err, PARE_ERR_ARG,
                          "recipe: found %s for %s, expected tensors of blocks: others have no "
                          "calibration inputs",

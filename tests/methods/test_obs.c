@@ -532,6 +532,39 @@ static void gptq_is_better_than_rounding(void **state) {
     free_world(&x);
 }
 
+/* A search for scales with statistics of the inputs is better where inputs are large, without them
+ * where all count alike. */
+static void rounding_weighs_inputs(void **state) {
+    (void)state;
+    enum { N = 128, R = 24 };
+    static const char *const specs[] = {"bits=3,group=32,search=least_squares",
+                                        "bits=4,group=64,search=least_squares,grid=gptq_asym",
+                                        "bits=2,group=0,search=mse"};
+    world x = make_world(N, 300, 21);
+    for (size_t i = 0; i < N; i++) x.squares[i] *= i % 5 == 0 ? 400 : 1;
+    float *w = random_weights(R * N, 9);
+    for (size_t s = 0; s < sizeof specs / sizeof *specs; s++) {
+        double error[2][2] = {{0}}; /* [with statistics][weighted by them] */
+        for (int with = 0; with < 2; with++) {
+            world seen = x;
+            if (!with) seen.x.squares = NULL;
+            float *q = malloc(R * N * sizeof *q);
+            memcpy(q, w, R * N * sizeof *q);
+            must_run("rtn", specs[s], &seen, q, R);
+            for (size_t i = 0; i < R * N; i++) {
+                double off = (double)q[i] - (double)w[i];
+                error[with][0] += off * off;
+                error[with][1] += x.x.squares[i % N] * off * off;
+            }
+            free(q);
+        }
+        assert_true(error[1][1] < 0.95 * error[0][1]);
+        assert_true(error[1][0] > error[0][0]);
+    }
+    free(w);
+    free_world(&x);
+}
+
 static size_t n_different(const float *a, const float *b, size_t n) {
     size_t count = 0;
     for (size_t i = 0; i < n; i++) count += fabsf(a[i] - b[i]) > 1e-5f;
@@ -746,6 +779,7 @@ int main(void) {
         cmocka_unit_test(random_keeps_zeros),
         cmocka_unit_test(wanda_ties_and_the_variant),
         cmocka_unit_test(gptq_reduces_to_rounding),
+        cmocka_unit_test(rounding_weighs_inputs),
         cmocka_unit_test(gptq_is_better_than_rounding),
         cmocka_unit_test(gptq_limits_and_symmetries),
         cmocka_unit_test(gptq_keeps_what_was_pruned),
