@@ -48,6 +48,7 @@ static unsigned detect(void) {
     __cpuid_count(7, 1, a, b, c, d);
     uint32_t a71 = a;
     unsigned f = 0;
+    if (b7 & 1u << 29) f |= PARE_CPU_SHA;
     if ((b7 & 1u << 5) && fma && f16c) f |= PARE_CPU_AVX2;
     const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F DQ BW VL */
     if ((f & PARE_CPU_AVX2) && (b7 & avx512) == avx512 && (c7 & 1u << 11) && (xcr0 & 0xE6) == 0xE6)

@@ -4,7 +4,13 @@
 
 #include "base/error.h"
 
-enum { PARE_CPU_AVX2 = 1, PARE_CPU_AVX512 = 2, PARE_CPU_AVX512_BF16 = 4, PARE_CPU_AMX = 8 };
+enum {
+    PARE_CPU_AVX2 = 1,
+    PARE_CPU_AVX512 = 2,
+    PARE_CPU_AVX512_BF16 = 4,
+    PARE_CPU_AMX = 8,
+    PARE_CPU_SHA = 16 /* rounds of SHA-256; of no level */
+};
 
 /* Bits above, as found at start; the AMX bit also means that the system granted the tile state. */
 unsigned pare_cpu_features(void);

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/os.h"
 #include "base/rng.h"
+#include "base/sha256_blocks.h"
 #include "base/team.h"
 
 #include <math.h>
@@ -171,6 +172,23 @@ static void sha256_vectors(void **state) {
     sha_hex(hex, million, 1000000, 999);
     assert_string_equal(hex, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
     free(million);
+}
+
+/* The processor's rounds and plain ones, of any number of blocks from any address. */
+static void sha256_by_instructions(void **state) {
+    (void)state;
+    enum { N = 9 };
+    static uint8_t data[64 * N + 64];
+    if (!(pare_cpu_features() & PARE_CPU_SHA)) skip();
+    for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)(pare_rng_uniform(4, 2, i) * 256);
+    for (size_t n = 0; n <= N; n++)
+        for (size_t at = 0; at < 20; at += 7) {
+            uint32_t a[8], b[8];
+            for (size_t i = 0; i < 8; i++) a[i] = b[i] = (uint32_t)(i * 0x9E3779B9u + n);
+            pare_sha256_blocks_plain(a, data + at, n);
+            pare_sha256_blocks_sha(b, data + at, n);
+            assert_memory_equal(a, b, sizeof a);
+        }
 }
 
 /* Random123's known answers for philox4x32-10: counter (index, stream), key (seed). */
@@ -526,6 +544,7 @@ int main(void) {
         cmocka_unit_test(errors),
         cmocka_unit_test(crc32_vectors),
         cmocka_unit_test(sha256_vectors),
+        cmocka_unit_test(sha256_by_instructions),
         cmocka_unit_test(philox_vectors),
         cmocka_unit_test(random_distributions),
         cmocka_unit_test(only_regular_files_open),
