@@ -144,4 +144,3 @@ void pare_sha256_hex(pare_sha256 *h, char out[65]) {
     }
     out[64] = '\0';
 }
-

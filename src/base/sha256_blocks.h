@@ -1,4 +1,5 @@
-/* The inside of SHA-256 (base/hash.h): n blocks of 64 bytes go into the state. Both give the same. */
+/* The inside of SHA-256 (base/hash.h): n blocks of 64 bytes go into the state. Both give the same.
+ */
 #ifndef PARE_SRC_BASE_SHA256_BLOCKS_H
 #define PARE_SRC_BASE_SHA256_BLOCKS_H
 

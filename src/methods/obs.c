@@ -191,6 +191,7 @@ static pare_status climb(pare_obs *obs, bool *factored, factor *f, const pare_in
         invert(f);
         store_u(obs, f);
         *factored = usable(obs);
+        obs->floor = floor;
         if (*factored) break;
     }
     return PARE_OK;
@@ -214,7 +215,12 @@ pare_status pare_obs_factor(pare_obs *obs, bool *factored, const pare_weight_job
         st = fail_memory(err);
     if (f->a) pare_big_free(f->a, bytes);
     pare_free(f);
-    if (st == PARE_OK && *factored && obs->damp > damp)
+    if (st == PARE_OK && *factored && obs->floor > 0)
+        pare_job_note(job,
+                      "Hessian not positive definite: damping raised to %g, its diagonal to at "
+                      "least %g",
+                      obs->damp, obs->floor);
+    else if (st == PARE_OK && *factored && obs->damp > damp)
         pare_job_note(job, "Hessian not positive definite: damping raised to %g", obs->damp);
     if (st != PARE_OK) pare_obs_free(obs);
     return st;

@@ -17,6 +17,7 @@ typedef struct pare_obs {
     float *u;     /* [n][ld], upper, 0 elsewhere */
     bool *dead;   /* [n] no calibration token had anything here: H_jj was 0 */
     double damp;  /* share of the mean diagonal that was added */
+    double floor; /* of the diagonal; 0: none was needed */
     size_t n_dead;
 } pare_obs;
 

@@ -108,9 +108,11 @@ static pare_status plan_method(compress_run *c, tensor_plan *p, size_t i, pare_e
 
 static pare_status apply_steps(compress_run *c, tensor_plan *p, pare_error *err) {
     bool encoded = false;
+    const pare_method *pruner = NULL;
     for (size_t i = 0; i < c->recipe->n_steps; i++) {
         const pare_step *step = &c->recipe->steps[i];
         if (!pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
+        if (step->method && step->method->prunes) pruner = step->method;
         if (step->method && step->method->act) {
             bool weights;
             PARE_TRY(compress_plan_act(c, p, step, &weights, err));
@@ -140,6 +142,10 @@ static pare_status apply_steps(compress_run *c, tensor_plan *p, pare_error *err)
         PARE_TRY(compress_add_fallback(
             c, err, "%s: %s does not hold zeros exactly; the pruned tensor is stored as bf16",
             p->t->canonical, p->t->enc->name));
+    } else if (pruner && encoded && !p->quantizer && !keeps_zeros(p->enc)) {
+        PARE_TRY(compress_add_fallback(
+            c, err, "%s: %s does not hold zeros exactly: those of %s become small values",
+            p->t->canonical, p->enc->name, pruner->name));
     }
     return PARE_OK;
 }

@@ -149,6 +149,9 @@ const pare_encoding *pare_mix_encoding(const pare_mix *m, const pare_model_confi
         break;
     case ATTN_V:
         name = choose(&m->attn_v, m->base, i, n, gqa, importance);
+        /* as llama.cpp does for models of 70 billion weights, whose few heads of v cost little */
+        if (n == 80 && gqa == 8 && (strcmp(name, "q3_k") == 0 || strcmp(name, "q4_k") == 0))
+            name = "q5_k";
         break;
     case FFN_DOWN:
         name = choose(&m->ffn_down, m->base, i, n, gqa, importance);

@@ -8,11 +8,25 @@ static float stored(float scale) { return pare_f16_to_f32(pare_f32_to_f16(scale)
 /* 1 / scale, 0 where that overflows. */
 static float inverse_of(float scale) { return fabsf(scale) >= 0x1p-126f ? 1.0f / scale : 0.0f; }
 
+/* The error of a grid: of squares weighted by h, or GPTQ's sum of |error|^2.4. */
+static float error_of(const pare_grid *g, const pare_encode_kernels *k, float scale, uint8_t zero,
+                      const float *w, const float *h, size_t n) {
+    int max = (1 << g->bits) - 1;
+    if (g->search == PARE_GRID_LEAST_SQUARES)
+        return k->grid_error(w, h, n, inverse_of(scale), scale, (float)zero, (float)max);
+    float sum = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        int code = pare_grid_code(w[i], scale, zero, max);
+        sum += powf(fabsf(pare_grid_value(code, scale, zero) - w[i]), 2.4f);
+    }
+    return sum;
+}
+
 /* --- full: one number, the value of largest magnitude, says all --- */
 
 static float full_scale(const pare_grid *g, const pare_encode_kernels *k, const float *w,
                         const float *h, size_t n) {
-    float m = (float)(1 << (g->bits - 1)), max = 2.0f * m - 1.0f, largest = 0.0f;
+    float m = (float)(1 << (g->bits - 1)), largest = 0.0f;
     for (size_t i = 0; i < n; i++)
         if (fabsf(w[i]) > fabsf(largest)) largest = w[i];
     if (g->search == PARE_GRID_PLAIN || largest == 0.0f) return stored(largest / -m);
@@ -21,7 +35,7 @@ static float full_scale(const pare_grid *g, const pare_encode_kernels *k, const 
     for (int i = -reach - 1; i <= reach; i++) {
         /* the plain scale first: it wins where errors are equal */
         float steps = m - step * (float)(i < -reach ? 0 : i), scale = largest / -steps;
-        float error = k->grid_error(w, h, n, inverse_of(scale), scale, m, max);
+        float error = error_of(g, k, scale, (uint8_t)m, w, h, n);
         if (!(error < least)) continue;
         least = error;
         best = scale;
@@ -56,19 +70,6 @@ static fitted fit_range(const pare_grid *g, float low, float high) {
     return (fitted){scale, (uint8_t)(zero > 0.0f ? fminf(zero, max) : 0.0f)};
 }
 
-static float range_error(const pare_grid *g, const pare_encode_kernels *k, fitted f, const float *w,
-                         const float *h, size_t n) {
-    int max = (1 << g->bits) - 1;
-    if (g->search == PARE_GRID_LEAST_SQUARES)
-        return k->grid_error(w, h, n, inverse_of(f.scale), f.scale, (float)f.zero, (float)max);
-    float sum = 0.0f;
-    for (size_t i = 0; i < n; i++) {
-        int code = pare_grid_code(w[i], f.scale, f.zero, max);
-        sum += powf(fabsf(pare_grid_value(code, f.scale, f.zero) - w[i]), 2.4f);
-    }
-    return sum;
-}
-
 static fitted fit_by_range(const pare_grid *g, const pare_encode_kernels *k, const float *w,
                            const float *h, size_t n) {
     float low = INFINITY, high = -INFINITY;
@@ -86,7 +87,7 @@ static fitted fit_by_range(const pare_grid *g, const pare_encode_kernels *k, con
     for (int i = 0; i < 80; i++) {
         float p = 1.0f - (float)i / 100.0f;
         fitted f = fit_range(g, p * low, p * high);
-        float error = range_error(g, k, f, w, h, n);
+        float error = error_of(g, k, f.scale, f.zero, w, h, n);
         if (!(error < least)) continue;
         least = error;
         best = f;

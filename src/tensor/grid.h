@@ -32,8 +32,7 @@ typedef enum pare_grid_search {
      * (AutoRound's opt-RTN; 181 for 2 bits), the sign stays; others: the range times 1, 0.99 ..
      * 0.21 */
     PARE_GRID_LEAST_SQUARES,
-    PARE_GRID_MSE /* as GPTQ's `mse`: the range times 1 .. 0.21, the least sum of |error|^2.4; full:
-                     least squares */
+    PARE_GRID_MSE /* the same scales, the least sum of |error|^2.4, h aside: GPTQ's `mse` */
 } pare_grid_search;
 #define PARE_GRID_SEARCH_CHOICES "none|least_squares|mse"
 

@@ -44,8 +44,11 @@ static const pare_param awq_params[] = {
 /* The weights of all layers, scaled, rounded, scaled back: w[i][rows[i]][cols] in `all`. */
 typedef struct candidate {
     float *all, *w[MAX_LAYERS];
+    float *h; /* [cols] weights of the squared errors of a search for ranges; NULL: none weighs */
     size_t bytes;
 } candidate;
+
+static bool weighs(const awq_options *o) { return o->q.search == PARE_GRID_LEAST_SQUARES; }
 
 static pare_status make_candidate(const pare_scale_job *job, candidate *c, pare_error *err) {
     size_t n = 0;
@@ -78,15 +81,23 @@ static void scale_columns(void *arg, size_t begin, size_t end) {
     }
 }
 
+/* The inputs of the scaled columns are divided by s. */
+static void weigh(const pare_scale_job *job, const float *s, float *h) {
+    double n = fmax((double)job->x->n_tokens, 1);
+    for (size_t i = 0; h && i < job->cols; i++)
+        h[i] = (float)(job->x->squares[i] / n / ((double)s[i] * (double)s[i]));
+}
+
 static void round_scaled(const pare_scale_job *job, const awq_options *o, const float *s,
                          candidate *c) {
     pare_grid grid = pare_quant_grid(&o->q);
+    weigh(job, s, c->h);
     for (size_t i = 0; i < job->n; i++) {
         size_t rows = job->rows[i], cols = job->cols;
         column_job into = {c->w[i], job->w[i], s, cols, false},
                    back = {c->w[i], c->w[i], s, cols, true};
         pare_parallel_for(job->rt, rows, 16, scale_columns, &into);
-        pare_quant_round(job->rt, c->w[i], rows, cols, (size_t)o->q.group, &grid, NULL, NULL, NULL);
+        pare_quant_round(job->rt, c->w[i], rows, cols, (size_t)o->q.group, &grid, c->h, NULL, NULL);
         pare_parallel_for(job->rt, rows, 16, scale_columns, &back);
     }
 }
@@ -157,7 +168,8 @@ static pare_status search(const pare_scale_job *job, const awq_options *o, candi
 static pare_status awq_scales(const pare_scale_job *job, const void *options, float *s,
                               pare_error *err) {
     candidate c = {0};
-    float *try = pare_malloc(2 * job->cols, sizeof *try);
+    float *try = pare_malloc(3 * job->cols, sizeof *try);
+    if (weighs(options) && try) c.h = try + 2 * job->cols;
     pare_status st = try ? make_candidate(job, &c, err)
                          : pare_fail(err, PARE_ERR_NOMEM, "%s: awq: scales", job->name);
     if (st == PARE_OK) st = search(job, options, &c, try, try + job->cols, s, err);
@@ -173,8 +185,9 @@ typedef struct clip_job {
     pare_grid grid;
     const pare_encode_kernels *k;
     size_t group;
-    float *gram;  /* for each group [n][n]: sum over some tokens of x x^T */
-    float *space; /* [n_threads][3][group] */
+    const float *h; /* [cols] weights of a search's errors, or NULL */
+    float *gram;    /* for each group [n][n]: sum over some tokens of x x^T */
+    float *space;   /* [n_threads][2][group] */
 } clip_job;
 
 /* Where a group's products begin. */
@@ -209,7 +222,8 @@ static double error_of(const float *d, const float *gram, size_t n) {
 }
 
 /* Clips w[n] to the range of least error; space[2][n]. */
-static void clip_group(const clip_job *j, float *w, const float *gram, size_t n, float *space) {
+static void clip_group(const clip_job *j, float *w, const float *h, const float *gram, size_t n,
+                       float *space) {
     float *clipped = space, *d = space + n, most = 0.0f, chosen;
     int max = (1 << j->grid.bits) - 1;
     double best = INFINITY;
@@ -219,7 +233,7 @@ static void clip_group(const clip_job *j, float *w, const float *gram, size_t n,
         float limit = most * (1.0f - (float)step / CLIP_PARTS), scale;
         uint8_t zero;
         for (size_t i = 0; i < n; i++) clipped[i] = fminf(fmaxf(w[i], -limit), limit);
-        pare_grid_fit(&scale, &zero, &j->grid, j->k, clipped, NULL, n);
+        pare_grid_fit(&scale, &zero, &j->grid, j->k, clipped, h, n);
         for (size_t i = 0; i < n; i++)
             d[i] =
                 pare_grid_value(pare_grid_code(clipped[i], scale, zero, max), scale, zero) - w[i];
@@ -238,11 +252,13 @@ static void clip_rows(pare_worker *worker, void *arg) {
     for (size_t r; (r = pare_take(worker, 1)) < j->weights->rows;)
         for (size_t c = 0; c < cols; c += j->group) {
             size_t n = cols - c < j->group ? cols - c : j->group;
-            clip_group(j, j->weights->w + r * cols + c, j->gram + gram_at(c, j->group), n, space);
+            clip_group(j, j->weights->w + r * cols + c, j->h ? j->h + c : NULL,
+                       j->gram + gram_at(c, j->group), n, space);
         }
 }
 
-static pare_status clip(const pare_weight_job *job, const awq_options *o, pare_error *err) {
+static pare_status clip(const pare_weight_job *job, const awq_options *o, const float *h,
+                        pare_error *err) {
     size_t group = o->q.group ? (size_t)o->q.group : job->cols;
     if (group > job->cols) group = job->cols;
     size_t bytes = job->cols * group * sizeof(float);
@@ -252,6 +268,7 @@ static pare_status clip(const pare_weight_job *job, const awq_options *o, pare_e
                   pare_quant_grid(&o->q),
                   pare_encode_kernels_get(pare_runtime_isa(job->rt)),
                   group,
+                  h,
                   gram,
                   space};
     pare_status st = PARE_OK;
@@ -275,11 +292,14 @@ static bool is_clipped(const char *name) {
 static pare_status awq_run(const pare_weight_job *job, const void *options, pare_error *err) {
     const awq_options *o = options;
     pare_grid grid = pare_quant_grid(&o->q);
-    if (o->clip && is_clipped(job->name)) PARE_TRY(clip(job, o, err));
-    if (o->quantize)
-        pare_quant_round(job->rt, job->w, job->rows, job->cols, (size_t)o->q.group, &grid, NULL,
+    float *h = weighs(o) ? pare_quant_importance(job) : NULL;
+    if (weighs(o) && !h) return pare_fail(err, PARE_ERR_NOMEM, "%s: awq: out of memory", job->name);
+    pare_status st = o->clip && is_clipped(job->name) ? clip(job, o, h, err) : PARE_OK;
+    if (st == PARE_OK && o->quantize)
+        pare_quant_round(job->rt, job->w, job->rows, job->cols, (size_t)o->q.group, &grid, h,
                          job->scale, job->zero);
-    return PARE_OK;
+    pare_free(h);
+    return st;
 }
 
 static const pare_encoding *awq_encoding(const void *options) {

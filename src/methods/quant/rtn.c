@@ -19,9 +19,7 @@ static const pare_param rtn_params[] = {
 
 static unsigned rtn_uses(const void *options) {
     const rtn_options *o = options;
-    bool weighs = o->q.search == PARE_GRID_LEAST_SQUARES ||
-                  (o->q.search == PARE_GRID_MSE && o->q.grid == PARE_GRID_FULL);
-    return weighs ? PARE_NEED_SQUARES : 0;
+    return o->q.search == PARE_GRID_LEAST_SQUARES ? PARE_NEED_SQUARES : 0;
 }
 
 static pare_status rtn_run(const pare_weight_job *job, const void *options, pare_error *err) {
