@@ -7,7 +7,7 @@
 struct pare_prefix_loss {
     pare_prefix_loss_options o;
     pare_step *step;
-    size_t dim;
+    size_t dim, width;     /* values of a token that X has in a block */
     int32_t *targets;      /* [n_texts][n] */
     size_t *lengths;       /* [n_texts] */
     size_t n_texts;        /* of the batch at work */
@@ -60,14 +60,17 @@ static double error_of_row(const pare_prefix_loss *l, const pare_act_grid *grid,
 static void add_error(pare_fwd *f, pare_prefix_loss *l, const float *x, size_t ldx, size_t n,
                       size_t in) {
     pare_fwd_marks mark = pare_fwd_mark(f);
-    error_record *r = f->tape ? pare_tape_push(f, sizeof *r, error_backward) : NULL;
     float *off =
-        f->tape ? pare_tape_save(f, n * in, sizeof *off) : pare_fwd_alloc(f, n * in, sizeof *off);
+        pare_fwd_alloc(f, n * in, sizeof *off); /* a plan is for passes without a tape too */
+    error_record *r = f->tape ? pare_tape_push(f, sizeof *r, error_backward) : NULL;
+    if (f->tape) off = pare_tape_save(f, n * in, sizeof *off);
     if (pare_fwd_planning(f)) {
         pare_fwd_release(f, mark);
+        l->width += in;
         return;
     }
-    const double part = 1.0 / (double)l->n_texts / (l->o.mean ? (double)l->o.n * (double)in : 1.0);
+    const double part =
+        1.0 / (double)l->n_texts / (l->o.mean ? (double)l->o.n * (double)l->width : 1.0);
     const float slope = (float)(2 * l->o.lambda * part);
     size_t begin, end;
     pare_share(f->w, n, 1, &begin, &end);
@@ -131,7 +134,9 @@ static pare_status allocate(pare_prefix_loss *l, pare_train_weights *weights, pa
                                   .on_output_arg = l,
                                   .probe = l->o.inputs ? see_input : NULL,
                                   .probe_arg = l};
-    return pare_step_create(&l->step, weights, &so, err);
+    PARE_TRY(pare_step_create(&l->step, weights, &so, err));
+    l->width /= weights->model->config.n_layers; /* all are alike */
+    return PARE_OK;
 }
 
 pare_status pare_prefix_loss_create(pare_prefix_loss **out, pare_train_weights *weights,

@@ -9,8 +9,8 @@
  *
  *     L_q = sum over blocks of || X - q(X) ||^2         dL_q / dX = 2 (X - q(X))
  *
- * (with `mean` divided by the number of elements of each X). That is the gradient where codes stay
- * as they are. A straight-through estimator inside q would make it zero. */
+ * (with `mean` divided by the number of elements that X has in a block). That is the gradient where
+ * codes stay as they are. A straight-through estimator inside q would make it zero. */
 #ifndef PARE_SRC_TRAIN_PREFIX_LOSS_H
 #define PARE_SRC_TRAIN_PREFIX_LOSS_H
 

@@ -116,8 +116,8 @@ static void error_of_the_search(void **state) {
 /* A pass that keeps every X, and compares it with codes that were kept before. */
 typedef struct codes {
     pare_prefix_loss_options o;
-    float *held; /* q(X) of all X, one after the other */
-    size_t at, capacity;
+    float *held;                /* q(X) of all X, one after the other */
+    size_t at, capacity, width; /* width: values of a token in a block */
     bool keep;
     double sum; /* of (X - held)^2, weighted as the loss does */
 } codes;
@@ -138,7 +138,7 @@ static void meet(codes *c, const float *x, size_t ldx, size_t n, size_t in) {
             double sum = 0;
             for (size_t j = 0; j < in; j++)
                 sum += ((double)from[j] - (double)held[j]) * ((double)from[j] - (double)held[j]);
-            c->sum += sum / (double)(n / N) / (c->o.mean ? (double)(N * in) : 1.0);
+            c->sum += sum / (double)(n / N) / (c->o.mean ? (double)(N * c->width) : 1.0);
         }
     }
     c->at += n * in;
@@ -232,6 +232,9 @@ static void gradient_of_held_codes(void **state) {
                                           .probe = o.inputs ? meet_input : NULL,
                                           .probe_arg = &c};
             assert_ok(pare_step_create(&s, w, &so, err));
+            c.width = 1;
+            error_at(&c, s, &b, true);
+            c.width = c.at / (TEXTS * N) / w->model->config.n_layers;
             const double at = error_at(&c, s, &b, true), h = 2e-3;
             assert_true(at > 0);
             double side[2];
