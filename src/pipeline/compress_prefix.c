@@ -92,15 +92,36 @@ static pare_status keep(compress_run *c, const pare_prefix *p, const pare_work *
     return describe(c, p, err);
 }
 
+static pare_status add_fallback(void *arg, const char *line, pare_error *err) {
+    return compress_add_fallback(arg, err, "recipe: %s", line);
+}
+
+/* The input's own cushion, which the step does not look at. */
+static pare_status tell_own(compress_run *c, const pare_step *step, pare_error *err) {
+    char *own;
+    PARE_TRY(pare_prefix_path_of(&own, c->source, err));
+    pare_status st =
+        own ? compress_add_fallback(c, err,
+                                    "recipe: %s: the input's own cushion (%s) is left out; "
+                                    "--prefix FILE goes on from one",
+                                    step->method->name, own)
+            : PARE_OK;
+    pare_free(own);
+    return st;
+}
+
 pare_status compress_search_prefix(compress_run *c, pare_calibration *cal, pare_work *work,
                                    pare_error *err) {
     const pare_step *step = compress_prefix_step(c);
     pare_prefix *p;
     if (!step) return PARE_OK;
+    if (!c->o->prefix) PARE_TRY(tell_own(c, step, err));
     const pare_cushion_input in = {.model = c->o->model,
                                    .text = c->o->calib,
                                    .start = c->prefix,
                                    .options = step->options,
+                                   .fallback = add_fallback,
+                                   .fallback_arg = c,
                                    .compute = c->o->calib_compute,
                                    .work = work};
     PARE_TRY(pare_cushion_make(&p, &c->report->prefix_search, c->rt, &in, err));

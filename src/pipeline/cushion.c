@@ -5,10 +5,12 @@
 #include "eval/perplexity.h"
 #include "io/json.h"
 #include "methods/spec.h"
+#include "model/act.h"
 #include "model/model.h"
 #include "pipeline/cushion_eval.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -35,7 +37,7 @@ typedef struct cushion {
     size_t n_candidates, capacity;
     int32_t *texts; /* [texts][n] of the search at work */
     pare_cushion_result result;
-    double check_before[N_CHECKS], check_after[N_CHECKS];
+    double check_before[N_CHECKS], check_after[N_CHECKS], check_tuned[N_CHECKS];
     json_t *tuning; /* of the record, or NULL */
 } cushion;
 
@@ -77,7 +79,21 @@ static pare_status read_text(cushion *c, pare_error *err) {
     return PARE_OK;
 }
 
-/* Texts of one search begin with different tokens where the file has them. */
+/* What a tokenizer puts in front of texts; -1: nothing. */
+static int32_t bos_of(const cushion *c) {
+    return pare_tokenizer_adds_bos(c->tok) ? pare_tokenizer_bos(c->tok) : -1;
+}
+
+/* As calibration and use have them, some texts begin with the BOS of a tokenizer that adds one. */
+void pare_cushion_text(const pare_cushion_texts *t, int32_t *to, const int32_t *from, size_t n,
+                       size_t i) {
+    memcpy(to, from, n * sizeof *to);
+    if (t->bos >= 0 && i % 2 == 0) to[0] = t->bos;
+    if (t->n_prefix && i % 8 == 7) to[0] = t->prefix[i / 8 % t->n_prefix];
+}
+
+/* Texts of one search begin with different tokens where the file has them, and every second one
+ * with BOS where the tokenizer adds one. */
 static pare_status draw(void *arg, size_t number, const int32_t *prefix, size_t n_prefix,
                         pare_error *err) {
     enum { TRIES = 16 };
@@ -93,6 +109,8 @@ static pare_status draw(void *arg, size_t number, const int32_t *prefix, size_t 
             memcpy(c->texts + t * n, from, n * sizeof *from);
         }
     }
+    const int32_t bos = bos_of(c);
+    for (size_t t = 0; t < n_texts && bos >= 0; t += 2) c->texts[t * n] = bos;
     for (size_t k = 0; k < (size_t)c->o->repeats && n_prefix; k++)
         c->texts[(n_texts - 1 - k) * n] = prefix[n_prefix - 1 - k % n_prefix];
     return PARE_OK;
@@ -100,10 +118,13 @@ static pare_status draw(void *arg, size_t number, const int32_t *prefix, size_t 
 
 /* --- candidates --- */
 
-/* What no text holds: never trained. */
+/* What no text holds, by its name in brackets: never trained. */
 static bool is_reserved(const char *token) {
-    static const char *const parts[] = {"reserved", "unused", "<pad>", "[pad]", "<|pad|>"};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+    static const char *const parts[] = {"reserved", "unused", "pad"};
+    const size_t n = strlen(token);
+    const bool named = n > 2 && ((token[0] == '<' && token[n - 1] == '>') ||
+                                 (token[0] == '[' && token[n - 1] == ']'));
+    for (size_t i = 0; named && i < sizeof parts / sizeof *parts; i++)
         if (strcasestr(token, parts[i])) return true;
     return false;
 }
@@ -180,7 +201,9 @@ static pare_status start(cushion *c, pare_error *err) {
     pare_cushion_result *r = &c->result;
     if (c->in->start) return start_from_file(c, err);
     const int32_t bos = pare_tokenizer_bos(c->tok);
-    const size_t n = (size_t)START_TOKENS < c->all.n ? (size_t)START_TOKENS : c->all.n;
+    const size_t ctx = c->m->config.ctx_max ? c->m->config.ctx_max : SIZE_MAX;
+    size_t n = (size_t)START_TOKENS < c->all.n ? (size_t)START_TOKENS : c->all.n;
+    if (n > ctx) n = ctx;
     if (c->o->start == PARE_CUSHION_START_BOS) {
         if (bos < 0)
             return pare_fail(err, PARE_ERR_ARG, "cushion: start=bos: the tokenizer has no BOS");
@@ -228,11 +251,12 @@ static json_t *steps_json(const pare_cushion_result *r) {
     json_t *list = json_array();
     for (size_t i = 0; i < r->n_steps; i++) {
         const pare_cushion_step *s = &r->steps[i];
-        json_array_append_new(list, json_pack("{s:i, s:f, s:f, s:b, s:f, s:f, s:I}", "token_id",
-                                              (int)s->token, "error_before", s->before,
-                                              "error_after", isfinite(s->after) ? s->after : 0.0,
-                                              "kept", s->kept, "work", s->work, "brute_force_work",
-                                              s->whole, "n_finished", (json_int_t)s->n_finished));
+        json_array_append_new(list,
+                              json_pack("{s:i, s:f, s:o, s:b, s:f, s:f, s:I}", "token_id",
+                                        (int)s->token, "error_before", s->before, "error_after",
+                                        isfinite(s->after) ? json_real(s->after) : json_null(),
+                                        "kept", s->kept, "work", s->work, "brute_force_work",
+                                        s->whole, "n_finished", (json_int_t)s->n_finished));
     }
     return list;
 }
@@ -255,7 +279,9 @@ static void resume(cushion *c) {
         pare_cushion_step step = {
             .token = (int32_t)json_integer_value(json_object_get(s, "token_id")),
             .before = json_number_value(json_object_get(s, "error_before")),
-            .after = json_number_value(json_object_get(s, "error_after")),
+            .after = json_is_number(json_object_get(s, "error_after"))
+                         ? json_number_value(json_object_get(s, "error_after"))
+                         : (double)INFINITY,
             .kept = json_is_true(json_object_get(s, "kept")),
             .work = json_number_value(json_object_get(s, "work")),
             .whole = json_number_value(json_object_get(s, "brute_force_work")),
@@ -268,12 +294,12 @@ static void resume(cushion *c) {
 /* --- a look at texts that the search did not see --- */
 
 /* The first ones begin with the prefix's own tokens. */
-static pare_status errors_of_checks(cushion *c, double *lq, const int32_t *ids, size_t n_ids,
-                                    pare_error *err) {
+static pare_status errors_of_checks(cushion *c, double *lq, const pare_prefix *p, pare_error *err) {
     const size_t n = (size_t)c->o->n;
-    PARE_TRY(pare_cushion_eval_prefix(c->eval, ids, n_ids, err));
+    pare_cushion_eval_behind(c->eval, p);
     for (size_t k = 0; k < N_CHECKS; k++) {
-        memcpy(c->texts, place(c, n, CHECK_NUMBER, k), n * sizeof *c->texts);
+        const pare_cushion_texts plain = {.bos = bos_of(c)};
+        pare_cushion_text(&plain, c->texts, place(c, n, CHECK_NUMBER, k), n, k);
         if (k < c->result.n && k < N_CHECKS / 2) c->texts[0] = c->result.ids[k];
         pare_cushion_eval_begin(c->eval, NULL, 1, c->texts, n);
         lq[k] = 0;
@@ -286,16 +312,24 @@ static pare_status errors_of_checks(cushion *c, double *lq, const int32_t *ids, 
     return PARE_OK;
 }
 
-static pare_status check(cushion *c, pare_error *err) {
+static pare_status fallback(const cushion *c, const char *line, pare_error *err) {
+    return c->in->fallback ? c->in->fallback(c->in->fallback_arg, line, err) : PARE_OK;
+}
+
+/* Errors behind a prefix; one that grows is told. */
+static pare_status check(cushion *c, double *lq, const pare_prefix *p, const char *what,
+                         pare_error *err) {
     double worst = 0;
-    PARE_TRY(errors_of_checks(c, c->check_before, NULL, 0, err));
-    PARE_TRY(errors_of_checks(c, c->check_after, c->result.ids, c->result.n, err));
+    char line[160];
+    PARE_TRY(errors_of_checks(c, lq, p, err));
     for (size_t k = 0; k < N_CHECKS; k++)
-        if (c->check_before[k] > 0) worst = fmax(worst, c->check_after[k] / c->check_before[k]);
-    if (worst > 1)
-        pare_warn(c->rt, "cushion: on one of %d other texts the error grows, to %.2f times",
-                  N_CHECKS, worst);
-    return PARE_OK;
+        if (c->check_before[k] > 0) worst = fmax(worst, lq[k] / c->check_before[k]);
+    if (worst <= 1) return PARE_OK;
+    snprintf(
+        line, sizeof line,
+        "cushion: on one of %d other texts the error grows behind the %s prefix, to %.2f times",
+        N_CHECKS, what, worst);
+    return fallback(c, line, err);
 }
 
 /* --- the record --- */
@@ -342,7 +376,10 @@ static pare_status make_record(const cushion *c, char **record, pare_error *err)
         json_object_set_new(o, "steps", steps_json(r));
         json_object_set_new(o, "check_before", reals_json(c->check_before, r->n ? N_CHECKS : 0));
         json_object_set_new(o, "check_after", reals_json(c->check_after, r->n ? N_CHECKS : 0));
-        if (c->tuning) json_object_set(o, "tuning", c->tuning);
+        if (c->tuning) {
+            json_object_set_new(o, "check_tuned", reals_json(c->check_tuned, N_CHECKS));
+            json_object_set(o, "tuning", c->tuning);
+        }
     }
     char *dumped = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
     *record = dumped && pare_json_failures() == failures ? pare_strdup(dumped) : NULL;
@@ -369,8 +406,9 @@ static size_t longest_tuned(const pare_cushion_options *o, const pare_model_conf
 
 /* What the tape keeps of a token in each layer, and the widest layer with its gradients. */
 static uint64_t tuning_memory(const pare_cushion_options *o, const pare_model_config *c) {
-    const uint64_t rows = (uint64_t)o->batch * (uint64_t)longest_tuned(o, c),
-                   heads = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim,
+    const uint64_t texts = (uint64_t)(o->batch < o->tune_texts ? o->batch : o->tune_texts),
+                   rows = texts * (uint64_t)longest_tuned(o, c), heads = c->n_heads * c->head_dim,
+                   kv = c->n_kv_heads * c->head_dim,
                    kept = 3 * c->dim + 2 * heads + 2 * kv + 3 * c->ffn_dim,
                    errors =
                        (o->site != PARE_CUSHION_LINEAR_IN ? c->dim : 0) +
@@ -400,17 +438,7 @@ double pare_cushion_tokens(const pare_cushion_options *o, const pare_model_confi
            3.0 * o->epochs * o->tune_texts * (double)longest_tuned(o, c);
 }
 
-static pare_status set_up(cushion *c, pare_error *err) {
-    const size_t n = (size_t)c->o->n;
-    size_t tune_n;
-    PARE_TRY(pare_model_load(&c->m, c->rt, c->in->model, err));
-    pare_model_attach_prefix(c->m, NULL); /* the search makes all of it */
-    PARE_TRY(pare_tokenizer_load(&c->tok, c->in->model, err));
-    PARE_TRY(read_text(c, err));
-    if (c->o->epochs) /* before hours of search */
-        PARE_TRY(pare_cushion_tune_length(&tune_n, c->in, &c->m->config, c->all.n, err));
-    PARE_TRY(find_candidates(c, err));
-    c->capacity = capacity_of(c->o);
+static pare_status open_eval(cushion *c, pare_error *err) {
     const pare_cushion_eval_options eo = {
         .scheme = {.granularity = (pare_act_granularity)c->o->granularity,
                    .formula = (pare_act_formula)c->o->formula,
@@ -419,20 +447,47 @@ static pare_status set_up(cushion *c, pare_error *err) {
         .site = (pare_cushion_site)c->o->site,
         .compute = c->in->compute,
         .max_prefix = (size_t)c->o->max_len,
-        .max_text = n,
+        .max_text = (size_t)c->o->n,
         .capacity = c->capacity};
-    PARE_TRY(pare_cushion_eval_open(&c->eval, c->m, &eo, err));
+    return pare_cushion_eval_open(&c->eval, c->m, &eo, err);
+}
+
+static pare_status set_up(cushion *c, pare_error *err) {
+    const size_t n = (size_t)c->o->n;
+    size_t tune_n;
+    PARE_TRY(pare_model_load(&c->m, c->rt, c->in->model, err));
+    pare_model_attach_prefix(c->m, NULL); /* the search makes all of it */
+    pare_model_detach_act(c->m);          /* only L_q sees a quantizer */
+    PARE_TRY(pare_tokenizer_load(&c->tok, c->in->model, err));
+    PARE_TRY(read_text(c, err));
+    if (c->o->epochs) /* before hours of search */
+        PARE_TRY(pare_cushion_tune_length(&tune_n, c->in, &c->m->config, c->all.n, err));
+    PARE_TRY(find_candidates(c, err));
+    c->capacity = capacity_of(c->o);
+    PARE_TRY(open_eval(c, err));
     c->texts = pare_calloc((size_t)c->o->texts * n, sizeof *c->texts);
     return c->texts ? PARE_OK : fail_memory(err);
 }
 
 /* Of the keys and values of *p, which becomes another one. */
 static pare_status tune(cushion *c, pare_prefix **p, pare_error *err) {
-    pare_cushion_eval_close(c->eval);
+    const pare_cushion_texts texts = {.ids = c->all.data,
+                                      .n_ids = c->all.n,
+                                      .bos = bos_of(c),
+                                      .prefix = c->result.ids,
+                                      .n_prefix = c->result.n};
+    pare_cushion_eval_close(c->eval); /* room for gradients */
     c->eval = NULL;
     pare_model_attach_prefix(c->m, *p);
     *p = NULL;
-    return pare_cushion_tune(p, &c->tuning, &c->m, c->in, c->all.data, c->all.n, err);
+    PARE_TRY(pare_cushion_tune(p, &c->tuning, c->m, c->in, &texts, err));
+    PARE_TRY(open_eval(c, err));
+    PARE_TRY(check(c, c->check_tuned, *p, "tuned", err));
+    if (!(*p)->ids) return PARE_OK;
+    return fallback(c,
+                    "cushion: tuning did not lower the loss of text held out: the prefix is as it "
+                    "was found",
+                    err);
 }
 
 static pare_status make(cushion *c, pare_prefix **out, char **record, pare_error *err) {
@@ -453,8 +508,9 @@ static pare_status make(cushion *c, pare_prefix **out, char **record, pare_error
                                   .noted = noted};
     PARE_TRY(pare_cushion_search(&job, c->o, &c->result, err));
     if (c->result.n) {
-        PARE_TRY(check(c, err));
+        PARE_TRY(errors_of_checks(c, c->check_before, NULL, err));
         PARE_TRY(pare_prefix_from_ids(out, c->m, c->result.ids, c->result.n, err));
+        PARE_TRY(check(c, c->check_after, *out, "searched", err));
         if (c->o->epochs) PARE_TRY(tune(c, out, err));
     }
     return make_record(c, record, err);

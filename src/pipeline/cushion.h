@@ -12,6 +12,9 @@ typedef struct pare_cushion_input {
     const char *start;        /* a prefix's file, with whose tokens it begins; NULL: none */
     const pare_cushion_options *options;
     pare_compute compute;
+    /* What is done otherwise than asked; may be NULL. */
+    pare_status (*fallback)(void *arg, const char *line, pare_error *err);
+    void *fallback_arg;
     pare_work *work; /* each step is kept there, as "cushion", and checkpoints of the tuning, as
                         "cushion_tuning"; NULL: nowhere */
 } pare_cushion_input;
@@ -40,12 +43,26 @@ pare_status pare_cushion_outlier_tokens(int32_t *ids, size_t *n_ids, size_t most
 
 /* ---- cushion_tune.c ---- */
 
-/* Trains the keys and values of m's prefix, which was computed from tokens, on the text ids[n];
- * *out is what did best on text held out, and without ids unless that is what it began with. *m
- * becomes NULL when it is taken over. *record: an object of lengths and losses. Errors: as for
- * pare_cushion_make; PARE_ERR_INPUT (losses that are no finite numbers). */
-pare_status pare_cushion_tune(pare_prefix **out, json_t **record, pare_model **m,
-                              const pare_cushion_input *in, const int32_t *ids, size_t n,
+/* Texts of a tokenizer that adds BOS begin with it, every second one; of those behind a prefix
+ * every eighth begins with one of its tokens, for which that token is no sink. */
+typedef struct pare_cushion_texts {
+    const int32_t *ids; /* [n_ids] of the file */
+    size_t n_ids;
+    int32_t bos;           /* -1: none is added */
+    const int32_t *prefix; /* [n_prefix] */
+    size_t n_prefix;
+} pare_cushion_texts;
+
+/* to[n] = from[n], the beginning as text number i has it. */
+void pare_cushion_text(const pare_cushion_texts *t, int32_t *to, const int32_t *from, size_t n,
+                       size_t i);
+
+/* Trains the keys and values of m's prefix, which was computed from tokens, on texts; *out is what
+ * did best on text held out, and without ids unless that is what it began with. The
+ * model has no prefix afterwards. *record: an object of what was chosen and found. Errors: as for
+ * pare_cushion_make; PARE_ERR_INPUT (losses that are no finite numbers from the start). */
+pare_status pare_cushion_tune(pare_prefix **out, json_t **record, pare_model *m,
+                              const pare_cushion_input *in, const pare_cushion_texts *texts,
                               pare_error *err);
 /* *n: tokens of a text of the tuning, where the file has n_ids. Errors: PARE_ERR_ARG,
  * PARE_ERR_INPUT (the context or the file is too short). */

@@ -15,8 +15,9 @@ struct pare_cushion_eval {
     int32_t *ids;    /* [capacity][max_text + 1] */
     size_t h_bytes;
 
-    pare_attn_span *spans; /* [per_pass] */
-    pare_prefix *prefix;   /* what all stand behind; NULL: nothing */
+    pare_attn_span *spans;    /* [per_pass] */
+    pare_prefix *prefix;      /* computed from tokens, or NULL */
+    const pare_prefix *front; /* what all stand behind; NULL: nothing */
 
     size_t n, rows, skip; /* candidates left; rows of each, of them before the text */
     size_t layer;         /* the next one */
@@ -149,8 +150,12 @@ pare_status pare_cushion_eval_prefix(pare_cushion_eval *e, const int32_t *ids, s
                                      pare_error *err) {
     pare_prefix_free(e->prefix);
     e->prefix = NULL;
-    return n ? pare_prefix_from_ids(&e->prefix, e->m, ids, n, err) : PARE_OK;
+    pare_status st = n ? pare_prefix_from_ids(&e->prefix, e->m, ids, n, err) : PARE_OK;
+    e->front = e->prefix;
+    return st;
 }
+
+void pare_cushion_eval_behind(pare_cushion_eval *e, const pare_prefix *p) { e->front = p; }
 
 void pare_cushion_eval_begin(pare_cushion_eval *e, const int32_t *candidates, size_t n,
                              const int32_t *text, size_t n_text) {
@@ -172,7 +177,7 @@ pare_status pare_cushion_eval_block(pare_cushion_eval *e, double *lq, pare_error
         PARE_TRY(pare_check_cancel(e->m->rt, err));
         for (size_t i = 0; i < n; i++)
             e->spans[i] =
-                (pare_attn_span){.n = e->rows, .prefix = e->prefix ? &e->prefix->attn : NULL};
+                (pare_attn_span){.n = e->rows, .prefix = e->front ? &e->front->attn : NULL};
         pare_team_run(e->m->rt, region_thread, &(region){.e = e, .first = first, .n = n});
         first += n;
     }

@@ -15,7 +15,7 @@
 #ifndef PARE_SRC_PIPELINE_CUSHION_EVAL_H
 #define PARE_SRC_PIPELINE_CUSHION_EVAL_H
 
-#include "model/model.h"
+#include "model/prefix.h"
 #include "tensor/act_quant.h"
 
 /* Rows of one pass: weights are unpacked rarely, activations stay in caches. */
@@ -52,6 +52,9 @@ size_t pare_cushion_eval_bytes(const pare_cushion_eval *e);
  * those of pare_prefix_from_ids. */
 pare_status pare_cushion_eval_prefix(pare_cushion_eval *e, const int32_t *ids, size_t n,
                                      pare_error *err);
+
+/* Everything stands behind p, borrowed; NULL: behind nothing. */
+void pare_cushion_eval_behind(pare_cushion_eval *e, const pare_prefix *p);
 
 /* Begins with n candidates in front of text[n_text]; candidates NULL: the text alone, n is 1. */
 void pare_cushion_eval_begin(pare_cushion_eval *e, const int32_t *candidates, size_t n,

@@ -23,18 +23,19 @@ enum {
     HELD_TEXTS = 8,
     HELD_PART = 10, /* one in so many tokens */
     N_DEFAULT = 512,
-    N_SAVES = 8, /* checkpoints of a run */
-    RANGE_TEXTS = 16
+    N_SAVES = 8, /* checkpoints of a run, at least */
+    RANGE_TEXTS = 16,
+    MAX_SKIPPED = 10 /* in a row */
 };
 
-static const double clip_norm = 1;
+static const double clip_norm = 1, save_every_s = 120;
 
 typedef struct tuning {
     pare_runtime *rt;
     const pare_cushion_input *in;
     const pare_cushion_options *o;
-    const int32_t *ids; /* [n_ids] */
-    size_t n_ids, n;    /* of the file; of a text */
+    const pare_cushion_texts *file;
+    size_t n, batch; /* tokens of a text, texts of a step */
     pare_train_weights *weights;
     pare_prefix_loss *loss;
     pare_optim *optim;
@@ -43,7 +44,9 @@ typedef struct tuning {
     uint32_t *order; /* [tune_texts] of an epoch */
     float *best;     /* [n_values] */
     size_t n_values;
-    size_t step, n_steps;
+    size_t step, n_steps, n_skipped, n_in_a_row; /* skipped: no finite gradient */
+    bool stale;                                  /* the checkpoint that is noted is damaged */
+    double saved_s;
     pare_prefix_losses held[PARE_CUSHION_MAX_EPOCHS + 1]; /* after so many epochs */
     size_t n_held, kept;
 } tuning;
@@ -54,7 +57,7 @@ static pare_status fail_memory(pare_error *err) {
 
 /* --- texts --- */
 
-static size_t n_held_out(const tuning *t) { return t->n_ids / HELD_PART; }
+static size_t n_held_out(const tuning *t) { return t->file->n_ids / HELD_PART; }
 
 static uint64_t draw(const tuning *t, uint64_t stream, uint64_t i) {
     uint32_t r[4];
@@ -62,14 +65,15 @@ static uint64_t draw(const tuning *t, uint64_t stream, uint64_t i) {
     return (uint64_t)r[0] << 32 | r[1];
 }
 
-static const int32_t *text(const tuning *t, size_t i) {
-    return t->ids + draw(t, STREAM_TEXT, i) % (t->n_ids - n_held_out(t) - t->n + 1);
+static void text(const tuning *t, int32_t *to, size_t i) {
+    const size_t room = t->file->n_ids - n_held_out(t) - t->n;
+    pare_cushion_text(t->file, to, t->file->ids + draw(t, STREAM_TEXT, i) % (room + 1), t->n, i);
 }
 
 /* Spread over the part that is held out. */
-static const int32_t *held_text(const tuning *t, size_t i) {
-    const size_t room = n_held_out(t) - t->n;
-    return t->ids + (t->n_ids - n_held_out(t)) + room * i / (HELD_TEXTS - 1);
+static void held_text(const tuning *t, int32_t *to, size_t i) {
+    const size_t room = n_held_out(t) - t->n, first = t->file->n_ids - n_held_out(t);
+    pare_cushion_text(t->file, to, t->file->ids + first + room * i / (HELD_TEXTS - 1), t->n, i);
 }
 
 /* A random order of the texts, another one for each epoch. */
@@ -117,10 +121,6 @@ static pare_status quantize_forward(tuning *t, pare_model *m, pare_error *err) {
         [PARE_CUSHION_FORWARD_PER_TOKEN] = PARE_ACT_PER_TOKEN};
     pare_act_sites *a;
     if (t->o->forward == PARE_CUSHION_FORWARD_PLAIN) return PARE_OK;
-    if (m->act)
-        return pare_fail(err, PARE_ERR_ARG,
-                         "cushion: forward: found a model whose activations are quantized already, "
-                         "expected forward=plain");
     const pare_act_scheme scheme = {.granularity = granularities[t->o->forward],
                                     .formula = (pare_act_formula)t->o->formula,
                                     .bits = t->o->bits,
@@ -129,7 +129,7 @@ static pare_status quantize_forward(tuning *t, pare_model *m, pare_error *err) {
     pare_model_attach_act(m, a);
     if (scheme.granularity != PARE_ACT_PER_TENSOR_STATIC) return PARE_OK;
     const size_t all = (size_t)t->o->tune_texts, n = all < RANGE_TEXTS ? all : RANGE_TEXTS;
-    for (size_t i = 0; i < n; i++) memcpy(t->texts + i * t->n, text(t, i), t->n * sizeof *t->texts);
+    for (size_t i = 0; i < n; i++) text(t, t->texts + i * t->n, i);
     return pare_act_calibrate(m, t->texts, n, t->n, PARE_COMPUTE_EXACT, err);
 }
 
@@ -154,7 +154,9 @@ static pare_status make_optimizer(tuning *t, pare_error *err) {
 }
 
 static pare_status set_up(tuning *t, pare_error *err) {
-    const size_t batch = (size_t)t->o->batch, texts = batch > RANGE_TEXTS ? batch : RANGE_TEXTS;
+    const size_t all = (size_t)t->o->tune_texts, batch = (size_t)t->o->batch;
+    t->batch = batch < all ? batch : all;
+    const size_t texts = t->batch > RANGE_TEXTS ? t->batch : RANGE_TEXTS;
     pare_model *m = t->weights->model;
     for (size_t i = 0; i < t->weights->n; i++)
         t->n_values += t->weights->tensors[i].rows * t->weights->tensors[i].cols;
@@ -163,7 +165,7 @@ static pare_status set_up(tuning *t, pare_error *err) {
     t->order = pare_calloc((size_t)t->o->tune_texts, sizeof *t->order);
     t->best = pare_calloc(t->n_values, sizeof *t->best);
     if (!t->grads || !t->texts || !t->order || !t->best) return fail_memory(err);
-    t->n_steps = (size_t)t->o->epochs * (((size_t)t->o->tune_texts + batch - 1) / batch);
+    t->n_steps = (size_t)t->o->epochs * ((all + t->batch - 1) / t->batch);
     PARE_TRY(quantize_forward(t, m, err));
     PARE_TRY(make_optimizer(t, err));
     const pare_prefix_loss_options lo = {
@@ -176,7 +178,7 @@ static pare_status set_up(tuning *t, pare_error *err) {
         .lambda = t->o->lambda,
         .mean = t->o->lq_norm == 0,
         .n = t->n,
-        .n_texts = batch,
+        .n_texts = t->batch,
         .compute = t->in->compute};
     return pare_prefix_loss_create(&t->loss, t->weights, &lo, err);
 }
@@ -210,11 +212,15 @@ static char *path_of(const tuning *t, size_t step) {
     return pare_checkpoint_path(pare_work_path(t->in->work), "cushion", step, "safetensors");
 }
 
+/* NaN has no form in JSON. */
+static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+static double number_of(const json_t *j) { return json_is_number(j) ? json_number_value(j) : NAN; }
+
 static json_t *held_json(const tuning *t) {
     json_t *list = json_array();
     for (size_t i = 0; i < t->n_held; i++)
-        json_array_append_new(
-            list, json_pack("{s:f, s:f}", "loss", t->held[i].pred, "error", t->held[i].error));
+        json_array_append_new(list, json_pack("{s:o, s:o}", "loss", number(t->held[i].pred),
+                                              "error", number(t->held[i].error)));
     return list;
 }
 
@@ -227,11 +233,12 @@ static json_t *whole(json_t *j, size_t failures_before) {
 
 static json_t *state_json(tuning *t) {
     const size_t failures = pare_json_failures();
-    return whole(json_pack("{s:I, s:I, s:I, s:o}", "step", (json_int_t)t->step, "kept",
-                           (json_int_t)t->kept, "crc32",
-                           (json_int_t)pare_checkpoint_crc32(array_at, t), "held_out",
-                           held_json(t)),
-                 failures);
+    return whole(
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "step", (json_int_t)t->step, "count",
+                  (json_int_t)pare_optim_count(t->optim), "skipped", (json_int_t)t->n_skipped,
+                  "in_a_row", (json_int_t)t->n_in_a_row, "kept", (json_int_t)t->kept, "crc32",
+                  (json_int_t)pare_checkpoint_crc32(array_at, t), "held_out", held_json(t)),
+        failures);
 }
 
 static pare_status save(tuning *t, pare_error *err) {
@@ -239,12 +246,14 @@ static pare_status save(tuning *t, pare_error *err) {
     const json_t *before = pare_work_kept(t->in->work, "cushion_tuning");
     size_t old = (size_t)json_integer_value(json_object_get(before, "step"));
     bool had = before != NULL, writes = pare_group_rank() == 0;
-    if (had && old == t->step) return PARE_OK;
+    if (had && old == t->step && !t->stale) return PARE_OK;
     char *path = path_of(t, t->step), *old_path = path_of(t, old);
     pare_status st = path && old_path ? PARE_OK : fail_memory(err);
     if (st == PARE_OK && writes) st = pare_checkpoint_write(path, array_at, t, err);
     if (st == PARE_OK) st = pare_work_keep(t->in->work, "cushion_tuning", state_json(t), err);
-    if (st == PARE_OK && had && writes) pare_path_remove(old_path);
+    if (st == PARE_OK && had && old != t->step && writes) pare_path_remove(old_path);
+    t->stale = false;
+    t->saved_s = pare_now_s();
     pare_free(path);
     pare_free(old_path);
     return st;
@@ -281,18 +290,21 @@ static pare_status read_state(tuning *t, const json_t *j, float *first, pare_err
     pare_free(path);
     if (st == PARE_ERR_NOMEM) return fail_memory(err);
     if (st != PARE_OK) { /* missing or damaged */
+        pare_warn(t->rt, "cushion: the tuning begins anew: %s", own.message);
         begin_anew(t, first);
+        t->stale = true;
         return PARE_OK;
     }
     t->step = step;
     t->kept = (size_t)json_integer_value(json_object_get(j, "kept"));
     for (; t->n_held < json_array_size(held) && t->n_held <= PARE_CUSHION_MAX_EPOCHS; t->n_held++) {
         const json_t *h = json_array_get(held, t->n_held);
-        t->held[t->n_held] =
-            (pare_prefix_losses){.pred = json_number_value(json_object_get(h, "loss")),
-                                 .error = json_number_value(json_object_get(h, "error"))};
+        t->held[t->n_held] = (pare_prefix_losses){.pred = number_of(json_object_get(h, "loss")),
+                                                  .error = number_of(json_object_get(h, "error"))};
     }
-    pare_optim_set_count(t->optim, (int64_t)step);
+    t->n_skipped = (size_t)json_integer_value(json_object_get(j, "skipped"));
+    t->n_in_a_row = (size_t)json_integer_value(json_object_get(j, "in_a_row"));
+    pare_optim_set_count(t->optim, json_integer_value(json_object_get(j, "count")));
     return PARE_OK;
 }
 
@@ -319,15 +331,16 @@ static pare_status look(tuning *t, pare_error *err) {
     *sum = (pare_prefix_losses){0};
     for (size_t i = 0; i < HELD_TEXTS; i++) {
         PARE_TRY(pare_check_cancel(t->rt, err));
-        PARE_TRY(pare_prefix_loss_run(t->loss, held_text(t, i), 1, false, &one, err));
+        held_text(t, t->texts, i);
+        PARE_TRY(pare_prefix_loss_run(t->loss, t->texts, 1, false, &one, err));
         sum->pred += one.pred / HELD_TEXTS;
         sum->error += one.error / HELD_TEXTS;
     }
-    if (!isfinite(total(t, t->n_held)))
+    if (t->n_held == 0 && !isfinite(total(t, 0)))
         return pare_fail(err, PARE_ERR_INPUT,
-                         "cushion: tuning, after %zu steps: found a loss of %g and an error of %g "
-                         "on text held out, expected finite numbers: a lower lr or lambda?",
-                         t->step, sum->pred, sum->error);
+                         "cushion: tuning: found a loss of %g and an error of %g on text held out, "
+                         "expected finite numbers",
+                         sum->pred, sum->error);
     if (t->n_held == 0 || total(t, t->n_held) < total(t, t->kept)) {
         t->kept = t->n_held;
         copy_values(t, t->best, false);
@@ -337,26 +350,24 @@ static pare_status look(tuning *t, pare_error *err) {
 }
 
 static pare_status train_step(tuning *t, size_t first, pare_error *err) {
-    const size_t left = (size_t)t->o->tune_texts - first,
-                 n = left < (size_t)t->o->batch ? left : (size_t)t->o->batch;
+    const size_t left = (size_t)t->o->tune_texts - first, n = left < t->batch ? left : t->batch;
     pare_prefix_losses losses;
-    for (size_t i = 0; i < n; i++)
-        memcpy(t->texts + i * t->n, text(t, t->order[first + i]), t->n * sizeof *t->texts);
+    for (size_t i = 0; i < n; i++) text(t, t->texts + i * t->n, t->order[first + i]);
     pare_train_weights_clear(t->weights);
     PARE_TRY(pare_prefix_loss_run(t->loss, t->texts, n, true, &losses, err));
     double norm = pare_train_grad_norm(t->weights);
-    if (!isfinite(losses.pred + losses.error + norm))
-        return pare_fail(err, PARE_ERR_INPUT,
-                         "cushion: tuning, step %zu: found a loss of %g, an error of %g and a "
-                         "gradient of norm %g, expected finite numbers: a lower lr or lambda?",
-                         t->step + 1, losses.pred, losses.error, norm);
+    t->step++;
+    if (!isfinite(losses.pred + losses.error + norm)) {
+        t->n_skipped++;
+        t->n_in_a_row++;
+        return PARE_OK;
+    }
+    t->n_in_a_row = 0;
     pare_optim_args args = pare_optim_args_default();
     args.g = t->grads;
     args.g_scale = norm > clip_norm ? clip_norm / norm : 1;
-    args.lr = t->o->lr * (double)(t->n_steps - t->step) / (double)t->n_steps;
-    PARE_TRY(pare_optim_step(t->optim, &args, err));
-    t->step++;
-    return PARE_OK;
+    args.lr = t->o->lr * (double)(t->n_steps - t->step + 1) / (double)t->n_steps;
+    return pare_optim_step(t->optim, &args, err);
 }
 
 static pare_status run(tuning *t, pare_error *err) {
@@ -364,16 +375,23 @@ static pare_status run(tuning *t, pare_error *err) {
                  every = t->n_steps / N_SAVES ? t->n_steps / N_SAVES : 1;
     if (t->n_held == 0) PARE_TRY(look(t, err));
     shuffle(t, t->step / of_epoch);
-    while (t->step < t->n_steps) {
+    t->saved_s = pare_now_s();
+    while (t->step < t->n_steps && t->n_in_a_row < MAX_SKIPPED) {
         const size_t at = t->step % of_epoch;
         pare_progress(t->rt, "cushion: tune", (double)t->step, (double)t->n_steps, "steps");
-        PARE_TRY(pare_check_cancel(t->rt, err));
+        pare_status st = pare_check_cancel(t->rt, err);
+        if (st != PARE_OK) {
+            pare_error own; /* at worst the one before is good */
+            if (save(t, &own) != PARE_OK) pare_warn(t->rt, "%s", own.message);
+            return st;
+        }
         if (at == 0) shuffle(t, t->step / of_epoch);
-        PARE_TRY(train_step(t, at * (size_t)t->o->batch, err));
+        PARE_TRY(train_step(t, at * t->batch, err));
         if (t->step % of_epoch == 0) PARE_TRY(look(t, err));
-        if (t->step % every == 0 || t->step == t->n_steps) PARE_TRY(save(t, err));
+        bool late = pare_now_s() - t->saved_s > save_every_s;
+        if (t->step % every == 0 || t->step == t->n_steps || late) PARE_TRY(save(t, err));
     }
-    pare_progress(t->rt, "cushion: tune", (double)t->step, (double)t->n_steps, "steps");
+    pare_progress(t->rt, "cushion: tune", (double)t->n_steps, (double)t->n_steps, "steps");
     return PARE_OK;
 }
 
@@ -381,9 +399,13 @@ static pare_status run(tuning *t, pare_error *err) {
 
 static json_t *tuning_json(const tuning *t) {
     const size_t failures = pare_json_failures();
-    return whole(json_pack("{s:I, s:I, s:I, s:I, s:o}", "n", (json_int_t)t->n, "steps",
-                           (json_int_t)t->n_steps, "held_out_texts", (json_int_t)HELD_TEXTS,
-                           "kept_epoch", (json_int_t)t->kept, "held_out", held_json(t)),
+    return whole(json_pack("{s:s, s:s, s:f, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:o}", "optimizer",
+                           pare_optim_text(t->optim), "schedule", "linear to 0", "clip_norm",
+                           clip_norm, "n", (json_int_t)t->n, "batch", (json_int_t)t->batch, "steps",
+                           (json_int_t)t->step, "skipped_steps", (json_int_t)t->n_skipped,
+                           "held_out_part", "the last tenth", "held_out_texts",
+                           (json_int_t)HELD_TEXTS, "kept_epoch", (json_int_t)t->kept, "held_out",
+                           held_json(t)),
                  failures);
 }
 
@@ -398,17 +420,17 @@ static pare_status take(const tuning *t, pare_prefix **out, pare_error *err) {
         from += n;
     }
     if (t->kept) return PARE_OK;
-    pare_warn(t->rt, "cushion: tuning did not lower the loss of text held out: the prefix is as it "
-                     "was found");
     (*out)->ids = pare_calloc(tuned->attn.n, sizeof *(*out)->ids);
     if (!(*out)->ids) return fail_memory(err);
     memcpy((*out)->ids, tuned->ids, tuned->attn.n * sizeof *tuned->ids);
     return PARE_OK;
 }
 
+/* The model stays its owner's. */
 static void free_all(tuning *t) {
     pare_prefix_loss_free(t->loss);
     pare_optim_free(t->optim);
+    if (t->weights) t->weights->model = NULL;
     pare_train_weights_free(t->weights);
     pare_free(t->grads);
     pare_free(t->texts);
@@ -417,21 +439,19 @@ static void free_all(tuning *t) {
     pare_free(t);
 }
 
-pare_status pare_cushion_tune(pare_prefix **out, json_t **record, pare_model **m,
-                              const pare_cushion_input *in, const int32_t *ids, size_t n,
+pare_status pare_cushion_tune(pare_prefix **out, json_t **record, pare_model *m,
+                              const pare_cushion_input *in, const pare_cushion_texts *texts,
                               pare_error *err) {
     tuning *t = pare_calloc(1, sizeof *t);
     *out = NULL;
     *record = NULL;
     if (!t) return fail_memory(err);
-    t->rt = (*m)->rt;
+    t->rt = m->rt;
     t->in = in;
     t->o = in->options;
-    t->ids = ids;
-    t->n_ids = n;
-    pare_status st = pare_cushion_tune_length(&t->n, in, &(*m)->config, n, err);
-    if (st == PARE_OK) st = pare_train_weights_of_prefix(&t->weights, *m, err);
-    if (st == PARE_OK) *m = NULL; /* the weights' */
+    t->file = texts;
+    pare_status st = pare_cushion_tune_length(&t->n, in, &m->config, texts->n_ids, err);
+    if (st == PARE_OK) st = pare_train_weights_of_prefix(&t->weights, m, err);
     if (st == PARE_OK) st = set_up(t, err);
     if (st == PARE_OK) st = resume(t, err);
     if (st == PARE_OK) st = run(t, err);
@@ -442,5 +462,7 @@ pare_status pare_cushion_tune(pare_prefix **out, json_t **record, pare_model **m
         *out = NULL;
     }
     free_all(t);
+    pare_model_attach_prefix(m, NULL);
+    pare_model_detach_act(m);
     return st;
 }

@@ -247,7 +247,9 @@ static void tuning(void **state) {
     assert_ok(pare_compress(&report, rt, &o, err));
     json_t *found = json_loads(pare_compress_result(report)->prefix_search, 0, NULL);
     json_t *t = json_object_get(found, "tuning");
-    program_has(t, "n,steps,held_out_texts,kept_epoch,held_out");
+    program_has(t, "optimizer,schedule,clip_norm,n,batch,steps,skipped_steps,held_out_part,"
+                   "held_out_texts,kept_epoch,held_out");
+    assert_int_equal(json_array_size(json_object_get(found, "check_tuned")), 8);
     assert_int_equal(json_integer_value(json_object_get(t, "steps")), 12);
     assert_int_equal(json_array_size(json_object_get(t, "held_out")), 3);
     size_t kept = (size_t)json_integer_value(json_object_get(t, "kept_epoch"));
@@ -296,6 +298,20 @@ static void tuning(void **state) {
     }
     json_decref(found);
     pare_compress_report_free(report);
+    /* the input's own cushion is not what it begins with, and that is told */
+    o.model = test_path("tuned");
+    o.prefix = NULL;
+    o.recipe = "cushioncache:max_len=1,tau=0,n=12,texts=2,screen=2,pool=4";
+    o.out = test_path("told");
+    assert_ok(pare_compress(&report, rt, &o, err));
+    const pare_compress_info *info = pare_compress_result(report);
+    bool told = false;
+    for (size_t i = 0; i < info->n_fallbacks; i++)
+        told |= strstr(info->fallbacks[i], "own cushion") != NULL;
+    assert_true(told);
+    pare_compress_report_free(report);
+    o.model = tiny_model("dense", NULL);
+    o.prefix = file;
     pare_prefix_free(p);
     o.out = test_path("not_begun");
     o.restart = true;
@@ -380,6 +396,26 @@ static void tuning_resumed(void **state) {
     pare_runtime_free(rt);
 }
 
+/* Beginnings of texts: BOS of a tokenizer that adds one, tokens of the prefix now and then. */
+static void beginnings(void **state) {
+    (void)state;
+    const int32_t from[3] = {7, 8, 9}, prefix[2] = {50, 51};
+    pare_cushion_texts t = {.bos = -1};
+    int32_t to[3];
+    for (size_t i = 0; i < 32; i++) {
+        for (int kind = 0; kind < 4; kind++) {
+            t.bos = kind & 1 ? 99 : -1;
+            t.prefix = prefix;
+            t.n_prefix = kind & 2 ? 2 : 0;
+            pare_cushion_text(&t, to, from, 3, i);
+            int32_t want = kind & 1 && i % 2 == 0 ? 99 : 7;
+            if (kind & 2 && i % 8 == 7) want = i % 16 == 7 ? 50 : 51;
+            assert_int_equal(to[0], want);
+            assert_memory_equal(to + 1, from + 1, 2 * sizeof *to);
+        }
+    }
+}
+
 static void starts(void **state) {
     (void)state;
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
@@ -436,7 +472,10 @@ static void refusals(void **state) {
     o.recipe = "cushioncache:max_len=1,tau=1000000,n=12,texts=2,screen=2,pool=4,tune_n=20";
     const tiny_options no_numbers = {.final_norm = 3e38f};
     o.model = tiny_model("no_numbers", &no_numbers);
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_INPUT, "lower lr or lambda");
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_INPUT, "expected finite numbers");
+    const tiny_options overflow = {.last_norm = 3e38f};
+    o.model = tiny_model("overflow", &overflow);
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_INPUT, "text 0: block 1");
     pare_runtime_free(rt);
 }
 
@@ -445,6 +484,7 @@ int main(void) {
         cmocka_unit_test(compressed),     cmocka_unit_test(smoothed),
         cmocka_unit_test(resumed),        cmocka_unit_test(tuning),
         cmocka_unit_test(ways_of_tuning), cmocka_unit_test(tuning_resumed),
-        cmocka_unit_test(starts),         cmocka_unit_test(refusals)};
+        cmocka_unit_test(beginnings),     cmocka_unit_test(starts),
+        cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -144,6 +144,11 @@ static pare_status error_without(search *s, double *lq, pare_error *err) {
         for (size_t b = 0; b < job->n_blocks; b++) {
             double of_block;
             PARE_TRY(job->block(job->arg, &of_block, err));
+            if (!isfinite(of_block))
+                return pare_fail(err, PARE_ERR_INPUT,
+                                 "cushion: text %zu: block %zu: found activations whose error is "
+                                 "no finite number, expected a model that computes",
+                                 t, b);
             *lq += of_block;
         }
     }
