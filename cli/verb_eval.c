@@ -84,15 +84,43 @@ static json_t *perplexity_json(const pare_perplexity *p) {
     return out;
 }
 
+/* [{"share": 0.99, "value": ...}, ...] */
+static json_t *percentiles_json(const double *shares, const double *values, size_t n) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(
+            list, json_pack("{s:f, s:o}", "share", shares[i], "value", cli_json_real(values[i])));
+    return list;
+}
+
 static json_t *distance_json(const pare_distance *d) {
+    const struct {
+        const char *key;
+        double value;
+    } numbers[] = {{"kl_mean", d->kl_mean},
+                   {"kl_mean_stderr", d->kl_mean_stderr},
+                   {"kl_median", d->kl_median},
+                   {"kl_p99", d->kl_p99},
+                   {"kl_min", d->kl_min},
+                   {"kl_max", d->kl_max},
+                   {"same_top", d->same_top},
+                   {"same_top_stderr", d->same_top_stderr},
+                   {"dp_mean", d->dp_mean},
+                   {"dp_mean_stderr", d->dp_mean_stderr},
+                   {"dp_rms", d->dp_rms},
+                   {"dp_rms_stderr", d->dp_rms_stderr},
+                   {"ppl_ratio", d->ppl_ratio},
+                   {"ln_ratio", d->ln_ratio},
+                   {"ln_ratio_stderr", d->ln_ratio_stderr},
+                   {"correlation", d->correlation},
+                   {"base_ppl", d->base_ppl}};
     json_t *out = json_object();
-    json_object_set_new(out, "kl_mean", cli_json_real(d->kl_mean));
-    json_object_set_new(out, "kl_mean_stderr", cli_json_real(d->kl_mean_stderr));
-    json_object_set_new(out, "kl_p99", cli_json_real(d->kl_p99));
-    json_object_set_new(out, "kl_max", cli_json_real(d->kl_max));
-    json_object_set_new(out, "same_top", cli_json_real(d->same_top));
-    json_object_set_new(out, "ppl_ratio", cli_json_real(d->ppl_ratio));
-    json_object_set_new(out, "base_ppl", cli_json_real(d->base_ppl));
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        json_object_set_new(out, numbers[i].key, cli_json_real(numbers[i].value));
+    json_object_set_new(out, "kl_percentiles",
+                        percentiles_json(pare_kl_shares, d->kl_percentile, PARE_N_KL_SHARES));
+    json_object_set_new(out, "dp_percentiles",
+                        percentiles_json(pare_dp_shares, d->dp_percentile, PARE_N_DP_SHARES));
     return out;
 }
 
@@ -115,13 +143,19 @@ static pare_status print_table(cli *c, const pare_perplexity *p) {
 
 static pare_status print_distance(cli *c, const pare_distance *d) {
     cli_table t;
-    cli_table_begin(&t, ">KL mean|>+-|>KL p99|>KL max|>same top (%)|>ppl ratio|>base ppl");
+    cli_table_begin(&t, ">KL mean|>+-|>median|>p99|>max|>same top (%)|>+-|>RMS dp (%)|>+-|>ln ppl "
+                        "ratio|>+-|>base ppl");
     cli_cell(&t, "%.6f", d->kl_mean);
     cli_cell(&t, "%.6f", d->kl_mean_stderr);
+    cli_cell(&t, "%.6f", d->kl_median);
     cli_cell(&t, "%.6f", d->kl_p99);
     cli_cell(&t, "%.6f", d->kl_max);
     cli_cell(&t, "%.2f", 100 * d->same_top);
-    cli_cell(&t, "%.5f", d->ppl_ratio);
+    cli_cell(&t, "%.2f", 100 * d->same_top_stderr);
+    cli_cell(&t, "%.3f", 100 * d->dp_rms);
+    cli_cell(&t, "%.3f", 100 * d->dp_rms_stderr);
+    cli_cell(&t, "%.5f", d->ln_ratio);
+    cli_cell(&t, "%.5f", d->ln_ratio_stderr);
     cli_cell(&t, "%.4f", d->base_ppl);
     return cli_table_end(c, &t);
 }
@@ -165,23 +199,16 @@ static pare_status print_tables(cli *c, const result *r) {
 
 /* The id of the run's record, or 0. */
 static int64_t record(cli *c, const char *model, const eval_options *o, const result *found) {
-    pare_record_task tasks[EVAL_MAX_TASKS];
     pare_record *r = cli_record_begin(c);
     if (!r) return 0;
     pare_error err = {0};
     if (found->ppl && pare_record_set_perplexity(r, found->ppl, &err) != PARE_OK)
         cli_warn(c, "the record is incomplete: %s", err.message);
     if (found->distance) pare_record_set_distance(r, found->distance);
-    for (size_t i = 0; found->tasks && i < found->tasks->n; i++) {
-        const pare_task_result *t = &found->tasks->results[i];
-        tasks[i] = (pare_record_task){t->name,     (int64_t)t->n,      t->acc, t->acc_stderr,
-                                      t->acc_norm, t->acc_norm_stderr, t->ppl};
-    }
-    if (found->tasks) {
-        r->tasks = tasks;
-        r->n_tasks = found->tasks->n;
-        r->compute = o->compute == PARE_COMPUTE_EXACT ? "exact" : "fast";
-    }
+    if (found->tasks && pare_record_set_tasks(r, found->tasks->results,
+                                              found->tasks->paired ? found->tasks->pairs : NULL,
+                                              found->tasks->n, &err) != PARE_OK)
+        cli_warn(c, "the record is incomplete: %s", err.message);
     r->model = model;
     r->text = o->text;
     r->against = o->against;

@@ -97,9 +97,12 @@ typedef struct pare_compress_info {
     size_t n_resumed;                /* blocks that an interrupted run had finished */
     size_t calib_samples, calib_ctx; /* 0 without calibration */
     uint32_t calib_crc32;            /* of all calibration ids in order */
-    const char *imatrix_sha256;      /* of the importance matrix that was read; NULL = none */
-    size_t prefix_length;            /* positions of the cushion; 0 = none */
-    const char *prefix_sha256;       /* of its file; NULL = none */
+    pare_compute calib_compute;      /* of the calibration and of searches */
+    const char *keep;                /* the options of these names; NULL = none */
+    bool true_sequential;
+    const char *imatrix_sha256; /* of the importance matrix that was read; NULL = none */
+    size_t prefix_length;       /* positions of the cushion; 0 = none */
+    const char *prefix_sha256;  /* of its file; NULL = none */
     double bits_per_weight, sparsity, seconds;
     const char *prefix_search; /* JSON text of a search for the cushion: choices, tokens, errors
                                   (docs/cushion.md); NULL: none was searched */

@@ -65,17 +65,32 @@ pare_status pare_eval_perplexity(pare_perplexity *out, pare_runtime *rt, pare_mo
                                  const pare_tokenizer *tok, const char *text, size_t len,
                                  const pare_eval_options *options, pare_error *err);
 
-/* How far the distributions of a model lie from those of a base model, over the scored tokens. */
+enum { PARE_N_KL_SHARES = 7, PARE_N_DP_SHARES = 11 };
+
+/* How far the distributions of a model lie from those of a base model, over the scored tokens; as
+ * llama.cpp's --kl-divergence reports it. */
 typedef struct pare_distance {
     double kl_mean;        /* of KL(base || model), natural logarithm, full vocabulary */
     double kl_mean_stderr; /* of the mean */
     double kl_p99;         /* its 99th percentile */
-    double kl_max;
-    double same_top;  /* share of tokens where both put the same id first (the lower on ties) */
-    double ppl_ratio; /* perplexity of the model over that of the base */
+    double kl_min, kl_max, kl_median;
+    double kl_percentile[PARE_N_KL_SHARES]; /* at the shares of pare_kl_shares */
+    double same_top; /* share of tokens where both put the same id first (the lower on ties) */
+    double same_top_stderr;
+    /* of p(x) - p_base(x) of the text's own tokens x */
+    double dp_mean, dp_mean_stderr, dp_rms, dp_rms_stderr;
+    double dp_percentile[PARE_N_DP_SHARES]; /* at the shares of pare_dp_shares */
+    double ppl_ratio;                       /* perplexity of the model over that of the base */
+    double ln_ratio, ln_ratio_stderr; /* its logarithm; the error knows that both saw one text */
+    double correlation;               /* of the two models' log-likelihoods of tokens */
     double base_ppl;
     size_t n_scored;
 } pare_distance;
+
+/* 0.999, 0.99, 0.95, 0.9, 0.1, 0.05, 0.01 */
+extern const double pare_kl_shares[PARE_N_KL_SHARES];
+/* 0.999, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.1, 0.05, 0.01, 0.001 */
+extern const double pare_dp_shares[PARE_N_DP_SHARES];
 
 /* Perplexity of `m` and its distance to `base`, side by side in pieces of a window: neither logits
  * nor files are kept. Both models must give the text the same ids. Errors: as above; PARE_ERR_INPUT

@@ -45,7 +45,12 @@ typedef struct pare_record_point {
 typedef struct pare_record_task {
     const char *name;
     int64_t n;
-    double acc, acc_stderr, acc_norm, acc_norm_stderr, ppl;
+    double acc, acc_stderr, acc_norm, acc_norm_stderr, ppl, ppl_stderr;
+    const char *crc32; /* of all ids, 8 hexadecimal digits: documents, prompts and BOS */
+    int64_t bos;
+    /* with another model beside it, as in pare_task_pair; NaN and 0 without */
+    double diff, diff_stderr, diff_norm, diff_norm_stderr;
+    int64_t gained, lost;
 } pare_record_task;
 
 /* A site of an analysis; as in pare_outlier_site, with the largest token of all windows. */
@@ -79,6 +84,9 @@ typedef struct pare_record {
     const char *out, *out_sha256, *format;
     const char *calib, *calib_sha256;
     int64_t calib_samples, calib_ctx;
+    const char *calib_crc32, *calib_compute; /* of the ids, 8 hexadecimal digits; exact or fast */
+    const char *keep;                        /* a regular expression: tensors that stayed */
+    int64_t true_sequential;
     const char *imatrix, *imatrix_sha256; /* an importance matrix that was read */
     const char *text, *text_sha256;
     const char *against, *against_sha256;
@@ -138,6 +146,9 @@ pare_status pare_record_set_training(pare_record *r, const pare_train_options *o
                                      const pare_train_report *report, pare_error *err);
 pare_status pare_record_set_perplexity(pare_record *r, const pare_perplexity *ppl, pare_error *err);
 void pare_record_set_distance(pare_record *r, const pare_distance *d);
+/* n results of pare_eval_tasks; pairs: beside another model, or NULL. Errors: PARE_ERR_NOMEM. */
+pare_status pare_record_set_tasks(pare_record *r, const pare_task_result *results,
+                                  const pare_task_pair *pairs, size_t n, pare_error *err);
 /* Errors: PARE_ERR_NOMEM. */
 pare_status pare_record_set_outliers(pare_record *r, const pare_outliers *o, pare_error *err);
 

@@ -31,9 +31,14 @@ typedef struct comparison {
     const int32_t *target; /* [rows] of the piece */
     row_result *rows;      /* [max_rows] */
     pare_ppl_sum sum, base_sum;
-    double *kl; /* [n_windows * scored], owned: for the percentile */
+    double *kl, *dp; /* [n_windows * scored], owned: for percentiles; dp = p - p_base of the text */
+    double nll2, base_nll2, product; /* sums of squares of -log p, and of both's products */
     size_t n_same;
 } comparison;
+
+const double pare_kl_shares[PARE_N_KL_SHARES] = {0.999, 0.99, 0.95, 0.9, 0.1, 0.05, 0.01};
+const double pare_dp_shares[PARE_N_DP_SHARES] = {0.999, 0.99, 0.95, 0.9,  0.75, 0.5,
+                                                 0.25,  0.1,  0.05, 0.01, 0.001};
 
 typedef struct copy_job {
     float *out;
@@ -79,7 +84,12 @@ static pare_status add_rows(comparison *c, size_t n, size_t window, size_t first
                              "distance after %zu tokens, expected a number",
                              window, first + i, c->sum.n);
         PARE_TRY(pare_ppl_add(&c->base_sum, &r->base_logprob, 1, window, first + i, err));
+        const double base = (double)r->base_logprob, own = (double)r->logprob;
         c->kl[c->sum.n] = r->kl;
+        c->dp[c->sum.n] = exp(own) - exp(base);
+        c->base_nll2 += base * base;
+        c->nll2 += own * own;
+        c->product += own * base;
         c->n_same += r->same_top;
         PARE_TRY(pare_ppl_add(&c->sum, &r->logprob, 1, window, first + i, err));
     }
@@ -120,10 +130,11 @@ static pare_status comparison_begin(comparison *c, pare_runtime *rt, const pare_
     c->base = pare_malloc(rows * vocab_size, sizeof *c->base);
     c->model = pare_malloc(rows * vocab_size, sizeof *c->model);
     c->rows = pare_malloc(rows, sizeof *c->rows);
-    c->kl = pare_mul_size(&n_scored, run->plan.n_windows, run->plan.ctx)
-                ? pare_malloc(n_scored, sizeof *c->kl)
-                : NULL;
-    if (!c->base || !c->model || !c->rows || !c->kl)
+    if (pare_mul_size(&n_scored, run->plan.n_windows, run->plan.ctx)) {
+        c->kl = pare_malloc(n_scored, sizeof *c->kl);
+        c->dp = pare_malloc(n_scored, sizeof *c->dp);
+    }
+    if (!c->base || !c->model || !c->rows || !c->kl || !c->dp)
         return pare_fail(err, PARE_ERR_NOMEM, "distance: out of memory");
     return PARE_OK;
 }
@@ -133,6 +144,7 @@ static void comparison_end(comparison *c) {
     pare_free(c->model);
     pare_free(c->rows);
     pare_free(c->kl);
+    pare_free(c->dp);
 }
 
 static int compare_doubles(const void *a, const void *b) {
@@ -140,29 +152,61 @@ static int compare_doubles(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* Between the two nearest order statistics, as llama.cpp does; sorts c->kl. */
-static double percentile(double *sorted, size_t n, double share) {
+/* Between the two nearest order statistics, as llama.cpp does. */
+static double percentile(const double *sorted, size_t n, double share) {
     double at = share * (double)(n - 1);
     size_t i = (size_t)at;
     if (i + 1 >= n) return sorted[n - 1];
     return sorted[i] + (at - (double)i) * (sorted[i + 1] - sorted[i]);
 }
 
+/* Mean of x[n]^power, and its error. */
+static double mean_of(const double *x, size_t n, int power, double *stderr_) {
+    double sum = 0, sum2 = 0;
+    for (size_t i = 0; i < n; i++) sum += power == 2 ? x[i] * x[i] : x[i];
+    double mean = sum / (double)n;
+    for (size_t i = 0; i < n; i++) {
+        double d = (power == 2 ? x[i] * x[i] : x[i]) - mean;
+        sum2 += d * d;
+    }
+    *stderr_ = n > 1 ? sqrt(sum2 / (double)(n - 1) / (double)n) : 0;
+    return mean;
+}
+
+/* Of the log-likelihoods: both models saw the same tokens, so most of their spread cancels. */
+static void summarise_ratio(pare_distance *out, const comparison *c) {
+    const double n = (double)c->sum.n, own = c->sum.nll / n, base = c->base_sum.nll / n;
+    const double left = n > 1 ? n - 1 : 1, var = (c->nll2 / n - own * own) / left,
+                 base_var = (c->base_nll2 / n - base * base) / left,
+                 cov = (c->product / n - own * base) / left;
+    out->ln_ratio = own - base;
+    out->ln_ratio_stderr = sqrt(fmax(var + base_var - 2 * cov, 0));
+    out->ppl_ratio = exp(out->ln_ratio);
+    out->correlation = var > 0 && base_var > 0 ? cov / sqrt(var * base_var) : (double)NAN;
+}
+
+/* Sorts c->kl and c->dp. */
 static void summarise(pare_distance *out, comparison *c) {
     size_t n = c->sum.n;
-    double sum = 0, sum2 = 0;
-    for (size_t i = 0; i < n; i++) sum += c->kl[i];
-    double mean = sum / (double)n;
-    for (size_t i = 0; i < n; i++) sum2 += (c->kl[i] - mean) * (c->kl[i] - mean);
+    double error;
+    *out = (pare_distance){.base_ppl = pare_ppl_value(&c->base_sum), .n_scored = n};
+    out->kl_mean = mean_of(c->kl, n, 1, &out->kl_mean_stderr);
+    out->dp_mean = mean_of(c->dp, n, 1, &out->dp_mean_stderr);
+    out->dp_rms = sqrt(mean_of(c->dp, n, 2, &error));
+    out->dp_rms_stderr = out->dp_rms > 0 ? 0.5 / out->dp_rms * error : 0;
     qsort(c->kl, n, sizeof *c->kl, compare_doubles); /* finite: add_rows refuses others */
-    *out = (pare_distance){.kl_mean = mean,
-                           .kl_mean_stderr = n > 1 ? sqrt(sum2 / (double)(n - 1) / (double)n) : 0,
-                           .kl_p99 = percentile(c->kl, n, 0.99),
-                           .kl_max = c->kl[n - 1],
-                           .same_top = (double)c->n_same / (double)n,
-                           .ppl_ratio = exp((c->sum.nll - c->base_sum.nll) / (double)n),
-                           .base_ppl = pare_ppl_value(&c->base_sum),
-                           .n_scored = n};
+    qsort(c->dp, n, sizeof *c->dp, compare_doubles);
+    for (size_t i = 0; i < PARE_N_KL_SHARES; i++)
+        out->kl_percentile[i] = percentile(c->kl, n, pare_kl_shares[i]);
+    for (size_t i = 0; i < PARE_N_DP_SHARES; i++)
+        out->dp_percentile[i] = percentile(c->dp, n, pare_dp_shares[i]);
+    out->kl_p99 = percentile(c->kl, n, 0.99);
+    out->kl_median = percentile(c->kl, n, 0.5);
+    out->kl_min = c->kl[0];
+    out->kl_max = c->kl[n - 1];
+    out->same_top = (double)c->n_same / (double)n;
+    out->same_top_stderr = n > 1 ? sqrt(out->same_top * (1 - out->same_top) / (double)(n - 1)) : 0;
+    summarise_ratio(out, c);
 }
 
 /* The same text must mean the same tokens to both. */

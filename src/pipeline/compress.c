@@ -348,7 +348,12 @@ static pare_status begin_report(compress_run *c, pare_error *err) {
     r->names = pare_calloc(c->n_plans, sizeof *r->names);
     r->recipe = pare_strdup(pare_recipe_text(c->recipe));
     r->format = pare_strdup(c->format->name);
-    if (!r->layers || !r->names || !r->recipe || !r->format) return fail_memory(err);
+    if (c->o->keep) r->keep = pare_strdup(c->o->keep);
+    if (!r->layers || !r->names || !r->recipe || !r->format || (c->o->keep && !r->keep))
+        return fail_memory(err);
+    r->info.keep = r->keep;
+    r->info.calib_compute = c->o->calib_compute;
+    r->info.true_sequential = c->o->true_sequential;
     r->info.lossless = true;
     for (size_t i = 0; i < c->n_plans; i++) {
         const tensor_plan *p = &c->plans[i];
@@ -685,6 +690,7 @@ void pare_compress_report_free(pare_compress_report *r) {
     pare_free(r->layers);
     pare_free(r->recipe);
     pare_free(r->format);
+    pare_free(r->keep);
     pare_free(r->prefix_search);
     pare_free(r);
 }

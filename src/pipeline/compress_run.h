@@ -39,8 +39,8 @@ struct pare_compress_report {
     pare_layer_report *layers;
     char **fallbacks;
     size_t fallback_capacity;
-    char *recipe, *format, imatrix_sha256[65], prefix_sha256[65]; /* "" without a file */
-    char *prefix_search;                                          /* JSON text, or NULL */
+    char *recipe, *format, *keep, imatrix_sha256[65], prefix_sha256[65]; /* "" without a file */
+    char *prefix_search;                                                 /* JSON text, or NULL */
     char **names;
     size_t n_names;
 };

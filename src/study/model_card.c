@@ -140,8 +140,12 @@ static void origins(pare_buffer *b, const pare_record *r) {
     data_line(b, "teacher", r->teacher, r->teacher_sha256);
     data_line(b, "calibration", r->calib, r->calib_sha256);
     if (r->calib && r->calib_samples)
-        PRINT("- calibration: %lld sequences of %lld tokens\n", (long long)r->calib_samples,
-              (long long)r->calib_ctx);
+        PRINT("- calibration: %lld sequences of %lld tokens, CRC-32 of their ids %s, %s%s\n",
+              (long long)r->calib_samples, (long long)r->calib_ctx,
+              r->calib_crc32 ? r->calib_crc32 : "unknown",
+              r->calib_compute ? r->calib_compute : "exact",
+              r->true_sequential ? ", true sequential" : "");
+    if (r->keep) line(b, "- tensors that stayed as they were: ", r->keep, "\n");
     data_line(b, "importance matrix", r->imatrix, r->imatrix_sha256);
     data_line(b, "evaluation", r->text, r->text_sha256);
     if (r->out_sha256) PRINT("- this folder: SHA-256 %s\n", r->out_sha256);

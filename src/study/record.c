@@ -101,6 +101,16 @@ pare_status pare_record_set_compression(pare_record *r, const pare_compress_info
     r->sparsity = info->sparsity;
     r->calib_samples = (int64_t)info->calib_samples;
     r->calib_ctx = (int64_t)info->calib_ctx;
+    r->keep = info->keep;
+    r->true_sequential = info->true_sequential;
+    if (info->calib_samples || info->prefix_search)
+        r->calib_compute = info->calib_compute == PARE_COMPUTE_EXACT ? "exact" : "fast";
+    if (info->calib_samples) {
+        char crc[9];
+        snprintf(crc, sizeof crc, "%08x", (unsigned)info->calib_crc32);
+        r->calib_crc32 = pare_record_strndup(r, crc, 8);
+        if (!r->calib_crc32) return fail_memory(err);
+    }
     r->imatrix_sha256 = info->imatrix_sha256;
     r->seconds = info->seconds;
     r->options = info->prefix_search;
@@ -123,6 +133,39 @@ pare_status pare_record_set_perplexity(pare_record *r, const pare_perplexity *p,
     r->nll_sum = p->nll_sum;
     r->eval_seconds = p->seconds;
     r->eval_tokens_per_s = p->tokens_per_s;
+    return PARE_OK;
+}
+
+pare_status pare_record_set_tasks(pare_record *r, const pare_task_result *results,
+                                  const pare_task_pair *pairs, size_t n, pare_error *err) {
+    pare_record_task *tasks = pare_record_calloc(r, n, sizeof *tasks);
+    if (!tasks) return fail_memory(err);
+    for (size_t i = 0; i < n; i++) {
+        const pare_task_result *t = &results[i];
+        const pare_task_pair *p = pairs ? &pairs[i] : NULL;
+        char crc[9];
+        snprintf(crc, sizeof crc, "%08x", (unsigned)t->crc32);
+        tasks[i] = (pare_record_task){.name = t->name,
+                                      .n = (int64_t)t->n,
+                                      .acc = t->acc,
+                                      .acc_stderr = t->acc_stderr,
+                                      .acc_norm = t->acc_norm,
+                                      .acc_norm_stderr = t->acc_norm_stderr,
+                                      .ppl = t->ppl,
+                                      .ppl_stderr = t->ppl_stderr,
+                                      .crc32 = pare_record_strndup(r, crc, 8),
+                                      .bos = t->bos,
+                                      .diff = p ? p->diff : (double)NAN,
+                                      .diff_stderr = p ? p->diff_stderr : (double)NAN,
+                                      .diff_norm = p ? p->diff_norm : (double)NAN,
+                                      .diff_norm_stderr = p ? p->diff_norm_stderr : (double)NAN,
+                                      .gained = p ? (int64_t)p->gained : 0,
+                                      .lost = p ? (int64_t)p->lost : 0};
+        if (!tasks[i].crc32) return fail_memory(err);
+    }
+    r->tasks = tasks;
+    r->n_tasks = n;
+    if (n) r->compute = results[0].compute == PARE_COMPUTE_EXACT ? "exact" : "fast";
     return PARE_OK;
 }
 

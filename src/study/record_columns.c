@@ -39,6 +39,10 @@ const pare_column pare_record_columns[] = {
     TEXT(R, calib_sha256),
     COUNT(R, calib_samples),
     COUNT(R, calib_ctx),
+    TEXT(R, calib_crc32),
+    TEXT(R, calib_compute),
+    TEXT(R, keep),
+    COUNT(R, true_sequential),
     TEXT(R, imatrix),
     TEXT(R, imatrix_sha256),
     TEXT(R, text),
@@ -106,10 +110,23 @@ const pare_column pare_layer_columns[] = {
 
 #define T pare_record_task
 const pare_column pare_task_columns[] = {
-    TEXT(T, name),     COUNT(T, n),
-    REAL(T, acc),      REAL(T, acc_stderr),
-    REAL(T, acc_norm), REAL(T, acc_norm_stderr),
-    REAL(T, ppl),      {0},
+    TEXT(T, name),
+    COUNT(T, n),
+    REAL(T, acc),
+    REAL(T, acc_stderr),
+    REAL(T, acc_norm),
+    REAL(T, acc_norm_stderr),
+    REAL(T, ppl),
+    REAL(T, ppl_stderr),
+    TEXT(T, crc32),
+    INT(T, bos),
+    REAL(T, diff),
+    REAL(T, diff_stderr),
+    REAL(T, diff_norm),
+    REAL(T, diff_norm_stderr),
+    INT(T, gained),
+    INT(T, lost),
+    {0},
 };
 #undef T
 

@@ -198,22 +198,17 @@ static pare_tasks_options tasks_options(const pare_sweep *s, const pare_sweep_ev
 }
 
 static pare_status eval_tasks(pare_record *r, pare_runtime *rt, const pare_sweep *s,
-                              const pare_sweep_eval *e, const loaded *l, pare_error *err) {
+                              const pare_sweep_eval *e, loaded *l, pare_error *err) {
     pare_tasks_options o = tasks_options(s, e);
+    bool against = e->against && r->out;
     pare_task_result *results = pare_record_calloc(r, e->n_tasks, sizeof *results);
-    pare_record_task *tasks = pare_record_calloc(r, e->n_tasks, sizeof *tasks);
-    if (!results || !tasks) return fail_memory(err);
-    PARE_TRY(pare_eval_tasks(results, NULL, rt, l->model, l->tok, NULL, NULL, e->tasks, e->n_tasks,
-                             &o, err));
-    for (size_t i = 0; i < e->n_tasks; i++) {
-        const pare_task_result *t = &results[i];
-        tasks[i] = (pare_record_task){t->name,     (int64_t)t->n,      t->acc, t->acc_stderr,
-                                      t->acc_norm, t->acc_norm_stderr, t->ppl};
-    }
-    r->tasks = tasks;
-    r->n_tasks = e->n_tasks;
-    r->compute = o.compute == PARE_COMPUTE_EXACT ? "exact" : "fast";
-    return PARE_OK;
+    pare_task_pair *pairs = against ? pare_record_calloc(r, e->n_tasks, sizeof *pairs) : NULL;
+    if (!results || (against && !pairs)) return fail_memory(err);
+    if (against) PARE_TRY(load(&l->base, &l->base_tok, rt, r->model, err));
+    PARE_TRY(pare_eval_tasks(results, pairs, rt, l->model, l->tok, against ? l->base : NULL,
+                             against ? l->base_tok : NULL, e->tasks, e->n_tasks, &o, err));
+    if (against) r->against = r->model;
+    return pare_record_set_tasks(r, results, pairs, e->n_tasks, err);
 }
 
 /* --- one unit --- */

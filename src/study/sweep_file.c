@@ -198,13 +198,16 @@ static bool find_task(const char **name, pare_span word) {
 }
 
 static pare_status read_tasks(parser *p, pare_span value) {
-    int64_t limit = 0;
-    const setting known[] = {{"limit", NULL, 0, 1 << 30, &limit}, {NULL, NULL, 0, 0, NULL}};
+    int64_t limit = 0, against = 0;
+    const setting known[] = {{"limit", NULL, 0, 1 << 30, &limit},
+                             {"against", "no|yes", 0, 0, &against},
+                             {NULL, NULL, 0, 0, NULL}};
     PARE_TRY(take_settings(p, &value, true, known));
     pare_sweep_eval *e = add_eval(p);
     const char **names = pare_record_calloc(p->s->pool, value.n / 2 + 1, sizeof *names);
     if (!e || !names) return fail_memory(p);
-    *e = (pare_sweep_eval){.kind = PARE_EVAL_TASKS, .tasks = names, .limit = limit};
+    *e = (pare_sweep_eval){
+        .kind = PARE_EVAL_TASKS, .tasks = names, .limit = limit, .against = against};
     for (const char *at = value.s, *end = at + value.n; at <= end;) {
         const char *comma = memchr(at, ',', (size_t)(end - at));
         pare_span word = trim(at, (size_t)((comma ? comma : end) - at));
@@ -219,7 +222,9 @@ static pare_status read_tasks(parser *p, pare_span value) {
     }
     int n =
         snprintf(e->label, sizeof e->label, "%.*s", (int)(value.n < 150 ? value.n : 150), value.s);
-    if (limit) snprintf(e->label + n, sizeof e->label - (size_t)n, " limit=%lld", (long long)limit);
+    if (limit)
+        n += snprintf(e->label + n, sizeof e->label - (size_t)n, " limit=%lld", (long long)limit);
+    if (against) snprintf(e->label + n, sizeof e->label - (size_t)n, " against dense");
     return PARE_OK;
 }
 

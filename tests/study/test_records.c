@@ -19,7 +19,18 @@ static pare_record *sample(void) {
     static const pare_record_layer layers[] = {
         {"blk.0.attn_q.weight", "f32", "q4_k", 4096, 16384, 2304, 4.5, 0.25, 0.0625, 0.5, NAN},
         {"odd \"name\" <&>\n", NULL, "", 1, 2, 3, NAN, 0, INFINITY, 0, NAN}};
-    static const pare_record_task tasks[] = {{"piqa", 100, 0.7, 0.045, 0.71, 0.044, NAN}};
+    static const pare_record_task tasks[] = {{.name = "piqa",
+                                              .n = 100,
+                                              .acc = 0.7,
+                                              .acc_stderr = 0.045,
+                                              .acc_norm = 0.71,
+                                              .acc_norm_stderr = 0.044,
+                                              .ppl = NAN,
+                                              .crc32 = "0123abcd",
+                                              .bos = 1,
+                                              .diff = -0.01,
+                                              .gained = 3,
+                                              .lost = 4}};
     static const char *const fallbacks[] = {"a: kept", "b: wider"};
     pare_record *r;
     assert_ok(pare_record_new(&r, "compress", NULL, err));

@@ -240,8 +240,9 @@ static pare_record_list sample(void) {
         {"blk.1.<b>", "f32", "q4_k", 10, 40, 5, 4.5, 0, 0.06, 0.1, NAN},
         {"blk.9999999999.x", "f32", "q4_k", 10, 40, 5, 4.5, 0, 0.06, 0.1, NAN},
         {NULL, NULL, NULL, 0, 0, 0, NAN, NAN, NAN, NAN, NAN}};
-    static const pare_record_task tasks[] = {{evil, 100, 0.7, 0.045, NAN, NAN, NAN},
-                                             {"piqa", 100, 0.7, 0.045, 0.71, 0.044, NAN}};
+    static const pare_record_task tasks[] = {
+        {.name = evil, .n = 100, .acc = 0.7, .acc_stderr = 0.045, .acc_norm = NAN, .ppl = NAN},
+        {.name = "piqa", .n = 100, .acc = 0.7, .acc_stderr = 0.045, .acc_norm = 0.71, .ppl = NAN}};
     static const char *const fallbacks[] = {evil};
     pare_record_list list = {0};
     pare_record *dense = evaluated(make(&list, 1, "eval", "A", NULL, NULL), 20, 2048);

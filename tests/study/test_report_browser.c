@@ -7,15 +7,15 @@
 #include <stdio.h>
 #include <string.h>
 
-#define FIND                                                                                       \
-    "for b in chromium chromium-browser google-chrome; do command -v $b && break; done"
+#define FIND "for b in chromium chromium-browser google-chrome; do command -v $b && break; done"
 #define CHROME                                                                                     \
     "timeout 100 $(" FIND ") --headless=new --no-sandbox --disable-gpu --user-data-dir=profile "   \
     "--allow-file-access-from-files "
 
 /* Looks at the page as a phone shows it and writes what it sees as JSON into its own body. */
 static const char look[] =
-    "<body style='margin:0'><iframe id=f src=report.html style='border:0;width:390px;height:2000px'>"
+    "<body style='margin:0'><iframe id=f src=report.html "
+    "style='border:0;width:390px;height:2000px'>"
     "</iframe><pre id=seen></pre><script>\n"
     "document.getElementById('f').onload = function () {\n"
     "  const d = this.contentDocument, all = s => [...d.querySelectorAll(s)], links = "
@@ -41,10 +41,11 @@ static void make_report(void) {
     assert_int_equal(r.code, 0);
     program_free(&r);
     for (int i = 0; i < 3; i++) {
-        r = program_runf(NULL,
-                         "pare compress tiny -o out%d -r '%s' && pare eval out%d --text text --ctx 64 "
-                         "--windows 2 --against tiny",
-                         i, recipes[i], i);
+        r = program_runf(
+            NULL,
+            "pare compress tiny -o out%d -r '%s' && pare eval out%d --text text --ctx 64 "
+            "--windows 2 --against tiny",
+            i, recipes[i], i);
         assert_int_equal(r.code, 0);
         program_free(&r);
     }
