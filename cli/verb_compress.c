@@ -281,7 +281,8 @@ static void print_fallbacks(cli *c, const pare_compress_info *info) {
     }
 }
 
-static pare_status perplexity(cli *c, pare_perplexity *out, const char *model,
+/* *guess: the perplexity of a guess among all tokens. */
+static pare_status perplexity(cli *c, pare_perplexity *out, double *guess, const char *model,
                               const compress_options *o) {
     pare_model *m = NULL;
     pare_tokenizer *tok = NULL;
@@ -293,6 +294,7 @@ static pare_status perplexity(cli *c, pare_perplexity *out, const char *model,
     if (st == PARE_OK) {
         pare_eval_options eo = pare_eval_options_default();
         eo.max_windows = (size_t)o->windows;
+        *guess = (double)pare_model_vocab_size(m);
         st = pare_eval_perplexity(out, c->rt, m, tok, text, n, &eo, &c->err);
         cli_progress_end(c);
     }
@@ -338,8 +340,23 @@ static pare_compress_options options_of(const char *model, const compress_option
                                    .dry_run = o->dry_run};
 }
 
+/* Results that nobody can have wanted end with exit 3: a layer whose output is further off than
+ * that of a layer without weights, a model that says less than a guess among all tokens. */
+static void check_bounds(cli *c, const compress_result *r, double guess) {
+    for (size_t i = 0; i < r->info->n_layers; i++) {
+        const pare_layer_report *t = &r->info->layers[i];
+        if (!(t->output_error <= 1))
+            cli_bound(c, "compress: %s: found an error of the output of %.3g, expected at most 1",
+                      t->name, t->output_error);
+    }
+    if (r->after && !(r->after->ppl <= guess) && r->before->ppl <= guess)
+        cli_bound(c, "compress: found a perplexity of %.4g, expected at most %.0f, a guess's",
+                  r->after->ppl, guess);
+}
+
 static pare_status compress(cli *c, const char *model, const compress_options *o,
                             const char *recipe) {
+    double guess = 0;
     pare_perplexity before = {0}, after = {0};
     compress_result result = {.dry_run = o->dry_run};
     pare_status st = cli_runtime(c);
@@ -353,7 +370,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         pare_compress_report_free(report);
         report = NULL;
         co.dry_run = false;
-        if (st == PARE_OK && pare_rank() == 0) st = perplexity(c, &before, model, o);
+        if (st == PARE_OK && pare_rank() == 0) st = perplexity(c, &before, &guess, model, o);
         result.before = &before;
     }
     if (st == PARE_OK) st = pare_compress(&report, c->rt, &co, &c->err);
@@ -363,12 +380,13 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         return st;
     }
     if (st == PARE_OK && eval) {
-        st = perplexity(c, &after, o->out, o);
+        st = perplexity(c, &after, &guess, o->out, o);
         result.after = &after;
     }
     if (st == PARE_OK) {
         result.info = pare_compress_result(report);
         print_fallbacks(c, result.info);
+        check_bounds(c, &result, guess);
         result.record_id = record(c, model, o, &result);
         st = c->common.json ? print_json(c, &result) : print_table(c, &result);
     }
