@@ -7,6 +7,7 @@
 
 #include "base/os.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -124,6 +125,18 @@ __attribute__((constructor)) static void watch_jansson(void) {
 }
 
 size_t pare_json_failures(void) { return n_failures; }
+
+json_t *pare_json_whole(json_t *j, size_t before) {
+    if (n_failures == before) return j;
+    json_decref(j);
+    return NULL;
+}
+
+json_t *pare_json_number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+
+double pare_json_number_of(const json_t *j) {
+    return json_is_number(j) ? json_number_value(j) : (double)NAN;
+}
 
 /* --- loading --- */
 

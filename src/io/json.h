@@ -29,6 +29,12 @@ enum { PARE_JSON_ALLOW_NUL = 1 };
 /* How often memory was out inside of jansson on this thread. Jansson does not tell all of it: who
  * builds a document compares the number before with that after. */
 size_t pare_json_failures(void);
+/* j where nothing failed since `before`; else j is freed, and NULL. */
+json_t *pare_json_whole(json_t *j, size_t before);
+
+/* A real; null for what JSON has no form for. And back: NaN for what is no number. */
+json_t *pare_json_number(double v);
+double pare_json_number_of(const json_t *j);
 
 /* A document, or a part of one that keeps it alive. Free with pare_json_free. */
 typedef struct pare_json {

@@ -251,12 +251,11 @@ static json_t *steps_json(const pare_cushion_result *r) {
     json_t *list = json_array();
     for (size_t i = 0; i < r->n_steps; i++) {
         const pare_cushion_step *s = &r->steps[i];
-        json_array_append_new(list,
-                              json_pack("{s:i, s:f, s:o, s:b, s:f, s:f, s:I}", "token_id",
-                                        (int)s->token, "error_before", s->before, "error_after",
-                                        isfinite(s->after) ? json_real(s->after) : json_null(),
-                                        "kept", s->kept, "work", s->work, "brute_force_work",
-                                        s->whole, "n_finished", (json_int_t)s->n_finished));
+        json_array_append_new(list, json_pack("{s:i, s:f, s:o, s:b, s:f, s:f, s:I}", "token_id",
+                                              (int)s->token, "error_before", s->before,
+                                              "error_after", pare_json_number(s->after), "kept",
+                                              s->kept, "work", s->work, "brute_force_work",
+                                              s->whole, "n_finished", (json_int_t)s->n_finished));
     }
     return list;
 }
@@ -342,8 +341,7 @@ static json_t *ids_json(const int32_t *ids, size_t n) {
 
 static json_t *reals_json(const double *x, size_t n) {
     json_t *list = json_array();
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(list, isfinite(x[i]) ? json_real(x[i]) : json_null());
+    for (size_t i = 0; i < n; i++) json_array_append_new(list, pare_json_number(x[i]));
     return list;
 }
 

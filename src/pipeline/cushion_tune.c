@@ -212,28 +212,18 @@ static char *path_of(const tuning *t, size_t step) {
     return pare_checkpoint_path(pare_work_path(t->in->work), "cushion", step, "safetensors");
 }
 
-/* NaN has no form in JSON. */
-static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
-static double number_of(const json_t *j) { return json_is_number(j) ? json_number_value(j) : NAN; }
-
 static json_t *held_json(const tuning *t) {
     json_t *list = json_array();
     for (size_t i = 0; i < t->n_held; i++)
-        json_array_append_new(list, json_pack("{s:o, s:o}", "loss", number(t->held[i].pred),
-                                              "error", number(t->held[i].error)));
+        json_array_append_new(list,
+                              json_pack("{s:o, s:o}", "loss", pare_json_number(t->held[i].pred),
+                                        "error", pare_json_number(t->held[i].error)));
     return list;
-}
-
-/* NULL where a part is missing: memory was out. */
-static json_t *whole(json_t *j, size_t failures_before) {
-    if (pare_json_failures() == failures_before) return j;
-    json_decref(j);
-    return NULL;
 }
 
 static json_t *state_json(tuning *t) {
     const size_t failures = pare_json_failures();
-    return whole(
+    return pare_json_whole(
         json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "step", (json_int_t)t->step, "count",
                   (json_int_t)pare_optim_count(t->optim), "skipped", (json_int_t)t->n_skipped,
                   "in_a_row", (json_int_t)t->n_in_a_row, "kept", (json_int_t)t->kept, "crc32",
@@ -252,7 +242,7 @@ static pare_status save(tuning *t, pare_error *err) {
     if (st == PARE_OK && writes) st = pare_checkpoint_write(path, array_at, t, err);
     if (st == PARE_OK) st = pare_work_keep(t->in->work, "cushion_tuning", state_json(t), err);
     if (st == PARE_OK && had && old != t->step && writes) pare_path_remove(old_path);
-    t->stale = false;
+    if (st == PARE_OK) t->stale = false;
     t->saved_s = pare_now_s();
     pare_free(path);
     pare_free(old_path);
@@ -299,8 +289,9 @@ static pare_status read_state(tuning *t, const json_t *j, float *first, pare_err
     t->kept = (size_t)json_integer_value(json_object_get(j, "kept"));
     for (; t->n_held < json_array_size(held) && t->n_held <= PARE_CUSHION_MAX_EPOCHS; t->n_held++) {
         const json_t *h = json_array_get(held, t->n_held);
-        t->held[t->n_held] = (pare_prefix_losses){.pred = number_of(json_object_get(h, "loss")),
-                                                  .error = number_of(json_object_get(h, "error"))};
+        t->held[t->n_held] =
+            (pare_prefix_losses){.pred = pare_json_number_of(json_object_get(h, "loss")),
+                                 .error = pare_json_number_of(json_object_get(h, "error"))};
     }
     t->n_skipped = (size_t)json_integer_value(json_object_get(j, "skipped"));
     t->n_in_a_row = (size_t)json_integer_value(json_object_get(j, "in_a_row"));
@@ -399,14 +390,23 @@ static pare_status run(tuning *t, pare_error *err) {
 
 static json_t *tuning_json(const tuning *t) {
     const size_t failures = pare_json_failures();
-    return whole(json_pack("{s:s, s:s, s:f, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:o}", "optimizer",
-                           pare_optim_text(t->optim), "schedule", "linear to 0", "clip_norm",
-                           clip_norm, "n", (json_int_t)t->n, "batch", (json_int_t)t->batch, "steps",
-                           (json_int_t)t->step, "skipped_steps", (json_int_t)t->n_skipped,
-                           "held_out_part", "the last tenth", "held_out_texts",
-                           (json_int_t)HELD_TEXTS, "kept_epoch", (json_int_t)t->kept, "held_out",
-                           held_json(t)),
-                 failures);
+    return pare_json_whole(json_pack("{s:s, s:s, s:f, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:o}",
+                                     "optimizer", pare_optim_text(t->optim), "schedule",
+                                     "linear to 0", "clip_norm", clip_norm, "n", (json_int_t)t->n,
+                                     "batch", (json_int_t)t->batch, "steps", (json_int_t)t->step,
+                                     "skipped_steps", (json_int_t)t->n_skipped, "held_out_part",
+                                     "the last tenth", "held_out_texts", (json_int_t)HELD_TEXTS,
+                                     "kept_epoch", (json_int_t)t->kept, "held_out", held_json(t)),
+                           failures);
+}
+
+static pare_status tell_skipped(const tuning *t, pare_error *err) {
+    char line[120];
+    if (!t->n_skipped || !t->in->fallback) return PARE_OK;
+    snprintf(line, sizeof line,
+             "cushion: tuning left out %zu of %zu steps, whose gradient was no number",
+             t->n_skipped, t->step);
+    return t->in->fallback(t->in->fallback_arg, line, err);
 }
 
 /* What was best, as a prefix of its own. */
@@ -455,6 +455,7 @@ pare_status pare_cushion_tune(pare_prefix **out, json_t **record, pare_model *m,
     if (st == PARE_OK) st = set_up(t, err);
     if (st == PARE_OK) st = resume(t, err);
     if (st == PARE_OK) st = run(t, err);
+    if (st == PARE_OK) st = tell_skipped(t, err);
     if (st == PARE_OK) st = take(t, out, err);
     if (st == PARE_OK && !(*record = tuning_json(t))) st = fail_memory(err);
     if (st != PARE_OK) {

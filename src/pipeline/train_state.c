@@ -76,11 +76,6 @@ static pare_status fail_memory(pare_error *err) {
     return pare_fail(err, PARE_ERR_NOMEM, "training: out of memory");
 }
 
-/* NaN has no form in JSON. */
-static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
-
-static double number_of(const json_t *j) { return json_is_number(j) ? json_number_value(j) : NAN; }
-
 static json_t *state_json(const pare_train_run *r, void *pruner) {
     const pare_train_state *s = &r->state;
     size_t failures = pare_json_failures();
@@ -88,18 +83,14 @@ static json_t *state_json(const pare_train_run *r, void *pruner) {
                           (json_int_t)s->n_skipped, "count", (json_int_t)pare_optim_count(r->optim),
                           "crc32", (json_int_t)checksum(r, pruner));
     if (!j) return NULL;
-    json_object_set_new(j, "loss", number(s->loss));
-    json_object_set_new(j, "val_loss", number(s->val_loss));
-    json_object_set_new(j, "best_val_loss", number(s->best_val_loss));
-    json_object_set_new(j, "sparsity", number(s->sparsity));
-    json_object_set_new(j, "best_sparsity", number(s->best_sparsity));
-    json_object_set_new(j, "first_val_loss", number(s->first_val_loss));
-    json_object_set_new(j, "first_sparsity", number(s->first_sparsity));
-    if (pare_json_failures() != failures) { /* it lacks something */
-        json_decref(j);
-        return NULL;
-    }
-    return j;
+    json_object_set_new(j, "loss", pare_json_number(s->loss));
+    json_object_set_new(j, "val_loss", pare_json_number(s->val_loss));
+    json_object_set_new(j, "best_val_loss", pare_json_number(s->best_val_loss));
+    json_object_set_new(j, "sparsity", pare_json_number(s->sparsity));
+    json_object_set_new(j, "best_sparsity", pare_json_number(s->best_sparsity));
+    json_object_set_new(j, "first_val_loss", pare_json_number(s->first_val_loss));
+    json_object_set_new(j, "first_sparsity", pare_json_number(s->first_sparsity));
+    return pare_json_whole(j, failures);
 }
 
 static pare_status write_log(const pare_train_run *r, const char *path, pare_error *err) {
@@ -187,16 +178,16 @@ pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
     pare_free(pruner);
     pare_free(path);
     PARE_TRY(st);
-    r->state =
-        (pare_train_state){.step = step,
-                           .n_skipped = (uint64_t)json_integer_value(json_object_get(j, "skipped")),
-                           .loss = number_of(json_object_get(j, "loss")),
-                           .val_loss = number_of(json_object_get(j, "val_loss")),
-                           .best_val_loss = number_of(json_object_get(j, "best_val_loss")),
-                           .sparsity = number_of(json_object_get(j, "sparsity")),
-                           .best_sparsity = number_of(json_object_get(j, "best_sparsity")),
-                           .first_val_loss = number_of(json_object_get(j, "first_val_loss")),
-                           .first_sparsity = number_of(json_object_get(j, "first_sparsity"))};
+    r->state = (pare_train_state){
+        .step = step,
+        .n_skipped = (uint64_t)json_integer_value(json_object_get(j, "skipped")),
+        .loss = pare_json_number_of(json_object_get(j, "loss")),
+        .val_loss = pare_json_number_of(json_object_get(j, "val_loss")),
+        .best_val_loss = pare_json_number_of(json_object_get(j, "best_val_loss")),
+        .sparsity = pare_json_number_of(json_object_get(j, "sparsity")),
+        .best_sparsity = pare_json_number_of(json_object_get(j, "best_sparsity")),
+        .first_val_loss = pare_json_number_of(json_object_get(j, "first_val_loss")),
+        .first_sparsity = pare_json_number_of(json_object_get(j, "first_sparsity"))};
     pare_optim_set_count(r->optim, json_integer_value(json_object_get(j, "count")));
     pare_train_weights_round(r->weights);
     return read_log(r, step, err);
@@ -207,8 +198,9 @@ pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
 pare_status pare_train_log_add(pare_train_run *r, const pare_train_line *l, pare_error *err) {
     size_t failures = pare_json_failures();
     json_t *j = json_pack("{s:I, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)l->step, "loss",
-                          number(l->loss), "lr", number(l->lr), "grad_norm", number(l->grad_norm),
-                          "sparsity", number(l->sparsity), "left_out", number(l->left_out));
+                          pare_json_number(l->loss), "lr", pare_json_number(l->lr), "grad_norm",
+                          pare_json_number(l->grad_norm), "sparsity", pare_json_number(l->sparsity),
+                          "left_out", pare_json_number(l->left_out));
     if (j && isfinite(l->val_loss)) json_object_set_new(j, "val_loss", json_real(l->val_loss));
     char *text = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(j);
