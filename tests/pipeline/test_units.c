@@ -260,16 +260,16 @@ static void damaged_work_files(void **state) {
     static const char *const files[] = {"manifest", "manifest.old", "unit-0", "states-0",
                                         "states-1"};
     for (size_t f = 0; f < 5; f++)
-        for (int kind = 0; kind < 6; kind++) {
+        for (int kind = 0; kind < 7; kind++) {
             leave_unfinished(&o, work, sizeof work);
             char *path = pare_path_join(work, files[f]);
             struct stat info;
             if (stat(path, &info) == 0) {
                 long size = (long)info.st_size;
-                const long cuts[] = {0, 1, size / 2, size - 1, -1, -1};
+                const long cuts[] = {0, 1, size / 2, size - 1, -1, -1, -1};
                 damage(path, cuts[kind], kind == 4 ? size / 3 : kind == 5 ? size - 2 : -1);
             }
-            if (kind == 0) unlink(path); /* gone altogether */
+            if (kind == 6) unlink(path); /* gone altogether */
             pare_free(path);
             if (run_apart(&o, NEVER, 0, 0) != 0)
                 fail_msg("%s, damage %d: no resume", files[f], kind);
@@ -304,6 +304,26 @@ static void changed_before_a_resume(void **state) {
     other = o;
     other.keep = "attn_q";
     assert_fails(run(&other, 1, err), PARE_ERR_ARG, "keep");
+    other = o;
+    char changed[8192]; /* the same file with other contents */
+    for (size_t i = 0; i < sizeof changed; i++) changed[i] = (char)('a' + i * i % 19);
+    other.calib = test_write("changed.txt", changed, sizeof changed);
+    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "calib");
+    const pare_options reseeded = {.n_threads = 1, .isa = PARE_ISA_AMX, .seed = 77};
+    pare_runtime *rt;
+    pare_compress_report *report = NULL;
+    assert_ok(pare_runtime_create(&rt, &reseeded, err));
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "seed");
+    pare_runtime_free(rt);
+    rt = test_runtime(1, PARE_ISA_AMX);
+    bool levels = pare_runtime_isa(rt) > PARE_ISA_REF;
+    pare_runtime_free(rt);
+    if (levels) {
+        const pare_options plain = {.n_threads = 1, .isa = PARE_ISA_REF};
+        assert_ok(pare_runtime_create(&rt, &plain, err));
+        assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "isa");
+        pare_runtime_free(rt);
+    }
 
     assert_ok(run(&o, 3, err));
     assert_string_equal(test_hash(out), expected);
