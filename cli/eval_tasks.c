@@ -58,7 +58,7 @@ static void on_task(void *arg, const pare_task_result *result, const pare_task_p
     (void)pair;
     t->n_done++;
     t->running = NULL;
-    cli_progress_note(t->c, "acc %.4f", result->acc);
+    cli_progress_note(t->c, "%s acc %.4f", result->name, result->acc);
 }
 
 static void on_documents(void *arg, const char *task, size_t done, size_t total) {

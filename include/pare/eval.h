@@ -140,7 +140,7 @@ typedef struct pare_task_result {
     uint32_t crc32;    /* of the n_tokens ids */
     bool bos;          /* each request begins with a BOS */
     pare_compute compute;
-    double seconds; /* without loading and tokenizing */
+    double seconds; /* without loading and tokenizing; of batches that tasks share, by tokens */
 } pare_task_result;
 
 /* Two models on the same documents. d_i = right_i(model) - right_i(base). */
@@ -158,9 +158,10 @@ typedef struct pare_tasks_options {
     pare_bos bos;
     pare_compute compute; /* default exact */
     const char *kv;       /* as in pare_session_options */
-    /* After each task; base and pair NULL without a base model. May be NULL. */
+    /* After each task; pair NULL without a base model, which goes first. May be NULL. */
     void (*on_task)(void *arg, const pare_task_result *result, const pare_task_pair *pair);
-    /* Documents of the running task done so far. May be NULL. */
+    /* Before each batch of documents: the task that it begins with, and its documents done so far.
+     * May be NULL. */
     void (*on_documents)(void *arg, const char *task, size_t done, size_t total);
     void *arg;
 } pare_tasks_options;
@@ -178,8 +179,8 @@ pare_task_mean pare_task_mean_of(const pare_task_result *results, size_t n);
 pare_status pare_tasks_check(const char *const *names, size_t n, const pare_tasks_options *options,
                              pare_error *err);
 
-/* Runs tasks names[0 .. n) one after the other: results [n]. With a base model (else NULL) that one
- * too, pairs [n]. A log-likelihood has the same bits whatever is computed together with it.
+/* Runs tasks names[0 .. n) in one pass of batches that do not end where a task does: results [n].
+ * With a base model (else NULL) that one before, pairs [n]. A log-likelihood has the same bits whatever is computed together with it.
  * Errors: PARE_ERR_ARG (unknown task), PARE_ERR_INPUT (a file is missing or a row is not as
  * expected: file and line are named), PARE_ERR_INTERRUPTED. All files are read before any work. */
 pare_status pare_eval_tasks(pare_task_result *results, pare_task_pair *pairs, pare_runtime *rt,

@@ -3,7 +3,8 @@
  *
  *     pare_task_load(&set, pare_task_find("piqa"), "data/tasks", 0, err);   texts
  *     pare_task_encode(&tokens, &set, tok, PARE_BOS_AUTO, 0, err);          ids
- *     pare_task_score_all(scores, &n, &tokens, rt, m, &options, err);       log-likelihoods
+ *     pare_task_work work = {.tokens = &tokens, .scores = scores};
+ *     pare_task_score_all(&work, 1, rt, m, &options, err);                  log-likelihoods
  *     pare_task_grade_make(&grade, &set, scores, err);                      right or wrong
  *
  * The protocol is that of EleutherAI's lm-evaluation-harness (causal models, no examples in the
@@ -174,22 +175,33 @@ typedef struct pare_task_score {
     size_t n;    /* scored tokens */
 } pare_task_score;
 
+/* A task's share of a run. */
+typedef struct pare_task_work {
+    const pare_task_tokens *tokens; /* of at least one document */
+    pare_task_score *scores;        /* out [tokens->set->n_requests] */
+    size_t n_computed;              /* out: tokens that passed through the model */
+    double seconds;                 /* out: of its batches, by its share of their tokens */
+} pare_task_work;
+
 typedef struct pare_task_score_options {
     pare_compute compute;
-    const char *kv; /* as in pare_session_options */
+    const char *kv;    /* as in pare_session_options */
+    const char *stage; /* of progress, in tokens; NULL = "tasks" */
     /* Neither changes a bit of the result: */
     size_t batch_tokens; /* tokens that a batch of documents has, about; 0 = 4096 */
     bool alone;          /* every request from its first token on, nothing shared */
-    /* as in pare_tasks_options */
+    /* Before each batch, as in pare_tasks_options. May be NULL. */
     void (*on_documents)(void *arg, const char *task, size_t done, size_t total);
+    /* When all scores of a task are there; an error ends the run. May be NULL. */
+    pare_status (*on_scored)(void *arg, const pare_task_work *work, pare_error *err);
     void *arg;
 } pare_task_score_options;
 
-/* scores [tokens->set->n_requests]. n_computed: tokens that passed through the model. Errors: those
- * of sessions; PARE_ERR_INTERRUPTED. */
-pare_status pare_task_score_all(pare_task_score *scores, size_t *n_computed,
-                                const pare_task_tokens *tokens, pare_runtime *rt, pare_model *m,
-                                const pare_task_score_options *options, pare_error *err);
+/* Scores all requests of n_work tasks in one pass: batches go on across tasks. Errors: those of
+ * sessions; PARE_ERR_INTERRUPTED. */
+pare_status pare_task_score_all(pare_task_work *work, size_t n_work, pare_runtime *rt,
+                                pare_model *m, const pare_task_score_options *options,
+                                pare_error *err);
 
 /* --- metrics (task_grade.c) --- */
 

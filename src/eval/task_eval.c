@@ -12,6 +12,7 @@ enum { MODELS = 2 }; /* the model, the base */
 typedef struct task_run {
     pare_task_set set;
     pare_task_tokens tokens[MODELS];
+    pare_task_grade grade[MODELS];
 } task_run;
 
 typedef struct tasks_run {
@@ -55,52 +56,86 @@ static pare_status prepare(tasks_run *run, const char *const *names, pare_error 
 
 static void free_tasks(tasks_run *run) {
     for (size_t i = 0; run->tasks && i < run->n; i++) {
-        for (size_t k = 0; k < MODELS; k++) pare_task_tokens_free(&run->tasks[i].tokens[k]);
+        for (size_t k = 0; k < MODELS; k++) {
+            pare_task_grade_free(&run->tasks[i].grade[k]);
+            pare_task_tokens_free(&run->tasks[i].tokens[k]);
+        }
         pare_task_set_free(&run->tasks[i].set);
     }
     pare_free(run->tasks);
 }
 
-/* Grade of model k on a task. */
-static pare_status grade_model(pare_task_grade *grade, pare_task_result *result,
-                               const tasks_run *run, const task_run *t, size_t k, pare_error *err) {
-    const pare_task_score_options so = {.compute = run->o.compute,
-                                        .kv = run->o.kv,
-                                        .on_documents = run->o.on_documents,
-                                        .arg = run->o.arg};
-    const pare_task_tokens *tokens = &t->tokens[k];
-    pare_task_score *scores = pare_calloc(t->set.n_requests, sizeof *scores);
-    if (!scores) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", t->set.task->name);
-    double start = pare_now_s();
-    pare_status st =
-        pare_task_score_all(scores, &result->n_computed, tokens, run->rt, run->m[k], &so, err);
-    result->seconds = pare_now_s() - start;
-    if (st == PARE_OK) st = pare_task_grade_make(grade, &t->set, scores, err);
-    pare_free(scores);
-    if (st != PARE_OK) return st;
-    pare_task_grade_result(result, grade);
-    result->n_requests = t->set.n_requests;
-    result->n_tokens = tokens->n_context + tokens->n_scored;
-    result->n_scored = tokens->n_scored;
-    result->n_cut = tokens->n_cut;
-    result->crc32 = tokens->crc32;
-    result->bos = tokens->bos;
-    result->compute = run->o.compute;
+/* --- a model's pass over all tasks --- */
+
+typedef struct pass {
+    tasks_run *run;
+    size_t k; /* of the model */
+    pare_task_work *work;
+    pare_task_result *results;
+    pare_task_pair *pairs; /* with a base, in the model's pass */
+} pass;
+
+static pare_status grade(void *arg, const pare_task_work *work, pare_error *err) {
+    const pass *p = arg;
+    size_t i = (size_t)(work - p->work);
+    task_run *t = &p->run->tasks[i];
+    pare_task_result *result = &p->results[i];
+    const pare_task_tokens *tokens = &t->tokens[p->k];
+    PARE_TRY(pare_task_grade_make(&t->grade[p->k], &t->set, work->scores, err));
+    *result = (pare_task_result){.n_requests = t->set.n_requests,
+                                 .n_tokens = tokens->n_context + tokens->n_scored,
+                                 .n_scored = tokens->n_scored,
+                                 .n_computed = work->n_computed,
+                                 .n_cut = tokens->n_cut,
+                                 .crc32 = tokens->crc32,
+                                 .bos = tokens->bos,
+                                 .compute = p->run->o.compute,
+                                 .seconds = work->seconds};
+    pare_task_grade_result(result, &t->grade[p->k]);
+    if (p->k != 0) return PARE_OK; /* the base's: only for its pairs */
+    pare_task_pair *pair = p->run->m[1] ? &p->pairs[i] : NULL;
+    if (pair) pare_task_grade_pair(pair, &t->grade[0], &t->grade[1]);
+    if (p->run->o.on_task) p->run->o.on_task(p->run->o.arg, result, pair);
     return PARE_OK;
 }
 
-static pare_status run_task(pare_task_result *result, pare_task_pair *pair, const tasks_run *run,
-                            const task_run *t, pare_error *err) {
-    pare_task_grade grade = {0}, base = {0};
-    pare_task_result base_result = {0};
-    pare_status st = grade_model(&grade, result, run, t, 0, err);
-    if (st == PARE_OK && run->m[1]) {
-        st = grade_model(&base, &base_result, run, t, 1, err);
-        if (st == PARE_OK) pare_task_grade_pair(pair, &grade, &base);
+static void on_documents(void *arg, const char *task, size_t done, size_t total) {
+    const pass *p = arg;
+    if (p->run->o.on_documents) p->run->o.on_documents(p->run->o.arg, task, done, total);
+}
+
+static pare_status run_pass(tasks_run *run, size_t k, pare_task_result *results,
+                            pare_task_pair *pairs, pare_error *err) {
+    pass p = {run, k, pare_calloc(run->n, sizeof *p.work), results, pairs};
+    const pare_task_score_options so = {.compute = run->o.compute,
+                                        .kv = run->o.kv,
+                                        .stage = k ? "tasks of the base" : "tasks",
+                                        .on_documents = on_documents,
+                                        .on_scored = grade,
+                                        .arg = &p};
+    bool have = p.work != NULL;
+    for (size_t i = 0; have && i < run->n; i++) {
+        p.work[i].tokens = &run->tasks[i].tokens[k];
+        p.work[i].scores = pare_calloc(run->tasks[i].set.n_requests, sizeof *p.work[i].scores);
+        have = p.work[i].scores != NULL;
     }
-    pare_task_grade_free(&grade);
-    pare_task_grade_free(&base);
+    pare_status st = have ? pare_task_score_all(p.work, run->n, run->rt, run->m[k], &so, err)
+                          : pare_fail(err, PARE_ERR_NOMEM, "tasks: out of memory");
+    for (size_t i = 0; p.work && i < run->n; i++) pare_free(p.work[i].scores);
+    pare_free(p.work);
     return st;
+}
+
+static pare_status run_passes(tasks_run *run, pare_task_result *results, pare_task_pair *pairs,
+                              pare_error *err) {
+    if (run->m[1]) {
+        pare_task_result *base = pare_calloc(run->n, sizeof *base);
+        pare_status st = base ? run_pass(run, 1, base, NULL, err)
+                              : pare_fail(err, PARE_ERR_NOMEM, "tasks: out of memory");
+        pare_free(base);
+        PARE_TRY(st);
+    }
+    return run_pass(run, 0, results, pairs, err);
 }
 
 pare_status pare_tasks_check(const char *const *names, size_t n, const pare_tasks_options *options,
@@ -121,12 +156,7 @@ pare_status pare_eval_tasks(pare_task_result *results, pare_task_pair *pairs, pa
                      .o = options ? *options : pare_tasks_options_default(),
                      .n = n};
     pare_status st = prepare(&run, names, err);
-    for (size_t i = 0; st == PARE_OK && i < n; i++) {
-        pare_task_pair *pair = base ? &pairs[i] : NULL;
-        results[i] = (pare_task_result){0};
-        st = run_task(&results[i], pair, &run, &run.tasks[i], err);
-        if (st == PARE_OK && run.o.on_task) run.o.on_task(run.o.arg, &results[i], pair);
-    }
+    if (st == PARE_OK) st = run_passes(&run, results, pairs, err);
     free_tasks(&run);
     return st;
 }

@@ -57,7 +57,9 @@ static void score(pare_task_score *scores, const requests *r, const char *path, 
     pare_runtime *rt = test_runtime(threads, isa);
     pare_model *m;
     assert_ok(pare_model_load(&m, rt, path, err));
-    assert_ok(pare_task_score_all(scores, n_computed, &r->tokens, rt, m, o, err));
+    pare_task_work work = {.tokens = &r->tokens, .scores = scores};
+    assert_ok(pare_task_score_all(&work, 1, rt, m, o, err));
+    *n_computed = work.n_computed;
     pare_model_free(m);
     pare_runtime_free(rt);
 }
@@ -105,6 +107,43 @@ static size_t vocab_of(const char *path) {
     return vocab;
 }
 
+typedef struct order {
+    const pare_task_work *work;
+    size_t n;
+} order;
+static pare_status on_scored(void *arg, const pare_task_work *work, pare_error *err) {
+    (void)err;
+    order *o = arg;
+    assert_ptr_equal(work, o->work + o->n);
+    o->n++;
+    return PARE_OK;
+}
+
+/* Two tasks in one pass, whose batches go on across them: each the scores that it has alone. */
+static void check_two(const requests *r, const char *path, const pare_task_score *whole,
+                      size_t n_computed) {
+    pare_task_score scores[2][DOCS * 4];
+    pare_task_work work[2] = {{.tokens = &r->tokens, .scores = scores[0]},
+                              {.tokens = &r->tokens, .scores = scores[1]}};
+    order seen = {.work = work};
+    pare_task_score_options o = {.compute = PARE_COMPUTE_EXACT,
+                                 .batch_tokens = 700,
+                                 .on_scored = on_scored,
+                                 .arg = &seen};
+    pare_runtime *rt = test_runtime(2, PARE_ISA_REF);
+    pare_model *m;
+    assert_ok(pare_model_load(&m, rt, path, err));
+    assert_ok(pare_task_score_all(work, 2, rt, m, &o, err));
+    assert_int_equal(seen.n, 2);
+    for (int i = 0; i < 2; i++) {
+        same_scores(whole, scores[i], r->set.n_requests);
+        assert_int_equal(work[i].n_computed, n_computed);
+    }
+    assert_true(work[0].seconds > 0 && work[1].seconds > 0);
+    pare_model_free(m);
+    pare_runtime_free(rt);
+}
+
 /* Batches, sharing and threads change no bit, in both modes and at every level. */
 static void check_independence(const char *path, uint32_t longest) {
     static requests r;
@@ -118,6 +157,7 @@ static void check_independence(const char *path, uint32_t longest) {
             pare_task_score_options o = {.compute = (pare_compute)mode};
             score(whole, &r, path, 2, isa, &o, &shared);
             if (mode == PARE_COMPUTE_EXACT && level) check_alone(&r, path, whole);
+            if (mode == PARE_COMPUTE_EXACT && !level) check_two(&r, path, whole, shared);
             o.batch_tokens = 1; /* a document at a time */
             score(other, &r, path, 1, isa, &o, &alone);
             same_scores(whole, other, n);
@@ -186,13 +226,13 @@ static void greedy(void **state) {
     r.items[0] = (pare_task_item){0, 3, 5};
     memcpy(r.ids, ids, sizeof ids);
     pare_task_score score;
-    size_t n;
+    pare_task_work work = {.tokens = &r.tokens, .scores = &score};
     const pare_task_score_options o = {0};
-    assert_ok(pare_task_score_all(&score, &n, &r.tokens, rt, m, &o, err));
+    assert_ok(pare_task_score_all(&work, 1, rt, m, &o, err));
     assert_true(score.greedy);
-    assert_int_equal(n, 7);
+    assert_int_equal(work.n_computed, 7);
     r.ids[5] = (r.ids[5] + 1) % TINY_VOCAB;
-    assert_ok(pare_task_score_all(&score, &n, &r.tokens, rt, m, &o, err));
+    assert_ok(pare_task_score_all(&work, 1, rt, m, &o, err));
     assert_false(score.greedy);
     pare_model_free(m);
     pare_runtime_free(rt);
@@ -268,7 +308,7 @@ static void task_run(void **state) {
     o.arg = &count;
     assert_ok(pare_eval_tasks(r, p, rt, m, tok, base, tok, names, 2, &o, err));
     assert_int_equal(count.tasks, 2);
-    assert_int_equal(count.documents, 4);
+    assert_int_equal(count.documents, 2); /* one batch a model */
     assert_true(r[0].n == 3 && r[0].n_requests == 6 && r[0].n_scored == r[1].n_scored + 6);
     assert_true(r[0].n_computed < r[0].n_tokens - 6 && r[0].compute == PARE_COMPUTE_EXACT);
     assert_true(fabs(r[0].acc - p[0].base_acc - p[0].diff) < 1e-15);
