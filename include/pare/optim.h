@@ -67,8 +67,9 @@ bool pare_optim_needs_hessian(const pare_optim *o);
 
 /* What a step is made of; begin with pare_optim_args_default(). */
 typedef struct pare_optim_args {
-    float *const *g; /* [n tensors] gradients [n]; NULL: that tensor does not take part. Not
-                        changed, except by sparse training around an optimizer of the caller's */
+    float *const *g; /* [n tensors] gradients [n]; NULL: that tensor takes no step (its mask counts
+                        all the same). Not changed, except by sparse training around an optimizer
+                        of the caller's */
     const float *const *hessian; /* [n tensors] as g, of optimizers that need it: z (.) H z with z
                                     of random signs; the sign does not matter. Else NULL */
     const uint64_t *const *mask; /* [n tensors] bits, value i in bit i % 64 of word i / 64: weights

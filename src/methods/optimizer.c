@@ -44,6 +44,10 @@ static void run_adam(void *arg, size_t begin, size_t end) {
     const rule_job *j = arg;
     j->u->k->adam(&j->u->a, j->adam, begin, end);
 }
+static void run_mask(void *arg, size_t begin, size_t end) {
+    const pare_update *u = arg;
+    u->k->mask(&u->a, u->a.w, begin, end);
+}
 
 void pare_update_sgd(const pare_update *u, const pare_sgd_rule *r) {
     rule_job j = {.u = u, .sgd = r};
@@ -261,10 +265,13 @@ pare_status pare_optim_step(pare_optim *o, const pare_optim_args *args, pare_err
     for (size_t i = 0; i < o->n; i++) {
         const pare_trained *t = &o->tensors[i];
         pare_update *u = &o->updates[i];
-        if (!args->g[i]) continue;
+        u->a.mask = args->mask ? args->mask[i] : NULL;
+        if (!args->g[i]) { /* it takes no step, but what is pruned is 0 */
+            if (u->a.mask) pare_update_blocks(u, run_mask, u);
+            continue;
+        }
         u->a.g = args->g[i];
         u->a.g_scale = (float)args->g_scale;
-        u->a.mask = args->mask ? args->mask[i] : NULL;
         u->a.mask_gradient = args->mask_gradient && u->a.mask;
         u->hessian = args->hessian ? args->hessian[i] : NULL;
         u->lr = lr * (t->lr_factor > 0 ? t->lr_factor : 1.0);

@@ -196,6 +196,39 @@ static void order_of_a_step(void **state) {
     pare_runtime_free(rt);
 }
 
+/* A tensor that gets no gradient in a step takes none, but what is pruned of it is 0. */
+static void masks_without_gradients(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    static const char *const optims[] = {"sgd:lr=0.1", "adamw:weight_decay=0.1", "adamp",
+                                         "adafactor", "adahessian"};
+    for (size_t k = 0; k < sizeof optims / sizeof *optims; k++) {
+        float w[2][4] = {{4, 3, 2, 1}, {1, 4, 3, 2}}, g[4] = {0}, *gs[] = {g, NULL};
+        const float *h[] = {g, NULL};
+        uint16_t bf16[4] = {7, 7, 7, 7};
+        const pare_trained t[] = {
+            {.name = "a", .dims = {1, 4}, .n_dims = 2, .w = w[0]},
+            {.name = "b", .dims = {1, 4}, .n_dims = 2, .w = w[1], .w_bf16 = bf16}};
+        pare_pruner *p;
+        pare_optim *o;
+        assert_ok(pare_pruner_create(&p, rt, "magnitude:sparsity=0.5,schedule=one_shot,from=0", t,
+                                     2, 0, err));
+        assert_ok(pare_optim_create(&o, rt, optims[k], t, 2, err));
+        const pare_stepper s = pare_optim_stepper(o);
+        pare_optim_args args = pare_optim_args_default();
+        args.g = gs;
+        args.hessian = h;
+        assert_ok(pare_pruner_update(p, &s, &args, err));
+        const float expected[] = {0, 4, 3, 0};
+        assert_memory_equal(w[1], expected, sizeof expected);
+        assert_true(bf16[0] == 0 && bf16[1] == pare_f32_to_bf16(4) && bf16[3] == 0);
+        assert_true(w[0][2] == 0 && w[0][3] == 0);
+        pare_pruner_free(p);
+        pare_optim_free(o);
+    }
+    pare_runtime_free(rt);
+}
+
 /* The sparsity follows the schedule, and what went stays away. */
 static void gradual(const char *spec) {
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
@@ -682,6 +715,7 @@ int main(void) {
         cmocka_unit_test(dynamic_training),
         cmocka_unit_test(rigl_grows_by_dense_gradients),
         cmocka_unit_test(order_of_a_step),
+        cmocka_unit_test(masks_without_gradients),
         cmocka_unit_test(gradual_pruning),
         cmocka_unit_test(straight_through),
         cmocka_unit_test(global_of_jaxpruner),
