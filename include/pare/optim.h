@@ -62,7 +62,8 @@ void pare_optim_free(pare_optim *o);
 const char *pare_optim_text(const pare_optim *o);
 /* The learning rate of its parameters. */
 double pare_optim_lr(const pare_optim *o);
-/* Does a step need an estimate of the Hessian's diagonal? */
+/* Does the next step need an estimate of the Hessian's diagonal? The first does of all optimizers
+ * that ever do. */
 bool pare_optim_needs_hessian(const pare_optim *o);
 
 /* What a step is made of; begin with pare_optim_args_default(). */
@@ -87,6 +88,14 @@ pare_status pare_optim_step(pare_optim *o, const pare_optim_args *args, pare_err
 /* Steps done: corrections of bias follow it. A training that goes on sets it. */
 int64_t pare_optim_count(const pare_optim *o);
 void pare_optim_set_count(pare_optim *o, int64_t count);
+
+/* How often a tensor's step lost its part along the weights (adamp, sgdp), since the optimizer was
+ * made: in n_rows of its n_steps row by row, in n_whole as a whole. A single row does so by chance
+ * in about one of twelve steps. Zeros of vectors and of other optimizers. */
+typedef struct pare_optim_cuts {
+    uint64_t n_steps, n_rows, n_whole;
+} pare_optim_cuts;
+pare_optim_cuts pare_optim_cut_steps(const pare_optim *o, size_t tensor);
 
 /* The arrays of its state, by number: false past the last. Reading and writing them is legal
  * between steps; for a checkpoint save all of them and the count. */

@@ -113,7 +113,8 @@ struct pare_optim {
     pare_runtime *rt;
     pare_spec spec;
     pare_trained *tensors;
-    pare_update *updates; /* [n] what of a tensor's step stays the same */
+    pare_update *updates;  /* [n] what of a tensor's step stays the same */
+    pare_optim_cuts *cuts; /* [n] */
     size_t n, n_arrays;
     state_array *arrays; /* [n * PARE_MAX_MOMENTS] */
     double *work;
@@ -165,6 +166,7 @@ static pare_status add_tensor(pare_optim *o, size_t i, size_t *most_work, pare_e
     PARE_TRY(check_tensor(&u->n, t, err));
     u->rt = o->rt;
     u->k = pare_update_kernels_get(pare_runtime_isa(o->rt));
+    u->cuts = &o->cuts[i];
     u->is_vector = t->n_dims == 1;
     u->rows = u->is_vector ? 1 : t->dims[0];
     u->cols = u->n / u->rows;
@@ -183,8 +185,9 @@ static pare_status make(pare_optim *o, const char *spec, const pare_trained *ten
     PARE_TRY(pare_spec_parse(&o->spec, "optimizer", "optim", spec, err));
     o->tensors = pare_calloc(n, sizeof *o->tensors);
     o->updates = pare_calloc(n, sizeof *o->updates);
+    o->cuts = pare_calloc(n, sizeof *o->cuts);
     o->arrays = pare_calloc(n, PARE_MAX_MOMENTS * sizeof *o->arrays);
-    if (!o->tensors || !o->updates || !o->arrays)
+    if (!o->tensors || !o->updates || !o->cuts || !o->arrays)
         return pare_fail(err, PARE_ERR_NOMEM, "optim: %zu tensors", n);
     o->n = n;
     if (n) memcpy(o->tensors, tensors, n * sizeof *tensors);
@@ -219,6 +222,7 @@ void pare_optim_free(pare_optim *o) {
     if (o->work) pare_big_free(o->work, o->work_bytes);
     pare_free(o->arrays);
     pare_free(o->updates);
+    pare_free(o->cuts);
     pare_free(o->tensors);
     pare_spec_free(&o->spec);
     pare_free(o);
@@ -226,9 +230,15 @@ void pare_optim_free(pare_optim *o) {
 
 const char *pare_optim_text(const pare_optim *o) { return o->spec.text; }
 double pare_optim_lr(const pare_optim *o) { return common(o)->lr; }
-bool pare_optim_needs_hessian(const pare_optim *o) { return o->spec.method->optim->needs_hessian; }
+bool pare_optim_needs_hessian(const pare_optim *o) {
+    const pare_optim_fns *fns = o->spec.method->optim;
+    int every = fns->hessian_every ? fns->hessian_every(o->spec.options) : 1;
+    return fns->needs_hessian && o->count % every == 0;
+}
 int64_t pare_optim_count(const pare_optim *o) { return o->count; }
 void pare_optim_set_count(pare_optim *o, int64_t count) { o->count = count > 0 ? count : 0; }
+
+pare_optim_cuts pare_optim_cut_steps(const pare_optim *o, size_t tensor) { return o->cuts[tensor]; }
 
 bool pare_optim_array_at(const pare_optim *o, size_t i, pare_optim_array *out) {
     if (i >= o->n_arrays) return false;
@@ -261,6 +271,7 @@ static pare_status check_args(const pare_optim *o, const pare_optim_args *a, par
 pare_status pare_optim_step(pare_optim *o, const pare_optim_args *args, pare_error *err) {
     PARE_TRY(check_args(o, args, err));
     double lr = isnan(args->lr) ? common(o)->lr : args->lr;
+    bool hessian = args->hessian && pare_optim_needs_hessian(o);
     o->count++;
     for (size_t i = 0; i < o->n; i++) {
         const pare_trained *t = &o->tensors[i];
@@ -273,7 +284,7 @@ pare_status pare_optim_step(pare_optim *o, const pare_optim_args *args, pare_err
         u->a.g = args->g[i];
         u->a.g_scale = (float)args->g_scale;
         u->a.mask_gradient = args->mask_gradient && u->a.mask;
-        u->hessian = args->hessian ? args->hessian[i] : NULL;
+        u->hessian = hessian ? args->hessian[i] : NULL;
         u->lr = lr * (t->lr_factor > 0 ? t->lr_factor : 1.0);
         u->decay = t->no_decay ? 0 : common(o)->weight_decay;
         u->step = o->count;

@@ -33,12 +33,13 @@ typedef struct pare_update {
     const pare_update_kernels *k;
     pare_update_arrays a; /* m, v: the first two moments */
     float *moment[PARE_MAX_MOMENTS];
-    const float *hessian; /* [n]; NULL unless the optimizer needs it */
+    const float *hessian; /* [n]; NULL unless the optimizer needs it in this step */
     size_t n, rows, cols; /* n = rows * cols; of one dimension: one row */
     bool is_vector;       /* one dimension */
     double lr, decay;     /* of this tensor at this step */
     int64_t step;         /* from 1 */
     double *work;         /* as much as `work` asked for, in doubles */
+    pare_optim_cuts *cuts;
 } pare_update;
 
 struct pare_optim_fns {
@@ -49,6 +50,9 @@ struct pare_optim_fns {
     size_t (*work)(const void *options, const pare_update *u);
     void (*update)(const pare_update *u, const void *options);
     bool needs_hessian;
+    /* Steps from one estimate of it to the next; NULL: 1. `hessian` is NULL in the steps between.
+     */
+    int (*hessian_every)(const void *options);
 };
 
 /* Values that a thread takes at once, and over which sums are made before they are added up in

@@ -71,10 +71,13 @@ static void test(projection *p) {
         all.dw += s->dw;
         n += kept;
     }
+    u->cuts->n_steps++;
+    u->cuts->n_rows += p->fired;
     if (p->fired) return;
     p->whole = true;
     p->fired = is_orthogonal(&all, n, delta, eps);
     p->all = coefficient(&all, eps);
+    u->cuts->n_whole += p->fired;
 }
 
 static void move_rows(void *arg, size_t begin, size_t end) {

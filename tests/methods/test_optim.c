@@ -19,6 +19,7 @@ static const char *const all_specs[] = {
     "adamp:weight_decay=0.1,nesterov=true,delta=1e9",
     "sgdp:momentum=0.9,weight_decay=0.1,delta=1e9",
     "adahessian:weight_decay=0.1,block=8",
+    "adahessian:clip=0.1,update_each=2,power=0.5",
 };
 enum { N_SPECS = sizeof all_specs / sizeof *all_specs };
 
@@ -92,13 +93,23 @@ static void as_pytorch(void **state) {
 
 enum { ROWS = 6, COLS = 24, SIZE = ROWS * COLS, STEPS = 12 };
 
+/* Of pruned weights w and g are 0 on entry. */
 typedef struct reading {
     double w[SIZE], m[SIZE], v[SIZE], r[ROWS], c[COLS];
+    bool kept[SIZE];
 } reading;
 
+static double n_kept(const reading *x, int begin, int end) {
+    double n = 0;
+    for (int i = begin; i < end; i++) n += x->kept[i];
+    return n;
+}
+
 /* Takes the part of a step along the weights out where the gradient is orthogonal; true then. */
-static bool project(double *u, const double *w, const float *g, double delta, double eps) {
-    double most = 0, all[4] = {0};
+static bool project(double *u, const reading *x, const float *g, double delta, double eps) {
+    const double *w = x->w;
+    double all[4] = {0};
+    bool rows = true;
     for (int r = 0; r < ROWS; r++) {
         double gw = 0, gg = 0, ww = 0;
         for (int i = r * COLS; i < (r + 1) * COLS; i++) {
@@ -106,14 +117,14 @@ static bool project(double *u, const double *w, const float *g, double delta, do
             gg += (double)g[i] * (double)g[i];
             ww += w[i] * w[i];
         }
-        most = fmax(most, fabs(gw) / fmax(sqrt(gg) * sqrt(ww), eps));
+        rows &= fabs(gw) / fmax(sqrt(gg) * sqrt(ww), eps) <
+                delta / sqrt(n_kept(x, r * COLS, (r + 1) * COLS));
         all[0] += gw;
         all[1] += gg;
         all[2] += ww;
     }
-    bool rows = most < delta / sqrt(COLS);
     double cosine = fabs(all[0]) / fmax(sqrt(all[1]) * sqrt(all[2]), eps);
-    if (!rows && !(cosine < delta / sqrt(SIZE))) return false;
+    if (!rows && !(cosine < delta / sqrt(n_kept(x, 0, SIZE)))) return false;
     int height = rows ? 1 : ROWS;
     for (int r = 0; r < ROWS; r += height) {
         double ww = 0, uw = 0;
@@ -124,54 +135,83 @@ static bool project(double *u, const double *w, const float *g, double delta, do
     return true;
 }
 
-static void read_adamp(reading *x, const float *g, const float *h, int t) {
+static void adamp_of(reading *x, const float *g, int t, bool nesterov) {
     const double lr = 0.01, decay = 0.1, eps = 1e-8;
     double u[SIZE];
-    (void)h;
     for (int i = 0; i < SIZE; i++) {
         x->m[i] = 0.9 * x->m[i] + 0.1 * (double)g[i];
         x->v[i] = 0.999 * x->v[i] + 0.001 * (double)g[i] * (double)g[i];
-        u[i] = x->m[i] / (sqrt(x->v[i]) / sqrt(1 - pow(0.999, t)) + eps);
+        double m = nesterov ? 0.9 * x->m[i] + 0.1 * (double)g[i] : x->m[i];
+        u[i] = m / (sqrt(x->v[i]) / sqrt(1 - pow(0.999, t)) + eps);
     }
-    double ratio = project(u, x->w, g, 2, eps) ? 0.1 : 1;
+    double ratio = project(u, x, g, 2, eps) ? 0.1 : 1;
     for (int i = 0; i < SIZE; i++)
         x->w[i] = x->w[i] * (1 - lr * decay * ratio) - lr / (1 - pow(0.9, t)) * u[i];
 }
 
-/* flag: the momentum is projected too. */
-static void sgdp_of(reading *x, const float *g, bool flag) {
+static void read_adamp(reading *x, const float *g, const float *h, int t) {
+    (void)h;
+    adamp_of(x, g, t, false);
+}
+static void read_adamp_nesterov(reading *x, const float *g, const float *h, int t) {
+    (void)h;
+    adamp_of(x, g, t, true);
+}
+
+/* cut: the momentum is projected too. */
+static void sgdp_of(reading *x, const float *g, bool cut, bool nesterov) {
     const double lr = 0.05, momentum = 0.8, decay = 0.01;
     double u[SIZE];
-    for (int i = 0; i < SIZE; i++) u[i] = x->m[i] = momentum * x->m[i] + (1 - 0.2) * (double)g[i];
-    double ratio = project(u, x->w, g, 2, 1e-8) ? 0.1 : 1;
     for (int i = 0; i < SIZE; i++) {
-        if (flag) x->m[i] = u[i];
+        x->m[i] = momentum * x->m[i] + (1 - 0.2) * (double)g[i];
+        u[i] = nesterov ? (double)g[i] + momentum * x->m[i] : x->m[i];
+    }
+    double ratio = project(u, x, g, 2, 1e-8) ? 0.1 : 1;
+    for (int i = 0; i < SIZE; i++) {
+        if (cut) x->m[i] = u[i];
         x->w[i] = x->w[i] * (1 - lr * decay * ratio / (1 - momentum)) - lr * u[i];
     }
 }
 static void read_sgdp(reading *x, const float *g, const float *h, int t) {
     (void)h;
     (void)t;
-    sgdp_of(x, g, false);
+    sgdp_of(x, g, false, false);
+}
+static void read_sgdp_nesterov(reading *x, const float *g, const float *h, int t) {
+    (void)h;
+    (void)t;
+    sgdp_of(x, g, false, true);
 }
 static void read_sgdp_code(reading *x, const float *g, const float *h, int t) {
     (void)h;
     (void)t;
-    sgdp_of(x, g, true);
+    sgdp_of(x, g, true, false);
 }
 
-static void read_adahessian(reading *x, const float *g, const float *h, int t) {
+/* clip: the largest root mean square of m over its divisor; every: steps between estimates. */
+static void adahessian_of(reading *x, const float *g, const float *h, int t, double clip,
+                          int every) {
     const double lr = 0.02, decay = 0.1;
+    double u[SIZE], u2 = 0;
     for (int b = 0; b < SIZE; b += 8) {
-        double mean = 0;
-        for (int i = b; i < b + 8; i++) mean += fabs((double)h[i]) / 8;
+        double mean = 0, n = fmax(n_kept(x, b, b + 8), 1);
+        for (int i = b; i < b + 8; i++) mean += fabs((double)h[i]) * x->kept[i] / n;
         for (int i = b; i < b + 8; i++) {
             x->m[i] = 0.9 * x->m[i] + 0.1 * (double)g[i];
-            x->v[i] = 0.98 * x->v[i] + 0.02 * mean * mean;
-            double d = pow(sqrt(x->v[i]) / sqrt(1 - pow(0.98, t)), 0.5) + 1e-3;
-            x->w[i] -= lr * (x->m[i] / (1 - pow(0.9, t)) / d + decay * x->w[i]);
+            if ((t - 1) % every == 0) x->v[i] = 0.98 * x->v[i] + 0.02 * mean * mean;
+            double d = pow(sqrt(x->v[i]) / sqrt(1 - pow(0.98, (t - 1) / every + 1)), 0.5) + 1e-3;
+            u[i] = x->m[i] / (1 - pow(0.9, t)) / d;
+            u2 += u[i] * u[i] * x->kept[i];
         }
     }
+    double cut = fmax(1, sqrt(u2 / n_kept(x, 0, SIZE)) / clip);
+    for (int i = 0; i < SIZE; i++) x->w[i] -= lr * (u[i] / cut + decay * x->w[i]);
+}
+static void read_adahessian(reading *x, const float *g, const float *h, int t) {
+    adahessian_of(x, g, h, t, HUGE_VAL, 1);
+}
+static void read_adahessian_clipped(reading *x, const float *g, const float *h, int t) {
+    adahessian_of(x, g, h, t, 0.25, 3);
 }
 
 static void read_adafactor(reading *x, const float *g, const float *h, int t) {
@@ -195,8 +235,8 @@ static void read_adafactor(reading *x, const float *g, const float *h, int t) {
         u[i] = (double)g[i] / sqrt(fmax(v, eps1 * eps1));
         u2 += u[i] * u[i];
     }
-    double rate = fmax(1e-3, sqrt(w2 / SIZE)) * fmin(lr, 1 / sqrt(t));
-    for (int i = 0; i < SIZE; i++) x->w[i] -= rate / fmax(1, sqrt(u2 / SIZE)) * u[i];
+    double n = n_kept(x, 0, SIZE), rate = fmax(1e-3, sqrt(w2 / n)) * fmin(lr, 1 / sqrt(t));
+    for (int i = 0; i < SIZE; i++) x->w[i] -= rate / fmax(1, sqrt(u2 / n)) * u[i];
 }
 
 static void read_adamw(reading *x, const float *g, const float *h, int t) {
@@ -229,46 +269,78 @@ static void read_sgd(reading *x, const float *g, const float *h, int t) {
     }
 }
 
-static void as_the_papers(void **state) {
-    (void)state;
-    static const struct {
-        const char *spec;
-        void (*read)(reading *x, const float *g, const float *h, int t);
-    } cases[] = {
-        {"sgd:lr=0.1,momentum=0.9,nesterov=true,weight_decay=0.01", read_sgd},
-        {"adam:lr=0.01,weight_decay=0.1", read_adam},
-        {"adamw:lr=0.01,weight_decay=0.1", read_adamw},
-        {"adafactor:lr=0.3", read_adafactor},
-        {"adamp:lr=0.01,weight_decay=0.1,delta=2", read_adamp},
-        {"sgdp:lr=0.05,momentum=0.8,dampening=0.2,weight_decay=0.01,delta=2", read_sgdp},
-        {"sgdp:lr=0.05,momentum=0.8,dampening=0.2,weight_decay=0.01,delta=2,project_momentum=true",
-         read_sgdp_code},
-        {"adahessian:lr=0.02,beta2=0.98,eps=1e-3,power=0.5,block=16,weight_decay=0.1",
-         read_adahessian}, /* 24 inputs: blocks of 8 */
-    };
+static const struct {
+    const char *spec;
+    void (*read)(reading *x, const float *g, const float *h, int t);
+} readings[] = {
+    {"sgd:lr=0.1,momentum=0.9,nesterov=true,weight_decay=0.01", read_sgd},
+    {"adam:lr=0.01,weight_decay=0.1", read_adam},
+    {"adamw:lr=0.01,weight_decay=0.1", read_adamw},
+    {"adafactor:lr=0.3", read_adafactor},
+    {"adamp:lr=0.01,weight_decay=0.1,delta=2", read_adamp},
+    {"adamp:lr=0.01,weight_decay=0.1,delta=2,nesterov=true", read_adamp_nesterov},
+    {"sgdp:lr=0.05,momentum=0.8,dampening=0.2,weight_decay=0.01,delta=2", read_sgdp},
+    {"sgdp:lr=0.05,momentum=0.8,dampening=0.2,weight_decay=0.01,delta=2,nesterov=true",
+     read_sgdp_nesterov},
+    {"sgdp:lr=0.05,momentum=0.8,dampening=0.2,weight_decay=0.01,delta=2,project_momentum=true",
+     read_sgdp_code},
+    {"adahessian:lr=0.02,beta2=0.98,eps=1e-3,power=0.5,block=16,weight_decay=0.1,clip=0",
+     read_adahessian}, /* 24 inputs: blocks of 8 */
+    {"adahessian:lr=0.02,beta2=0.98,eps=1e-3,power=0.5,block=8,weight_decay=0.1,clip=0.25,"
+     "update_each=3",
+     read_adahessian_clipped},
+};
+
+/* mask: bits; NULL: dense. */
+static void compare_readings(const uint64_t *mask) {
     pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
-    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+    for (size_t k = 0; k < sizeof readings / sizeof *readings; k++) {
         float *w = random_array(SIZE, 5);
         reading *x = calloc(1, sizeof *x);
-        for (int i = 0; i < SIZE; i++) x->w[i] = (double)w[i];
+        for (int i = 0; i < SIZE; i++) {
+            x->kept[i] = !mask || (mask[i / 64] >> i % 64 & 1);
+            if (!x->kept[i]) w[i] = 0;
+            x->w[i] = (double)w[i];
+        }
         pare_trained t = matrix(w, ROWS, COLS);
-        pare_optim *o = make(rt, cases[k].spec, &t, 1);
+        pare_optim *o = make(rt, readings[k].spec, &t, 1);
         for (int s = 1; s <= STEPS; s++) {
             float *g = random_array(SIZE, (uint64_t)s), *h = random_array(SIZE, (uint64_t)s + 99);
-            cases[k].read(x, g, h, s);
-            step(o, g, h);
+            pare_optim_args a = pare_optim_args_default();
+            a.g = &g;
+            a.hessian = (const float *const *)&h;
+            a.mask = mask ? &mask : NULL;
+            a.mask_gradient = true;
+            assert_ok(pare_optim_step(o, &a, err));
+            for (int i = 0; i < SIZE; i++) g[i] = x->kept[i] ? g[i] : 0;
+            readings[k].read(x, g, h, s);
             free(g);
             free(h);
         }
         for (int i = 0; i < SIZE; i++) /* f32 over 12 steps; measured: 6e-7 at most */
             if (fabs((double)w[i] - x->w[i]) > 2e-6)
-                fail_msg("%s: weight %d: found %.9g, expected %.9g", cases[k].spec, i, (double)w[i],
-                         x->w[i]);
+                fail_msg("%s%s: weight %d: found %.9g, expected %.9g", readings[k].spec,
+                         mask ? " (masked)" : "", i, (double)w[i], x->w[i]);
         pare_optim_free(o);
         free(w);
         free(x);
     }
     pare_runtime_free(rt);
+}
+
+static void as_the_papers(void **state) {
+    (void)state;
+    compare_readings(NULL);
+}
+
+/* Root mean squares, the n of a cosine's threshold and means of curvature are those of the weights
+ * that are kept: a third of them, one row with none. */
+static void masked_as_the_papers(void **state) {
+    (void)state;
+    uint64_t mask[SIZE / 64 + 1] = {0}, seed = 12;
+    for (size_t i = 0; i < SIZE; i++)
+        if (draw(&seed) < -0.3f && i / COLS != 2) mask[i / 64] |= (uint64_t)1 << i % 64;
+    compare_readings(mask);
 }
 
 /* ---- AdamP and SGDP ---- */
@@ -356,6 +428,116 @@ static void one_row_vetoes(void **state) {
     pare_runtime_free(rt);
 }
 
+/* Where the step is orthogonal already, with wd_ratio 1, taking its part along the weights out
+ * changes nothing. */
+static void orthogonal_steps_stay(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    static const char *const pairs[][2] = {
+        {"sgdp:lr=0.25,momentum=0,weight_decay=0.5,wd_ratio=1,delta=0",
+         "sgdp:lr=0.25,momentum=0,weight_decay=0.5,wd_ratio=1,delta=1e9"},
+        {"adamp:lr=0.25,weight_decay=0.5,wd_ratio=1,delta=0",
+         "adamp:lr=0.25,weight_decay=0.5,wd_ratio=1,delta=1e9"}};
+    for (int k = 0; k < 2; k++) {
+        float w[2][6] = {{1, -1, 1, 1, -1, 1}, {1, -1, 1, 1, -1, 1}}, g[6];
+        pare_optim *o[2];
+        for (int j = 0; j < 2; j++) {
+            pare_trained t = matrix(w[j], 3, 2);
+            o[j] = make(rt, pairs[k][j], &t, 1);
+        }
+        for (int s = 0; s < (k ? 1 : 4); s++) { /* adamp: |u| is even in the first step only */
+            for (int i = 0; i < 6; i++) g[i] = i % 2 ? -w[0][i - 1] : w[0][i + 1];
+            for (int j = 0; j < 2; j++) step(o[j], g, g);
+            assert_memory_equal(w[0], w[1], sizeof w[0]);
+        }
+        assert_int_equal(pare_optim_cut_steps(o[0], 0).n_rows, 0);
+        assert_int_equal(pare_optim_cut_steps(o[1], 0).n_rows, k ? 1 : 4);
+        for (int j = 0; j < 2; j++) pare_optim_free(o[j]);
+    }
+    pare_runtime_free(rt);
+}
+
+/* f = -sum over outputs of a.w / |w|: rows are scale invariant, and fire in nearly every step; the
+ * same function of the transposed array does not fire by rows (as a whole it is invariant too). */
+static pare_optim_cuts cuts_of(pare_runtime *rt, bool transposed) {
+    enum { OUT = 4, IN = 32 };
+    float *w = random_array(OUT * IN, 31), *a = random_array(OUT * IN, 32), g[OUT * IN];
+    pare_trained t = transposed ? matrix(w, IN, OUT) : matrix(w, OUT, IN);
+    pare_optim *o = make(rt, "adamp:lr=0.01", &t, 1);
+    for (int s = 0; s < 100; s++) {
+        for (int r = 0; r < OUT; r++) {
+            double ww = 0, aw = 0;
+            for (int c = 0; c < IN; c++) {
+                int i = transposed ? c * OUT + r : r * IN + c;
+                ww += (double)w[i] * (double)w[i];
+                aw += (double)a[i] * (double)w[i];
+            }
+            for (int c = 0; c < IN; c++) {
+                int i = transposed ? c * OUT + r : r * IN + c;
+                g[i] = (float)(-(double)a[i] / sqrt(ww) + aw * (double)w[i] / (ww * sqrt(ww)));
+            }
+        }
+        step(o, g, g);
+    }
+    pare_optim_cuts cuts = pare_optim_cut_steps(o, 0);
+    pare_optim_free(o);
+    free(w);
+    free(a);
+    return cuts;
+}
+
+static void rows_before_a_norm_fire(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    pare_optim_cuts right = cuts_of(rt, false), turned = cuts_of(rt, true);
+    assert_true(right.n_steps == 100 && right.n_rows >= 98 && right.n_whole <= 2);
+    assert_true(turned.n_steps == 100 && turned.n_rows == 0 && turned.n_whole == 100);
+    pare_runtime_free(rt);
+}
+
+/* A plane, w at 2 rad from a, 500 steps of 0.1: the norms of the authors' toy, and the identity
+ * |w'|^2 = |w|^2 + lr^2 |p|^2 + 2 lr^2 sum_k beta^(t-k) |p_k|^2 (p: momenta, k < t) without
+ * projection. */
+static double norm_in_a_plane(pare_runtime *rt, const char *spec, double beta) {
+    float w[2] = {1, 0}, g[2];
+    const double a[2] = {cos(2), sin(2)};
+    pare_trained t = matrix(w, 1, 2);
+    pare_optim *o = make(rt, spec, &t, 1);
+    double expected = 1, older = 0, ww = 1;
+    for (int s = 0; s < 500; s++) {
+        double norm = sqrt(ww), aw = a[0] * (double)w[0] + a[1] * (double)w[1], pp = 0;
+        for (int i = 0; i < 2; i++) g[i] = (float)(-a[i] / norm + aw * (double)w[i] / (ww * norm));
+        step(o, g, g);
+        pare_optim_array m;
+        assert_true(pare_optim_array_at(o, 0, &m));
+        for (int i = 0; i < 2; i++) pp += (double)m.data[i] * (double)m.data[i];
+        expected += 0.01 * (pp + 2 * older);
+        older = beta * (older + pp);
+        ww = (double)w[0] * (double)w[0] + (double)w[1] * (double)w[1];
+    }
+    pare_optim_free(o);
+    if (strstr(spec, "delta=0")) assert_true(fabs(ww - expected) < 1e-5 * ww);
+    return sqrt(ww);
+}
+
+static void norms_of_the_toy(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    static const struct {
+        const char *spec;
+        double beta, norm, within; /* as printed by the sheet's author */
+    } cases[] = {{"sgdp:lr=0.1,momentum=0.9,delta=0", 0.9, 5.30, 0.005},
+                 {"sgdp:lr=0.1,momentum=0.99,delta=0", 0.99, 52.8, 0.05},
+                 {"sgdp:lr=0.1,momentum=0.9", 0.9, 1.26, 0.005},
+                 {"sgdp:lr=0.1,momentum=0.99", 0.99, 1.29, 0.005}};
+    for (size_t k = 0; k < 4; k++) {
+        double norm = norm_in_a_plane(rt, cases[k].spec, cases[k].beta);
+        if (fabs(norm - cases[k].norm) > cases[k].within)
+            fail_msg("%s: found |w| = %g, expected %g", cases[k].spec, norm, cases[k].norm);
+    }
+    pare_runtime_free(rt);
+}
+
 /* f(w) = -a.w / |w| in three dimensions: ||w||^2 grows by lr^2 ||step||^2 alone where the step is
  * projected, and by more where it is not. */
 static double norm_after(pare_runtime *rt, const char *spec, double *sum_of_steps) {
@@ -400,7 +582,7 @@ static void newton_steps_land(void **state) {
     float w[4] = {1, -2, 3, 0.5f}, g[4];
     const float a[4] = {2, 0.5f, 7, 100}, at[4] = {0.25f, 1, -1, 2}; /* a (w - at)^2 / 2 */
     pare_trained t = matrix(w, 2, 2);
-    pare_optim *o = make(rt, "adahessian:lr=1,beta1=0,eps=0,block=1", &t, 1);
+    pare_optim *o = make(rt, "adahessian:lr=1,beta1=0,eps=0,block=1,clip=0", &t, 1);
     for (int i = 0; i < 4; i++) g[i] = a[i] * (w[i] - at[i]);
     step(o, g, a);
     for (int i = 0; i < 4; i++) assert_true(fabsf(w[i] - at[i]) < 1e-6f);
@@ -408,13 +590,13 @@ static void newton_steps_land(void **state) {
     /* a negative curvature counts by its size; power 0 is gradient descent */
     float v[2] = {1, 1}, gv[2] = {3, -3}, h[2] = {-3, 6};
     pare_trained u = vector(v, 2);
-    o = make(rt, "adahessian:lr=1,beta1=0,eps=0", &u, 1);
+    o = make(rt, "adahessian:lr=1,beta1=0,eps=0,clip=0", &u, 1);
     step(o, gv, h);
     assert_true(fabsf(v[0]) < 1e-6f && fabsf(v[1] - 1.5f) < 1e-6f);
     pare_optim_free(o);
     float x[2] = {1, 1};
     u.w = x;
-    o = make(rt, "adahessian:lr=0.1,beta1=0,eps=0,power=0", &u, 1);
+    o = make(rt, "adahessian:lr=0.1,beta1=0,eps=0,power=0,clip=0", &u, 1);
     step(o, gv, h);
     assert_true(fabsf(x[0] - 0.7f) < 1e-6f && fabsf(x[1] - 1.3f) < 1e-6f);
     pare_optim_free(o);
@@ -449,6 +631,28 @@ static void scales_and_blocks(void **state) {
     assert_memory_equal(w[0], w[1], sizeof w[0]); /* by a power of two: exact */
     assert_memory_equal(w[0], w[2], sizeof w[0]);
     for (int k = 0; k < 3; k++) pare_optim_free(o[k]);
+    pare_runtime_free(rt);
+}
+
+/* Near a saddle point steps are cut; between estimates none is asked for. */
+static void long_steps_are_cut(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float w[4] = {0}, g[4] = {3, 4, 0, 0}, *gs = g;
+    const float h[4] = {0};
+    pare_trained t = matrix(w, 1, 4);
+    pare_optim *o = make(rt, "adahessian:lr=0.5,update_each=2", &t, 1);
+    assert_true(pare_optim_needs_hessian(o));
+    step(o, g, h); /* g / eps, of root mean square 25000, becomes one of 1 */
+    const float expected[4] = {-0.6f, -0.8f, 0, 0};
+    for (int i = 0; i < 4; i++) assert_true(fabsf(w[i] - expected[i]) < 1e-6f);
+    assert_false(pare_optim_needs_hessian(o));
+    pare_optim_args a = pare_optim_args_default();
+    a.g = &gs;
+    assert_ok(pare_optim_step(o, &a, err));
+    assert_true(pare_optim_needs_hessian(o));
+    assert_fails(pare_optim_step(o, &a, err), PARE_ERR_ARG, "Hessian");
+    pare_optim_free(o);
     pare_runtime_free(rt);
 }
 
@@ -639,12 +843,17 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_pytorch),
         cmocka_unit_test(as_the_papers),
+        cmocka_unit_test(masked_as_the_papers),
         cmocka_unit_test(adamp_is_adamw_unless_it_fires),
         cmocka_unit_test(projected_steps_are_orthogonal),
         cmocka_unit_test(one_row_vetoes),
+        cmocka_unit_test(orthogonal_steps_stay),
+        cmocka_unit_test(rows_before_a_norm_fire),
+        cmocka_unit_test(norms_of_the_toy),
         cmocka_unit_test(norms_grow_by_the_steps_alone),
         cmocka_unit_test(newton_steps_land),
         cmocka_unit_test(scales_and_blocks),
+        cmocka_unit_test(long_steps_are_cut),
         cmocka_unit_test(levels_threads_and_masks),
         cmocka_unit_test(arguments_count),
         cmocka_unit_test(states_resume),

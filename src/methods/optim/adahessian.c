@@ -4,15 +4,20 @@
  * As the authors' code has it, |D| is taken before the mean over neighbours, which so is biased
  * upward; the power comes before eps; decay is decoupled and taken at the old weights. Blocks of
  * neighbours lie within a row: the largest common divisor of `block` and the row. Vectors are not
- * averaged. */
+ * averaged. Of masked tensors the means are those of the weights that are kept: the others have no
+ * curvature, and would make steps longer.
+ *
+ * Ours: near saddle points curvature is small and steps are large, so a tensor's step is scaled
+ * down to a root mean square of `clip`; and with update_each the moment takes an estimate up only
+ * where there is a new one, as in Sophia (arXiv:2305.14342), in place of keeping the last. */
 #include "methods/optimizer.h"
 
 #include <math.h>
 
 typedef struct adahessian_options {
     pare_optim_options o;
-    double beta1, beta2, eps, power;
-    int block;
+    double beta1, beta2, eps, power, clip;
+    int block, update_each;
 } adahessian_options;
 
 static const pare_param adahessian_params[] = {
@@ -27,6 +32,10 @@ static const pare_param adahessian_params[] = {
                "0: gradient descent with momentum, 1: a diagonal Newton step"),
     PARE_PARAM(adahessian_options, block, PARE_PARAM_INT, 32, 1, 4096,
                "neighbours in a row whose |D| is averaged"),
+    PARE_PARAM(adahessian_options, clip, PARE_PARAM_FLOAT, 1, 0, 1e6,
+               "largest root mean square of a tensor's step, times lr; 0: any"),
+    PARE_PARAM(adahessian_options, update_each, PARE_PARAM_INT, 1, 1, 1000,
+               "steps from one estimate of the diagonal to the next"),
     PARE_OPTIM_DECAY(adahessian_options, 0,
                      "share of the weights, times lr, that a step takes off"),
     {0},
@@ -35,9 +44,10 @@ static const pare_param adahessian_params[] = {
 typedef struct adahessian_job {
     const pare_update *u;
     const adahessian_options *o;
-    size_t block;
+    size_t block, per_chunk;
     float rate, decay; /* lr over the correction of m; lr * weight_decay */
     float root2;       /* of the correction of the second moment */
+    double *sums;      /* [chunks] of the squares of m over its divisor */
 } adahessian_job;
 
 static size_t common_divisor(size_t a, size_t b) {
@@ -49,49 +59,101 @@ static size_t common_divisor(size_t a, size_t b) {
     return a;
 }
 
-static float curvature(const pare_update *u, size_t i) {
-    return u->a.mask_gradient && !pare_update_kept(&u->a, i) ? 0.0f : fabsf(u->hessian[i]);
+/* The mean |D| of the weights [begin, end) that are kept. */
+static float curvature(const pare_update *u, size_t begin, size_t end) {
+    float sum = 0;
+    size_t n = pare_update_n_kept(u->a.mask, begin, end);
+    for (size_t i = begin; i < end; i++)
+        if (pare_update_kept(&u->a, i)) sum += fabsf(u->hessian[i]);
+    return n ? sum / (float)n : 0.0f;
 }
 
-static void update_blocks(void *arg, size_t begin, size_t end) {
-    const adahessian_job *j = arg;
+static float direction(const adahessian_job *j, size_t i) {
+    const pare_update_arrays *a = &j->u->a;
+    float root = sqrtf(a->v[i]) / j->root2, power = (float)j->o->power;
+    float d = (power == 1.0f ? root : powf(root, power)) + (float)j->o->eps;
+    return d > 0.0f ? a->m[i] / d : 0.0f;
+}
+
+/* Moments of a block; its sum of squares. */
+static double advance_block(const adahessian_job *j, size_t begin, size_t end) {
     const adahessian_options *o = j->o;
     const pare_update *u = j->u;
     const float beta1 = (float)o->beta1, rest1 = (float)(1.0 - o->beta1), beta2 = (float)o->beta2,
-                rest2 = (float)(1.0 - o->beta2), eps = (float)o->eps, power = (float)o->power;
-    for (size_t b = begin; b < end; b++) {
-        size_t first = b * j->block;
-        float mean = 0;
-        for (size_t i = first; i < first + j->block; i++) mean += curvature(u, i);
-        mean /= (float)j->block;
-        for (size_t i = first; i < first + j->block; i++) {
-            float m = beta1 * u->a.m[i] + rest1 * pare_update_gradient(&u->a, i);
-            float v = beta2 * u->a.v[i] + rest2 * mean * mean;
-            u->a.m[i] = m;
-            u->a.v[i] = v;
-            float root = sqrtf(v) / j->root2, divisor = power == 1.0f ? root : powf(root, power);
-            float w = u->a.w[i] - j->decay * u->a.w[i], d = divisor + eps;
-            pare_update_put(&u->a, i, d > 0.0f ? w - j->rate * (m / d) : w);
-        }
+                rest2 = (float)(1.0 - o->beta2);
+    float mean = u->hessian ? curvature(u, begin, end) : 0.0f;
+    double sum = 0;
+    for (size_t i = begin; i < end; i++) {
+        u->a.m[i] = beta1 * u->a.m[i] + rest1 * pare_update_gradient(&u->a, i);
+        if (u->hessian) u->a.v[i] = beta2 * u->a.v[i] + rest2 * mean * mean;
+        double d = (double)direction(j, i);
+        if (pare_update_kept(&u->a, i)) sum += d * d;
     }
+    return sum;
+}
+
+static void advance_chunks(void *arg, size_t begin, size_t end) {
+    const adahessian_job *j = arg;
+    size_t n_blocks = j->u->n / j->block;
+    for (size_t c = begin; c < end; c++) {
+        size_t first = c * j->per_chunk, last = first + j->per_chunk;
+        j->sums[c] = 0;
+        for (size_t b = first; b < last && b < n_blocks; b++)
+            j->sums[c] += advance_block(j, b * j->block, (b + 1) * j->block);
+    }
+}
+
+static void move_block(void *arg, size_t begin, size_t end) {
+    const adahessian_job *j = arg;
+    const pare_update_arrays *a = &j->u->a;
+    for (size_t i = begin; i < end; i++)
+        pare_update_put(a, i, a->w[i] - j->decay * a->w[i] - j->rate * direction(j, i));
+}
+
+static size_t block_of(const adahessian_options *o, const pare_update *u) {
+    return u->is_vector ? 1 : common_divisor((size_t)o->block, u->cols);
+}
+
+static size_t n_chunks(size_t block, const pare_update *u, size_t *per_chunk) {
+    *per_chunk = 1 + (PARE_UPDATE_BLOCK - 1) / block;
+    return (u->n / block + *per_chunk - 1) / *per_chunk;
+}
+
+static size_t adahessian_work(const void *options, const pare_update *u) {
+    size_t per_chunk;
+    return n_chunks(block_of(options, u), u, &per_chunk);
 }
 
 static void adahessian_update(const pare_update *u, const void *options) {
     const adahessian_options *o = options;
+    int64_t estimates = (u->step - 1) / o->update_each + 1;
+    double bias1 = pare_bias_correction(o->beta1, u->step);
     adahessian_job j = {
         .u = u,
         .o = o,
-        .block = u->is_vector ? 1 : common_divisor((size_t)o->block, u->cols),
-        .rate = (float)(u->lr / pare_bias_correction(o->beta1, u->step)),
+        .block = block_of(o, u),
         .decay = (float)(u->lr * u->decay),
-        .root2 = (float)sqrt(pare_bias_correction(o->beta2, u->step)),
+        .root2 = (float)sqrt(pare_bias_correction(o->beta2, estimates)),
+        .sums = u->work,
     };
-    size_t n_blocks = u->n / j.block;
-    pare_parallel_for(u->rt, n_blocks, 1 + PARE_UPDATE_BLOCK / j.block, update_blocks, &j);
+    size_t chunks = n_chunks(j.block, u, &j.per_chunk);
+    pare_parallel_for(u->rt, chunks, 1, advance_chunks, &j);
+    double kept = (double)pare_update_n_kept(u->a.mask, 0, u->n), shorter = 1;
+    double size = sqrt(pare_update_sum(j.sums, chunks) / fmax(kept, 1)) / bias1;
+    if (o->clip > 0) shorter = fmax(1, size / o->clip); /* of NaN 1 */
+    j.rate = (float)(u->lr / bias1 / shorter);
+    pare_update_blocks(u, move_block, &j);
 }
 
-static const pare_optim_fns adahessian = {
-    .moments = {"m", "v"}, .update = adahessian_update, .needs_hessian = true};
+static int adahessian_every(const void *options) {
+    return ((const adahessian_options *)options)->update_each;
+}
+
+static const pare_optim_fns adahessian = {.moments = {"m", "v"},
+                                          .work = adahessian_work,
+                                          .update = adahessian_update,
+                                          .needs_hessian = true,
+                                          .hessian_every = adahessian_every};
 
 const pare_method pare_method_adahessian = {
     .name = "adahessian",
@@ -99,9 +161,10 @@ const pare_method pare_method_adahessian = {
     .paper = "arXiv:2006.00719",
     .summary = "Adam with the Hessian's diagonal in place of the gradient's squares",
     .help = "m is the running mean of gradients, h that of the squares of the Hessian's diagonal, "
-            "estimated in each step by a second pass with a vector of random signs and averaged "
-            "over neighbours: w -= lr (m / (sqrt(h)^power + eps) + weight_decay w). A step costs "
-            "about two gradients; lr is 5 to 300 times that of adam.",
+            "estimated with a vector of random signs and averaged over neighbours: w -= lr (m / "
+            "(sqrt(h)^power + eps) + weight_decay w), a tensor's step cut to a root mean square of "
+            "`clip`. An estimate costs two gradients more than the step's own; update_each=5 to 10 "
+            "makes it rarer. lr is 5 to 300 times that of adam.",
     .example = "adahessian:lr=0.15,block=32",
     .options_size = sizeof(adahessian_options),
     .params = adahessian_params,
