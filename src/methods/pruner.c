@@ -76,10 +76,8 @@ static pare_status check_tensor(const pare_pruner *p, pare_pruned *t, pare_error
     if (v->has_sparsity && !(v->sparsity >= 0 && v->sparsity <= 1))
         return pare_fail(err, PARE_ERR_ARG, "%s: found sparsity %g, expected 0 to 1", v->name,
                          v->sparsity);
-    const pare_sparsity *s = &p->o->p.sparsity;
-    return is_pruned(p->o, v)
-               ? pare_mask_check_pattern(v->name, p->spec.method->name, s, t->cols, err)
-               : PARE_OK;
+    if (!is_pruned(p->o, v) || v->has_sparsity) return PARE_OK; /* its own share, not the pattern */
+    return pare_mask_check_pattern(v->name, p->spec.method->name, &p->o->p.sparsity, t->cols, err);
 }
 
 /* Shares the sparsity out among the tensors that are pruned. */
@@ -330,7 +328,8 @@ bool pare_pruner_is_update_step(const pare_pruner *p) {
 
 bool pare_pruner_needs_dense_gradient(const pare_pruner *p) {
     if (p->fns->never || p->fns->straight_through || !p->o->sparse_grads) return true;
-    return p->fns->needs_gradient && pare_pruner_is_update_step(p);
+    bool reads = p->fns->needs_gradient || p->own_score; /* which is handed g */
+    return reads && pare_pruner_is_update_step(p);
 }
 
 typedef struct mask_job {

@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,11 +21,14 @@ static void sum_blocks(void *arg, size_t begin, size_t end) {
     for (size_t b = begin; b < end; b++) {
         size_t last = (b + 1) * BLOCK < j->n ? (b + 1) * BLOCK : j->n;
         double sum = 0;
-        for (size_t i = b * BLOCK; i < last; i++) sum += (double)j->value[i] * (double)j->value[i];
+        for (size_t i = b * BLOCK; i < last; i++)
+            if (isfinite(j->value[i])) sum += (double)j->value[i] * (double)j->value[i];
         j->sums[b] = sum;
     }
 }
 
+/* Of the values that are numbers: one NaN is no reason for a tensor to compete by another measure.
+ */
 static pare_status norm(double *out, pare_pruner *p, const float *value, size_t n,
                         pare_error *err) {
     size_t blocks = (n + BLOCK - 1) / BLOCK;
@@ -85,7 +89,7 @@ static pare_status select_global(pare_pruner *p, const pare_sparse_input *in, bo
         pare_pruner_tell_nan(p, (size_t)(t - p->tensors), scores ? scores + at : NULL);
         double size = 0;
         if (normalize) PARE_TRY(norm(&size, p, scores ? scores + at : t->t.w, t->n, err));
-        if (normalize) parts[k].divisor = (float)(size + eps);
+        if (normalize) parts[k].divisor = (float)fmin(size + eps, (double)FLT_MAX);
     }
     double share = pare_pruner_share(p, p->o->p.sparsity.share, in->full);
     if (n) pare_select(p->rt, parts, n, pare_mask_n_keep(total, share), PARE_TIES_FIRST_STAYS);

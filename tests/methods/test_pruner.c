@@ -77,6 +77,26 @@ static void drop_and_grow_of_jaxpruner(void **state) {
     assert_int_equal(pare_drop_keep(50000000, 12345678, 0.5), 6172839);
 }
 
+/* JaxPruner forces places by raising scores by 1e-5, which f32 loses beside scores above 256: kept
+ * weights then tie with pruned ones, which come first. Weights 2 to 5 are kept and equal. */
+static void large_scores_force_nothing_out(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float w[8] = {0, 0, 1000, 1000, 1000, 1000, 0, 0}, g[8] = {1e4f, 1e4f, 0, 0, 0, 0, 1e4f, 5},
+          *gs = g;
+    const pare_trained t = {.name = "w", .dims = {2, 4}, .n_dims = 2, .w = w};
+    const pare_sparse_input in = {.g = &gs};
+    pare_pruner *p;
+    assert_ok(pare_pruner_create(&p, rt, "rigl:sparsity=0.5,until=9", &t, 1, 0, err));
+    p->tensors[0].bits[0] = 0x3C;
+    assert_ok(pare_pruner_drop_grow(p, &in, pare_score_gradient, 0.25, err));
+    assert_int_equal(p->tensors[0].bits[0], 0x1D); /* 5 goes, 0 comes */
+    assert_ok(pare_pruner_drop_grow(p, &in, pare_score_gradient, 0, err));
+    assert_int_equal(p->tensors[0].bits[0], 0x1D);
+    pare_pruner_free(p);
+    pare_runtime_free(rt);
+}
+
 /* Counts stand still, state is zeroed where weights are activated and nowhere else, new weights are
  * 0, and on an update step the optimizer stands still. */
 static void check_drop_grow(const char *spec) {
@@ -267,6 +287,62 @@ static void gradual_pruning(void **state) {
     gradual("saliency:sparsity=0.7,every=5,from=5,until=30");
 }
 
+/* Sparsity 0 is the dense training, bit for bit (set and rigl stand still on update steps). */
+static void nothing_is_dense_training(void **state) {
+    (void)state;
+    static const char *const cases[] = {
+        "magnitude:sparsity=0,every=5,from=5,until=30",
+        "random:sparsity=0,every=5,from=5,until=30",
+        "saliency:sparsity=0,every=5,from=5,until=30,sparse_grads=true",
+        "global_magnitude:sparsity=0,every=5,from=5,until=30",
+        "global_saliency:sparsity=0,every=5,from=5,until=30",
+        "global_saliency:sparsity=0,every=5,from=5,until=30,normalize=false,sparse_grads=true",
+        "magnitude_ste:sparsity=0,every=5,from=5,until=30",
+        "random_ste:sparsity=0,every=5,from=5,until=30",
+        "static_sparse:sparsity=0",
+        "adam_fisher:sparsity=0,every=5,from=5,until=30",
+        "set:sparsity=0,every=5,until=30,skip_gradients=false",
+        "rigl:sparsity=0,every=5,until=30,skip_gradients=false",
+    };
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    toy dense, x;
+    begin(&dense, rt, "no_prune", "adamw:lr=0.05");
+    train(&dense, 40);
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        begin(&x, rt, cases[k], "adamw:lr=0.05");
+        train(&x, 40);
+        if (memcmp(x.w, dense.w, sizeof x.w) != 0) fail_msg("%s: other bits", cases[k]);
+        end(&x);
+    }
+    end(&dense);
+    pare_runtime_free(rt);
+}
+
+/* Without gradients nothing has changed: none at all, or none of a tensor whose score needs it. */
+static void missing_gradients_are_told(void **state) {
+    (void)state;
+    static const char *const cases[] = {"saliency:sparsity=0.5,every=1,from=0,until=9",
+                                        "global_saliency:sparsity=0.5,every=1,from=0,until=9",
+                                        "rigl:sparsity=0.5,every=1,from=0,until=9"};
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    for (size_t k = 0; k < 3; k++) {
+        toy x, before;
+        begin(&x, rt, cases[k], "sgd:lr=0.1");
+        gradients(&x);
+        before = x;
+        pare_optim_args a = pare_optim_args_default();
+        assert_fails(pare_pruner_update(x.pruner, &x.stepper, &a, err), PARE_ERR_ARG,
+                     "found no gradients");
+        x.gs[0] = NULL;
+        a.g = x.gs;
+        assert_fails(pare_pruner_update(x.pruner, &x.stepper, &a, err), PARE_ERR_ARG, "b.w1: ");
+        assert_memory_equal(x.w, before.w, sizeof x.w);
+        assert_true(pare_pruner_count(x.pruner) == 0 && pare_optim_count(x.optim) == 0);
+        end(&x);
+    }
+    pare_runtime_free(rt);
+}
+
 /* ---- straight through ---- */
 
 static void straight_through(void **state) {
@@ -344,6 +420,26 @@ static void global_of_jaxpruner(void **state) {
     pare_runtime_free(rt);
 }
 
+/* A NaN counts as the lowest, an infinity as the highest, and neither takes a tensor's norm from
+ * it: |a| / 37.4 competes with |b| / 0.55, not |a|. */
+static void norms_of_odd_numbers(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    for (int k = 0; k < 2; k++) {
+        float a[] = {k ? INFINITY : NAN, 10, 20, 30}, b[] = {.1f, .2f, .3f, .4f};
+        const pare_trained t[] = {{.name = "a", .dims = {2, 2}, .n_dims = 2, .w = a},
+                                  {.name = "b", .dims = {2, 2}, .n_dims = 2, .w = b}};
+        pare_pruner *p;
+        assert_ok(pare_pruner_create(&p, rt, "global_magnitude:sparsity=0.5", t, 2, 100, err));
+        assert_ok(pare_pruner_instant_sparsify(p, NULL, err));
+        /* .80, .73, .55, .53: the last has to go where an infinity stays */
+        assert_int_equal(pare_pruner_mask(p, 0)[0], k ? 9 : 12);
+        assert_int_equal(pare_pruner_mask(p, 1)[0], 12);
+        pare_pruner_free(p);
+    }
+    pare_runtime_free(rt);
+}
+
 /* ---- others ---- */
 
 static void acdc_of_jaxpruner(void **state) {
@@ -389,6 +485,29 @@ static void patterns(void **state) {
     train(&x, 5);
     assert_int_equal(zeros(x.w, ALL), 0);
     end(&x);
+    pare_runtime_free(rt);
+}
+
+/* A tensor with a sparsity of its own has that one and no pattern, which need not divide it. */
+static void patterns_spare_own_sparsities(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float a[10] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, b[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    pare_trained t[] = {
+        {.name = "a", .dims = {2, 5}, .n_dims = 2, .w = a, .has_sparsity = true, .sparsity = 0.4},
+        {.name = "b", .dims = {2, 4}, .n_dims = 2, .w = b}};
+    static const char *const specs_nm[] = {"magnitude:sparsity=2:4", "iterative_nm:sparsity=2:4"};
+    pare_pruner *p;
+    for (int k = 0; k < 2; k++) {
+        assert_ok(pare_pruner_create(&p, rt, specs_nm[k], t, 2, 100, err));
+        assert_ok(pare_pruner_instant_sparsify(p, NULL, err));
+        assert_int_equal(pare_pruner_mask(p, 0)[0], 0x3F0);
+        assert_int_equal(pare_pruner_mask(p, 1)[0], 0xCC);
+        pare_pruner_free(p);
+    }
+    t[0].has_sparsity = false;
+    assert_fails(pare_pruner_create(&p, rt, specs_nm[0], t, 2, 100, err), PARE_ERR_ARG,
+                 "a: magnitude: found rows of 5");
     pare_runtime_free(rt);
 }
 
@@ -506,6 +625,14 @@ static void own_scores(void **state) {
         assert_ok(pare_pruner_set_score(x.pruner, NULL, NULL, err));
         end(&x);
     }
+    /* a score of the caller's may read gradients of pruned weights: on steps that update masks */
+    begin(&x, rt, "magnitude:sparsity=0.5,every=5,from=0,until=9,sparse_grads=true", "sgd");
+    assert_false(pare_pruner_needs_dense_gradient(x.pruner));
+    assert_ok(pare_pruner_set_score(x.pruner, wanda_score, inputs, err));
+    assert_true(pare_pruner_needs_dense_gradient(x.pruner));
+    train(&x, 1);
+    assert_false(pare_pruner_needs_dense_gradient(x.pruner));
+    end(&x);
     begin(&x, rt, "rigl", "sgd");
     assert_fails(pare_pruner_set_score(x.pruner, wanda_score, inputs, err), PARE_ERR_ARG,
                  "rigl: found a score");
@@ -712,15 +839,20 @@ int main(void) {
         cmocka_unit_test(every_algorithm_is_tried),
         cmocka_unit_test(schedules),
         cmocka_unit_test(drop_and_grow_of_jaxpruner),
+        cmocka_unit_test(large_scores_force_nothing_out),
         cmocka_unit_test(dynamic_training),
         cmocka_unit_test(rigl_grows_by_dense_gradients),
         cmocka_unit_test(order_of_a_step),
         cmocka_unit_test(masks_without_gradients),
         cmocka_unit_test(gradual_pruning),
+        cmocka_unit_test(nothing_is_dense_training),
+        cmocka_unit_test(missing_gradients_are_told),
         cmocka_unit_test(straight_through),
         cmocka_unit_test(global_of_jaxpruner),
+        cmocka_unit_test(norms_of_odd_numbers),
         cmocka_unit_test(acdc_of_jaxpruner),
         cmocka_unit_test(patterns),
+        cmocka_unit_test(patterns_spare_own_sparsities),
         cmocka_unit_test(fisher),
         cmocka_unit_test(saliency_at_once),
         cmocka_unit_test(masks_at_the_start),
