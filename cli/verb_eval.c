@@ -10,8 +10,9 @@
 typedef struct eval_options {
     const char *text, *tasks, *data, *against, *kv, *records, *lora, *prefix, *prefix_tokens;
     cli_act act;
-    int protocol, bos, compute;
+    int protocol, bos, compute; /* protocol -1: none was asked for */
     int64_t ctx, windows, limit;
+    bool logits; /* `against` is a base file of llama.cpp */
 } eval_options;
 
 static const cli_option table[] = {
@@ -32,7 +33,8 @@ static const cli_option table[] = {
     CLI_OPTION(eval_options, 0, "bos", CLI_CHOICE, bos, "auto|always|never", 0, 0,
                "whether a BOS stands before each request of a task; auto = as the tokenizer does"),
     CLI_OPTION(eval_options, 0, "against", CLI_TEXT, against, "MODEL", 0, 0,
-               "also measure the distance to this model, side by side"),
+               "also measure the distance to this model, side by side, or to a base file of "
+               "llama.cpp"),
     CLI_OPTION(eval_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32 results, or 8-bit activations where the weights allow"),
     CLI_OPTION(
@@ -45,7 +47,7 @@ static const cli_option table[] = {
     CLI_OPTION(eval_options, 0, "records", CLI_TEXT, records, "FILE", 0, 0, CLI_RECORDS_HELP),
     {0},
 };
-static const eval_options defaults = {.compute = PARE_COMPUTE_EXACT};
+static const eval_options defaults = {.protocol = -1, .compute = PARE_COMPUTE_EXACT};
 
 /* How far a run has come: shown while it runs, and told when it is interrupted. */
 typedef struct state {
@@ -242,13 +244,13 @@ static void unload(loaded *l) {
     pare_tokenizer_free(l->tok);
 }
 
-/* base NULL: no distance. */
+/* base NULL: no distance to a model. text NULL: to a file, without a text. */
 static pare_status run_text(cli *c, const eval_options *o, pare_perplexity *ppl,
                             pare_distance *distance, const char *text, size_t n,
                             const loaded *model, const loaded *base) {
     state progress = {.c = c};
     pare_eval_options eo = pare_eval_options_default();
-    eo.protocol = (pare_protocol)o->protocol;
+    if (o->protocol >= 0) eo.protocol = (pare_protocol)o->protocol;
     eo.ctx = (size_t)o->ctx;
     eo.max_windows = (size_t)o->windows;
     eo.compute = (pare_compute)o->compute;
@@ -256,10 +258,15 @@ static pare_status run_text(cli *c, const eval_options *o, pare_perplexity *ppl,
     eo.name = o->text;
     eo.on_window = on_window;
     eo.arg = &progress;
-    pare_status st =
-        base ? pare_eval_against(ppl, distance, c->rt, model->model, model->tok, base->model,
-                                 base->tok, text, n, &eo, &c->err)
-             : pare_eval_perplexity(ppl, c->rt, model->model, model->tok, text, n, &eo, &c->err);
+    pare_status st;
+    if (base)
+        st = pare_eval_against(ppl, distance, c->rt, model->model, model->tok, base->model,
+                               base->tok, text, n, &eo, &c->err);
+    else if (o->logits)
+        st = pare_eval_against_logits(ppl, distance, c->rt, model->model, model->tok, o->against,
+                                      text, n, &eo, &c->err);
+    else
+        st = pare_eval_perplexity(ppl, c->rt, model->model, model->tok, text, n, &eo, &c->err);
     if (st == PARE_ERR_INTERRUPTED && progress.done)
         cli_fail(c, st,
                  "after %zu of %zu windows, perplexity so far %.4f; the same command starts again",
@@ -274,7 +281,8 @@ static pare_status run_all(cli *c, const eval_options *o, const char *path, eval
     pare_distance distance;
     char *text = NULL;
     size_t n = 0;
-    const loaded *other = o->against ? &base : NULL;
+    const loaded *other = o->against && !o->logits ? &base : NULL;
+    const bool scored = o->text || o->logits;
     pare_status st = PARE_OK;
     if (o->text) st = cli_read(c, &text, &n, o->text);
     if (st == PARE_OK && o->tasks) st = eval_tasks_begin(tasks, c, o->tasks, o->data);
@@ -283,15 +291,15 @@ static pare_status run_all(cli *c, const eval_options *o, const char *path, eval
     if (st == PARE_OK) st = cli_set_prefix(c, model.model, path, o->prefix, o->prefix_tokens);
     if (st == PARE_OK) st = cli_act_apply(c, &o->act, model.model);
     if (st == PARE_OK && other) st = load(c, &base, o->against);
-    if (st == PARE_OK && o->text) st = run_text(c, o, &ppl, &distance, text, n, &model, other);
+    if (st == PARE_OK && scored) st = run_text(c, o, &ppl, &distance, text, n, &model, other);
     if (st == PARE_OK && o->tasks)
         st = eval_tasks_run(tasks, model.model, model.tok, base.model, base.tok);
     if (st == PARE_OK) {
-        const result r = {o->text ? &ppl : NULL, o->text && other ? &distance : NULL,
+        const result r = {scored ? &ppl : NULL, scored && o->against ? &distance : NULL,
                           o->tasks ? tasks : NULL, pare_model_prefix_length(model.model),
                           *pare_model_act(model.model) ? pare_model_act(model.model) : NULL};
         int64_t id = record(c, path, o, &r);
-        st = c->common.json ? print_json(c, &r, other != NULL, id) : print_tables(c, &r);
+        st = c->common.json ? print_json(c, &r, o->against != NULL, id) : print_tables(c, &r);
     }
     free(text);
     unload(&model);
@@ -299,13 +307,29 @@ static pare_status run_all(cli *c, const eval_options *o, const char *path, eval
     return st;
 }
 
+/* What a base file rules out. */
+static pare_status check_logits(cli *c, const eval_options *o) {
+    if (o->protocol == PARE_PROTOCOL_HF)
+        return cli_fail(c, PARE_ERR_ARG,
+                        "eval: found --protocol hf, expected llama.cpp, which base files are of");
+    if (o->tasks)
+        return cli_fail(c, PARE_ERR_ARG,
+                        "eval: found --tasks with the base file %s, expected a model to answer "
+                        "them too",
+                        o->against);
+    return PARE_OK;
+}
+
 static pare_status run(cli *c, const void *options, char **args, size_t n_args) {
-    const eval_options *o = options;
+    eval_options with_file = *(const eval_options *)options;
+    const eval_options *o = &with_file;
     (void)n_args;
-    if (!o->text && !o->tasks)
+    with_file.logits = o->against && pare_is_logits_file(o->against);
+    if (!o->text && !o->tasks && !o->logits)
         return cli_fail(c, PARE_ERR_ARG,
                         "eval: found no --text and no --tasks, expected --text FILE or --tasks "
                         "LIST");
+    if (o->logits && check_logits(c, o) != PARE_OK) return c->err.status;
     eval_tasks *tasks = calloc(1, sizeof *tasks);
     if (!tasks) return cli_fail(c, PARE_ERR_NOMEM, "eval: out of memory");
     tasks->options = pare_tasks_options_default();
@@ -333,7 +357,9 @@ const cli_verb cli_verb_eval = {
         "docs/tasks.md "
         "has the prompts and the files. --against gives KL(other || MODEL) over the full "
         "vocabulary "
-        "and the answers that are right in one of the two only. --prefix and --prefix-tokens are "
+        "and the answers that are right in one of the two only; a file that llama-perplexity "
+        "--kl-divergence-base has written stands for the other model, its tokens for the text, and "
+        "values are then llama.cpp's. --prefix and --prefix-tokens are "
         "MODEL's; the other model keeps what it has.",
     .options = table,
     .defaults = &defaults,

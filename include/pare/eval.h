@@ -100,6 +100,30 @@ pare_status pare_eval_against(pare_perplexity *out, pare_distance *distance, par
                               const pare_tokenizer *base_tok, const char *text, size_t len,
                               const pare_eval_options *options, pare_error *err);
 
+/* True when a file is one of llama.cpp's base files (it begins with "_logits_"). */
+bool pare_is_logits_file(const char *path);
+
+/* The same beside the distributions that such a file holds (written by `llama-perplexity
+ * --kl-divergence-base FILE`) instead of a base model: protocol llama.cpp, windows and tokens those
+ * of the file, BOS in place of each window's first one where the tokenizer adds it. The file is
+ * read piece by piece. text NULL: none is needed; else its ids must be the file's, which may end
+ * earlier.
+ *
+ * Values are those that llama.cpp's --kl-divergence gives, up to rounding: log p_base = scale *
+ * code
+ * + smallest in f32 as the codes have it (16 bits of a range of at most 16: off by up to 1.2e-4,
+ * what was further below the largest stands at 16 below), also for base_ppl and dp; a term counts
+ * in a KL where log p_base > -16. Since such a row does not sum to 1, a KL may be below 0. Side by
+ * side none of this is lost.
+ *
+ * options: protocol is not used; ctx 0 or the file's. Errors: PARE_ERR_INPUT (a file that is cut
+ * off or longer than its counts, counts or ids out of range, a scale that is no number, another
+ * vocabulary or text than the model's), PARE_ERR_ARG (another ctx), as above. */
+pare_status pare_eval_against_logits(pare_perplexity *out, pare_distance *distance,
+                                     pare_runtime *rt, pare_model *m, const pare_tokenizer *tok,
+                                     const char *path, const char *text, size_t len,
+                                     const pare_eval_options *options, pare_error *err);
+
 /* The ids of a text as a protocol takes them. Free with pare_ids_free. */
 pare_status pare_eval_tokens(pare_ids *ids, const pare_tokenizer *tok, const char *text, size_t len,
                              pare_protocol protocol, pare_error *err);

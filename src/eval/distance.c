@@ -1,15 +1,16 @@
-/* Two models over the same windows, side by side. A window runs in pieces small enough that the
- * logits of both fit in memory; what is kept of a piece is four numbers a token.
+/* Two models over the same windows, side by side, or a model beside the distributions that a file
+ * holds. A window runs in pieces small enough that the logits of both fit in memory; what is kept
+ * of a piece is four numbers a token.
  *
  *     KL(base || model) = sum_v p_base(v) * (log p_base(v) - log p(v))
  *
- * over the full vocabulary. (llama.cpp's files hold log p in 16 bits, clamped 16 below the largest:
- * its figures differ from these by what that loses.) */
+ * over the full vocabulary; with a file as llama.cpp takes it (pare/eval.h). */
 #include "eval/perplexity.h"
 
 #include "base/memory.h"
 #include "base/runtime.h"
 #include "base/team.h"
+#include "io/logits_file.h"
 #include "kernels/op_kernels.h"
 
 #include <math.h>
@@ -17,6 +18,10 @@
 #include <string.h>
 
 enum { PIECE_BYTES = 64 << 20, MIN_ROWS = 16, MAX_ROWS = 512 };
+enum { BASE, MODEL };
+
+/* What a file gives no more than this is not part of its KL. */
+#define FILE_FLOOR (-16.0f)
 
 typedef struct row_result {
     double kl;
@@ -26,8 +31,10 @@ typedef struct row_result {
 
 typedef struct comparison {
     const pare_softmax_kernels *softmax;
+    const pare_logits_file *file; /* holds the base's distributions; NULL: a model gives them */
+    uint16_t *codes;              /* [max_rows][file->row_codes] */
     size_t vocab_size, max_rows;
-    float *base, *model;   /* [max_rows][vocab_size] */
+    float *base, *model;   /* [max_rows][vocab_size]; base: with a file log p */
     const int32_t *target; /* [rows] of the piece */
     row_result *rows;      /* [max_rows] */
     pare_ppl_sum sum, base_sum;
@@ -56,22 +63,30 @@ static int copy_rows(void *arg, size_t first, size_t n_rows, const float *logits
     return 0;
 }
 
-static row_result compare_row(const pare_softmax_kernels *k, const float *base, const float *model,
-                              size_t n, int32_t target) {
-    double base_lse = k->logsumexp(base, n), lse = k->logsumexp(model, n);
-    double kl = k->divergence(base, base_lse, model, lse, n);
-    return (row_result){.kl = kl > 0 ? kl : 0, /* rounding may end below the zero it stands for */
-                        .base_logprob = (float)((double)base[target] - base_lse),
-                        .logprob = (float)((double)model[target] - lse),
-                        .same_top = k->argmax(base, n) == k->argmax(model, n),
-                        .bad = !isfinite(kl)};
+static row_result compare_row(const comparison *c, float *base, const float *model,
+                              int32_t target) {
+    const pare_softmax_kernels *k = c->softmax;
+    const size_t n = c->vocab_size;
+    double base_lse = c->file ? 0 : k->logsumexp(base, n), lse = k->logsumexp(model, n);
+    row_result r = {.base_logprob = (float)((double)base[target] - base_lse),
+                    .logprob = (float)((double)model[target] - lse),
+                    .same_top = k->argmax(base, n) == k->argmax(model, n)};
+    for (size_t v = 0; c->file && v < n; v++)
+        if (base[v] <= FILE_FLOOR) base[v] = -INFINITY;
+    r.kl = k->divergence(base, base_lse, model, lse, n);
+    r.bad = !isfinite(r.kl);
+    /* rounding may end below the zero it stands for; a file's row does not sum to 1 */
+    if (!c->file && r.kl < 0) r.kl = 0;
+    return r;
 }
 
 static void compare_rows(void *arg, size_t begin, size_t end) {
     comparison *c = arg;
-    for (size_t i = begin; i < end; i++)
-        c->rows[i] = compare_row(c->softmax, c->base + i * c->vocab_size,
-                                 c->model + i * c->vocab_size, c->vocab_size, c->target[i]);
+    for (size_t i = begin; i < end; i++) {
+        float *base = c->base + i * c->vocab_size;
+        if (c->file) pare_logits_file_decode(base, c->file, c->codes + i * c->file->row_codes);
+        c->rows[i] = compare_row(c, base, c->model + i * c->vocab_size, c->target[i]);
+    }
 }
 
 /* Adds the rows of a piece in their order. */
@@ -96,37 +111,43 @@ static pare_status add_rows(comparison *c, size_t n, size_t window, size_t first
     return PARE_OK;
 }
 
-/* Appends tokens [begin, end) of the window to both sessions and compares what is scored. */
+/* Appends tokens [begin, end) of the window to the sessions and compares what is scored. */
 static pare_status run_piece(comparison *c, pare_runtime *rt, pare_session *const session[2],
                              const pare_ppl_run *run, size_t window, size_t begin, size_t end,
                              pare_error *err) {
     const pare_ppl_plan *plan = &run->plan;
     size_t from = begin > plan->from ? begin : plan->from;
     size_t to = end < plan->ctx - 1 ? end : plan->ctx - 1; /* the last token predicts nothing */
-    if (from >= to) {                                      /* nothing to score yet */
-        for (int i = 0; i < 2; i++)
-            PARE_TRY(pare_session_eval(session[i], run->window + begin, end - begin, NULL, err));
-        return PARE_OK;
-    }
     float *out[2] = {c->base, c->model};
-    for (int i = 0; i < 2; i++) {
+    for (int i = c->file ? MODEL : BASE; i <= MODEL; i++) {
         copy_job job = {out[i], c->vocab_size, from - begin, to - from};
-        PARE_TRY(pare_session_eval_all(session[i], run->window + begin, end - begin, from - begin,
-                                       copy_rows, &job, err));
+        if (from >= to) /* nothing to score yet */
+            PARE_TRY(pare_session_eval(session[i], run->window + begin, end - begin, NULL, err));
+        else
+            PARE_TRY(pare_session_eval_all(session[i], run->window + begin, end - begin,
+                                           from - begin, copy_rows, &job, err));
     }
+    if (from >= to) return PARE_OK;
+    if (c->file)
+        PARE_TRY(
+            pare_logits_file_read(c->codes, c->file, window, from - plan->from, to - from, err));
     c->target = run->window + from + 1;
     pare_parallel_for(rt, to - from, 1, compare_rows, c);
     return add_rows(c, to - from, window, from + 1, err);
 }
 
+/* file: as in comparison. */
 static pare_status comparison_begin(comparison *c, pare_runtime *rt, const pare_ppl_run *run,
-                                    size_t vocab_size, pare_error *err) {
+                                    size_t vocab_size, const pare_logits_file *file,
+                                    pare_error *err) {
     size_t rows = PIECE_BYTES / sizeof(float) / vocab_size, n_scored;
     rows = rows < MIN_ROWS ? MIN_ROWS : rows > MAX_ROWS ? MAX_ROWS : rows;
     if (rows > run->plan.ctx) rows = run->plan.ctx;
     c->softmax = pare_op_kernels_get(pare_runtime_isa(rt))->softmax;
+    c->file = file;
     c->vocab_size = vocab_size;
     c->max_rows = rows;
+    if (file) c->codes = pare_malloc(rows * file->row_codes, sizeof *c->codes);
     c->base = pare_malloc(rows * vocab_size, sizeof *c->base);
     c->model = pare_malloc(rows * vocab_size, sizeof *c->model);
     c->rows = pare_malloc(rows, sizeof *c->rows);
@@ -134,12 +155,13 @@ static pare_status comparison_begin(comparison *c, pare_runtime *rt, const pare_
         c->kl = pare_malloc(n_scored, sizeof *c->kl);
         c->dp = pare_malloc(n_scored, sizeof *c->dp);
     }
-    if (!c->base || !c->model || !c->rows || !c->kl || !c->dp)
+    if (!c->base || !c->model || !c->rows || !c->kl || !c->dp || (file && !c->codes))
         return pare_fail(err, PARE_ERR_NOMEM, "distance: out of memory");
     return PARE_OK;
 }
 
 static void comparison_end(comparison *c) {
+    pare_free(c->codes);
     pare_free(c->base);
     pare_free(c->model);
     pare_free(c->rows);
@@ -242,8 +264,7 @@ static pare_status run_windows(comparison *c, pare_runtime *rt, pare_session *co
     for (size_t k = 0; k < plan->n_windows; k++) {
         pare_progress(rt, "comparing", (double)k, (double)plan->n_windows, "windows");
         pare_ppl_window(run->window, plan, run->ids.data, k);
-        pare_session_truncate(session[0], 0);
-        pare_session_truncate(session[1], 0);
+        for (int i = c->file ? MODEL : BASE; i <= MODEL; i++) pare_session_truncate(session[i], 0);
         for (size_t begin = 0; begin < plan->ctx; begin += c->max_rows) {
             PARE_TRY(pare_check_cancel(rt, err));
             size_t end = begin + c->max_rows < plan->ctx ? begin + c->max_rows : plan->ctx;
@@ -257,6 +278,26 @@ static pare_status run_windows(comparison *c, pare_runtime *rt, pare_session *co
     return PARE_OK;
 }
 
+/* Runs the windows and sums up. base: NULL where a file holds its distributions. */
+static pare_status compare(pare_perplexity *out, pare_distance *distance, pare_runtime *rt,
+                           pare_ppl_run *run, pare_model *m, pare_model *base,
+                           const pare_logits_file *file, pare_error *err) {
+    comparison c = {0};
+    pare_session *session[2] = {NULL, NULL};
+    pare_status st = comparison_begin(&c, rt, run, pare_model_vocab_size(m), file, err);
+    if (st == PARE_OK && base) st = pare_ppl_session(&session[BASE], run, base, err);
+    if (st == PARE_OK) st = pare_ppl_session(&session[MODEL], run, m, err);
+    if (st == PARE_OK) st = run_windows(&c, rt, session, run, err);
+    if (st == PARE_OK) {
+        pare_ppl_finish(out, run, &c.sum);
+        summarise(distance, &c);
+    }
+    pare_session_free(session[BASE]);
+    pare_session_free(session[MODEL]);
+    comparison_end(&c);
+    return st;
+}
+
 pare_status pare_eval_against(pare_perplexity *out, pare_distance *distance, pare_runtime *rt,
                               pare_model *m, const pare_tokenizer *tok, pare_model *base,
                               const pare_tokenizer *base_tok, const char *text, size_t len,
@@ -264,21 +305,66 @@ pare_status pare_eval_against(pare_perplexity *out, pare_distance *distance, par
     *out = (pare_perplexity){0};
     *distance = (pare_distance){0};
     pare_ppl_run run;
-    comparison c = {0};
-    pare_session *session[2] = {NULL, NULL}; /* base, model */
     pare_status st = pare_ppl_begin(&run, m, tok, text, len, options, err);
     if (st == PARE_OK) st = check_same(&run, m, base, base_tok, text, len, err);
-    if (st == PARE_OK) st = comparison_begin(&c, rt, &run, pare_model_vocab_size(m), err);
-    if (st == PARE_OK) st = pare_ppl_session(&session[0], &run, base, err);
-    if (st == PARE_OK) st = pare_ppl_session(&session[1], &run, m, err);
-    if (st == PARE_OK) st = run_windows(&c, rt, session, &run, err);
-    if (st == PARE_OK) {
-        pare_ppl_finish(out, &run, &c.sum);
-        summarise(distance, &c);
-    }
-    pare_session_free(session[0]);
-    pare_session_free(session[1]);
-    comparison_end(&c);
+    if (st == PARE_OK) st = compare(out, distance, rt, &run, m, base, NULL, err);
     pare_ppl_end(&run);
+    return st;
+}
+
+/* --- a file instead of the base model --- */
+
+bool pare_is_logits_file(const char *path) { return pare_logits_file_is(path); }
+
+static pare_status check_file(const pare_logits_file *f, const pare_model *m,
+                              const pare_eval_options *o, pare_error *err) {
+    const char *path = f->file.path;
+    if (f->vocab_size != pare_model_vocab_size(m))
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: n_vocab: found %zu, expected the model's vocabulary of %zu tokens",
+                         path, f->vocab_size, pare_model_vocab_size(m));
+    if (pare_model_ctx_max(m) && f->ctx > pare_model_ctx_max(m))
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: n_ctx: found %zu tokens, expected at most %zu (the model's maximum)",
+                         path, f->ctx, pare_model_ctx_max(m));
+    if (o->ctx && o->ctx != f->ctx)
+        return pare_fail(err, PARE_ERR_ARG, "context: found %zu tokens, expected the %zu of %s",
+                         o->ctx, f->ctx, path);
+    return PARE_OK;
+}
+
+/* A file holds the text's ids up to the end of its last window. */
+static pare_status check_text(const pare_logits_file *f, const pare_tokenizer *tok,
+                              const char *text, size_t len, const char *name, pare_error *err) {
+    const size_t n = f->n_windows * f->ctx;
+    pare_ids ids = {0};
+    pare_status st = pare_eval_tokens(&ids, tok, text, len, PARE_PROTOCOL_LLAMA_CPP, err);
+    size_t same = 0;
+    while (st == PARE_OK && same < n && same < ids.n && ids.data[same] == f->ids[same]) same++;
+    if (st == PARE_OK && same < n && same < ids.n)
+        st = pare_fail(err, PARE_ERR_INPUT, "%s: token %zu: found id %d, expected %d as in %s",
+                       f->file.path, same, f->ids[same], ids.data[same], name ? name : "text");
+    else if (st == PARE_OK && same < n)
+        st = pare_fail(err, PARE_ERR_INPUT, "%s: found %zu tokens, expected at most the %zu of %s",
+                       f->file.path, n, ids.n, name ? name : "text");
+    pare_ids_free(&ids);
+    return st;
+}
+
+pare_status pare_eval_against_logits(pare_perplexity *out, pare_distance *distance,
+                                     pare_runtime *rt, pare_model *m, const pare_tokenizer *tok,
+                                     const char *path, const char *text, size_t len,
+                                     const pare_eval_options *options, pare_error *err) {
+    *out = (pare_perplexity){0};
+    *distance = (pare_distance){0};
+    pare_ppl_run run = {.options = options ? *options : pare_eval_options_default()};
+    pare_logits_file f;
+    PARE_TRY(pare_logits_file_open(&f, path, err));
+    pare_status st = check_file(&f, m, &run.options, err);
+    if (st == PARE_OK && text) st = check_text(&f, tok, text, len, run.options.name, err);
+    if (st == PARE_OK) st = pare_ppl_begin_logits(&run, &f, tok, err);
+    if (st == PARE_OK) st = compare(out, distance, rt, &run, m, NULL, &f, err);
+    pare_ppl_end(&run);
+    pare_logits_file_close(&f);
     return st;
 }

@@ -95,18 +95,39 @@ double pare_ppl_stderr(const pare_ppl_sum *sum) {
 
 /* --- a run --- */
 
+/* Ids and plan are there. */
+static pare_status start(pare_ppl_run *run, pare_error *err) {
+    run->window = pare_malloc(run->plan.ctx, sizeof *run->window);
+    if (!run->window) return pare_fail(err, PARE_ERR_NOMEM, "perplexity: out of memory");
+    run->start_s = pare_now_s();
+    return PARE_OK;
+}
+
+static int32_t bos_of(const pare_tokenizer *tok) {
+    return pare_tokenizer_adds_bos(tok) ? pare_tokenizer_bos(tok) : -1;
+}
+
 pare_status pare_ppl_begin(pare_ppl_run *run, const pare_model *m, const pare_tokenizer *tok,
                            const char *text, size_t len, const pare_eval_options *options,
                            pare_error *err) {
     *run = (pare_ppl_run){.options = options ? *options : pare_eval_options_default()};
     PARE_TRY(pare_eval_tokens(&run->ids, tok, text, len, run->options.protocol, err));
-    int32_t bos = pare_tokenizer_adds_bos(tok) ? pare_tokenizer_bos(tok) : -1;
-    PARE_TRY(
-        pare_ppl_plan_make(&run->plan, &run->options, run->ids.n, pare_model_ctx_max(m), bos, err));
-    run->window = pare_malloc(run->plan.ctx, sizeof *run->window);
-    if (!run->window) return pare_fail(err, PARE_ERR_NOMEM, "perplexity: out of memory");
-    run->start_s = pare_now_s();
-    return PARE_OK;
+    PARE_TRY(pare_ppl_plan_make(&run->plan, &run->options, run->ids.n, pare_model_ctx_max(m),
+                                bos_of(tok), err));
+    return start(run, err);
+}
+
+pare_status pare_ppl_begin_logits(pare_ppl_run *run, pare_logits_file *f, const pare_tokenizer *tok,
+                                  pare_error *err) {
+    size_t n = f->n_windows * f->ctx, most = run->options.max_windows;
+    run->options.protocol = PARE_PROTOCOL_LLAMA_CPP;
+    run->ids = (pare_ids){f->ids, n, n};
+    f->ids = NULL;
+    run->plan = (pare_ppl_plan){.ctx = f->ctx,
+                                .n_windows = most && most < f->n_windows ? most : f->n_windows,
+                                .from = f->ctx / 2,
+                                .bos = bos_of(tok)};
+    return start(run, err);
 }
 
 pare_status pare_ppl_session(pare_session **out, const pare_ppl_run *run, pare_model *m,

@@ -2,6 +2,7 @@
 #ifndef PARE_SRC_EVAL_PERPLEXITY_H
 #define PARE_SRC_EVAL_PERPLEXITY_H
 
+#include "io/logits_file.h"
 #include "pare/eval.h"
 
 /* Which tokens a protocol puts into a window and which of them it scores. */
@@ -45,6 +46,9 @@ typedef struct pare_ppl_run {
 pare_status pare_ppl_begin(pare_ppl_run *run, const pare_model *m, const pare_tokenizer *tok,
                            const char *text, size_t len, const pare_eval_options *options,
                            pare_error *err);
+/* The windows of a file, whose ids it takes; *run holds the options and nothing else. */
+pare_status pare_ppl_begin_logits(pare_ppl_run *run, pare_logits_file *f, const pare_tokenizer *tok,
+                                  pare_error *err);
 pare_status pare_ppl_session(pare_session **out, const pare_ppl_run *run, pare_model *m,
                              pare_error *err);
 /* The result's fields from the run and the sums. */

@@ -433,6 +433,54 @@ static void eval_against(void **state) {
     json_decref(o);
 }
 
+/* A base file of llama.cpp: two windows of 64 tokens, every distribution even. */
+static void write_even_logits(const char *name) {
+    enum { LOGITS_CTX = 64, LOGITS_ROWS = 31, LOGITS_CODES = 2 * ((TINY_VOCAB + 1) / 2) + 4 };
+    const int32_t counts[] = {LOGITS_CTX, TINY_VOCAB, 2};
+    const float range[] = {0, -logf(TINY_VOCAB)};
+    const size_t n = 8 + sizeof counts + 4 * 2 * LOGITS_CTX;
+    static char data[8 + 12 + 4 * 2 * LOGITS_CTX + 2 * LOGITS_ROWS * LOGITS_CODES * 2];
+    memcpy(data, "_logits_", 8);
+    memcpy(data + 8, counts, sizeof counts);
+    for (size_t i = 0; i < 2 * LOGITS_ROWS; i++)
+        memcpy(data + n + i * LOGITS_CODES * 2, range, sizeof range);
+    test_write(name, data, sizeof data);
+}
+
+static void eval_against_logits(void **state) {
+    (void)state;
+    write_even_logits("base.kld");
+    json_t *o = program_json(NULL, "pare eval model.gguf --against base.kld");
+    program_has(o, "against.kl_mean,against.kl_p99,against.same_top,against.ppl_ratio,"
+                   "against.flips,perplexity.crc32,record_id");
+    json_t *ppl = json_object_get(o, "perplexity"), *against = json_object_get(o, "against");
+    assert_string_equal(string(ppl, "protocol"), "llama.cpp");
+    assert_true(integer(ppl, "ctx") == 64 && integer(ppl, "n_windows") == 2);
+    assert_true(integer(ppl, "n_scored") == 62 && integer(ppl, "n_tokens") == 128);
+    assert_true(fabs(number(against, "base_ppl") / TINY_VOCAB - 1) < 1e-5);
+    assert_true(number(against, "kl_mean") > 0);
+    json_decref(o);
+    program_result r = program_run(NULL, "pare eval model.gguf --against base.kld --windows 1 "
+                                         "--protocol llama.cpp --ctx 64");
+    assert_int_equal(r.code, 0);
+    assert_true(strstr(r.out, "llama.cpp-64") && strstr(r.out, "KL mean"));
+    program_free(&r);
+    const struct {
+        const char *options, *told;
+    } cases[] = {
+        {"--protocol hf", "found --protocol hf, expected llama.cpp"},
+        {"--tasks rte --data tasks", "expected a model to answer them too"},
+        {"--ctx 128", "found 128 tokens, expected the 64 of base.kld"},
+        {"--text wiki.test.raw", "base.kld: token 0: found id 0, expected "},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char command[160];
+        snprintf(command, sizeof command, "pare eval model.gguf --against base.kld %s",
+                 cases[i].options);
+        program_refuses(command, cases[i].told);
+    }
+}
+
 static void eval_tasks(void **state) {
     (void)state;
     json_t *o =
@@ -687,6 +735,7 @@ int main(void) {
         cmocka_unit_test(eval),
         cmocka_unit_test(analyze),
         cmocka_unit_test(eval_against),
+        cmocka_unit_test(eval_against_logits),
         cmocka_unit_test(eval_tasks),
         cmocka_unit_test(eval_errors),
         cmocka_unit_test(compress_errors),
