@@ -19,9 +19,19 @@ pare_status pare_sparse_check(const pare_sparse_options *o, pare_error *err) {
     return PARE_OK;
 }
 
+/* A fiftieth of the way, as JaxPruner's users have it; not more often than in every tenth step, as
+ * an update costs SET and RigL one. An `until` that was given is to be a multiple. */
+static int64_t default_every(int64_t from, int64_t until, bool given) {
+    int64_t most = (until - from) / 50;
+    most = most < 10 ? 10 : most > 100 ? 100 : most;
+    for (int64_t every = most; given && every >= 10; every--)
+        if (until % every == 0) return every;
+    return most;
+}
+
 /* Steps that were not given lie at a quarter and three quarters of the training, on multiples of
- * `every`, where updates are. */
-static pare_status settle_schedule(pare_pruner *p, int64_t n_steps, pare_error *err) {
+ * `every`, where updates are; not at step 0, whose weights are those of the start. */
+static pare_status settle_schedule(pare_pruner *p, pare_error *err) {
     const pare_sparse_options *o = p->o;
     pare_schedule *s = &p->schedule;
     *s = (pare_schedule){.kind = (pare_schedule_kind)o->schedule,
@@ -31,22 +41,41 @@ static pare_status settle_schedule(pare_pruner *p, int64_t n_steps, pare_error *
                          .power = o->power};
     if (s->kind == PARE_SCHEDULE_NONE) return PARE_OK;
     bool needs_until = s->kind != PARE_SCHEDULE_ONE_SHOT;
-    if (n_steps <= 0 && (s->from < 0 || (needs_until && s->until < 0)))
+    if (p->n_steps <= 0 && (s->from < 0 || (needs_until && s->until < 0)))
         return pare_fail(err, PARE_ERR_ARG,
                          "%s: found no step, expected one: the length of the training is not known",
                          s->from < 0 ? "from" : "until");
-    if (s->from < 0) s->from = n_steps / 4 / s->every * s->every;
-    if (s->until < 0) {
-        s->until = n_steps * 3 / 4 / s->every * s->every;
-        if (s->until < s->from) s->until = s->from;
-    }
-    if (s->kind == PARE_SCHEDULE_POLYNOMIAL && s->until % s->every > 1)
+    int64_t from = s->from < 0 ? p->n_steps / 4 : s->from,
+            until = s->until < 0 ? p->n_steps * 3 / 4 : s->until;
+    if (s->every == 0) s->every = default_every(from, until, s->until >= 0);
+    if (s->from < 0) s->from = from < s->every ? s->every : from / s->every * s->every;
+    if (s->until >= 0) return PARE_OK;
+    s->until = until / s->every * s->every;
+    if (s->until < s->from) s->until = s->from;
+    return PARE_OK;
+}
+
+/* What a user would not expect of a schedule, once a training begins. */
+static void tell_schedule(pare_pruner *p) {
+    const pare_schedule *s = &p->schedule;
+    const char *name = p->spec.method->name;
+    bool once = s->kind == PARE_SCHEDULE_ONE_SHOT, sparse = false;
+    p->told = true;
+    if (s->kind == PARE_SCHEDULE_NONE || p->fns->is_update || p->fns->straight_through) return;
+    int64_t first = once ? s->from : (s->from + s->every - 1) / s->every * s->every;
+    for (size_t i = 0; i < p->n; i++) sparse |= p->tensors[i].k < p->tensors[i].n;
+    if ((p->n_steps > 0 && first >= p->n_steps) || (!once && first > s->until))
+        pare_warn(
+            p->rt,
+            "%s: no step has an update of masks (every=%lld from %lld to %lld, %lld steps): %s",
+            name, (long long)s->every, (long long)s->from, (long long)s->until,
+            (long long)p->n_steps, sparse ? "those of the start stay" : "nothing is pruned");
+    else if (s->kind == PARE_SCHEDULE_POLYNOMIAL && s->until % s->every > 1)
         pare_warn(p->rt,
                   "%s: until=%lld is no multiple of every=%lld: the last update is at step %lld, "
                   "below the full sparsity",
-                  p->spec.method->name, (long long)s->until, (long long)s->every,
+                  name, (long long)s->until, (long long)s->every,
                   (long long)(s->until / s->every * s->every));
-    return PARE_OK;
 }
 
 /* --- tensors --- */
@@ -120,7 +149,8 @@ static pare_status make(pare_pruner *p, const char *spec, const pare_trained *te
     p->tensors = pare_calloc(n, sizeof *p->tensors);
     if (!p->tensors) return pare_fail(err, PARE_ERR_NOMEM, "sparsity: %zu tensors", n);
     p->n = n;
-    if (settle_schedule(p, n_steps, err) != PARE_OK)
+    p->n_steps = n_steps;
+    if (settle_schedule(p, err) != PARE_OK)
         return pare_fail_prefix(err, "sparsity: %s", p->spec.method->name);
     for (size_t i = 0; i < n; i++) {
         p->tensors[i].t = tensors[i];
@@ -363,6 +393,7 @@ void pare_pruner_post_gradient(pare_pruner *p) {
 }
 
 pare_status pare_pruner_pre_forward(pare_pruner *p, pare_error *err) {
+    if (!p->told) tell_schedule(p);
     if (p->fns->straight_through) {
         const pare_sparse_input in = {0};
         if (p->forward_stale || !p->fns->is_update || p->fns->is_update(p))

@@ -53,10 +53,12 @@ typedef struct pare_sparse_options {
      .choices = "none|one_shot|periodic|polynomial",                                               \
      .help = "when masks are updated: never, at step `from`, or at multiples of `every` from "     \
              "`from` to `until`, with the full sparsity or one that grows to it"},                 \
-        PARE_SPARSE_FIELD(options, every, PARE_PARAM_INT, 100, 1, 1e9,                             \
-                          "steps from one update to the next"),                                    \
+        PARE_SPARSE_FIELD(options, every, PARE_PARAM_INT, 0, 0, 1e9,                               \
+                          "steps from one update to the next; 0: a fiftieth of those from `from` " \
+                          "to `until`, but 10 to 100"),                                            \
         PARE_SPARSE_FIELD(options, from, PARE_PARAM_INT, from_, -1, 2e9,                           \
-                          "first step with an update; -1: a quarter of the training"),             \
+                          "first step with an update; -1: a quarter of the training, but `every` " \
+                          "or more"),                                                              \
         PARE_SPARSE_FIELD(options, until, PARE_PARAM_INT, -1, -1, 2e9,                             \
                           "last one; -1: three quarters of the training"),                         \
         PARE_SPARSE_FIELD(options, power, PARE_PARAM_FLOAT, 3, 0.1, 100,                           \
@@ -93,6 +95,8 @@ struct pare_pruner {
     const pare_sparse_options *o; /* of spec.options */
     const pare_sparse_fns *fns;
     pare_schedule schedule;
+    int64_t n_steps;      /* of the training; 0: not known */
+    bool told;            /* what is odd about the schedule */
     pare_pruned *tensors; /* [n] */
     size_t n;
     int64_t count;

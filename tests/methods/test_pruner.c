@@ -47,6 +47,75 @@ static void schedules(void **state) {
     assert_true(pare_schedule_sparsity(&point, 0.5, 10) == 0.5);
 }
 
+static void keep_line(void *arg, const char *line) {
+    char *first = arg;
+    if (!*first) snprintf(first, 200, "%s", line);
+}
+
+static pare_runtime *listening_runtime(char line[200]) {
+    pare_options options = pare_options_default();
+    pare_runtime *rt = NULL;
+    *line = '\0';
+    options.n_threads = 1;
+    options.warn = keep_line;
+    options.callback_arg = line;
+    assert_ok(pare_runtime_create(&rt, &options, err));
+    return rt;
+}
+
+/* What was not given follows the length of the training; a schedule without an update is told. */
+static void schedules_of_short_trainings(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec;
+        int64_t n_steps, every, from, until;
+        const char *told; /* NULL: nothing */
+    } cases[] = {
+        {"rigl", 100000, 100, 1, 75000, NULL},
+        {"rigl", 2000, 29, 1, 1479, NULL},
+        {"rigl", 100, 10, 1, 70, NULL},
+        {"rigl", 14, 10, 1, 10, NULL},
+        {"rigl", 8, 10, 1, 1,
+         "rigl: no step has an update of masks (every=10 from 1 to 1, 8 "
+         "steps): those of the start stay"},
+        {"rigl:every=100", 100, 100, 1, 1, "those of the start stay"},
+        {"rigl:every=100", 200, 100, 1, 100, NULL},
+        {"set:every=90", 100, 90, 1, 1, "set: no step has an update"},
+        {"magnitude", 2000, 20, 500, 1500, NULL},
+        {"magnitude", 100, 10, 20, 70, NULL},
+        {"magnitude", 12, 10, 10, 10, NULL},
+        {"magnitude:every=100", 150, 100, 100, 100, NULL},
+        {"magnitude:every=100", 90, 100, 100, 100, "nothing is pruned"},
+        {"magnitude:from=0,until=1230", 0, 15, 0, 1230, NULL}, /* a divisor, 24 is none */
+        {"magnitude:from=0,until=1231", 0, 24, 0, 1231, "is no multiple of every=24"},
+        {"magnitude:every=7,from=10,until=12", 40, 7, 10, 12, "nothing is pruned"},
+        {"magnitude:schedule=one_shot,from=50", 40, 10, 50, 50, "nothing is pruned"},
+        {"magnitude:schedule=one_shot", 40, 10, 10, 30, NULL},
+        {"magnitude_ste", 40, 10, 10, 30, NULL},
+        {"static_sparse", 40, 0, 0, 0, NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char line[200];
+        pare_runtime *rt = listening_runtime(line);
+        toy x;
+        lay_out(&x);
+        assert_ok(pare_pruner_create(&x.pruner, rt, cases[i].spec, x.t, N, cases[i].n_steps, err));
+        const pare_schedule *s = &x.pruner->schedule;
+        if (s->every != cases[i].every || s->from != cases[i].from || s->until != cases[i].until)
+            fail_msg("%s, %d steps: found every=%d from %d to %d", cases[i].spec,
+                     (int)cases[i].n_steps, (int)s->every, (int)s->from, (int)s->until);
+        assert_string_equal(line, ""); /* not before the training begins */
+        forward(&x);
+        if (cases[i].told ? !strstr(line, cases[i].told) : *line)
+            fail_msg("%s, %d steps: told \"%s\"", cases[i].spec, (int)cases[i].n_steps, line);
+        *line = '\0';
+        forward(&x);
+        assert_string_equal(line, "");
+        pare_pruner_free(x.pruner);
+        pare_runtime_free(rt);
+    }
+}
+
 /* ---- drop and grow ---- */
 
 static void drop_and_grow_of_jaxpruner(void **state) {
@@ -640,11 +709,6 @@ static void own_scores(void **state) {
     pare_runtime_free(rt);
 }
 
-static void keep_line(void *arg, const char *line) {
-    char *first = arg;
-    if (!*first) snprintf(first, 200, "%s", line);
-}
-
 static void nan_scores_are_told(void **state) {
     (void)state;
     static const char *const cases[] = {"magnitude:sparsity=0.5,schedule=one_shot,from=0",
@@ -652,13 +716,8 @@ static void nan_scores_are_told(void **state) {
                                         "global_magnitude:sparsity=0.5,schedule=one_shot,from=0",
                                         "rigl:sparsity=0.5,every=1,from=0,until=9"};
     for (size_t k = 0; k < 4; k++) {
-        char line[200] = "";
-        pare_options options = pare_options_default();
-        pare_runtime *rt = NULL;
-        options.n_threads = 1;
-        options.warn = keep_line;
-        options.callback_arg = line;
-        assert_ok(pare_runtime_create(&rt, &options, err));
+        char line[200];
+        pare_runtime *rt = listening_runtime(line);
         toy x;
         begin(&x, rt, cases[k], "sgd");
         gradients(&x);
@@ -683,7 +742,7 @@ static void which_tensors_are_pruned(void **state) {
     assert_true(pare_pruner_target(x.pruner, 0) == 0.7 && pare_pruner_target(x.pruner, 3) == 0.7);
     assert_true(isnan(pare_pruner_target(x.pruner, 1)) && isnan(pare_pruner_target(x.pruner, 2)));
     assert_null(pare_pruner_mask(x.pruner, 1));
-    assert_int_equal(x.pruner->schedule.from, 0); /* of 40 steps, multiples of 100 */
+    assert_int_equal(x.pruner->schedule.from, 10); /* of 40 steps, multiples of 10 */
     end(&x);
     lay_out(&x);
     x.t[0].has_sparsity = x.t[2].has_sparsity = true;
@@ -799,7 +858,7 @@ static void wrong_calls_are_refused(void **state) {
         {"iterative_nm:sparsity=0.5", "expected N:M"},
         {"magnitude:sparsity=1.5", "sparsity: found 1.5"},
         {"magnitude:until=5,from=10", "until: found 5"},
-        {"magnitude:every=0", "every: found 0"},
+        {"magnitude:every=-1", "every: found -1"},
         {"magnitude:sparsity=2:4,dist=erk", "which every tensor gets"},
         {"magnitude:sparsity=3:5,from=0,until=9", "multiple of 5"},
         {"magnitude:dist=owl", "uniform|erk"},
@@ -838,6 +897,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_algorithm_is_tried),
         cmocka_unit_test(schedules),
+        cmocka_unit_test(schedules_of_short_trainings),
         cmocka_unit_test(drop_and_grow_of_jaxpruner),
         cmocka_unit_test(large_scores_force_nothing_out),
         cmocka_unit_test(dynamic_training),
