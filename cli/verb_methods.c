@@ -19,8 +19,8 @@ static const cli_option options[] = {
 static const methods_options defaults = {0};
 
 static const char *type_name(pare_param_type type) {
-    static const char *const names[] = {"float",  "int",       "bool",  "sparsity",
-                                        "choice", "structure", "shares"};
+    static const char *const names[] = {"float",  "int",       "bool",   "sparsity",
+                                        "choice", "structure", "shares", "text"};
     return names[type];
 }
 

@@ -24,7 +24,8 @@ typedef enum pare_param_type {
     PARE_PARAM_SPARSITY,  /* a share ("0.5", "50%") or a pattern "N:M"; stored as pare_sparsity */
     PARE_PARAM_CHOICE,    /* one of `choices` ("a|b|c"); stored as its index, an int */
     PARE_PARAM_STRUCTURE, /* "weight", "block_RxC", "channel_in", "channel_out"; pare_structure */
-    PARE_PARAM_SHARES     /* "0.4;0.5;60%" or "none"; stored as pare_shares */
+    PARE_PARAM_SHARES,    /* "0.4;0.5;60%" or "none"; stored as pare_shares */
+    PARE_PARAM_TEXT /* what `choices` tells; stored as pare_text, at first as the first of them */
 } pare_param_type;
 
 /* Sparsity as a parameter: a share of zeros, or n kept of every m. */
@@ -53,12 +54,19 @@ typedef struct pare_shares {
     double share[PARE_MAX_SHARES];
 } pare_shares;
 
+/* A text that the method reads itself. Commas in it stand between slashes. */
+enum { PARE_MAX_TEXT = 256 };
+typedef struct pare_text {
+    char s[PARE_MAX_TEXT];
+} pare_text;
+
 typedef struct pare_param {
     const char *name;
     pare_param_type type;
     size_t offset;        /* into the method's options struct */
     double def, min, max; /* of numbers; bool: def 0 or 1; choice: def = index */
-    const char *choices;  /* "a|b|c" of a choice; of structures and shares what may be written */
+    const char *choices;  /* "a|b|c" of a choice; of structures, shares and texts what may be
+                             written */
     const char *help;     /* one line */
 } pare_param;
 

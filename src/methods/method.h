@@ -168,6 +168,9 @@ void pare_method_defaults(const pare_method *m, void *options);
  * what was expected. */
 pare_status pare_param_set(const pare_param *p, void *options, const char *text, pare_error *err);
 
+/* "0.5" or "50%", len bytes. */
+bool pare_parse_share(double *out, const char *text, size_t len);
+
 /* The canonical text of a parameter's value ("0.5", "2:4", "true", a choice's name) into out. */
 enum { PARE_PARAM_TEXT_MAX = 4096 }; /* holds every value */
 void pare_param_text(const pare_param *p, const void *options, char *out, size_t out_size);

@@ -85,8 +85,7 @@ static pare_status set_pattern(const pare_param *p, pare_sparsity *s, const char
     return PARE_OK;
 }
 
-/* "0.5" or "50%", len bytes. */
-static bool parse_share(double *out, const char *text, size_t len) {
+bool pare_parse_share(double *out, const char *text, size_t len) {
     char number[64];
     bool percent = len > 1 && text[len - 1] == '%';
     if (len >= sizeof number) return false;
@@ -100,7 +99,7 @@ static pare_status set_sparsity(const pare_param *p, pare_sparsity *s, const cha
                                 pare_error *err) {
     double v;
     if (strchr(text, ':')) return set_pattern(p, s, text, err);
-    if (!parse_share(&v, text, strlen(text)))
+    if (!pare_parse_share(&v, text, strlen(text)))
         return pare_fail(err, PARE_ERR_ARG,
                          "%s: found '%s', expected a share such as 0.5 or 50%%, or N:M", p->name,
                          text);
@@ -148,7 +147,7 @@ static pare_status set_shares(const pare_param *p, pare_shares *s, const char *t
     for (const char *t = text;; t++) {
         size_t len = strcspn(t, ";");
         double v;
-        if (!parse_share(&v, t, len) || v < 0 || v > 1)
+        if (!pare_parse_share(&v, t, len) || v < 0 || v > 1)
             return pare_fail(err, PARE_ERR_ARG,
                              "%s: found '%.*s' (number %d), expected shares from 0 to 1 such as "
                              "0.4;0.5;60%%",
@@ -160,6 +159,14 @@ static pare_status set_shares(const pare_param *p, pare_shares *s, const char *t
         t += len;
         if (*t == '\0') return PARE_OK;
     }
+}
+
+static pare_status set_text(const pare_param *p, pare_text *t, const char *text, pare_error *err) {
+    if (*text == '\0' || strlen(text) >= sizeof t->s)
+        return pare_fail(err, PARE_ERR_ARG, "%s: found %zu bytes, expected 1 to %zu", p->name,
+                         strlen(text), sizeof t->s - 1);
+    memcpy(t->s, text, strlen(text) + 1);
+    return PARE_OK;
 }
 
 static pare_status set_number(const pare_param *p, void *options, const char *text,
@@ -205,6 +212,8 @@ pare_status pare_param_set(const pare_param *p, void *options, const char *text,
         return set_structure(p, field(p, options), text, err);
     case PARE_PARAM_SHARES:
         return set_shares(p, field(p, options), text, err);
+    case PARE_PARAM_TEXT:
+        return set_text(p, field(p, options), text, err);
     }
     return pare_fail(err, PARE_ERR_INTERNAL, "%s: a parameter of unknown type", p->name);
 }
@@ -230,6 +239,9 @@ static void set_default(const pare_param *p, void *options) {
         break;
     case PARE_PARAM_SHARES:
         ((pare_shares *)f)->n = 0;
+        break;
+    case PARE_PARAM_TEXT:
+        choice_name(p->choices, 0, ((pare_text *)f)->s, PARE_MAX_TEXT);
         break;
     }
 }
@@ -285,6 +297,9 @@ void pare_param_text(const pare_param *p, const void *options, char *out, size_t
     case PARE_PARAM_SHARES:
         shares_text(f, out, out_size);
         break;
+    case PARE_PARAM_TEXT:
+        snprintf(out, out_size, "%s", ((const pare_text *)f)->s);
+        break;
     }
 }
 
@@ -304,6 +319,8 @@ bool pare_param_is_default(const pare_param *p, const void *options) {
         return ((const pare_structure *)f)->kind == PARE_STRUCTURE_WEIGHT;
     case PARE_PARAM_SHARES:
         return ((const pare_shares *)f)->n == 0;
+    case PARE_PARAM_TEXT:
+        return find_choice(p->choices, ((const pare_text *)f)->s) == 0;
     }
     return false;
 }

@@ -13,6 +13,7 @@
 
 pare_status pare_sparse_check(const pare_sparse_options *o, pare_error *err) {
     PARE_TRY(pare_prune_check(&o->p, err));
+    PARE_TRY(pare_sparse_check_targets(o, err));
     if (o->from >= 0 && o->until >= 0 && o->until < o->from && o->schedule > PARE_SCHEDULE_ONE_SHOT)
         return pare_fail(err, PARE_ERR_ARG, "until: found %d, expected %d (from) or more", o->until,
                          o->from);
@@ -80,13 +81,7 @@ static void tell_schedule(pare_pruner *p) {
 
 /* --- tensors --- */
 
-static bool is_pruned(const pare_sparse_options *o, const pare_trained *t) {
-    if (t->has_sparsity) return true;
-    if (t->n_dims < 2) return false;
-    return t->role == PARE_ROLE_LINEAR || (t->role == PARE_ROLE_EMBEDDING && o->embeddings);
-}
-
-static pare_status check_tensor(const pare_pruner *p, pare_pruned *t, pare_error *err) {
+static pare_status check_tensor(pare_pruned *t, pare_error *err) {
     const pare_trained *v = &t->t;
     if (!v->name || !v->w || v->n_dims < 1 || v->n_dims > PARE_TRAINED_MAX_DIMS)
         return pare_fail(err, PARE_ERR_ARG,
@@ -105,8 +100,18 @@ static pare_status check_tensor(const pare_pruner *p, pare_pruned *t, pare_error
     if (v->has_sparsity && !(v->sparsity >= 0 && v->sparsity <= 1))
         return pare_fail(err, PARE_ERR_ARG, "%s: found sparsity %g, expected 0 to 1", v->name,
                          v->sparsity);
-    if (!is_pruned(p->o, v) || v->has_sparsity) return PARE_OK; /* its own share, not the pattern */
-    return pare_mask_check_pattern(v->name, p->spec.method->name, &p->o->p.sparsity, t->cols, err);
+    return PARE_OK;
+}
+
+/* N:M divides the rows of tensors that have no sparsity of their own. */
+static pare_status check_patterns(const pare_pruner *p, pare_error *err) {
+    for (size_t i = 0; i < p->n; i++) {
+        const pare_pruned *t = &p->tensors[i];
+        if (t->chosen && !t->t.has_sparsity)
+            PARE_TRY(pare_mask_check_pattern(t->t.name, p->spec.method->name, &p->o->p.sparsity,
+                                             t->cols, err));
+    }
+    return PARE_OK;
 }
 
 /* Shares the sparsity out among the tensors that are pruned. */
@@ -119,7 +124,7 @@ static pare_status set_targets(pare_pruner *p, pare_error *err) {
     for (size_t i = 0; st == PARE_OK && i < p->n; i++) {
         const pare_trained *t = &p->tensors[i].t;
         p->tensors[i].target = NAN;
-        if (!is_pruned(p->o, t)) continue;
+        if (!p->tensors[i].chosen) continue;
         d[n] = (pare_dist_tensor){.name = t->name,
                                   .n_dims = t->n_dims,
                                   .layer = PARE_NO_LAYER,
@@ -129,7 +134,7 @@ static pare_status set_targets(pare_pruner *p, pare_error *err) {
     const pare_dist_blocks none = {0};
     if (st == PARE_OK && n) st = pare_distribution(share, d, n, &p->o->p, &none, err);
     for (size_t i = 0, k = 0; st == PARE_OK && i < p->n; i++)
-        if (is_pruned(p->o, &p->tensors[i].t)) p->tensors[i].target = share[k++];
+        if (p->tensors[i].chosen) p->tensors[i].target = share[k++];
     pare_free(d);
     pare_free(share);
     return st;
@@ -155,12 +160,15 @@ static pare_status make(pare_pruner *p, const char *spec, const pare_trained *te
     for (size_t i = 0; i < n; i++) {
         p->tensors[i].t = tensors[i];
         p->tensors[i].target = NAN;
-        PARE_TRY(check_tensor(p, &p->tensors[i], err));
+        PARE_TRY(check_tensor(&p->tensors[i], err));
         p->tensors[i].k = p->tensors[i].n;
     }
     if (p->fns->check && p->fns->check(p, err) != PARE_OK)
         return pare_fail_prefix(err, "sparsity: %s", p->spec.method->name);
     if (p->fns->never) return PARE_OK;
+    if (pare_pruner_choose(p, err) != PARE_OK)
+        return pare_fail_prefix(err, "sparsity: %s", p->spec.method->name);
+    PARE_TRY(check_patterns(p, err));
     PARE_TRY(set_targets(p, err));
     for (size_t i = 0; i < n; i++) {
         pare_pruned *t = &p->tensors[i];

@@ -16,6 +16,7 @@ typedef struct pare_sparse_options {
     int every, from, until;
     double power;
     bool sparse_grads, skip_gradients, embeddings, mask_at_init;
+    pare_text only, dense, own; /* which tensors: pruner_tensors.c; empty: as the default */
 } pare_sparse_options;
 
 /* Lines of its table; `options` begins with pare_sparse_options as member `s`. */
@@ -45,6 +46,24 @@ typedef struct pare_sparse_options {
         .name = "dist", .type = PARE_PARAM_CHOICE, .offset = offsetof(options, s.p.dist),          \
         .choices = "uniform|erk", .help = "how the sparsity is shared out among the tensors"       \
     }
+/* Which tensors. */
+#define PARE_SPARSE_TENSORS(options)                                                               \
+    PARE_SPARSE_FIELD(options, embeddings, PARE_PARAM_BOOL, 0, 0, 1, "embeddings are pruned too"), \
+        {.name = "only",                                                                           \
+         .type = PARE_PARAM_TEXT,                                                                  \
+         .offset = offsetof(options, s.only),                                                      \
+         .choices = "all|attn|ffn|embd|output|/REGEX/",                                            \
+         .help = "the tensors that are pruned, by name; all: linear layers"},                      \
+    {                                                                                              \
+        .name = "dense", .type = PARE_PARAM_TEXT, .offset = offsetof(options, s.dense),            \
+        .choices = "none|attn|ffn|embd|output|/REGEX/", .help = "tensors that are not pruned"      \
+    }
+#define PARE_SPARSE_OWN(options)                                                                   \
+    {                                                                                              \
+        .name = "own", .type = PARE_PARAM_TEXT, .offset = offsetof(options, s.own),                \
+        .choices = "none|TARGET=S;TARGET=S;...",                                                   \
+        .help = "sparsities of their own, which go before all else: ffn=0.9;/attn_v/=50%"          \
+    }
 #define PARE_SPARSE_SCHEDULE(options, schedule_, from_)                                            \
     {.name = "schedule",                                                                           \
      .type = PARE_PARAM_CHOICE,                                                                    \
@@ -68,8 +87,7 @@ typedef struct pare_sparse_options {
                       "the optimizer sees no gradient of pruned weights"),                         \
         PARE_SPARSE_FIELD(options, skip_gradients, PARE_PARAM_BOOL, skip_, 0, 1,                   \
                           "the optimizer stands still on steps that update masks"),                \
-        PARE_SPARSE_FIELD(options, embeddings, PARE_PARAM_BOOL, 0, 0, 1,                           \
-                          "embeddings are pruned too"),                                            \
+        PARE_SPARSE_TENSORS(options), PARE_SPARSE_OWN(options),                                    \
         PARE_SPARSE_FIELD(options, mask_at_init, PARE_PARAM_BOOL, 1, 0, 1,                         \
                           "false: as JaxPruner, whose first step runs before masks are applied")
 
@@ -77,6 +95,7 @@ typedef struct pare_sparse_options {
 typedef struct pare_pruned {
     pare_trained t;
     size_t n, rows, cols, inner; /* n = rows * cols; inner as in pare_mask_job */
+    bool chosen;                 /* it is pruned, or has a sparsity of its own */
     double target;               /* NAN: not pruned, and bits NULL */
     uint64_t *bits;              /* [pare_bit_words(n)] owned */
     size_t k;                    /* ones among them */
@@ -125,6 +144,13 @@ struct pare_sparse_fns {
     /* Refuses at creation what `check` cannot see; may be NULL. */
     pare_status (*check)(const pare_pruner *p, pare_error *err);
 };
+
+/* Which tensors are pruned, and which have a sparsity of their own: sets p->tensors[].chosen, and
+ * has_sparsity by `own`. Errors: PARE_ERR_ARG (what cannot be read; a target without a tensor),
+ * PARE_ERR_NOMEM. */
+pare_status pare_pruner_choose(pare_pruner *p, pare_error *err);
+/* Can the options' targets be read? Errors as above. */
+pare_status pare_sparse_check_targets(const pare_sparse_options *o, pare_error *err);
 
 /* What every algorithm's check begins with. */
 pare_status pare_sparse_check(const pare_sparse_options *o, pare_error *err);

@@ -84,14 +84,22 @@ static pare_status set_param(const pare_param *params, void *options, pare_piece
                      n.name ? "'?" : "");
 }
 
+/* The comma that ends a parameter, or the end: none within /.../. */
+static const char *end_of_param(pare_piece text) {
+    bool regex = false;
+    const char *p = text.p;
+    for (; p < text.end && (regex || *p != ','); p++)
+        if (*p == '/') regex = !regex;
+    return p;
+}
+
 pare_status pare_params_parse(const pare_param *params, void *options, pare_piece text,
                               const char *what, const char *name, pare_error *err) {
     uint64_t seen = 0;
     while (text.p < text.end) {
-        const char *comma = memchr(text.p, ',', (size_t)(text.end - text.p));
-        pare_piece pair = {text.p, comma ? comma : text.end};
+        pare_piece pair = {text.p, end_of_param(text)};
         PARE_TRY(set_param(params, options, pair, &seen, what, name, err));
-        text.p = pair.end + (comma ? 1 : 0);
+        text.p = pair.end + (pair.end < text.end);
     }
     return PARE_OK;
 }

@@ -3,9 +3,6 @@
 #include "base/memory.h"
 #include "methods/spec.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,60 +20,11 @@ static const pare_param encode_params[] = {
     {0},
 };
 
-/* --- regular expressions over tensor names --- */
-
-pare_status pare_name_regex_compile(void **out, const char *pattern, size_t len, pare_error *err) {
-    int code;
-    PCRE2_SIZE at;
-    *out = NULL;
-    if (len > 4096)
-        return pare_fail(err, PARE_ERR_ARG, "regex: found %zu bytes, expected at most 4096", len);
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)pattern, len, 0, &code, &at, NULL);
-    if (!re) {
-        char reason[128];
-        pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof reason);
-        return pare_fail(err, PARE_ERR_ARG, "regex '%.*s': place %zu: %s", (int)len, pattern,
-                         (size_t)at, reason);
-    }
-    *out = re;
-    return PARE_OK;
-}
-
-bool pare_name_regex_match(const void *regex, const char *name) {
-    pcre2_match_data *match = pcre2_match_data_create(1, NULL);
-    pcre2_match_context *limits = pcre2_match_context_create(NULL);
-    bool found = false;
-    if (match && limits) {
-        pcre2_set_match_limit(
-            limits, 100000); /* names are short: a pattern that needs more never matches */
-        found =
-            pcre2_match(regex, (PCRE2_SPTR)name, PCRE2_ZERO_TERMINATED, 0, 0, match, limits) >= 0;
-    }
-    pcre2_match_context_free(limits);
-    pcre2_match_data_free(match);
-    return found;
-}
-
-void pare_name_regex_free(void *regex) { pcre2_code_free(regex); }
-
 /* --- which tensors --- */
-
-static const char *const groups[] = {"attn", "ffn", "embd", "output", "all"};
-
-static bool in_group(const char *group, const char *name, bool tied) {
-    if (strcmp(group, "all") == 0) return true;
-    if (strcmp(group, "embd") == 0) return strcmp(name, "token_embd.weight") == 0;
-    if (strcmp(group, "output") == 0)
-        return strcmp(name, tied ? "token_embd.weight" : "output.weight") == 0;
-    char part[16];
-    snprintf(part, sizeof part, ".%s_", group);
-    return strstr(name, part) != NULL;
-}
 
 bool pare_step_takes(const pare_step *step, const char *canonical, size_t n_dims, bool tied) {
     if (!pare_mix_takes(canonical, n_dims) || (step->method && step->method->prefix)) return false;
-    if (step->regex) return pare_name_regex_match(step->regex, canonical);
-    if (step->target) return in_group(step->target, canonical, tied);
+    if (step->target) return pare_target_takes(&step->tensors, canonical, tied);
     bool sparse = step->enc && step->enc->block_bytes == 0;
     return step->method || sparse ? strncmp(canonical, "blk.", 4) == 0 : true;
 }
@@ -120,13 +68,8 @@ static pare_status set_target(pare_step *step, pare_piece target, pare_error *er
     size_t n = (size_t)(target.end - target.p);
     step->target = pare_strndup(target.p, n);
     if (!step->target) return pare_fail(err, PARE_ERR_NOMEM, "recipe: out of memory");
-    if (n >= 2 && target.p[0] == '/' && target.end[-1] == '/')
-        return pare_name_regex_compile(&step->regex, target.p + 1, n - 2, err);
-    for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++)
-        if (strcmp(groups[i], step->target) == 0) return PARE_OK;
-    return pare_fail(err, PARE_ERR_ARG,
-                     "recipe: found target '@%s', expected attn, ffn, embd, output, all or /REGEX/",
-                     step->target);
+    if (pare_target_parse(&step->tensors, target.p, n, err) == PARE_OK) return PARE_OK;
+    return pare_fail_prefix(err, "recipe: target");
 }
 
 static const pare_param *step_params(const pare_step *step) {
@@ -270,7 +213,7 @@ void pare_recipe_free(pare_recipe *r) {
     for (size_t i = 0; i < r->n_steps; i++) {
         pare_free(r->steps[i].options);
         pare_free(r->steps[i].target);
-        pare_name_regex_free(r->steps[i].regex);
+        pare_target_free(&r->steps[i].tensors);
     }
     pare_free(r->steps);
     pare_free(r->text);

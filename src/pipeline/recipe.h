@@ -4,6 +4,7 @@
 #define PARE_SRC_PIPELINE_RECIPE_H
 
 #include "methods/method.h"
+#include "methods/target.h"
 #include "pare/compress.h"
 #include "pipeline/mix.h"
 
@@ -18,9 +19,9 @@ typedef struct pare_step {
     const pare_method *method;
     const pare_encoding *enc;
     const pare_mix *mix;
-    void *options; /* owned: the method's struct, or pare_encode_options */
-    char *target;  /* owned; NULL = the step's default */
-    void *regex;   /* compiled /.../ target, owned */
+    void *options;       /* owned: the method's struct, or pare_encode_options */
+    char *target;        /* owned; NULL = the step's default */
+    pare_target tensors; /* what it says; owned */
 } pare_step;
 
 struct pare_recipe {
@@ -33,10 +34,5 @@ struct pare_recipe {
  * the linear layers of the blocks, other encodings every tensor of pare_mix_takes. tied: the
  * embedding is the output. */
 bool pare_step_takes(const pare_step *step, const char *canonical, size_t n_dims, bool tied);
-
-/* A compiled regular expression over tensor names; match and free. */
-pare_status pare_name_regex_compile(void **out, const char *pattern, size_t len, pare_error *err);
-bool pare_name_regex_match(const void *regex, const char *name);
-void pare_name_regex_free(void *regex);
 
 #endif

@@ -9,8 +9,7 @@ typedef struct keep_zeros_options {
 static const pare_param keep_zeros_params[] = {
     PARE_SPARSE_FIELD(keep_zeros_options, sparse_grads, PARE_PARAM_BOOL, 1, 0, 1,
                       "the optimizer sees no gradient of pruned weights"),
-    PARE_SPARSE_FIELD(keep_zeros_options, embeddings, PARE_PARAM_BOOL, 0, 0, 1,
-                      "zeros of embeddings stay too"),
+    PARE_SPARSE_TENSORS(keep_zeros_options),
     {0},
 };
 
