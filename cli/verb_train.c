@@ -1,6 +1,7 @@
 /* pare train: a new model from text, or one that exists trained further. */
 #include "recording.h"
 
+#include "pare/bench.h"
 #include "pare/train.h"
 
 #include <glob.h>
@@ -38,7 +39,8 @@ static const cli_option train_table[] = {
     INT(0, "ffn-dim", ffn_dim, "N", 0, 1 << 20,
         "inner width of the feed-forward part; 0 = 8/3 dim where it is gated, else 4 dim"),
     CLI_SWITCH(train_options, 0, "untied", untied, "a head of its own, not the embeddings"),
-    TEXT("tokenizer", tokenizer, "MODEL", "model whose tokenizer a new one gets"),
+    TEXT("tokenizer", tokenizer, "MODEL",
+         "model (or tokenizer.json) whose tokenizer a new one gets"),
     INT(0, "vocab", vocab, "N", 0, 1 << 24,
         "cut that tokenizer (byte-level BPE) to its first N tokens; 0 = all"),
     CLI_OPTION(train_options, 0, "data", CLI_TEXTS, data, "FILE", 0, 0,
@@ -111,8 +113,13 @@ static const train_options train_defaults = {.schedule = "cosine",
                                              .eval_windows = 64,
                                              .compute = PARE_COMPUTE_FAST};
 
-static json_t *line_json(cli *c, const pare_train_line *l) {
-    json_t *o = cli_json_begin(c);
+typedef struct train_view {
+    cli *c;
+    double peak; /* FLOP/s of the machine's products; 0: not known */
+} train_view;
+
+static json_t *line_json(const train_view *v, const pare_train_line *l) {
+    json_t *o = cli_json_begin(v->c);
     json_object_set_new(o, "step", json_integer((json_int_t)l->step));
     json_object_set_new(o, "loss", cli_json_real(l->loss));
     json_object_set_new(o, "lr", cli_json_real(l->lr));
@@ -121,6 +128,8 @@ static json_t *line_json(cli *c, const pare_train_line *l) {
     json_object_set_new(o, "left_out", cli_json_real(l->left_out));
     json_object_set_new(o, "tokens_per_s", cli_json_real(l->tokens_per_s));
     json_object_set_new(o, "flop_per_s", cli_json_real(l->flop_per_s));
+    json_object_set_new(o, "peak_share",
+                        cli_json_real(v->peak > 0 ? l->flop_per_s / v->peak : (double)NAN));
     if (isfinite(l->val_loss)) {
         json_object_set_new(o, "val_loss", cli_json_real(l->val_loss));
         json_object_set_new(o, "val_ppl", cli_json_real(exp(l->val_loss)));
@@ -129,9 +138,10 @@ static json_t *line_json(cli *c, const pare_train_line *l) {
 }
 
 static void on_line(void *arg, const pare_train_line *l) {
-    cli *c = arg;
+    const train_view *v = arg;
+    cli *c = v->c;
     if (c->common.json) {
-        cli_json_print(c, line_json(c, l), false);
+        cli_json_print(c, line_json(v, l), false);
         cli_flush(c);
         return;
     }
@@ -144,6 +154,7 @@ static void on_line(void *arg, const pare_train_line *l) {
     cli_printf(c, "step %6llu  loss %7.4f  lr %.2e  |g| %8.3f  %7.0f tok/s  %6.1f GFLOP/s",
                (unsigned long long)l->step, l->loss, l->lr, l->grad_norm, l->tokens_per_s,
                l->flop_per_s / 1e9);
+    if (v->peak > 0) cli_printf(c, " (%2.0f%% of peak)", 100 * l->flop_per_s / v->peak);
     if (l->sparsity > 0) cli_printf(c, "  %5.2f%% zeros", 100 * l->sparsity);
     if (l->left_out >= 0.005) cli_printf(c, "  %2.0f%% left out", 100 * l->left_out);
     if (isfinite(l->val_loss))
@@ -196,6 +207,7 @@ static pare_status print_result(cli *c, const char *out, const pare_train_report
     json_object_set_new(o, "first_val_loss", cli_json_real(r->first_val_loss));
     json_object_set_new(o, "sparsity", cli_json_real(r->sparsity));
     json_object_set_new(o, "left_out", cli_json_real(r->left_out));
+    json_object_set_new(o, "skipped", json_integer((json_int_t)r->n_skipped));
     json_object_set_new(o, "seconds", cli_json_real(r->seconds));
     json_object_set_new(o, "tokens_per_s", cli_json_real(r->tokens_per_s));
     json_object_set_new(o, "flop_per_s", cli_json_real(r->flop_per_s));
@@ -215,10 +227,11 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
             c, PARE_ERR_ARG,
             "train: found neither --from MODEL nor all of --arch, --dim, --layers, --heads, "
             "--tokenizer, expected one of them");
-    if (o->config && (o->arch || o->dim || o->layers || o->heads))
+    bool more = o->kv_heads || o->head_dim || o->ffn_dim || o->untied;
+    if (o->config && (o->arch || o->dim || o->layers || o->heads || more))
         return cli_fail(c, PARE_ERR_ARG, "train: found --config with sizes, expected one of them");
-    if (o->from &&
-        (o->config || o->arch || o->dim || o->layers || o->heads || o->tokenizer || o->vocab))
+    if (o->from && (o->config || o->arch || o->dim || o->layers || o->heads || more ||
+                    o->tokenizer || o->vocab))
         return cli_fail(c, PARE_ERR_ARG,
                         "train: found --from with options of a new model, expected one of them");
     glob_t files = {0};
@@ -272,11 +285,16 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
         t.restart = o->restart;
         t.resume = o->resume;
         t.keep_work = o->keep_work;
+        train_view view = {.c = c};
         t.on_line = on_line;
-        t.arg = c;
+        t.arg = &view;
         pare_train_report r;
-        st = pare_train(&r, c->rt, &t, &c->err);
+        st = pare_limits_peak(&view.peak, c->rt, t.compute, &c->err);
+        if (st == PARE_OK) st = pare_train(&r, c->rt, &t, &c->err);
         cli_progress_end(c);
+        if (st == PARE_OK && r.n_skipped)
+            cli_fallback(c, "%llu steps were left out: their gradient was not finite",
+                         (unsigned long long)r.n_skipped);
         if (st == PARE_OK) st = print_result(c, args[0], &r, record(c, &t, &r, o->records));
     }
     globfree(&files);

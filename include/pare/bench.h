@@ -28,6 +28,11 @@ typedef struct pare_limits {
 /* Takes about two seconds. Errors: PARE_ERR_NOMEM, PARE_ERR_INTERRUPTED. */
 pare_status pare_limits_measure(pare_limits *out, pare_runtime *rt, pare_error *err);
 
+/* Only the rate of f32 products, or in `fast` of bf16 ones where the level has them. Takes some
+ * hundredths of a second. Errors: as above. */
+pare_status pare_limits_peak(double *flop_per_s, pare_runtime *rt, pare_compute compute,
+                             pare_error *err);
+
 /* Rate of reading `bytes` again and again: the limit of a model of that size, which may lie in the
  * caches. Errors: as above. */
 pare_status pare_limits_read_rate(double *bytes_per_s, pare_runtime *rt, size_t bytes,

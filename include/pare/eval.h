@@ -204,9 +204,10 @@ pare_status pare_tasks_check(const char *const *names, size_t n, const pare_task
                              pare_error *err);
 
 /* Runs tasks names[0 .. n) in one pass of batches that do not end where a task does: results [n].
- * With a base model (else NULL) that one before, pairs [n]. A log-likelihood has the same bits whatever is computed together with it.
- * Errors: PARE_ERR_ARG (unknown task), PARE_ERR_INPUT (a file is missing or a row is not as
- * expected: file and line are named), PARE_ERR_INTERRUPTED. All files are read before any work. */
+ * With a base model (else NULL) that one before, pairs [n]. A log-likelihood has the same bits
+ * whatever is computed together with it. Errors: PARE_ERR_ARG (unknown task), PARE_ERR_INPUT (a
+ * file is missing or a row is not as expected: file and line are named), PARE_ERR_INTERRUPTED. All
+ * files are read before any work. */
 pare_status pare_eval_tasks(pare_task_result *results, pare_task_pair *pairs, pare_runtime *rt,
                             pare_model *m, const pare_tokenizer *tok, pare_model *base,
                             const pare_tokenizer *base_tok, const char *const *names, size_t n,

@@ -44,7 +44,8 @@ typedef struct pare_train_line {
     double lr, grad_norm;
     double sparsity;                 /* of the weights that the pruner works on */
     double left_out;                 /* share of the step's products that masks spared */
-    double tokens_per_s, flop_per_s; /* since the line before; of products that were computed */
+    double tokens_per_s, flop_per_s; /* of the steps since the line before, without evaluations and
+                                        checkpoints; of products that were computed */
     double val_loss;                 /* NaN where no evaluation was due */
 } pare_train_line;
 
@@ -78,7 +79,8 @@ typedef struct pare_train_options {
                        evaluated and written; 0 (default): none */
     bool keep_best; /* write the weights of least held-out loss, not the last ones */
     uint64_t eval_every, save_every, log_every; /* steps; defaults 250, 250, 10; 0: only at the end,
-                                                   and evaluation also before the first step */
+                                                   and evaluation also before the first step. A
+                                                   checkpoint is also written after five minutes */
     size_t eval_windows;                        /* of the held-out text, at most; default 64 */
     bool restart;                               /* drop what an interrupted run left */
     bool resume;                                /* refuse to begin anew */
@@ -94,8 +96,9 @@ typedef struct pare_train_report {
     double val_loss, val_ppl;             /* NaN without held-out text */
     double best_val_loss, first_val_loss; /* the latter before the first step */
     double sparsity, seconds, tokens_per_s, flop_per_s;
-    double left_out;   /* share of the products of this call's steps that masks spared */
-    uint64_t n_params; /* trained: of the adapter where there is one */
+    double left_out;    /* share of the products of this call's steps that masks spared */
+    uint64_t n_params;  /* trained: of the adapter where there is one */
+    uint64_t n_skipped; /* steps that were left out: their gradient was not finite */
     uint64_t peak_rss_bytes;
     bool finished; /* false: stopped at stop_at */
 } pare_train_report;

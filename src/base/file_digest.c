@@ -22,3 +22,14 @@ pare_status pare_file_digest(const pare_file *f, pare_sha256 *h, uint32_t *crc, 
     pare_free(piece);
     return st;
 }
+
+pare_status pare_file_sha256(char hex[65], const char *path, pare_runtime *rt, pare_error *err) {
+    pare_file f;
+    pare_sha256 h;
+    PARE_TRY(pare_file_open(&f, path, err));
+    pare_sha256_init(&h);
+    pare_status st = pare_file_digest(&f, &h, NULL, rt, err);
+    pare_sha256_hex(&h, hex);
+    pare_file_close(&f);
+    return st;
+}

@@ -11,4 +11,7 @@
 pare_status pare_file_digest(const pare_file *f, pare_sha256 *h, uint32_t *crc, pare_runtime *rt,
                              pare_error *err);
 
+/* SHA-256 of the file of that name. */
+pare_status pare_file_sha256(char hex[65], const char *path, pare_runtime *rt, pare_error *err);
+
 #endif

@@ -147,6 +147,13 @@ pare_status pare_limits_measure(pare_limits *out, pare_runtime *rt, pare_error *
     return PARE_OK;
 }
 
+pare_status pare_limits_peak(double *flop_per_s, pare_runtime *rt, pare_compute compute,
+                             pare_error *err) {
+    pare_peak_loops loops = choose_loops(pare_runtime_isa(rt));
+    return measure_loop(flop_per_s, rt, compute == PARE_COMPUTE_FAST ? &loops.bf16 : &loops.f32,
+                        err);
+}
+
 double pare_op_limit(const char **products, const pare_limits *limits, const pare_encoding *e,
                      pare_compute compute) {
     double best = limits->f32_flop_per_s;

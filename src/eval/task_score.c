@@ -1,8 +1,8 @@
-/* Log-likelihoods of requests. The documents of all tasks are taken in batches that do not end where
- * a task does. Of each document, the beginning that all its requests have in common is computed
- * once, those of a batch together; then what each request has more, on forks, again together.
- * Predictions that fall into the common beginning are taken from there: a choice of one token costs
- * nothing but a row of logits.
+/* Log-likelihoods of requests. The documents of all tasks are taken in batches that do not end
+ * where a task does. Of each document, the beginning that all its requests have in common is
+ * computed once, those of a batch together; then what each request has more, on forks, again
+ * together. Predictions that fall into the common beginning are taken from there: a choice of one
+ * token costs nothing but a row of logits.
  *
  * pare_session_score_many gives a token the same bits whatever is computed with it, and a request's
  * sum runs over its tokens in order: so neither batches nor sharing change a log-likelihood. */
@@ -122,8 +122,8 @@ static pare_status want_rows(scorer *s, const pare_task_work *work, size_t first
     for (size_t row = begin; row < end; row++)
         for (size_t i = first; i < first + n; i++)
             if (row + 1 >= t->items[i].n_context && row < input_of(t, i))
-                PARE_TRY(want(s, &work->scores[i], sequence, row - begin, ids_of(t, i)[row + 1],
-                              err));
+                PARE_TRY(
+                    want(s, &work->scores[i], sequence, row - begin, ids_of(t, i)[row + 1], err));
     return PARE_OK;
 }
 

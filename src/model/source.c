@@ -1,9 +1,11 @@
 #include "model/source_internal.h"
 
+#include "base/file_digest.h"
 #include "base/memory.h"
 #include "io/ggml_types.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 size_t pare_extent_length(pare_extent x, const pare_model_config *c) {
@@ -227,6 +229,21 @@ pare_status pare_source_check_complete(const pare_source *s, pare_error *err) {
         for (size_t l = 0; l < (layered ? s->config.n_layers : 1); l++)
             PARE_TRY(require(s, spec, layered ? l : SIZE_MAX, err));
     }
+    return PARE_OK;
+}
+
+pare_status pare_source_sha256(char hex[65], const pare_source *s, pare_runtime *rt,
+                               pare_error *err) {
+    pare_sha256 h;
+    pare_sha256_init(&h);
+    for (size_t i = 0; i < pare_source_n_files(s); i++)
+        PARE_TRY(pare_file_digest(pare_source_file(s, i), &h, NULL, rt, err));
+    const json_t *config = s->config_json.root;
+    char *text = config ? json_dumps(config, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    if (config && !text) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", s->path);
+    if (text) pare_sha256_update(&h, text, strlen(text));
+    free(text); /* jansson's */
+    pare_sha256_hex(&h, hex);
     return PARE_OK;
 }
 

@@ -57,6 +57,11 @@ void pare_source_close(pare_source *s);
 /* PARE_ERR_INPUT names the first weight that the architecture needs and the files do not have. */
 pare_status pare_source_check_complete(const pare_source *s, pare_error *err);
 
+/* SHA-256 over all files, and over config.json. Errors: PARE_ERR_IO, PARE_ERR_NOMEM,
+ * PARE_ERR_INTERRUPTED. */
+pare_status pare_source_sha256(char hex[65], const pare_source *s, pare_runtime *rt,
+                               pare_error *err);
+
 const char *pare_source_path(const pare_source *s);
 /* "gguf" or "hf". */
 const char *pare_source_format(const pare_source *s);

@@ -2,6 +2,7 @@
  * that calibration stands behind and that the output gets. */
 #include "pipeline/compress_run.h"
 
+#include "base/file_digest.h"
 #include "base/group.h"
 #include "base/memory.h"
 #include "base/os.h"
@@ -40,7 +41,7 @@ static pare_status check_step(compress_run *c, const pare_step *step, pare_error
 static pare_status describe(compress_run *c, const pare_prefix *p, pare_error *err) {
     c->report->info.prefix_length = p->attn.n;
     c->report->info.prefix_sha256 = c->report->prefix_sha256;
-    return compress_hash_file(c, c->report->prefix_sha256, c->prefix, err);
+    return pare_file_sha256(c->report->prefix_sha256, c->prefix, c->rt, err);
 }
 
 pare_status compress_plan_prefix(compress_run *c, pare_error *err) {

@@ -182,10 +182,6 @@ pare_status compress_estimate(compress_run *c, pare_calibration *cal, pare_error
 
 /* ---- importance.c: imatrix files ---- */
 
-/* SHA-256 of a file's bytes. */
-pare_status compress_hash_file(const compress_run *c, char sha[65], const char *path,
-                               pare_error *err);
-
 /* Reads the file given, if any. */
 pare_status compress_open_imatrix(compress_run *c, pare_error *err);
 /* What a planned tensor needs for its importance, or to write it down; what it lacks is told. */

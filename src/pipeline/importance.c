@@ -61,18 +61,6 @@ static pare_status check_written(const compress_run *c, pare_error *err) {
                      path);
 }
 
-pare_status compress_hash_file(const compress_run *c, char sha[65], const char *path,
-                               pare_error *err) {
-    pare_file f;
-    pare_sha256 h;
-    PARE_TRY(pare_file_open(&f, path, err));
-    pare_sha256_init(&h);
-    pare_status st = pare_file_digest(&f, &h, NULL, c->rt, err);
-    pare_sha256_hex(&h, sha);
-    pare_file_close(&f);
-    return st;
-}
-
 pare_status compress_open_imatrix(compress_run *c, pare_error *err) {
     const char *path = c->o->imatrix;
     if (c->o->write_imatrix && !c->o->calib)
@@ -82,7 +70,7 @@ pare_status compress_open_imatrix(compress_run *c, pare_error *err) {
     if (!path) return PARE_OK;
     PARE_TRY(pare_imatrix_load(&c->imatrix, path, err));
     /* as it is read: the run may write another one under its name (--write-imatrix) */
-    PARE_TRY(compress_hash_file(c, c->report->imatrix_sha256, path, err));
+    PARE_TRY(pare_file_sha256(c->report->imatrix_sha256, path, c->rt, err));
     c->report->info.imatrix_sha256 = c->report->imatrix_sha256;
     bool any = false;
     for (size_t i = 0; i < pare_source_n_tensors(c->source) && !any; i++) {

@@ -38,7 +38,7 @@ static pare_status evaluate(pare_train_run *r, double *loss, pare_error *err) {
     double sum = 0;
     *loss = NAN;
     if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
-    PARE_TRY(pare_train_leave_out(r, r->ema != NULL, err));
+    PARE_TRY(pare_train_leave_out(r, err));
     if (!count) return PARE_OK;
     double *nll = pare_calloc(parts, sizeof *nll);
     if (!nll) return pare_fail(err, PARE_ERR_NOMEM, "training: %zu held-out losses", parts);
@@ -79,12 +79,14 @@ static void swap_average(pare_train_run *r) {
 }
 
 void pare_train_average(pare_train_run *r) {
-    double t = (double)pare_optim_count(r->optim), d = r->o->ema;
+    double t = (double)++r->state.n_averaged, d = r->o->ema;
     float *e = r->ema, part = (float)((1 - d) / (1 - pow(d, t))), rest = 1 - part;
-    for (size_t i = 0; i < r->weights->n; i++) {
+    bool masked = r->pruner && !pare_pruner_is_straight_through(r->pruner);
+    for (size_t i = 0, j = 0; i < r->weights->n; i++) {
         const pare_train_tensor *x = &r->weights->tensors[i];
         size_t n = x->rows * x->cols;
         for (size_t k = 0; k < n; k++) e[k] = rest * e[k] + part * x->w[k];
+        if (x->grad && masked) pare_train_mask(r, j++, e);
         e += n;
     }
 }
@@ -104,10 +106,10 @@ pare_status pare_train_evaluate(pare_train_run *r, double *loss, pare_error *err
     pare_train_state *s = &r->state;
     if (r->ema) swap_average(r);
     pare_status st = evaluate(r, loss, err);
+    if (st == PARE_OK) s->val_loss = *loss;
     if (st == PARE_OK && isfinite(*loss)) {
         double sparsity = pare_train_sparsity(r);
         bool sparser = sparsity > s->best_sparsity + 1e-6; /* what came before was another model */
-        s->val_loss = *loss;
         if (s->step == 0) {
             s->first_val_loss = *loss;
             s->first_sparsity = sparsity;
@@ -152,14 +154,13 @@ double pare_train_sparsity(const pare_train_run *r) {
     return all ? 1 - (double)kept / (double)all : 0;
 }
 
-pare_status pare_train_leave_out(pare_train_run *r, bool averaged, pare_error *err) {
+pare_status pare_train_leave_out(pare_train_run *r, pare_error *err) {
     const pare_pruner *p = r->pruner;
     if (!p) return PARE_OK;
     bool sparse_gradient = !pare_pruner_needs_dense_gradient(p);
     for (size_t i = 0, k = 0; i < r->weights->n; i++) {
         if (!r->weights->tensors[i].grad) continue;
-        PARE_TRY(pare_train_weights_mask(r->weights, i,
-                                         averaged ? NULL : pare_pruner_forward_mask(p, k),
+        PARE_TRY(pare_train_weights_mask(r->weights, i, pare_pruner_forward_mask(p, k),
                                          sparse_gradient ? pare_pruner_mask(p, k) : NULL, err));
         k++;
     }

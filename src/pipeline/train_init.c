@@ -12,6 +12,8 @@
 #include <math.h>
 #include <string.h>
 
+static const double DEVIATION = 0.02; /* of new matrices, where nothing else is said */
+
 /* ---- configuration ---- */
 
 static size_t or_else(size_t v, size_t other) { return v ? v : other; }
@@ -33,11 +35,21 @@ static pare_status check_shape(const pare_train_shape *s, pare_error *err) {
     return PARE_OK;
 }
 
+/* *deviation: of new matrices, where the file says it. */
 static pare_status read_config(pare_model_config *c, const pare_arch **arch,
-                               const pare_train_shape *s, pare_error *err) {
+                               const pare_train_shape *s, double *deviation, pare_error *err) {
     pare_json j;
+    bool biases = false;
     PARE_TRY(pare_json_load(&j, s->config, PARE_JSON_CONFIG_MAX, 0, err));
     pare_status st = pare_config_from_hf(c, arch, &j, err);
+    if (st == PARE_OK) st = pare_json_bool(&j, "attention_bias", PARE_OPTIONAL, &biases, err);
+    if (st == PARE_OK && biases)
+        st = pare_fail(err, PARE_ERR_UNSUPPORTED,
+                       "%s: attention_bias: found true, expected false: a new model has no biases "
+                       "but those that its architecture always has",
+                       s->config);
+    if (st == PARE_OK)
+        st = pare_json_double(&j, "initializer_range", PARE_OPTIONAL, 1e-6, 1, deviation, err);
     if (st == PARE_OK) { /* absent: the class's default */
         c->tied = (*arch)->no_rope || (*arch)->scaled_embeddings;
         st = pare_json_bool(&j, "tie_word_embeddings", PARE_OPTIONAL, &c->tied, err);
@@ -48,8 +60,9 @@ static pare_status read_config(pare_model_config *c, const pare_arch **arch,
 }
 
 static pare_status make_config(pare_model_config *c, const pare_arch **arch,
-                               const pare_train_shape *s, size_t ctx, pare_error *err) {
-    if (s->config) return read_config(c, arch, s, err);
+                               const pare_train_shape *s, size_t ctx, double *deviation,
+                               pare_error *err) {
+    if (s->config) return read_config(c, arch, s, deviation, err);
     *arch = pare_arch_find(s->arch);
     if (!*arch) return pare_arch_unknown("training", "arch", s->arch, false, err);
     PARE_TRY(check_shape(s, err));
@@ -136,7 +149,7 @@ static size_t list_tensors(init_tensor *list, const pare_arch *arch, const pare_
 
 /* Values in the file's form: a Gemma norm is stored less one. */
 static void fill_tensor(pare_runtime *rt, float *w, size_t n, const init_tensor *t, size_t number,
-                        const pare_model_config *c) {
+                        float deviation, const pare_model_config *c) {
     if (t->n_dims == 1) {
         bool norm = t->parsed.spec->out == PARE_X_NONE && !t->parsed.is_bias;
         float value = norm && !(t->parsed.spec->fix_hf & PARE_FIX_ADD_ONE) ? 1 : 0;
@@ -145,13 +158,13 @@ static void fill_tensor(pare_runtime *rt, float *w, size_t n, const init_tensor 
     }
     const char *name = t->parsed.spec->name;
     bool residual = strstr(name, "attn_output") || strstr(name, "ffn_down");
-    fill_job job = {w, residual ? 0.02f / sqrtf(2.0f * (float)c->n_layers) : 0.02f,
+    fill_job job = {w, residual ? deviation / sqrtf(2.0f * (float)c->n_layers) : deviation,
                     pare_runtime_seed(rt), ((uint64_t)0x1217 << 32) + number};
     pare_parallel_for(rt, n, 1 << 14, fill_values, &job);
 }
 
 static pare_status write_tensors(pare_runtime *rt, pare_st_writer *w, init_tensor *list, size_t n,
-                                 const pare_model_config *c, pare_error *err) {
+                                 float deviation, const pare_model_config *c, pare_error *err) {
     PARE_TRY(pare_st_set_metadata(w, "format", "pt", err));
     size_t largest = 0;
     for (size_t i = 0; i < n; i++) {
@@ -166,7 +179,7 @@ static pare_status write_tensors(pare_runtime *rt, pare_st_writer *w, init_tenso
     pare_status st = PARE_OK;
     for (size_t i = 0; i < n && st == PARE_OK; i++) {
         size_t count = list[i].dims[0] * (list[i].n_dims == 2 ? list[i].dims[1] : 1);
-        fill_tensor(rt, values, count, &list[i], i, c);
+        fill_tensor(rt, values, count, &list[i], i, deviation, c);
         st = pare_st_write(w, list[i].number, values, count * sizeof *values, err);
     }
     pare_big_free(values, largest * sizeof *values);
@@ -174,7 +187,7 @@ static pare_status write_tensors(pare_runtime *rt, pare_st_writer *w, init_tenso
 }
 
 static pare_status write_weights(pare_runtime *rt, const char *folder, const pare_arch *arch,
-                                 const pare_model_config *c, pare_error *err) {
+                                 float deviation, const pare_model_config *c, pare_error *err) {
     size_t n = list_tensors(NULL, arch, c);
     init_tensor *list = pare_calloc(n, sizeof *list);
     char *path = pare_path_join(folder, "model.safetensors");
@@ -183,7 +196,7 @@ static pare_status write_weights(pare_runtime *rt, const char *folder, const par
     if (st == PARE_OK) st = pare_st_writer_create(&w, path, 0, err);
     if (st == PARE_OK) {
         list_tensors(list, arch, c);
-        st = write_tensors(rt, w, list, n, c, err);
+        st = write_tensors(rt, w, list, n, deviation, c, err);
     }
     pare_st_writer_free(w);
     pare_free(path);
@@ -251,9 +264,15 @@ static pare_status cut_vocabulary(const char *folder, size_t size, pare_error *e
 }
 
 static pare_status copy_tokenizer(const char *folder, const char *from, pare_error *err) {
-    static const char *const names[] = {"tokenizer.json",          "tokenizer_config.json",
-                                        "special_tokens_map.json", "generation_config.json",
-                                        "chat_template.jinja",     "tokenizer.model"};
+    static const char *const names[] = {"tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "generation_config.json",
+                                        "chat_template.jinja",
+                                        "tokenizer.model",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "added_tokens.json"};
     pare_status st = PARE_OK;
     for (size_t i = 0; i < sizeof names / sizeof names[0] && st == PARE_OK; i++) {
         char *a = pare_path_join(from, names[i]), *b = pare_path_join(folder, names[i]);
@@ -271,6 +290,12 @@ static pare_status write_tokenizer(pare_runtime *rt, const pare_train_shape *s, 
                                    pare_error *err) {
     if (pare_path_is_folder(s->tokenizer)) {
         PARE_TRY(copy_tokenizer(folder, s->tokenizer, err));
+    } else if (pare_ends_with(s->tokenizer, ".json")) {
+        char *to = pare_path_join(folder, "tokenizer.json");
+        pare_status st = to ? pare_file_copy(to, s->tokenizer, err)
+                            : pare_fail(err, PARE_ERR_NOMEM, "training: tokenizer");
+        pare_free(to);
+        PARE_TRY(st);
     } else {
         pare_gguf *g;
         PARE_TRY(pare_gguf_open(&g, s->tokenizer, err));
@@ -303,6 +328,7 @@ static pare_status fill_folder(pare_runtime *rt, const pare_train_shape *shape, 
     pare_model_config *c = pare_calloc(1, sizeof *c);
     const pare_arch *arch;
     pare_tokenizer *tok = NULL;
+    double deviation = DEVIATION;
     if (!c) return pare_fail(err, PARE_ERR_NOMEM, "training: configuration");
     pare_status st = write_tokenizer(rt, &s, folder, err);
     if (st == PARE_OK) st = pare_tokenizer_load(&tok, folder, err);
@@ -314,7 +340,7 @@ static pare_status fill_folder(pare_runtime *rt, const pare_train_shape *shape, 
         s.vocab_size = pare_tokenizer_vocab_size(tok);
     }
     if (st == PARE_OK) {
-        st = make_config(c, &arch, &s, ctx, err);
+        st = make_config(c, &arch, &s, ctx, &deviation, err);
     }
     if (st == PARE_OK) {
         c->bos = pare_tokenizer_bos(tok);
@@ -322,7 +348,7 @@ static pare_status fill_folder(pare_runtime *rt, const pare_train_shape *shape, 
         c->eos[0] = pare_tokenizer_eos(tok);
         st = write_config(folder, c, err);
     }
-    if (st == PARE_OK) st = write_weights(rt, folder, arch, c, err);
+    if (st == PARE_OK) st = write_weights(rt, folder, arch, (float)deviation, c, err);
     pare_tokenizer_free(tok);
     pare_free(c);
     return st;

@@ -3,9 +3,7 @@
 #include "pipeline/train_run.h"
 
 #include "base/group.h"
-#include "base/hash.h"
 #include "base/memory.h"
-#include "io/json.h"
 #include "methods/optimizer.h"
 
 #include <math.h>
@@ -67,6 +65,9 @@ pare_status pare_train_check_options(const pare_train_options *o, pare_error *er
         return pare_fail(err, PARE_ERR_ARG, "clip: found %g, expected at least 0", o->clip);
     if (!(o->val_share >= 0 && o->val_share < 1))
         return pare_fail(err, PARE_ERR_ARG, "val-share: found %g, expected [0, 1)", o->val_share);
+    if (o->keep_best && !o->val && o->val_share == 0)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "best: found no held-out text, expected a share of the data or a file");
     if (o->adapter && !o->from)
         return pare_fail(err, PARE_ERR_ARG,
                          "adapter: found one for a new model, expected a model that it is trained "
@@ -81,13 +82,13 @@ pare_status pare_train_check_options(const pare_train_options *o, pare_error *er
     return PARE_OK;
 }
 
-static uint64_t warmup_of(const pare_train_options *o) {
+uint64_t pare_train_warmup(const pare_train_options *o) {
     if (o->warmup != UINT64_MAX) return o->warmup;
     return o->steps / 20 < 1000 ? o->steps / 20 : 1000;
 }
 
 double pare_train_rate(const pare_train_options *o, uint64_t step) {
-    uint64_t warmup = warmup_of(o);
+    uint64_t warmup = pare_train_warmup(o);
     if (step < warmup) return (double)(step + 1) / (double)warmup;
     if (step >= o->steps) return o->min_lr;
     double q = (double)(step - warmup) / (double)(o->steps - warmup), rest = 1 - o->min_lr;
@@ -113,62 +114,10 @@ static pare_status fail_memory(pare_error *err) {
     return pare_fail(err, PARE_ERR_NOMEM, "training: out of memory");
 }
 
-static pare_status add_stamp(json_t *o, const char *key, const char *path, pare_error *err) {
-    pare_file_stamp s;
-    PARE_TRY(pare_path_stamp(&s, path, err));
-    char text[128];
-    snprintf(text, sizeof text, "%llu bytes of %lld", (unsigned long long)s.size,
-             (long long)s.modified_ns);
-    json_object_set_new(o, key, json_string(text));
-    return PARE_OK;
-}
-
-/* The micro-batch as far as the result is bound to it: one that nobody asked for follows from the
- * number of ranks, which may be another when the run goes on. */
-static size_t micro_of_result(const pare_train_run *r) {
-    return r->o->micro_batch || pare_runtime_deterministic(r->rt) ? r->micro : 0;
-}
-
-/* All that the result depends on. */
-static pare_status fingerprint_of(json_t **out, const pare_train_run *r, pare_error *err) {
-    const pare_train_options *o = r->o;
-    const pare_train_shape *s = &o->shape;
-    size_t failures = pare_json_failures();
-    json_t *f = json_pack(
-        "{s:s, s:s, s:s?, s:I, s:I, s:I, s:I, s:s, s:I, s:f, s:f, s:f, s:s, s:s, s:s?, s:I, s:s}",
-        "version", PARE_VERSION, "out", o->out, "from", o->from, "steps", (json_int_t)o->steps,
-        "batch", (json_int_t)o->batch, "micro_batch", (json_int_t)micro_of_result(r), "ctx",
-        (json_int_t)o->ctx, "schedule", o->schedule, "warmup", (json_int_t)warmup_of(o), "min_lr",
-        o->min_lr, "clip", o->clip, "val_share", o->val_share, "optim", o->optim, "compute",
-        r->compute == PARE_COMPUTE_FAST ? "fast" : "exact", "sparsity", o->sparsity, "seed",
-        (json_int_t)pare_runtime_seed(r->rt), "isa", pare_isa_name(pare_runtime_isa(r->rt)));
-    if (!f) return fail_memory(err);
-    *out = f;
-    if (!o->from)
-        json_object_set_new(
-            f, "shape",
-            json_pack("{s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:I}", "arch", s->arch, "dim",
-                      (json_int_t)s->dim, "layers", (json_int_t)s->n_layers, "heads",
-                      (json_int_t)s->n_heads, "kv_heads", (json_int_t)s->n_kv_heads, "head_dim",
-                      (json_int_t)s->head_dim, "ffn_dim", (json_int_t)s->ffn_dim, "untied",
-                      s->untied, "tokenizer", s->tokenizer, "vocab", (json_int_t)s->vocab_size));
-    if (!o->from && s->config) PARE_TRY(add_stamp(f, "config", s->config, err));
-    if (o->from) PARE_TRY(add_stamp(f, "from_file", o->from, err));
-    for (size_t i = 0; i < o->n_data; i++) PARE_TRY(add_stamp(f, o->data[i], o->data[i], err));
-    if (o->val) PARE_TRY(add_stamp(f, "val", o->val, err));
-    json_object_set_new(f, "eval_every", json_integer((json_int_t)o->eval_every));
-    json_object_set_new(f, "eval_windows", json_integer((json_int_t)o->eval_windows));
-    json_object_set_new(f, "log_every", json_integer((json_int_t)o->log_every));
-    json_object_set_new(f, "deterministic", json_boolean(pare_runtime_deterministic(r->rt)));
-    json_object_set_new(f, "ema", json_real(o->ema));
-    if (r->adapter.text) json_object_set_new(f, "adapter", json_string(r->adapter.text));
-    json_object_set_new(f, "keep_best", json_boolean(o->keep_best));
-    if (o->distill) {
-        json_object_set_new(f, "temperature", json_real(o->temperature));
-        json_object_set_new(f, "hard", json_real(o->hard));
-        PARE_TRY(add_stamp(f, o->distill, o->distill, err));
-    }
-    return pare_json_failures() == failures ? PARE_OK : fail_memory(err);
+static pare_status check_ctx(const pare_model *m, const char *path, size_t ctx, pare_error *err) {
+    if (!pare_model_ctx_max(m) || ctx <= pare_model_ctx_max(m)) return PARE_OK;
+    return pare_fail(err, PARE_ERR_ARG, "%s: ctx: found %zu, expected at most the model's %zu",
+                     path, ctx, pare_model_ctx_max(m));
 }
 
 /* The model before the first step: given, or made in the work folder. */
@@ -191,23 +140,48 @@ static pare_status begin_model(pare_train_run *r, pare_error *err) {
                  : pare_train_weights_open(&r->weights, r->rt, path,
                                            r->compute == PARE_COMPUTE_FAST, err);
     if (st == PARE_OK) st = pare_tokenizer_load(&r->tok, path, err);
-    if (st == PARE_OK && o->ctx > r->weights->model->config.ctx_max)
-        st = pare_fail(err, PARE_ERR_ARG, "%s: ctx: found %zu, expected at most the model's %zu",
-                       path, o->ctx, r->weights->model->config.ctx_max);
+    if (st == PARE_OK) st = check_ctx(r->weights->model, path, o->ctx, err);
     pare_free(made);
     return st;
 }
 
+/* The model whose distributions are learnt, of the same tokens. */
+static pare_status begin_teacher(pare_train_run *r, pare_error *err) {
+    const char *path = r->o->distill;
+    pare_tokenizer *tok;
+    PARE_TRY(pare_model_load(&r->teacher, r->rt, path, err));
+    PARE_TRY(check_ctx(r->teacher, path, r->o->ctx, err));
+    PARE_TRY(pare_tokenizer_load(&tok, path, err));
+    size_t n = pare_tokenizer_vocab_size(r->tok), others = 0;
+    if (pare_tokenizer_vocab_size(tok) < n) n = pare_tokenizer_vocab_size(tok);
+    for (size_t i = 0; i < n; i++) {
+        const char *a = pare_tokenizer_token(r->tok, (int32_t)i),
+                   *b = pare_tokenizer_token(tok, (int32_t)i);
+        others += (a && b) ? strcmp(a, b) != 0 : a != b;
+    }
+    pare_tokenizer_free(tok);
+    if (100 * others > n)
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: found a tokenizer that has others for %zu of %zu tokens, expected "
+                         "that of the model that is trained",
+                         path, others, n);
+    if (others)
+        pare_warn(r->rt, "%s: %zu of %zu tokens are others in its tokenizer", path, others, n);
+    return PARE_OK;
+}
+
+/* sha256: of the files. */
 static pare_status open_tokens(pare_train_run *r, pare_token_file *out, const char *name,
-                               const char *const *files, size_t n, pare_error *err) {
+                               const char *const *files, const char (*sha256)[65], size_t n,
+                               pare_error *err) {
     uint8_t fingerprint[32];
     bool fits;
     char *path = in_work(r, name);
     if (!path) return fail_memory(err);
     size_t vocab = r->weights->model->config.vocab_size;
-    pare_status st = pare_token_file_fingerprint(fingerprint, r->tok, files, n, err);
-    if (st == PARE_OK && pare_group_rank() > 0) pare_group_barrier(); /* the first rank has it */
-    if (st == PARE_OK) st = pare_token_file_open(out, &fits, path, fingerprint, vocab, err);
+    pare_token_file_fingerprint(fingerprint, r->tok, sha256, files, n);
+    if (pare_group_rank() > 0) pare_group_barrier(); /* the first rank has it */
+    pare_status st = pare_token_file_open(out, &fits, path, fingerprint, vocab, err);
     if (st == PARE_OK && !fits && pare_group_rank() > 0)
         st = pare_fail(err, PARE_ERR_IO,
                        "%s: found other tokens on rank %d, expected the first rank's: a folder "
@@ -224,16 +198,27 @@ static pare_status open_tokens(pare_train_run *r, pare_token_file *out, const ch
 
 static pare_status open_text(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
-    PARE_TRY(open_tokens(r, &r->tokens, "tokens", o->data, o->n_data, err));
+    PARE_TRY(open_tokens(r, &r->tokens, "tokens", o->data, (const char(*)[65])r->data_sha256,
+                         o->n_data, err));
     double share = o->val ? 0 : o->val_share;
     PARE_TRY(
         pare_batches_init(&r->batches, &r->tokens, o->ctx, share, pare_runtime_seed(r->rt), err));
     if (!o->val) return PARE_OK;
-    PARE_TRY(open_tokens(r, &r->val_tokens, "val-tokens", &o->val, 1, err));
+    PARE_TRY(open_tokens(r, &r->val_tokens, "val-tokens", &o->val, &r->val_sha256, 1, err));
     if (r->val_tokens.n <= o->ctx)
         return pare_fail(err, PARE_ERR_INPUT, "%s: found %llu tokens, expected more than %zu",
                          o->val, (unsigned long long)r->val_tokens.n, o->ctx);
     return PARE_OK;
+}
+
+static pare_status split_pruned(pare_train_run *r, pare_error *err) {
+    bool *pruned = pare_calloc(r->weights->n, sizeof *pruned);
+    if (!pruned) return fail_memory(err);
+    for (size_t i = 0, k = 0; i < r->weights->n; i++)
+        if (r->weights->tensors[i].grad) pruned[i] = !isnan(pare_pruner_target(r->pruner, k++));
+    pare_status st = pare_train_weights_split(r->weights, pruned, err);
+    pare_free(pruned);
+    return st;
 }
 
 /* The pruner, with weights of their own for the forward pass where it needs them: what it is shows
@@ -247,10 +232,9 @@ static pare_status begin_pruner(pare_train_run *r, pare_error *err) {
     }
     int64_t steps = (int64_t)r->o->steps;
     PARE_TRY(pare_pruner_create(&r->pruner, r->rt, spec, r->trained, r->n_trained, steps, err));
-    bool split = pare_pruner_is_straight_through(r->pruner);
+    if (pare_pruner_is_straight_through(r->pruner)) PARE_TRY(split_pruned(r, err));
     pare_pruner_free(r->pruner);
     r->pruner = NULL;
-    if (split) PARE_TRY(pare_train_weights_split(r->weights, err));
     for (size_t i = 0, k = 0; i < r->weights->n; i++) {
         const pare_train_tensor *t = &r->weights->tensors[i];
         if (t->grad) r->trained[k++].w_forward = t->forward;
@@ -337,7 +321,7 @@ pare_status pare_train_open(pare_train_run *r, pare_error *err) {
     if (st == PARE_OK) st = choose_compute(r, err);
     if (st == PARE_OK && o->adapter)
         st = pare_spec_parse(&r->adapter, "adapter", "adapter", o->adapter, err);
-    if (st == PARE_OK) st = fingerprint_of(&fingerprint, r, err);
+    if (st == PARE_OK) st = pare_train_fingerprint(&fingerprint, r, err);
     if (st == PARE_OK) st = pare_folder_check(o->out, err);
     if (st == PARE_OK)
         st = pare_work_open(&r->work, r->rt, o->out, fingerprint, 0, o->restart, err);
@@ -355,7 +339,7 @@ pare_status pare_train_open(pare_train_run *r, pare_error *err) {
     if (!r->window || !r->ids || !r->targets || !r->lengths) return fail_memory(err);
     for (size_t i = 0; i < r->micro; i++) r->lengths[i] = o->ctx;
     PARE_TRY(begin_sums(r, err));
-    if (o->distill) PARE_TRY(pare_model_load(&r->teacher, r->rt, o->distill, err));
+    if (o->distill) PARE_TRY(begin_teacher(r, err));
     pare_step_options so = {.n_tokens = tokens,
                             .n_spans = r->micro,
                             .compute = r->compute,
@@ -374,10 +358,11 @@ pare_status pare_train_open(pare_train_run *r, pare_error *err) {
         .loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .first_val_loss = NAN};
     pare_train_tell_begin(r);
     PARE_TRY(pare_train_restore(r, err));
-    if (warmup_of(o) >= o->steps)
+    if (r->state.step < o->steps) PARE_TRY(pare_train_check_disk(r, err));
+    if (pare_train_warmup(o) >= o->steps)
         pare_warn(r->rt,
                   "warmup: found %llu steps of %llu: the full learning rate is never reached",
-                  (unsigned long long)warmup_of(o), (unsigned long long)o->steps);
+                  (unsigned long long)pare_train_warmup(o), (unsigned long long)o->steps);
     if (o->resume && !r->state.step)
         return pare_fail(err, PARE_ERR_ARG, "%s: found no checkpoint to go on from",
                          pare_work_path(r->work));
@@ -404,6 +389,7 @@ void pare_train_close(pare_train_run *r, bool remove) {
     pare_free(r->ids);
     pare_free(r->targets);
     pare_free(r->lengths);
+    pare_free(r->data_sha256);
     pare_free(r->nll);
     pare_gradients_free(&r->sums);
     pare_free(r->log.data);

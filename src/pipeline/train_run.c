@@ -12,7 +12,10 @@
 #include <math.h>
 #include <string.h>
 
-enum { NOT_FINITE_MAX = 10 /* steps in a row whose gradient is not finite: then the run ends */ };
+enum {
+    NOT_FINITE_MAX = 10, /* steps in a row whose gradient is not finite: then the run ends */
+    SAVE_SECONDS = 300   /* between checkpoints, at most: so much work can be lost */
+};
 
 /* ---- a step ---- */
 
@@ -99,26 +102,26 @@ static pare_status skip_step(pare_train_run *r, double loss, pare_error *err) {
     return PARE_OK;
 }
 
-static pare_status one_step(pare_train_run *r, pare_train_line *line, pare_error *err) {
+static pare_status one_step(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
     pare_train_state *s = &r->state;
     double loss = NAN;
     bool finite = true;
     if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
-    PARE_TRY(pare_train_leave_out(r, false, err));
+    PARE_TRY(pare_train_leave_out(r, err));
     r->left_out = r->passes * pare_train_weights_left_out(r->weights) / r->flop_per_token;
     if (r->hessian) PARE_TRY(curvature_of(r, &finite, &loss, err));
     if (finite) PARE_TRY(gradient_of(r, &loss, err));
     double norm = norm_of(r);
-    line->loss = s->loss = loss;
-    line->grad_norm = norm;
-    line->lr = pare_optim_lr(r->optim) * pare_train_rate(o, s->step);
+    s->loss = loss;
+    s->grad_norm = norm;
+    s->lr = pare_optim_lr(r->optim) * pare_train_rate(o, s->step);
     if (!isfinite(loss) || !isfinite(norm)) return skip_step(r, loss, err);
     s->skipped_in_a_row = 0;
     pare_optim_args args = pare_optim_args_default();
     args.g = r->grads;
     if (r->hessian) args.hessian = pare_hessian_values(r->hessian);
-    args.lr = line->lr;
+    args.lr = s->lr;
     if (o->clip > 0 && norm > o->clip) args.g_scale = o->clip / (norm + 1e-6);
     pare_stepper stepper = pare_optim_stepper(r->optim);
     PARE_TRY(r->pruner ? pare_pruner_update(r->pruner, &stepper, &args, err)
@@ -132,64 +135,127 @@ static pare_status one_step(pare_train_run *r, pare_train_line *line, pare_error
 
 static bool is_due(uint64_t step, uint64_t every) { return every && step % every == 0; }
 
+/* What the lines' rates are counted from; evaluations and checkpoints are left out. */
 typedef struct clock_state {
-    double since_s, since_flop;
-    uint64_t since_step;
+    double seconds, flop;
+    uint64_t steps;
+    double saved_s; /* when the last checkpoint was written */
 } clock_state;
 
 /* stored: a line that an unbroken run has too. */
-static pare_status log_line(pare_train_run *r, pare_train_line *line, clock_state *c, bool stored,
+static pare_status log_line(pare_train_run *r, clock_state *c, double val_loss, bool stored,
                             pare_error *err) {
     const pare_train_options *o = r->o;
-    double now = pare_now_s();
-    double tokens = (double)(r->state.step - c->since_step) * (double)(o->batch * o->ctx);
-    line->step = r->state.step;
-    line->sparsity = r->state.sparsity = pare_train_sparsity(r);
-    line->tokens_per_s = now > c->since_s ? tokens / (now - c->since_s) : 0;
-    line->flop_per_s = now > c->since_s ? (r->done_flop - c->since_flop) / (now - c->since_s) : 0;
-    line->left_out = r->left_out;
-    if (stored) PARE_TRY(pare_train_log_add(r, line, err));
-    if (o->on_line) o->on_line(o->arg, line);
-    *c = (clock_state){pare_now_s(), r->done_flop, r->state.step};
+    pare_train_state *s = &r->state;
+    bool first = s->step == 0;
+    s->sparsity = pare_train_sparsity(r);
+    pare_train_line line = {.step = s->step,
+                            .loss = first ? NAN : s->loss,
+                            .lr = first ? NAN : s->lr,
+                            .grad_norm = first ? NAN : s->grad_norm,
+                            .sparsity = s->sparsity,
+                            .left_out = r->left_out,
+                            .val_loss = val_loss};
+    if (c->seconds > 0) {
+        line.tokens_per_s = (double)(c->steps * o->batch * o->ctx) / c->seconds;
+        line.flop_per_s = c->flop / c->seconds;
+    }
+    if (stored) PARE_TRY(pare_train_log_add(r, &line, err));
+    if (o->on_line) o->on_line(o->arg, &line);
+    c->seconds = c->flop = 0;
+    c->steps = 0;
     return PARE_OK;
 }
 
 /* What the model is worth as it is: a line of the log like any other. */
 static pare_status before_the_first(pare_train_run *r, clock_state *c, pare_error *err) {
-    pare_train_line line = {.loss = NAN, .lr = NAN, .grad_norm = NAN, .val_loss = NAN};
-    PARE_TRY(pare_train_evaluate(r, &line.val_loss, err));
-    return isfinite(line.val_loss) ? log_line(r, &line, c, true, err) : PARE_OK;
+    double val_loss;
+    PARE_TRY(pare_train_evaluate(r, &val_loss, err));
+    return isfinite(val_loss) ? log_line(r, c, val_loss, true, err) : PARE_OK;
+}
+
+static pare_status timed_step(pare_train_run *r, clock_state *c, pare_error *err) {
+    double start = pare_now_s(), flop = r->done_flop;
+    PARE_TRY(one_step(r, err));
+    c->seconds += pare_now_s() - start;
+    c->flop += r->done_flop - flop;
+    c->steps++;
+    r->state.to_tell = true;
+    return PARE_OK;
+}
+
+/* Evaluates where that is due, and tells the step's line. Interrupted, it is done when the run goes
+ * on. */
+static pare_status tell_step(pare_train_run *r, clock_state *c, uint64_t end, pare_error *err) {
+    const pare_train_options *o = r->o;
+    uint64_t step = r->state.step;
+    double val_loss = NAN;
+    bool last = step == end, evaluates = is_due(step, o->eval_every) || step == o->steps;
+    if (evaluates) PARE_TRY(pare_train_evaluate(r, &val_loss, err));
+    bool stored = is_due(step, o->log_every) || step == o->steps || isfinite(val_loss);
+    r->state.to_tell = false;
+    return stored || last ? log_line(r, c, val_loss, stored, err) : PARE_OK;
+}
+
+static pare_status save(pare_train_run *r, clock_state *c, pare_error *err) {
+    c->saved_s = pare_now_s();
+    return pare_train_save(r, err);
+}
+
+/* An interrupt saves what is done. */
+static pare_status interrupted(pare_train_run *r, pare_error *err) {
+    PARE_TRY(pare_train_save(r, err));
+    return pare_fail(err, PARE_ERR_INTERRUPTED,
+                     "after step %llu: the same command goes on from there",
+                     (unsigned long long)r->state.step);
+}
+
+/* The same on all ranks. */
+static void ask_ranks(const pare_train_run *r, const clock_state *c, bool *stop, bool *late) {
+    enum { LATE = 1, STOP };
+    int wish = pare_check_cancel(r->rt, NULL) != PARE_OK   ? STOP
+               : pare_now_s() - c->saved_s >= SAVE_SECONDS ? LATE
+                                                           : 0;
+    wish = pare_group_max(wish);
+    *stop = wish == STOP;
+    *late = wish == LATE;
 }
 
 static pare_status run_steps(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
     uint64_t end = o->stop_at && o->stop_at < o->steps ? o->stop_at : o->steps;
-    clock_state clock = {pare_now_s(), 0, r->state.step};
-    while (r->state.step < end) {
-        pare_train_line line = {.val_loss = NAN};
-        if (pare_group_max(pare_check_cancel(r->rt, NULL) != PARE_OK)) { /* of any rank */
-            pare_error own = {0};
-            pare_status saved = pare_train_save(r, &own);
-            return saved == PARE_OK
-                       ? pare_fail(err, PARE_ERR_INTERRUPTED,
-                                   "after step %llu: the same command goes on from there",
-                                   (unsigned long long)r->state.step)
-                       : pare_fail(err, saved, "%s", own.message);
-        }
+    clock_state clock = {.saved_s = pare_now_s()};
+    while (r->state.step < end || r->state.to_tell) {
+        bool stop, late;
+        ask_ranks(r, &clock, &stop, &late);
+        if (stop) return interrupted(r, err);
         if (r->state.step == 0) PARE_TRY(before_the_first(r, &clock, err));
-        PARE_TRY(one_step(r, &line, err));
+        if (!r->state.to_tell) PARE_TRY(timed_step(r, &clock, err));
         uint64_t step = r->state.step;
         pare_progress(r->rt, "train", (double)step, (double)o->steps, "steps");
-        bool last = step == end;
-        if (is_due(step, o->eval_every) || (last && step == o->steps)) {
-            PARE_TRY(pare_train_evaluate(r, &line.val_loss, err));
-        }
-        bool stored = is_due(step, o->log_every) || step == o->steps || isfinite(line.val_loss);
-        if (stored || last) PARE_TRY(log_line(r, &line, &clock, stored, err));
-        if ((is_due(step, o->save_every) || last) && !r->state.skipped_in_a_row)
-            PARE_TRY(pare_train_save(r, err));
+        pare_status st = tell_step(r, &clock, end, err);
+        if (st == PARE_ERR_INTERRUPTED) return interrupted(r, err);
+        PARE_TRY(st);
+        if ((is_due(step, o->save_every) || late || step == end) && !r->state.skipped_in_a_row)
+            PARE_TRY(save(r, &clock, err));
     }
     return PARE_OK;
+}
+
+/* A model that nobody can have wanted is not written (N26). */
+static pare_status check_end(const pare_train_run *r, pare_error *err) {
+    const pare_train_state *s = &r->state;
+    const char *bad = pare_train_weights_not_finite(r->weights);
+    if (bad)
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "training: %s: found NaN or infinity at the end, expected finite weights",
+                         bad);
+    bool best = r->best && isfinite(s->best_val_loss);
+    if (!isfinite(s->first_val_loss) || isfinite(s->val_loss) || best) return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT,
+                     "training: held out: found a loss of %g at the end, %.4f before the first "
+                     "step: the model is not written",
+                     s->val_loss, s->first_val_loss);
 }
 
 static void fill_report(pare_train_report *out, const pare_train_run *r, double started,
@@ -210,6 +276,7 @@ static void fill_report(pare_train_report *out, const pare_train_run *r, double 
                                .sparsity = best ? s->best_sparsity : s->sparsity,
                                .seconds = seconds,
                                .finished = s->step >= o->steps,
+                               .n_skipped = s->n_skipped,
                                .peak_rss_bytes = pare_peak_rss_bytes()};
     double all = (double)((s->step - first_step) * per_step);
     if (seconds > 0) {
@@ -237,6 +304,7 @@ pare_status pare_train(pare_train_report *out, pare_runtime *rt, const pare_trai
     double started = pare_now_s();
     uint64_t first_step = r->state.step;
     if (st == PARE_OK) st = run_steps(r, err);
+    if (st == PARE_OK && r->state.step >= o->steps) st = check_end(r, err);
     if (st == PARE_OK) {
         fill_report(out, r, started, first_step);
         if (out->finished) pare_train_tell_end(r);

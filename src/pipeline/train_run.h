@@ -17,6 +17,9 @@
 typedef struct pare_train_state {
     uint64_t step; /* done */
     uint64_t n_skipped, skipped_in_a_row;
+    uint64_t n_averaged;                  /* updates in the average of the weights */
+    double lr, grad_norm;                 /* of the last step */
+    bool to_tell;                         /* the last step has yet to be evaluated and told */
     double loss, val_loss, best_val_loss; /* NaN: none yet */
     double sparsity;
     double best_sparsity; /* of the weights of best_val_loss: sparser ones are always better */
@@ -32,7 +35,9 @@ typedef struct pare_train_run {
     pare_work *work;
     pare_train_weights *weights;
     pare_tokenizer *tok;
-    pare_model *teacher; /* or NULL */
+    pare_model *teacher;     /* or NULL */
+    char (*data_sha256)[65]; /* [n_data] of the text's files */
+    char val_sha256[65];
     pare_token_file tokens, val_tokens;
     pare_batches batches;
     pare_step *step;
@@ -71,6 +76,12 @@ pare_status pare_train_check_options(const pare_train_options *o, pare_error *er
 pare_status pare_train_open(pare_train_run *r, pare_error *err);
 void pare_train_close(pare_train_run *r, bool remove);
 
+/* All that the result depends on, for the work folder; also fills in the hashes of the text. *out
+ * is the caller's, also after a failure. Errors: those of reading the files. */
+pare_status pare_train_fingerprint(json_t **out, pare_train_run *r, pare_error *err);
+
+/* Steps to the full learning rate. */
+uint64_t pare_train_warmup(const pare_train_options *o);
 /* Share of the learning rate at a step, from 0. */
 double pare_train_rate(const pare_train_options *o, uint64_t step);
 
@@ -79,9 +90,10 @@ double pare_train_sparsity(const pare_train_run *r);
 
 /* Memory for an average of the weights, which begins with them, and for the best ones. */
 pare_status pare_train_begin_copies(pare_train_run *r, pare_error *err);
-/* After a step: the average moves by (1 - d) / (1 - d^t) of the way to the weights, t steps done.
- * That is the mean of all weights so far, those of t - k steps ago counting d^k: where the training
- * began has no part in it. */
+/* After an update: the average moves by (1 - d) / (1 - d^t) of the way to the weights, t updates
+ * done. That is the mean of all weights so far, those of t - k updates ago counting d^k: where the
+ * training began has no part in it. Under a mask it is masked too (straight-through: when it is
+ * evaluated or written, by the mask of its own values). */
 void pare_train_average(pare_train_run *r);
 /* *loss of the held-out text, of the average where there is one; the state takes note, and the best
  * weights are kept. NaN where nothing is held out. */
@@ -93,12 +105,14 @@ void pare_train_tell_begin(pare_train_run *r);
  * than before. */
 void pare_train_tell_end(const pare_train_run *r);
 
-/* Tells the passes that follow what masks leave of the weights, and where gradients are wanted.
- * averaged: the weights are an average of those under different masks. */
-pare_status pare_train_leave_out(pare_train_run *r, bool averaged, pare_error *err);
+/* Tells the passes that follow what masks leave of the weights, and where gradients are wanted. */
+pare_status pare_train_leave_out(pare_train_run *r, pare_error *err);
 
 /* Sets the weights of bit 0 in a pruner's mask to 0, in w of trained tensor i. */
 void pare_train_mask(const pare_train_run *r, size_t i, float *w);
+
+/* Is there room for the checkpoints and the model? Errors: PARE_ERR_IO: no. */
+pare_status pare_train_check_disk(const pare_train_run *r, pare_error *err);
 
 /* Writes a checkpoint; the one before is removed when the new one stands. */
 pare_status pare_train_save(pare_train_run *r, pare_error *err);

@@ -76,6 +76,23 @@ static pare_status fail_memory(pare_error *err) {
     return pare_fail(err, PARE_ERR_NOMEM, "training: out of memory");
 }
 
+pare_status pare_train_check_disk(const pare_train_run *r, pare_error *err) {
+    const checkpoint c = {r, r->pruner};
+    pare_saved a;
+    uint64_t room, bytes = 0, model = 0;
+    for (size_t i = 0; array_at((void *)&c, i, &a); i++) bytes += a.n_bytes;
+    for (size_t i = 0; i < r->weights->n; i++)
+        model +=
+            (uint64_t)r->weights->tensors[i].rows * r->weights->tensors[i].cols * sizeof(float);
+    uint64_t wanted = 2 * bytes > bytes + model ? 2 * bytes : bytes + model;
+    PARE_TRY(pare_disk_free(&room, r->o->out, err));
+    if (room >= wanted) return PARE_OK;
+    return pare_fail(err, PARE_ERR_IO,
+                     "%s: found %llu bytes free, expected %llu for two checkpoints, or one and the "
+                     "model",
+                     r->o->out, (unsigned long long)room, (unsigned long long)wanted);
+}
+
 static json_t *state_json(const pare_train_run *r, void *pruner) {
     const pare_train_state *s = &r->state;
     size_t failures = pare_json_failures();
@@ -83,6 +100,10 @@ static json_t *state_json(const pare_train_run *r, void *pruner) {
                           (json_int_t)s->n_skipped, "count", (json_int_t)pare_optim_count(r->optim),
                           "crc32", (json_int_t)checksum(r, pruner));
     if (!j) return NULL;
+    json_object_set_new(j, "averaged", json_integer((json_int_t)s->n_averaged));
+    json_object_set_new(j, "to_tell", json_boolean(s->to_tell));
+    json_object_set_new(j, "lr", pare_json_number(s->lr));
+    json_object_set_new(j, "grad_norm", pare_json_number(s->grad_norm));
     json_object_set_new(j, "loss", pare_json_number(s->loss));
     json_object_set_new(j, "val_loss", pare_json_number(s->val_loss));
     json_object_set_new(j, "best_val_loss", pare_json_number(s->best_val_loss));
@@ -107,6 +128,12 @@ pare_status pare_train_save(pare_train_run *r, pare_error *err) {
     uint64_t old = before ? (uint64_t)json_integer_value(json_object_get(before, "step")) : 0;
     bool had = before != NULL;
     if (had && old == r->state.step) return PARE_OK;
+    const char *bad = pare_train_weights_not_finite(r->weights);
+    if (bad)
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "training: step %llu: %s: found NaN or infinity, expected finite weights: "
+                         "a lower learning rate may help; the last checkpoint is kept",
+                         (unsigned long long)r->state.step, bad);
     char *arrays = checkpoint_path(r, r->state.step), *log = log_path(r, r->state.step);
     char *old_arrays = checkpoint_path(r, old), *old_log = log_path(r, old);
     void *pruner = r->pruner ? pare_malloc(pare_pruner_state_bytes(r->pruner), 1) : NULL;
@@ -181,6 +208,10 @@ pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
     r->state = (pare_train_state){
         .step = step,
         .n_skipped = (uint64_t)json_integer_value(json_object_get(j, "skipped")),
+        .n_averaged = (uint64_t)json_integer_value(json_object_get(j, "averaged")),
+        .to_tell = json_is_true(json_object_get(j, "to_tell")),
+        .lr = pare_json_number_of(json_object_get(j, "lr")),
+        .grad_norm = pare_json_number_of(json_object_get(j, "grad_norm")),
         .loss = pare_json_number_of(json_object_get(j, "loss")),
         .val_loss = pare_json_number_of(json_object_get(j, "val_loss")),
         .best_val_loss = pare_json_number_of(json_object_get(j, "best_val_loss")),
@@ -242,16 +273,19 @@ static pare_output_item item_of(const pare_train_tensor *t) {
 }
 
 /* The weights that are written: the best, the average, or the last; pruned ones are 0 (a
- * straight-through pruner leaves the masters dense: the model is what its forward pass saw). */
-static void choose_weights(pare_train_run *r) {
+ * straight-through pruner leaves the masters dense: the model is what its forward pass saw, by the
+ * mask of these values). */
+static pare_status choose_weights(pare_train_run *r, pare_error *err) {
     const float *from = r->best && isfinite(r->state.best_val_loss) ? r->best : r->ema;
     for (size_t i = 0; from && i < r->weights->n; i++) {
         const pare_train_tensor *t = &r->weights->tensors[i];
         memcpy(t->w, from, t->rows * t->cols * sizeof *t->w);
         from += t->rows * t->cols;
     }
-    if (r->best && isfinite(r->state.best_val_loss)) return; /* masked as it was kept */
+    if (r->best && isfinite(r->state.best_val_loss)) return PARE_OK; /* masked as it was kept */
+    if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
     for (size_t i = 0; i < r->n_trained; i++) pare_train_mask(r, i, r->trained[i].w);
+    return PARE_OK;
 }
 
 /* Before the folder appears: it is there whole or not at all. */
@@ -279,8 +313,7 @@ static pare_status write_adapter(pare_train_run *r, pare_error *err) {
 
 pare_status pare_train_write_model(pare_train_run *r, pare_error *err) {
     const pare_train_weights *w = r->weights;
-    if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
-    choose_weights(r);
+    PARE_TRY(choose_weights(r, err));
     if (r->adapter.method) return write_adapter(r, err);
     pare_output_format format = {.container = "hf"};
     pare_output *o = NULL;

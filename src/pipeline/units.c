@@ -113,27 +113,11 @@ static json_t *whole(json_t *document, size_t failures) {
     return NULL;
 }
 
-/* SHA-256 over all files of the model, and over what the folder says beside the weights. */
-static pare_status hash_model(compress_run *c, char sha[65], pare_error *err) {
-    pare_sha256 h;
-    pare_sha256_init(&h);
-    for (size_t i = 0; i < pare_source_n_files(c->source); i++)
-        PARE_TRY(pare_file_digest(pare_source_file(c->source, i), &h, NULL, c->rt, err));
-    const pare_json *config = pare_source_config_json(c->source);
-    char *text =
-        config && config->root ? json_dumps(config->root, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
-    if (!text && config && config->root) return fail_memory(err);
-    if (text) pare_sha256_update(&h, text, strlen(text));
-    free(text);
-    pare_sha256_hex(&h, sha);
-    return PARE_OK;
-}
-
 pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,
                                pare_error *err) {
     char sha[65];
     size_t failures = pare_json_failures();
-    PARE_TRY(hash_model(c, sha, err));
+    PARE_TRY(pare_source_sha256(sha, c->source, c->rt, err));
     json_t *f = json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:I, s:s}", "version", PARE_VERSION, "model", sha,
         "recipe", pare_recipe_text(c->recipe), "format", c->format->name, "keep",
@@ -150,7 +134,7 @@ pare_status compress_open_work(compress_run *c, const pare_calibration *cal, par
         json_object_set_new(f, "true_sequential", json_boolean(c->o->true_sequential));
     }
     if (f && compress_prefix_step(c)) {
-        pare_status hashed = compress_hash_file(c, sha, c->o->calib, err);
+        pare_status hashed = pare_file_sha256(sha, c->o->calib, c->rt, err);
         if (hashed != PARE_OK) {
             json_decref(f);
             return hashed;

@@ -157,15 +157,22 @@ static pare_status load_manifest(pare_work *w, const char *name, pare_error *err
 
 /* --- opening --- */
 
+static void add_field(char *fields, size_t size, const char *key) {
+    size_t n = strlen(fields);
+    snprintf(fields + n, size - n, "%s%s", n ? ", " : "", key);
+}
+
+/* Fields that differ, and those that only one of the two has. */
 static pare_status compare_fingerprints(const pare_work *w, const json_t *now, pare_error *err) {
     const json_t *then = json_object_get(w->manifest, "fingerprint");
     char fields[400] = "";
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)now, key, value) {
-        if (json_equal(value, json_object_get(then, key))) continue;
-        size_t n = strlen(fields);
-        snprintf(fields + n, sizeof fields - n, "%s%s", n ? ", " : "", key);
+        if (!json_equal(value, json_object_get(then, key))) add_field(fields, sizeof fields, key);
+    }
+    json_object_foreach((json_t *)then, key, value) {
+        if (!json_object_get(now, key)) add_field(fields, sizeof fields, key);
     }
     if (!fields[0]) return PARE_OK;
     return pare_fail(err, PARE_ERR_ARG,

@@ -34,7 +34,8 @@ static const char *recipe_text(pare_record *r, const pare_train_options *o) {
     return taken(r, &b);
 }
 
-static const char *options_text(pare_record *r, const pare_train_options *o) {
+static const char *options_text(pare_record *r, const pare_train_options *o,
+                                const pare_train_report *report) {
     const pare_train_shape *s = &o->shape;
     pare_buffer b = {0};
     pare_buffer_print(&b, "steps=%llu batch=%zu ctx=%zu schedule=%s", (unsigned long long)o->steps,
@@ -54,6 +55,8 @@ static const char *options_text(pare_record *r, const pare_train_options *o) {
                           s->untied ? " untied" : "");
     if (!o->from) pare_buffer_print(&b, " tokenizer=%s vocab=%zu", s->tokenizer, s->vocab_size);
     if (o->recompute) pare_buffer_print(&b, " recompute");
+    if (report->n_skipped)
+        pare_buffer_print(&b, "; %llu steps left out", (unsigned long long)report->n_skipped);
     return taken(r, &b);
 }
 
@@ -115,7 +118,7 @@ pare_status pare_record_set_training(pare_record *r, const pare_train_options *o
     r->text = o->val;
     r->format = o->adapter ? "peft" : "hf";
     r->recipe = recipe_text(r, o);
-    r->options = options_text(r, o);
+    r->options = options_text(r, o, report);
     r->data = data_text(r, o);
     if (!r->recipe || !r->options || !r->data) return fail_memory(err);
     r->compute = o->adapter || o->compute == PARE_COMPUTE_EXACT ? "exact" : "fast";

@@ -24,8 +24,9 @@ static uint64_t get_u64(const uint8_t *p) {
     return (uint64_t)get_u32(p) | (uint64_t)get_u32(p + 4) << 32;
 }
 
-pare_status pare_token_file_fingerprint(uint8_t out[32], const pare_tokenizer *tok,
-                                        const char *const *files, size_t n_files, pare_error *err) {
+void pare_token_file_fingerprint(uint8_t out[32], const pare_tokenizer *tok,
+                                 const char (*sha256)[65], const char *const *names,
+                                 size_t n_files) {
     pare_sha256 h;
     pare_sha256_init(&h);
     const char *what = pare_tokenizer_describe(tok);
@@ -35,14 +36,10 @@ pare_status pare_token_file_fingerprint(uint8_t out[32], const pare_tokenizer *t
         if (token) pare_sha256_update(&h, token, strlen(token) + 1);
     }
     for (size_t i = 0; i < n_files; i++) {
-        pare_file_stamp stamp;
-        PARE_TRY(pare_path_stamp(&stamp, files[i], err));
-        uint64_t facts[2] = {stamp.size, (uint64_t)stamp.modified_ns};
-        pare_sha256_update(&h, files[i], strlen(files[i]) + 1);
-        pare_sha256_update(&h, facts, sizeof facts);
+        pare_sha256_update(&h, sha256[i], sizeof sha256[i]);
+        pare_sha256_update(&h, pare_ends_with(names[i], ".jsonl") ? "j" : "t", 1);
     }
     pare_sha256_final(&h, out);
-    return PARE_OK;
 }
 
 typedef struct builder {

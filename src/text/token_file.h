@@ -18,10 +18,11 @@ typedef struct pare_token_file {
     size_t width;
 } pare_token_file;
 
-/* What the result depends on: the tokenizer (its description and vocabulary), names, sizes and
- * times of the files. */
-pare_status pare_token_file_fingerprint(uint8_t out[32], const pare_tokenizer *tok,
-                                        const char *const *files, size_t n_files, pare_error *err);
+/* What the result depends on: the tokenizer (its description and vocabulary) and the files in their
+ * order, each given by the SHA-256 of its bytes in hex, and whether it is .jsonl (name). */
+void pare_token_file_fingerprint(uint8_t out[32], const pare_tokenizer *tok,
+                                 const char (*sha256)[65], const char *const *names,
+                                 size_t n_files);
 
 /* Writes `path` from text files. Errors: PARE_ERR_INPUT (a .jsonl line without "text"; no ids at
  * all), those of the tokenizer, PARE_ERR_IO, PARE_ERR_INTERRUPTED. */

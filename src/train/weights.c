@@ -297,13 +297,14 @@ void pare_train_weights_free(pare_train_weights *w) {
     pare_free(w);
 }
 
-pare_status pare_train_weights_split(pare_train_weights *w, pare_error *err) {
+pare_status pare_train_weights_split(pare_train_weights *w, const bool *wanted, pare_error *err) {
     pare_arena arena = {.capacity = SIZE_MAX};
     for (int pass = 0; pass < 2; pass++) {
         for (size_t i = 0; i < w->n; i++) {
             pare_train_tensor *t = &w->tensors[i];
             size_t count = t->rows * t->cols;
-            if (!t->linear || t->half) continue;
+            bool chosen = wanted ? wanted[i] && t->matrix : t->linear;
+            if (!chosen || t->half) continue;
             t->forward = pare_arena_alloc(&arena, count + 16, sizeof *t->forward);
             if (!t->forward) continue;
             memcpy(t->forward, t->w, count * sizeof *t->forward);
@@ -420,6 +421,28 @@ static void sum_blocks(void *arg, size_t begin, size_t end) {
         for (size_t k = 0; k < 8; k++) sum += part[k];
         j->sums[b] = sum;
     }
+}
+
+typedef struct finite_job {
+    const float *x;
+    size_t n_bad;
+} finite_job;
+
+static void count_bad(void *arg, size_t begin, size_t end) {
+    finite_job *j = arg;
+    size_t n = 0;
+    for (size_t i = begin; i < end; i++) n += !isfinite(j->x[i]);
+    if (n) __atomic_fetch_add(&j->n_bad, n, __ATOMIC_RELAXED);
+}
+
+const char *pare_train_weights_not_finite(const pare_train_weights *w) {
+    for (size_t i = 0; i < w->n; i++) {
+        const pare_train_tensor *t = &w->tensors[i];
+        finite_job job = {t->w, 0};
+        pare_parallel_for(w->model->rt, t->rows * t->cols, 1 << 14, count_bad, &job);
+        if (job.n_bad) return t->name;
+    }
+    return NULL;
 }
 
 double pare_train_grad_norm(const pare_train_weights *w) {

@@ -52,9 +52,13 @@ pare_status pare_train_weights_open_lora(pare_train_weights **out, pare_runtime 
 pare_status pare_train_weights_of_prefix(pare_train_weights **out, pare_model *m, pare_error *err);
 void pare_train_weights_free(pare_train_weights *w);
 
-/* The linear layers multiply f32 copies from now on (where they have none in bf16), so that a
- * straight-through pruner can show the forward pass other weights than the masters. */
-pare_status pare_train_weights_split(pare_train_weights *w, pare_error *err);
+/* The name of the first tensor with a value that is not finite; NULL: there is none. */
+const char *pare_train_weights_not_finite(const pare_train_weights *w);
+
+/* Passes multiply f32 copies of these matrices from now on (where they have none in bf16), so that
+ * a straight-through pruner can show the forward pass other weights than the masters. wanted [n],
+ * or NULL: those of linear layers. */
+pare_status pare_train_weights_split(pare_train_weights *w, const bool *wanted, pare_error *err);
 
 /* Gradients count as zero from now on. */
 void pare_train_weights_clear(pare_train_weights *w);

@@ -126,10 +126,8 @@ static void check_two(const requests *r, const char *path, const pare_task_score
     pare_task_work work[2] = {{.tokens = &r->tokens, .scores = scores[0]},
                               {.tokens = &r->tokens, .scores = scores[1]}};
     order seen = {.work = work};
-    pare_task_score_options o = {.compute = PARE_COMPUTE_EXACT,
-                                 .batch_tokens = 700,
-                                 .on_scored = on_scored,
-                                 .arg = &seen};
+    pare_task_score_options o = {
+        .compute = PARE_COMPUTE_EXACT, .batch_tokens = 700, .on_scored = on_scored, .arg = &seen};
     pare_runtime *rt = test_runtime(2, PARE_ISA_REF);
     pare_model *m;
     assert_ok(pare_model_load(&m, rt, path, err));

@@ -42,7 +42,7 @@ static void begin(training *t, pare_runtime *rt, const char *spec) {
         t->ids[i] = (int32_t)id;
     }
     pare_json_free(&j);
-    if (strstr(spec, "_ste:")) assert_ok(pare_train_weights_split(t->w, err));
+    if (strstr(spec, "_ste:")) assert_ok(pare_train_weights_split(t->w, NULL, err));
     t->trained = pare_calloc(t->w->n, sizeof *t->trained);
     t->tensor = pare_calloc(t->w->n, sizeof *t->tensor);
     t->grads = pare_calloc(t->w->n, sizeof *t->grads);
