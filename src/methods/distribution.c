@@ -116,7 +116,8 @@ pare_status pare_distribution(double *share, const pare_dist_tensor *t, size_t n
                               pare_error *err) {
     if (o->layers.n || o->dist == PARE_DIST_OWL) return by_block(share, t, n, o, blocks, err);
     if (o->dist == PARE_DIST_ERK)
-        return pare_distribution_erk(share, t, n, o->sparsity.share, 1, true, err);
+        return pare_distribution_erk(share, t, n, o->sparsity.share, o->erk_power, o->erk_kernel,
+                                     err);
     for (size_t i = 0; i < n; i++) share[i] = isnan(t[i].fixed) ? o->sparsity.share : t[i].fixed;
     return PARE_OK;
 }

@@ -15,6 +15,8 @@ typedef struct pare_prune_options {
     pare_structure type;
     int pool; /* PARE_POOL_*: of a block's scores */
     int dist; /* PARE_DIST_* */
+    double erk_power;
+    bool erk_kernel; /* of tensors of more than two dimensions */
     double owl_m, owl_lambda;
     pare_shares layers; /* n > 0: one share per block of the model, in place of sparsity */
 } pare_prune_options;
@@ -37,12 +39,21 @@ typedef struct pare_prune_options {
         .choices = "avg|max", .help = "a tile's score: the mean of its weights' or the largest"    \
     }
 
+/* member: that of pare_prune_options */
+#define PARE_PRUNE_ERK_POWER(options, member)                                                      \
+    {                                                                                              \
+        .name = "erk_power", .type = PARE_PARAM_FLOAT,                                             \
+        .offset = offsetof(options, member.erk_power), .def = 1, .min = 0, .max = 10,              \
+        .help = "erk: densities follow this power of sum(dims) / prod(dims); 0: uniform"           \
+    }
+
 #define PARE_PRUNE_DISTRIBUTION(options)                                                           \
     {.name = "dist",                                                                               \
      .type = PARE_PARAM_CHOICE,                                                                    \
      .offset = offsetof(options, p.dist),                                                          \
      .choices = "uniform|erk|owl",                                                                 \
      .help = "how the sparsity is shared out among the tensors: docs/compress.md"},                \
+        PARE_PRUNE_ERK_POWER(options, p),                                                          \
         {.name = "layers",                                                                         \
          .type = PARE_PARAM_SHARES,                                                                \
          .offset = offsetof(options, p.layers),                                                    \

@@ -129,7 +129,9 @@ static pare_status set_targets(pare_pruner *p, pare_error *err) {
                                   .n_dims = t->n_dims,
                                   .layer = PARE_NO_LAYER,
                                   .fixed = t->has_sparsity ? t->sparsity : (double)NAN};
-        memcpy(d[n++].dims, t->dims, sizeof d->dims);
+        for (size_t k = 0; k < t->n_dims; k++) /* inputs and outputs are the last two there */
+            d[n].dims[k] = t->dims[t->n_dims - 1 - k];
+        n++;
     }
     const pare_dist_blocks none = {0};
     if (st == PARE_OK && n) st = pare_distribution(share, d, n, &p->o->p, &none, err);

@@ -42,9 +42,16 @@ typedef struct pare_sparse_options {
         .choices = "avg|max", .help = "a tile's score: the mean of its weights' or the largest"    \
     }
 #define PARE_SPARSE_DISTRIBUTION(options)                                                          \
-    {                                                                                              \
-        .name = "dist", .type = PARE_PARAM_CHOICE, .offset = offsetof(options, s.p.dist),          \
-        .choices = "uniform|erk", .help = "how the sparsity is shared out among the tensors"       \
+    {.name = "dist",                                                                               \
+     .type = PARE_PARAM_CHOICE,                                                                    \
+     .offset = offsetof(options, s.p.dist),                                                        \
+     .choices = "uniform|erk",                                                                     \
+     .help = "how the sparsity is shared out among the tensors"},                                  \
+        PARE_PRUNE_ERK_POWER(options, s.p), {                                                      \
+        .name = "erk_kernel", .type = PARE_PARAM_BOOL,                                             \
+        .offset = offsetof(options, s.p.erk_kernel), .def = 1,                                     \
+        .help = "erk: by all dimensions, those of a convolution's kernel too; false: by inputs "   \
+                "and outputs"                                                                      \
     }
 /* Which tensors. */
 #define PARE_SPARSE_TENSORS(options)                                                               \

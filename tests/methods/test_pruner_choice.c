@@ -262,6 +262,32 @@ static void convolutions(void **state) {
     pare_runtime_free(rt);
 }
 
+/* JaxPruner's numbers; its kernels have inputs and outputs last, ours outputs and inputs first. */
+static void erk_of_convolutions(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec;
+        double target[3];
+    } cases[] = {{"magnitude:sparsity=0.5,dist=erk", {0, .31, .655}},
+                 {"magnitude:sparsity=0.5,dist=erk,erk_kernel=false", {.21, .47, .56}},
+                 {"static_sparse:sparsity=0.5,dist=erk,erk_power=2", {0, .033, .758}},
+                 {"magnitude:sparsity=0.5,dist=erk,erk_power=0", {.5, .5, .5}}};
+    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
+    float w[3][48] = {{0}};
+    const pare_trained t[] = {{.name = "a", .dims = {4, 2}, .n_dims = 2, .w = w[0]},
+                              {.name = "b", .dims = {6, 3}, .n_dims = 2, .w = w[1]},
+                              {.name = "c", .dims = {6, 4, 2}, .n_dims = 3, .w = w[2]}};
+    for (size_t k = 0; k < 4; k++) {
+        pare_pruner *p;
+        assert_ok(pare_pruner_create(&p, rt, cases[k].spec, t, 3, 100, err));
+        for (size_t i = 0; i < 3; i++)
+            if (fabs(pare_pruner_target(p, i) - cases[k].target[i]) > 0.01)
+                fail_msg("%s: %s: found %g", cases[k].spec, t[i].name, pare_pruner_target(p, i));
+        pare_pruner_free(p);
+    }
+    pare_runtime_free(rt);
+}
+
 /* ---- masks for others ---- */
 
 static void summary_of_jaxpruner(void **state) {
@@ -380,6 +406,7 @@ int main(void) {
         cmocka_unit_test(tensors_by_name),
         cmocka_unit_test(patterns_spare_own_sparsities),
         cmocka_unit_test(convolutions),
+        cmocka_unit_test(erk_of_convolutions),
         cmocka_unit_test(summary_of_jaxpruner),
         cmocka_unit_test(packed_masks),
         cmocka_unit_test(activations),
