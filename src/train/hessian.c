@@ -155,10 +155,15 @@ static void run_all(const pare_hessian *h, void (*fn)(void *, size_t, size_t), i
     }
 }
 
+/* Of the weights that are not 0: pruned ones would make the way shorter. */
 static double rms(const float *w, size_t n) {
     double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)w[i] * (double)w[i];
-    return n ? sqrt(sum / (double)n) : 0;
+    size_t live = 0;
+    for (size_t i = 0; i < n; i++) {
+        sum += (double)w[i] * (double)w[i];
+        live += w[i] != 0;
+    }
+    return live ? sqrt(sum / (double)live) : 0;
 }
 
 void pare_hessian_begin(pare_hessian *h, uint64_t seed, uint64_t step,

@@ -3,7 +3,7 @@
  *
  * H z comes from two gradients of the same batch on both sides of the weights. One step for all
  * would be too long for small tensors and drown in rounding for large ones, so a tensor is moved by
- * r s, s the root mean square of its weights (at least 1e-3): with u = s z,
+ * r s, s the root mean square of its weights but zeros (at least 1e-3): with u = s z,
  *
  *     H u = (g(w + r u) - g(w - r u)) / 2r + O(r^2),     z_i (H u)_i / s_i
  *
