@@ -17,12 +17,16 @@ size_t pare_mask_n_keep(size_t n, double share) {
     return keep > (double)n ? n : (size_t)keep;
 }
 
-pare_status pare_mask_check_pattern(const char *name, const char *method, const pare_sparsity *s,
-                                    size_t cols, pare_error *err) {
-    if (!s->m || cols % (size_t)s->m == 0) return PARE_OK;
+pare_status pare_mask_check_pattern(const char *name, const char *method,
+                                    const pare_prune_options *o, size_t rows, size_t cols,
+                                    pare_error *err) {
+    const pare_sparsity *s = &o->sparsity;
+    bool out = o->nm_axis == PARE_NM_OUT;
+    size_t n = out ? rows : cols;
+    if (!s->m || n % (size_t)s->m == 0) return PARE_OK;
     return pare_fail(err, PARE_ERR_ARG,
-                     "%s: %s: found rows of %zu, expected a multiple of %d for %d:%d", name, method,
-                     cols, s->m, s->n, s->m);
+                     "%s: %s: found %s of %zu, expected a multiple of %d for %d:%d", name, method,
+                     out ? "columns" : "rows", n, s->m, s->n, s->m);
 }
 
 /* --- bits --- */
@@ -240,14 +244,34 @@ static void n_m_groups(void *arg, size_t begin, size_t end) {
     mask_groups(j->sink, j->job->w, j->job->score, begin * m, end * m, j->s.n, j->s.m);
 }
 
+/* M consecutive outputs of an input. Pieces of 64 groups again. */
+static void n_m_columns(void *arg, size_t begin, size_t end) {
+    const n_m_job *j = arg;
+    size_t m = (size_t)j->s.m, cols = j->job->cols;
+    float w[64] = {0}, score[64];
+    for (size_t r = begin * m; r < end * m; r += m)
+        for (size_t c = 0; c < cols; c++) {
+            for (size_t k = 0; k < m; k++) {
+                size_t i = (r + k) * cols + c;
+                score[k] = j->job->score ? j->job->score[i] : fabsf(j->job->w[i]);
+            }
+            uint64_t bits = pare_select_group(w, score, j->s.n, j->s.m);
+            for (size_t k = 0; k < m; k++) put(j->sink, (r + k) * cols + c, bits >> k & 1, 1);
+        }
+}
+
 static pare_status mask_to(const mask_sink *sink, const pare_mask_job *job,
                            const pare_prune_options *o, pare_error *err) {
     const pare_sparsity *s = &o->sparsity;
     size_t n = job->rows * job->cols;
-    PARE_TRY(pare_mask_check_pattern(job->name, job->method, s, job->cols, err));
+    PARE_TRY(pare_mask_check_pattern(job->name, job->method, o, job->rows, job->cols, err));
     if (o->type.kind != PARE_STRUCTURE_WEIGHT) return mask_tiles(sink, job, o, err);
     if (s->m) {
         n_m_job groups = {sink, job, *s};
+        if (o->nm_axis == PARE_NM_OUT) {
+            pare_parallel_for(job->rt, job->rows / (size_t)s->m, 64, n_m_columns, &groups);
+            return PARE_OK;
+        }
         pare_parallel_for(job->rt, n / (size_t)s->m, 64 * 16, n_m_groups, &groups);
         return PARE_OK;
     }

@@ -3,8 +3,8 @@
  * Rules of JaxPruner (arXiv:2304.14082), followed exactly so that counts and ties agree:
  * - share s: of n values max(1, round-half-even(n * (1 - s))) are kept, the highest scores; of
  *   equal scores the LOWER index is kept; s = 0 keeps all
- * - N:M: of each m consecutive inputs the n highest scores are kept; of equal scores the HIGHER
- *   index is kept
+ * - N:M: of each m consecutive inputs (or outputs) the n highest scores are kept; of equal scores
+ * the HIGHER index is kept
  * - block: scores are pooled over tiles, and tiles are kept by the rule of shares. avg: the sum,
  *   divided by the number of weights where tiles at an edge are partial; max: the largest
  * - channel: the sum of the scores of an input or an output; kept by the rule of shares
@@ -20,9 +20,10 @@
 /* Number of values kept by a share (the rule above; in f32 as the reference for n < 3e6). */
 size_t pare_mask_n_keep(size_t n, double share);
 
-/* Does N:M divide the rows? Errors: PARE_ERR_ARG, naming the method. */
-pare_status pare_mask_check_pattern(const char *name, const char *method, const pare_sparsity *s,
-                                    size_t cols, pare_error *err);
+/* Does N:M divide the rows (or columns: nm_axis)? Errors: PARE_ERR_ARG, naming the method. */
+pare_status pare_mask_check_pattern(const char *name, const char *method,
+                                    const pare_prune_options *o, size_t rows, size_t cols,
+                                    pare_error *err);
 
 /* --- zeroes at once, on the calling thread alone --- */
 

@@ -8,13 +8,15 @@
 #include "methods/method.h"
 
 enum { PARE_POOL_AVG, PARE_POOL_MAX };
+enum { PARE_NM_IN, PARE_NM_OUT };
 enum { PARE_DIST_UNIFORM, PARE_DIST_ERK, PARE_DIST_OWL };
 
 typedef struct pare_prune_options {
     pare_sparsity sparsity;
     pare_structure type;
-    int pool; /* PARE_POOL_*: of a block's scores */
-    int dist; /* PARE_DIST_* */
+    int pool;    /* PARE_POOL_*: of a block's scores */
+    int dist;    /* PARE_DIST_* */
+    int nm_axis; /* PARE_NM_*: what M of N:M counts */
     double erk_power;
     bool erk_kernel; /* of tensors of more than two dimensions */
     double owl_m, owl_lambda;

@@ -103,12 +103,12 @@ static pare_status check_tensor(pare_pruned *t, pare_error *err) {
     return PARE_OK;
 }
 
-/* N:M divides the rows of tensors that have no sparsity of their own. */
+/* N:M divides the rows (or columns) of tensors that have no sparsity of their own. */
 static pare_status check_patterns(const pare_pruner *p, pare_error *err) {
     for (size_t i = 0; i < p->n; i++) {
         const pare_pruned *t = &p->tensors[i];
         if (t->chosen && !t->t.has_sparsity)
-            PARE_TRY(pare_mask_check_pattern(t->t.name, p->spec.method->name, &p->o->p.sparsity,
+            PARE_TRY(pare_mask_check_pattern(t->t.name, p->spec.method->name, &p->o->p, t->rows,
                                              t->cols, err));
     }
     return PARE_OK;

@@ -31,16 +31,25 @@ typedef struct pare_sparse_options {
         .offset = offsetof(options, s.p.sparsity), .def = 0.8, .max = 1,                           \
         .help = "share of weights that goes, or N:M (keep N of every M inputs)"                    \
     }
+#define PARE_SPARSE_AXIS(options)                                                                  \
+    {                                                                                              \
+        .name = "nm_axis", .type = PARE_PARAM_CHOICE, .offset = offsetof(options, s.p.nm_axis),    \
+        .choices = "in|out",                                                                       \
+        .help = "N:M: of M consecutive inputs of an output, as packed forms need it, or of M "     \
+                "outputs of an input, which no product here gains from"                            \
+    }
 #define PARE_SPARSE_STRUCTURE(options)                                                             \
     {.name = "type",                                                                               \
      .type = PARE_PARAM_STRUCTURE,                                                                 \
      .offset = offsetof(options, s.p.type),                                                        \
      .choices = "weight|block_RxC|channel_in|channel_out",                                         \
      .help = "what goes together: single weights, tiles of outputs x inputs, inputs or outputs"},  \
-    {                                                                                              \
-        .name = "pool", .type = PARE_PARAM_CHOICE, .offset = offsetof(options, s.p.pool),          \
-        .choices = "avg|max", .help = "a tile's score: the mean of its weights' or the largest"    \
-    }
+        {.name = "pool",                                                                           \
+         .type = PARE_PARAM_CHOICE,                                                                \
+         .offset = offsetof(options, s.p.pool),                                                    \
+         .choices = "avg|max",                                                                     \
+         .help = "a tile's score: the mean of its weights' or the largest"},                       \
+        PARE_SPARSE_AXIS(options)
 #define PARE_SPARSE_DISTRIBUTION(options)                                                          \
     {.name = "dist",                                                                               \
      .type = PARE_PARAM_CHOICE,                                                                    \

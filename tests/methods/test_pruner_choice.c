@@ -243,6 +243,43 @@ static void patterns_spare_own_sparsities(void **state) {
     pare_runtime_free(rt);
 }
 
+/* N:M of outputs is that of inputs of the transposed matrix, ties and all, on any number of
+ * threads.
+ */
+static void patterns_of_outputs(void **state) {
+    (void)state;
+    enum { ROWS = 264, COLS = 75 }; /* two pieces of threads; rows that share words of bits */
+    static float w[ROWS * COLS], turned[ROWS * COLS];
+    uint64_t seed = 6;
+    for (int threads = 1; threads <= 3; threads += 2)
+        for (int k = 0; k < 2; k++) {
+            pare_runtime *rt = test_runtime(threads, PARE_ISA_AMX);
+            for (size_t i = 0; i < ROWS * COLS; i++) w[i] = rintf(4 * draw(&seed)); /* many ties */
+            for (size_t i = 0; i < ROWS * COLS; i++) turned[i % COLS * ROWS + i / COLS] = w[i];
+            const pare_trained t = {.name = "w", .dims = {ROWS, COLS}, .n_dims = 2, .w = w},
+                               u = {.name = "w", .dims = {COLS, ROWS}, .n_dims = 2, .w = turned};
+            pare_pruner *p, *q;
+            assert_ok(pare_pruner_create(&p, rt,
+                                         k ? "magnitude:sparsity=3:8,nm_axis=out"
+                                           : "iterative_nm:sparsity=2:4,nm_axis=out",
+                                         &t, 1, 100, err));
+            assert_ok(pare_pruner_create(
+                &q, rt, k ? "magnitude:sparsity=3:8" : "iterative_nm:sparsity=2:4,nm_axis=in", &u,
+                1, 100, err));
+            assert_ok(pare_pruner_instant_sparsify(p, NULL, err));
+            assert_ok(pare_pruner_instant_sparsify(q, NULL, err));
+            for (size_t i = 0; i < ROWS * COLS; i++)
+                assert_int_equal(pare_bit(pare_pruner_mask(p, 0), i),
+                                 pare_bit(pare_pruner_mask(q, 0), i % COLS * ROWS + i / COLS));
+            pare_pruner_free(p);
+            pare_pruner_free(q);
+            assert_fails(
+                pare_pruner_create(&p, rt, "magnitude:sparsity=2:5,nm_axis=out", &t, 1, 100, err),
+                PARE_ERR_ARG, "w: magnitude: found columns of 264, expected a multiple");
+            pare_runtime_free(rt);
+        }
+}
+
 /* A convolution's weights [out][in][height][width]: tiles and channels hold whole kernels. */
 static void convolutions(void **state) {
     (void)state;
@@ -405,6 +442,7 @@ int main(void) {
         cmocka_unit_test(which_tensors_are_pruned),
         cmocka_unit_test(tensors_by_name),
         cmocka_unit_test(patterns_spare_own_sparsities),
+        cmocka_unit_test(patterns_of_outputs),
         cmocka_unit_test(convolutions),
         cmocka_unit_test(erk_of_convolutions),
         cmocka_unit_test(summary_of_jaxpruner),

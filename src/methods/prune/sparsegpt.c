@@ -138,7 +138,7 @@ static void factor_of_diagonal(pare_obs *obs, const pare_input_stats *x) {
 
 static pare_status sparsegpt_run(const pare_weight_job *job, const void *options, pare_error *err) {
     const sparsegpt_options *o = options;
-    PARE_TRY(pare_mask_check_pattern(job->name, "sparsegpt", &o->p.sparsity, job->cols, err));
+    PARE_TRY(pare_mask_check_pattern(job->name, "sparsegpt", &o->p, job->rows, job->cols, err));
     pare_obs obs;
     bool factored;
     PARE_TRY(pare_obs_factor(&obs, &factored, job, NULL, o->damp, err));

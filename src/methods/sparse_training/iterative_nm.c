@@ -8,6 +8,7 @@ typedef struct iterative_nm_options {
 
 static const pare_param iterative_nm_params[] = {
     PARE_SPARSE_SPARSITY(iterative_nm_options),
+    PARE_SPARSE_AXIS(iterative_nm_options),
     PARE_SPARSE_SCHEDULE(iterative_nm_options, PARE_SCHEDULE_POLYNOMIAL, -1),
     PARE_SPARSE_SWITCHES(iterative_nm_options, 0, 0),
     {0},
