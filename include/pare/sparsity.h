@@ -40,14 +40,25 @@ void pare_pruner_free(pare_pruner *p);
 /* Canonical text: name and parameters that differ from their defaults. Owned by the pruner. */
 const char *pare_pruner_text(const pare_pruner *p);
 
-/* A score of the caller's in place of the algorithm's, which must have one (magnitude, random,
- * saliency, their global and straight-through forms, acdc, adam_fisher): what scores lowest is
- * pruned. fn writes score[n] of tensor number `tensor`; g is its gradient at this step or NULL.
- * Called on the thread that called the library. fn NULL: the algorithm's own again. Errors:
- * PARE_ERR_ARG (an algorithm without scores). */
+/* A score of the caller's in place of the algorithm's, which must have one: what scores lowest is
+ * pruned (magnitude, random, saliency, their global and straight-through forms, acdc, adam_fisher,
+ * iterative_nm), what scores highest comes (set, rigl: in place of chance and of |g|). fn writes
+ * score[n] of tensor number `tensor`; g is its gradient at this step or NULL; what else it wants,
+ * such as an optimizer's moments (pare_optim_array_at), lies in `arg`. Called on the thread that
+ * called the library. fn NULL: the algorithm's own again. Errors: PARE_ERR_ARG (an algorithm
+ * without scores). */
 typedef void (*pare_score_callback)(void *arg, size_t tensor, float *score, const float *w,
                                     const float *g, size_t n);
 pare_status pare_pruner_set_score(pare_pruner *p, pare_score_callback fn, void *arg,
+                                  pare_error *err);
+
+/* A selection of the caller's in place of type and N:M: from scores[n] of a tensor and the sparsity
+ * of this step, above 0, to its mask (bits as pare_pruner_mask has them, all 0 on entry). Called as
+ * a score is. fn NULL: the pruner's own again. Errors: PARE_ERR_ARG (an algorithm that does not
+ * select tensor by tensor: global, set, rigl, iterative_nm, masks of the start). */
+typedef void (*pare_top_k_callback)(void *arg, size_t tensor, uint64_t *mask, const float *score,
+                                    double sparsity, size_t n);
+pare_status pare_pruner_set_top_k(pare_pruner *p, pare_top_k_callback fn, void *arg,
                                   pare_error *err);
 
 /* --- in the loop --- */
@@ -136,10 +147,15 @@ double pare_mask_intersection(const uint64_t *a, const uint64_t *b, size_t n);
 
 /* Activation sparsity: keeps the largest values (signed) of y[rows][cols] and zeroes the others in
  * place: N:M along rows, or a share of all values, tiles or channels of y. type NULL: single
- * values. Errors: PARE_ERR_ARG, PARE_ERR_NOMEM. */
-pare_status pare_sparsify_activations(pare_runtime *rt, float *y, size_t rows, size_t cols,
-                                      const pare_sparsity *sparsity, const pare_structure *type,
-                                      pare_error *err);
+ * values. mask: bits of what was kept, [(rows * cols + 63) / 64], or NULL. Errors: PARE_ERR_ARG,
+ * PARE_ERR_NOMEM. */
+pare_status pare_sparsify_activations(pare_runtime *rt, float *y, uint64_t *mask, size_t rows,
+                                      size_t cols, const pare_sparsity *sparsity,
+                                      const pare_structure *type, pare_error *err);
+
+/* x[n] becomes +0 where a bit is 0: with the mask of activations and the gradient of what they
+ * became, their backward pass, the selection counting as fixed. */
+void pare_mask_values(pare_runtime *rt, float *x, const uint64_t *mask, size_t n);
 
 #ifdef __cplusplus
 }

@@ -236,7 +236,7 @@ float *pare_stepper_moment(const pare_stepper *s, size_t i, size_t n, const char
 pare_status pare_pruner_score_into(float *score, pare_pruner *p, size_t i, pare_score_fn fn,
                                    const pare_sparse_input *in, pare_error *err) {
     const pare_pruned *t = &p->tensors[i];
-    if (p->own_score && fn == p->fns->score) {
+    if (p->own_score && (fn == p->fns->score || fn == p->fns->grow)) {
         p->own_score(p->own_score_arg, i, score, t->t.w, in->g ? in->g[i] : NULL, t->n);
         return PARE_OK;
     }
@@ -266,13 +266,25 @@ bool pare_pruner_scores_are_weights(const pare_pruner *p, pare_score_fn fn) {
 
 pare_status pare_pruner_set_score(pare_pruner *p, pare_score_callback fn, void *arg,
                                   pare_error *err) {
-    if (!p->fns->score)
+    if (!p->fns->score && !p->fns->grow)
         return pare_fail(err, PARE_ERR_ARG,
                          "sparsity: %s: found a score of the caller's, expected an algorithm that "
                          "has scores",
                          p->spec.method->name);
     p->own_score = fn;
     p->own_score_arg = arg;
+    return PARE_OK;
+}
+
+pare_status pare_pruner_set_top_k(pare_pruner *p, pare_top_k_callback fn, void *arg,
+                                  pare_error *err) {
+    if (p->fns->masks != pare_pruner_masks)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "sparsity: %s: found a selection of the caller's, expected an algorithm "
+                         "that selects tensor by tensor",
+                         p->spec.method->name);
+    p->own_top_k = fn;
+    p->own_top_k_arg = arg;
     return PARE_OK;
 }
 
@@ -312,6 +324,23 @@ void pare_pruner_tell_nan(pare_pruner *p, size_t i, const float *score) {
                   p->spec.method->name, j.n, t->n);
 }
 
+static pare_status select_by_caller(pare_pruner *p, size_t i, const float *score, double share,
+                                    pare_error *err) {
+    pare_pruned *t = &p->tensors[i];
+    if (!score) {
+        float *sizes = pare_pruner_scores(p, t->n, err);
+        if (!sizes) return PARE_ERR_NOMEM;
+        const pare_score_job j = {.w = t->t.w};
+        pare_score_all(p->rt, pare_score_magnitude, sizes, &j, t->n);
+        score = sizes;
+    }
+    memset(t->bits, 0, pare_bit_words(t->n) * sizeof *t->bits);
+    p->own_top_k(p->own_top_k_arg, i, t->bits, score, share, t->n);
+    if (t->n % 64) t->bits[t->n / 64] &= ((uint64_t)1 << t->n % 64) - 1;
+    t->k = pare_mask_count(t->bits, t->n);
+    return PARE_OK;
+}
+
 pare_status pare_pruner_make_mask(pare_pruner *p, size_t i, const float *score, double share,
                                   pare_error *err) {
     pare_pruned *t = &p->tensors[i];
@@ -320,6 +349,7 @@ pare_status pare_pruner_make_mask(pare_pruner *p, size_t i, const float *score, 
         return PARE_OK;
     }
     pare_pruner_tell_nan(p, i, score);
+    if (p->own_top_k) return select_by_caller(p, i, score, share, err);
     pare_prune_options o = p->o->p;
     o.sparsity.share = share;
     if (t->t.has_sparsity) o.sparsity.m = 0; /* its own share, not the pattern */

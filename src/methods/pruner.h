@@ -138,12 +138,14 @@ struct pare_pruner {
     float *scores; /* scratch, grown on demand */
     size_t scores_bytes;
     bool forward_stale;            /* straight-through: no mask was made yet */
-    pare_score_callback own_score; /* in place of fns->score; or NULL */
-    void *own_score_arg;
+    pare_score_callback own_score; /* in place of fns->score or fns->grow; or NULL */
+    pare_top_k_callback own_top_k; /* in place of the selection of a tensor; or NULL */
+    void *own_score_arg, *own_top_k_arg;
 };
 
 struct pare_sparse_fns {
     pare_score_fn score; /* NULL: none */
+    pare_score_fn grow;  /* of drop and grow; NULL: none */
     bool needs_gradient; /* by `update`, whose score or growth reads it */
     bool never;          /* no masks at all */
     bool straight_through;

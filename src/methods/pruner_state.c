@@ -138,9 +138,13 @@ void pare_sparsity_summary(pare_sparsity_stats *total, pare_sparsity_stats *each
     if (total->n) total->sparsity = 1.0 - (double)total->n_nonzero / (double)total->n;
 }
 
-pare_status pare_sparsify_activations(pare_runtime *rt, float *y, size_t rows, size_t cols,
-                                      const pare_sparsity *sparsity, const pare_structure *type,
-                                      pare_error *err) {
+void pare_mask_values(pare_runtime *rt, float *x, const uint64_t *mask, size_t n) {
+    pare_mask_apply(rt, x, mask, n);
+}
+
+pare_status pare_sparsify_activations(pare_runtime *rt, float *y, uint64_t *mask, size_t rows,
+                                      size_t cols, const pare_sparsity *sparsity,
+                                      const pare_structure *type, pare_error *err) {
     pare_prune_options o = {.sparsity = *sparsity};
     if (type) o.type = *type;
     if (!(sparsity->share >= 0 && sparsity->share <= 1))
@@ -154,8 +158,25 @@ pare_status pare_sparsify_activations(pare_runtime *rt, float *y, size_t rows, s
                          "M <= 64 or blocks of 1x1 and more",
                          sparsity->n, sparsity->m, o.type.rows, o.type.cols);
     PARE_TRY(pare_prune_check(&o, err));
-    if (rows == 0 || cols == 0 || sparsity->share <= 0) return PARE_OK;
-    const pare_weight_job job = {
-        .rt = rt, .name = "activations", .w = y, .rows = rows, .cols = cols};
-    return pare_mask_matrix(&job, "top-k", y, &o, err);
+    if (rows == 0 || cols == 0) return PARE_OK;
+    if (sparsity->share <= 0) {
+        const pare_scored all = {.w = y, .n = rows * cols, .bits = mask};
+        if (mask) pare_select(NULL, &all, 1, rows * cols, PARE_TIES_FIRST_STAYS);
+        return PARE_OK;
+    }
+    if (!mask) {
+        const pare_weight_job job = {
+            .rt = rt, .name = "activations", .w = y, .rows = rows, .cols = cols};
+        return pare_mask_matrix(&job, "top-k", y, &o, err);
+    }
+    const pare_mask_job job = {.rt = rt,
+                               .name = "activations",
+                               .method = "top-k",
+                               .w = y,
+                               .score = y,
+                               .rows = rows,
+                               .cols = cols};
+    PARE_TRY(pare_mask_bits(mask, &job, &o, err));
+    pare_mask_apply(rt, y, mask, rows * cols);
+    return PARE_OK;
 }

@@ -575,48 +575,6 @@ static void masks_at_the_start(void **state) {
 
 /* ---- scores of the caller's ---- */
 
-/* |w| times the size of an input, as Wanda has it. */
-static void wanda_score(void *arg, size_t tensor, float *score, const float *w, const float *g,
-                        size_t n) {
-    const float *inputs = arg;
-    assert_true(tensor == 0 || tensor == 3);
-    assert_true(g != NULL);
-    for (size_t i = 0; i < n; i++) score[i] = fabsf(w[i]) * inputs[i % 16];
-}
-
-static void own_scores(void **state) {
-    (void)state;
-    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
-    static const char *const takes[] = {"magnitude:sparsity=0.5", "random:sparsity=0.5",
-                                        "saliency:sparsity=0.5",
-                                        "global_magnitude:sparsity=0.5,normalize=false"};
-    float inputs[16];
-    toy x;
-    for (size_t i = 0; i < 16; i++) inputs[i] = i < 8 ? 1000 : 1; /* half the inputs matter */
-    for (size_t k = 0; k < 4; k++) {
-        begin(&x, rt, takes[k], "sgd");
-        assert_ok(pare_pruner_set_score(x.pruner, wanda_score, inputs, err));
-        for (size_t i = 0; i < W1; i++) x.w[i] = x.t[3].w[i] = 0.1f + (float)(i % 13);
-        assert_ok(pare_pruner_instant_sparsify(x.pruner, x.gs, err));
-        for (size_t i = 0; i < W1; i++) assert_int_equal(x.w[i] != 0, i % 16 < 8);
-        assert_ok(pare_pruner_set_score(x.pruner, NULL, NULL, err));
-        end(&x);
-    }
-    /* a score of the caller's may read gradients of pruned weights: on steps that update masks */
-    begin(&x, rt, "magnitude:sparsity=0.5,every=5,from=0,until=9,sparse_grads=true", "sgd");
-    assert_false(pare_pruner_needs_dense_gradient(x.pruner));
-    assert_ok(pare_pruner_set_score(x.pruner, wanda_score, inputs, err));
-    assert_true(pare_pruner_needs_dense_gradient(x.pruner));
-    train(&x, 1);
-    assert_false(pare_pruner_needs_dense_gradient(x.pruner));
-    end(&x);
-    begin(&x, rt, "rigl", "sgd");
-    assert_fails(pare_pruner_set_score(x.pruner, wanda_score, inputs, err), PARE_ERR_ARG,
-                 "rigl: found a score");
-    end(&x);
-    pare_runtime_free(rt);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_algorithm_is_tried),
@@ -638,7 +596,6 @@ int main(void) {
         cmocka_unit_test(fisher),
         cmocka_unit_test(saliency_at_once),
         cmocka_unit_test(masks_at_the_start),
-        cmocka_unit_test(own_scores),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

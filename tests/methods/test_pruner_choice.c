@@ -366,25 +366,72 @@ static void activations(void **state) {
     const pare_sparsity half = {0.5, 0, 0}, pattern = {0.5, 2, 4}, none = {0}, bad = {2, 0, 0};
     float x[8];
     memcpy(x, y, sizeof x);
-    assert_ok(pare_sparsify_activations(rt, x, 2, 4, &half, NULL, err));
+    assert_ok(pare_sparsify_activations(rt, x, NULL, 2, 4, &half, NULL, err));
     const float largest[] = {0, 0, 3, 0, 2, 5, 0, 4}; /* signed: -9 is the smallest */
     assert_memory_equal(x, largest, sizeof x);
     memcpy(x, y, sizeof x);
-    assert_ok(pare_sparsify_activations(rt, x, 2, 4, &pattern, NULL, err));
+    assert_ok(pare_sparsify_activations(rt, x, NULL, 2, 4, &pattern, NULL, err));
     const float groups[] = {1, 0, 3, 0, 0, 5, 0, 4};
     assert_memory_equal(x, groups, sizeof x);
     memcpy(x, y, sizeof x);
     const pare_structure block = {PARE_STRUCTURE_BLOCK, 2, 2};
-    assert_ok(pare_sparsify_activations(rt, x, 2, 4, &half, &block, err));
+    assert_ok(pare_sparsify_activations(rt, x, NULL, 2, 4, &half, &block, err));
     const float tiles[] = {0, 0, 3, 0, 0, 0, -1, 4};
     assert_memory_equal(x, tiles, sizeof x);
     memcpy(x, y, sizeof x);
-    assert_ok(pare_sparsify_activations(rt, x, 2, 4, &none, NULL, err));
+    assert_ok(pare_sparsify_activations(rt, x, NULL, 2, 4, &none, NULL, err));
     assert_memory_equal(x, y, sizeof x);
-    assert_fails(pare_sparsify_activations(rt, x, 2, 4, &bad, NULL, err), PARE_ERR_ARG,
+    assert_fails(pare_sparsify_activations(rt, x, NULL, 2, 4, &bad, NULL, err), PARE_ERR_ARG,
                  "sparsity 2");
-    assert_fails(pare_sparsify_activations(rt, x, 4, 2, &pattern, NULL, err), PARE_ERR_ARG,
+    assert_fails(pare_sparsify_activations(rt, x, NULL, 4, 2, &pattern, NULL, err), PARE_ERR_ARG,
                  "multiple of 4");
+    pare_runtime_free(rt);
+}
+
+/* y = top-k(relu(x)) and a loss sum c y: its gradient by the mask is that of central differences,
+ * in f64 and small enough that nothing else is chosen. */
+static void activations_have_a_backward(void **state) {
+    (void)state;
+    enum { ROWS = 9, COLS = 24, SIZE = ROWS * COLS };
+    static const struct {
+        pare_sparsity sparsity;
+        pare_structure type;
+    } cases[] = {{{0.7, 0, 0}, {0}},
+                 {{0.5, 2, 4}, {0}},
+                 {{0.5, 0, 0}, {PARE_STRUCTURE_BLOCK, 3, 4}},
+                 {{0.5, 0, 0}, {PARE_STRUCTURE_CHANNEL_IN, 0, 0}},
+                 {{0, 0, 0}, {0}}};
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    uint64_t seed = 8;
+    for (size_t k = 0; k < 5; k++) {
+        float x[SIZE], c[SIZE], y[SIZE], plain[SIZE], dx[SIZE];
+        uint64_t mask[SIZE / 64 + 1];
+        memset(mask, 0xFF, sizeof mask);
+        for (size_t i = 0; i < SIZE; i++) x[i] = draw(&seed) + 0.5f, c[i] = draw(&seed);
+        for (size_t i = 0; i < SIZE; i++) y[i] = plain[i] = fmaxf(x[i], 0);
+        assert_ok(pare_sparsify_activations(rt, y, mask, ROWS, COLS, &cases[k].sparsity,
+                                            &cases[k].type, err));
+        assert_ok(pare_sparsify_activations(rt, plain, NULL, ROWS, COLS, &cases[k].sparsity,
+                                            &cases[k].type, err));
+        assert_memory_equal(y, plain, sizeof y);
+        assert_true(mask[SIZE / 64] >> SIZE % 64 == 0);
+        memcpy(dx, c, sizeof dx);
+        pare_mask_values(rt, dx, mask, SIZE);
+        for (size_t i = 0; i < SIZE; i++) {
+            double value[2];
+            dx[i] = x[i] > 0 ? dx[i] : 0;
+            for (int side = 0; side < 2; side++) {
+                float moved[SIZE];
+                for (size_t j = 0; j < SIZE; j++) moved[j] = fmaxf(x[j], 0);
+                moved[i] = fmaxf(x[i] + (side ? -0x1p-20f : 0x1p-20f), 0);
+                assert_ok(pare_sparsify_activations(rt, moved, NULL, ROWS, COLS, &cases[k].sparsity,
+                                                    &cases[k].type, err));
+                value[side] = 0;
+                for (size_t j = 0; j < SIZE; j++) value[side] += (double)c[j] * (double)moved[j];
+            }
+            assert_float_equal(dx[i], (value[0] - value[1]) * 0x1p19, 0.1); /* of rounding x */
+        }
+    }
     pare_runtime_free(rt);
 }
 
@@ -448,6 +495,7 @@ int main(void) {
         cmocka_unit_test(summary_of_jaxpruner),
         cmocka_unit_test(packed_masks),
         cmocka_unit_test(activations),
+        cmocka_unit_test(activations_have_a_backward),
         cmocka_unit_test(wrong_calls_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,10 +19,15 @@ static pare_status iterative_nm_masks(pare_pruner *p, const pare_sparse_input *i
     for (size_t i = 0; i < p->n; i++) {
         pare_pruned *t = &p->tensors[i];
         if (!t->bits) continue;
+        const float *score;
         double share = pare_pruner_share(p, t->target, in->full);
-        PARE_TRY(pare_pruner_make_mask(p, i, NULL, share, err)); /* the pattern, or all */
-        const pare_scored s = {
-            .w = t->t.w, .n = t->n, .forced = t->k < t->n ? t->bits : NULL, .bits = t->bits};
+        PARE_TRY(pare_pruner_score(&score, p, i, p->fns->score, in, err));
+        PARE_TRY(pare_pruner_make_mask(p, i, score, share, err)); /* the pattern, or all */
+        const pare_scored s = {.w = t->t.w,
+                               .score = score,
+                               .n = t->n,
+                               .forced = t->k < t->n ? t->bits : NULL,
+                               .bits = t->bits};
         if (t->t.has_sparsity || share <= 0) continue;
         pare_select(p->rt, &s, 1, pare_mask_n_keep(t->n, share), PARE_TIES_FIRST_STAYS);
         t->k = pare_mask_count(t->bits, t->n);

@@ -30,6 +30,7 @@ static pare_status rigl_check(const void *options, pare_error *err) {
 
 static const pare_sparse_fns rigl = {
     .needs_gradient = true,
+    .grow = pare_score_gradient,
     .init = pare_pruner_init_random,
     .update = rigl_update,
 };

@@ -29,6 +29,7 @@ static pare_status set_check(const void *options, pare_error *err) {
 }
 
 static const pare_sparse_fns set = {
+    .grow = pare_score_random,
     .init = pare_pruner_init_random,
     .update = set_update,
 };
