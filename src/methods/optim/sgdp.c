@@ -3,7 +3,8 @@
  * decoupled, and divided by 1 - momentum so that it compares with L2.
  *
  * The paper's momentum keeps what is taken out of the step; the authors' code, without nesterov,
- * takes it out of the momentum too: project_momentum. */
+ * takes it out of the momentum too: project_momentum. Their default momentum is 0, with which
+ * norms hardly grow; ours is the one that the method is meant for. */
 #include "methods/projection.h"
 
 typedef struct sgdp_options {
@@ -15,7 +16,7 @@ typedef struct sgdp_options {
 static const pare_param sgdp_params[] = {
     PARE_OPTIM_LR(sgdp_options, 0.01),
     PARE_PARAM(sgdp_options, momentum, PARE_PARAM_FLOAT, 0.9, 0, 0.999999,
-               "share of the last step's direction that stays"),
+               "share of the last step's direction that stays; the authors' code: 0"),
     PARE_PARAM(sgdp_options, dampening, PARE_PARAM_FLOAT, 0, 0, 1,
                "share of the gradient that does not join the momentum"),
     PARE_PARAM(sgdp_options, nesterov, PARE_PARAM_BOOL, 0, 0, 1,
