@@ -68,11 +68,19 @@ static float curvature(const pare_update *u, size_t begin, size_t end) {
     return n ? sum / (float)n : 0.0f;
 }
 
-static float direction(const adahessian_job *j, size_t i) {
-    const pare_update_arrays *a = &j->u->a;
-    float root = sqrtf(a->v[i]) / j->root2, power = (float)j->o->power;
-    float d = (power == 1.0f ? root : powf(root, power)) + (float)j->o->eps;
-    return d > 0.0f ? a->m[i] / d : 0.0f;
+/* Numbers of a step that every weight needs. */
+typedef struct divisor {
+    float root2, power, eps;
+} divisor;
+
+static float direction(float m, float v, divisor by) {
+    float root = sqrtf(v) / by.root2;
+    float d = (by.power == 1.0f ? root : powf(root, by.power)) + by.eps;
+    return d > 0.0f ? m / d : 0.0f;
+}
+
+static divisor divisor_of(const adahessian_job *j) {
+    return (divisor){j->root2, (float)j->o->power, (float)j->o->eps};
 }
 
 /* Moments of a block; its sum of squares. */
@@ -81,13 +89,18 @@ static double advance_block(const adahessian_job *j, size_t begin, size_t end) {
     const pare_update *u = j->u;
     const float beta1 = (float)o->beta1, rest1 = (float)(1.0 - o->beta1), beta2 = (float)o->beta2,
                 rest2 = (float)(1.0 - o->beta2);
-    float mean = u->hessian ? curvature(u, begin, end) : 0.0f;
+    const pare_update_arrays a = u->a;
+    const divisor by = divisor_of(j);
+    const bool fresh = u->hessian != NULL;
+    float mean = fresh ? curvature(u, begin, end) : 0.0f;
     double sum = 0;
     for (size_t i = begin; i < end; i++) {
-        u->a.m[i] = beta1 * u->a.m[i] + rest1 * pare_update_gradient(&u->a, i);
-        if (u->hessian) u->a.v[i] = beta2 * u->a.v[i] + rest2 * mean * mean;
-        double d = (double)direction(j, i);
-        if (pare_update_kept(&u->a, i)) sum += d * d;
+        float m = beta1 * a.m[i] + rest1 * pare_update_gradient(&a, i), v = a.v[i];
+        if (fresh) v = beta2 * v + rest2 * mean * mean;
+        a.m[i] = m;
+        a.v[i] = v;
+        double d = (double)direction(m, v, by);
+        if (pare_update_kept(&a, i)) sum += d * d;
     }
     return sum;
 }
@@ -105,9 +118,11 @@ static void advance_chunks(void *arg, size_t begin, size_t end) {
 
 static void move_block(void *arg, size_t begin, size_t end) {
     const adahessian_job *j = arg;
-    const pare_update_arrays *a = &j->u->a;
+    const pare_update_arrays a = j->u->a;
+    const divisor by = divisor_of(j);
+    const float decay = j->decay, rate = j->rate;
     for (size_t i = begin; i < end; i++)
-        pare_update_put(a, i, a->w[i] - j->decay * a->w[i] - j->rate * direction(j, i));
+        pare_update_put(&a, i, a.w[i] - decay * a.w[i] - rate * direction(a.m[i], a.v[i], by));
 }
 
 static size_t block_of(const adahessian_options *o, const pare_update *u) {
