@@ -118,7 +118,7 @@ static bool project(double *u, const reading *x, const float *g, double delta, d
             ww += w[i] * w[i];
         }
         rows &= fabs(gw) / fmax(sqrt(gg) * sqrt(ww), eps) <
-                delta / sqrt(n_kept(x, r * COLS, (r + 1) * COLS));
+                delta / sqrt(fmax(n_kept(x, r * COLS, (r + 1) * COLS), 1));
         all[0] += gw;
         all[1] += gg;
         all[2] += ww;
