@@ -112,18 +112,40 @@ static void keep_note(void *arg, const char *line) {
     (void)compress_add_fallback(c, &err, "%s", line);
 }
 
-/* Zeros are an earlier pruner's, of this recipe or of the file: in a quarter of all weights they do
- * not arise by rounding. */
-static bool was_pruned(const float *w, size_t n) {
-    size_t zeros = 0;
-    for (size_t i = 0; i < n; i++) zeros += w[i] == 0.0f;
-    return 4 * zeros >= n;
+/* In each whole four of the inputs at least two are zeros. */
+static bool is_two_of_four(const float *w, size_t rows, size_t cols) {
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i + 4 <= cols; i += 4) {
+            const float *x = w + r * cols + i;
+            if ((x[0] == 0) + (x[1] == 0) + (x[2] == 0) + (x[3] == 0) < 2) return false;
+        }
+    return cols >= 4;
+}
+
+/* Are the file's zeros an earlier pruner's? In a quarter of all weights they do not arise by
+ * rounding, but to fewer than 32 codes: there a pattern tells. */
+static bool was_pruned(const tensor_plan *p, const pare_weight_job *job, bool tells) {
+    enum { FEW_CODES = 32 };
+    size_t zeros = 0, n = job->rows * job->cols;
+    for (size_t i = 0; i < n; i++) zeros += job->w[i] == 0.0f;
+    if (4 * zeros < n) return false;
+    const pare_encoding *from = p->t->enc;
+    bool few =
+        from && from->codes && !from->part_sizes && from->code_max - from->code_min < FEW_CODES;
+    if (!few || is_two_of_four(job->w, job->rows, job->cols)) return true;
+    if (tells)
+        pare_job_note(
+            job,
+            "%.0f%% of its values are zeros, which rounding to %s leaves too: they are not "
+            "taken for pruned ones",
+            100.0 * (double)zeros / (double)n, from->name);
+    return false;
 }
 
 /* Steps [first, last) on the job. *pruned: a step before them pruned, and then one of them did. */
 static pare_status run_methods(compress_run *c, const tensor_plan *p, pare_weight_job *job,
                                size_t first, size_t last, bool *pruned, pare_error *err) {
-    *pruned |= was_pruned(job->w, job->rows * job->cols);
+    if (first == 0) *pruned |= was_pruned(p, job, last > first); /* later ones are known */
     bool to_end = last == c->recipe->n_steps;
     if (to_end && job->x && job->x->n_tokens < 32) /* less than the smallest group of a quantizer */
         pare_job_note(job, "saw %llu calibration tokens only",

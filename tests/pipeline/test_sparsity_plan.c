@@ -256,6 +256,43 @@ static void what_cannot_be_is_refused(void **state) {
     pare_runtime_free(rt);
 }
 
+static void compress(const char *from, const char *recipe, const char *out, const char *note,
+                     double least, double most) {
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    pare_compress_report *report;
+    pare_compress_options o = options_of(recipe, out);
+    o.model = from;
+    assert_ok(pare_compress(&report, rt, &o, err));
+    const pare_compress_info *info = pare_compress_result(report);
+    bool told = false;
+    for (size_t i = 0; i < info->n_fallbacks; i++)
+        told |= strstr(info->fallbacks[i], "not taken for pruned") != NULL;
+    assert_true(told == (note != NULL));
+    for (size_t i = 0; i < info->n_layers; i++) {
+        const pare_layer_report *l = &info->layers[i];
+        if (block_of(l->name) >= 0 && !(l->sparsity >= least && l->sparsity <= most))
+            fail_msg("%s: %s: %g zeros", recipe, l->name, l->sparsity);
+    }
+    pare_compress_report_free(report);
+    pare_runtime_free(rt);
+}
+
+/* Few codes have many zeros: a pattern tells that they were pruned, else a line that they count as
+ * rounded. */
+static void zeros_of_few_codes(void **state) {
+    (void)state;
+    char rounded[1024], pattern[1024], out[1024];
+    snprintf(rounded, sizeof rounded, "%s", test_path("rounded"));
+    snprintf(pattern, sizeof pattern, "%s", test_path("pattern"));
+    snprintf(out, sizeof out, "%s", test_path("again"));
+    compress(model, "rtn:bits=2,group=32", rounded, NULL, 0.25, 0.9);
+    compress(rounded, "gptq:bits=8,group=32", out, "told", 0, 1);
+    test_remove(out);
+    compress(model, "magnitude:sparsity=2:4 + rtn:bits=4,group=32", pattern, NULL, 0.5, 0.8);
+    compress(pattern, "gptq:bits=8,group=32", out, NULL, 0.5, 0.8);
+    test_remove(out);
+}
+
 int main(void) {
     static char model_path[1024], text_path[1024], words[8000];
     snprintf(model_path, sizeof model_path, "%s", tiny_model("tiny", NULL));
@@ -266,7 +303,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tensors_get_what_is_planned), cmocka_unit_test(sizes_follow_the_shares),
         cmocka_unit_test(owl_keeps_the_mean),          cmocka_unit_test(owl_tells_another_mean),
-        cmocka_unit_test(interrupted_anywhere),        cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(zeros_of_few_codes),          cmocka_unit_test(interrupted_anywhere),
+        cmocka_unit_test(what_cannot_be_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
