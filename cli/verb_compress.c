@@ -48,8 +48,10 @@ static const cli_option compress_table[] = {
                "of calibration: f32, or 8-bit activations where the weights allow"),
     CLI_SWITCH(compress_options, 0, "true-sequential", true_sequential,
                "measure inputs again behind each group of a block's layers that was compressed"),
-    CLI_OPTION(compress_options, 0, "max-memory", CLI_SIZE, max_memory, "SIZE", 0, 0,
-               "refuse a run that is planned to take more"),
+    CLI_OPTION(
+        compress_options, 0, "max-memory", CLI_SIZE, max_memory, "SIZE", 0, 0,
+        "keep activations in files where a run is planned to take more; refuse it where that is "
+        "not enough"),
     CLI_OPTION(
         compress_options, 0, "target-bpw", CLI_FLOAT, target_bpw, "X", 0, 64,
         "store in the largest mix (pare compress -r q4_k_m ...) of at most X bits per weight; "
@@ -171,6 +173,7 @@ static pare_status print_json(cli *c, const compress_result *r) {
     json_object_set_new(o, "out_bytes", json_integer((json_int_t)i->out_bytes));
     json_object_set_new(o, "work_bytes", json_integer((json_int_t)i->work_bytes));
     json_object_set_new(o, "disk_bytes", json_integer((json_int_t)i->disk_bytes));
+    json_object_set_new(o, "spill_bytes", json_integer((json_int_t)i->spill_bytes));
     json_object_set_new(o, "dense_pass", json_boolean(i->dense_pass));
     if (r->dry_run && i->planned_seconds > 0)
         json_object_set_new(o, "planned_seconds", cli_json_real(i->planned_seconds));
@@ -247,6 +250,8 @@ static pare_status print_table(cli *c, const compress_result *r) {
     if (r->dry_run) {
         cli_printf(c, ", work memory %s", cli_bytes((double)i->work_bytes));
         if (i->disk_bytes) cli_printf(c, ", disk beside it %s", cli_bytes((double)i->disk_bytes));
+        if (i->spill_bytes)
+            cli_printf(c, ", of it activations %s", cli_bytes((double)i->spill_bytes));
         if (i->planned_seconds > 0) cli_printf(c, ", about %s", cli_clock(i->planned_seconds));
         if (i->dense_pass)
             cli_printf(c, ", calibration runs through the dense model once before the blocks");

@@ -42,8 +42,10 @@ measure() {
 
 found=$out/searched/cushion.safetensors
 compress searched "cushioncache:$search,epochs=0"
-compress tuned "cushioncache:$search,$tune,lambda=0" --prefix "$found"
-compress tuned_error "cushioncache:$search,$tune,lambda=$lambda" --prefix "$found"
+cushions="none searched tuned tuned_error"
+[ -f "$found" ] || { echo "study-cushion: no token lowers the error: there is no cushion to measure" >&2; cushions=none; }
+[ "$cushions" = none ] || compress tuned "cushioncache:$search,$tune,lambda=0" --prefix "$found"
+[ "$cushions" = none ] || compress tuned_error "cushioncache:$search,$tune,lambda=$lambda" --prefix "$found"
 
 # options of a scheme; "plain": none
 choose() {
@@ -52,7 +54,7 @@ choose() {
   if [[ $1 == *static* ]]; then options+=(--calib "$calib" --calib-samples "$samples" --calib-ctx 512); fi
 }
 
-for cushion in none searched tuned tuned_error; do
+for cushion in $cushions; do
   prefix=none
   [ "$cushion" = none ] || prefix=$out/$cushion/cushion.safetensors
   for scheme in plain $schemes; do

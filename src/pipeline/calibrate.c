@@ -44,6 +44,8 @@ struct pare_calibration {
     const shared_input *last; /* nothing behind it is needed; NULL: the block's output is */
     double done;              /* sequences through layers, for progress */
     bool two_streams;
+    bool spills;       /* samples lie in files, */
+    const char *spill; /* of this folder */
     /* Ranks share the sequences: run_length after each other go to one rank, so that the Hessian's
      * blocks of tokens are those of one rank. Two streams: every rank computes all, the first one
      * writes.
@@ -202,6 +204,10 @@ uint32_t pare_calibration_crc32(const pare_calibration *cal) {
 uint64_t pare_calibration_file_bytes(const pare_calibration *cal) {
     return (uint64_t)cal->n * cal->h_bytes * (cal->two_streams ? 2 : 1);
 }
+void pare_calibration_spill(pare_calibration *cal, bool planned, const char *folder) {
+    cal->spills = planned;
+    cal->spill = folder;
+}
 size_t pare_calibration_memory(const pare_calibration *cal) {
     return cal->room.bytes + cal->h_bytes + cal->n * cal->ctx * sizeof(int32_t);
 }
@@ -319,15 +325,19 @@ static unsigned needs_of_input(const shared_input *input, pare_needs_fn needs, v
 }
 
 pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_needs_fn needs,
-                                  void *arg, size_t *bytes, pare_error *err) {
+                                  void *arg, size_t *bytes, uint64_t *samples, pare_error *err) {
+    size_t in_memory = (cal->spills ? 1 : cal->n_samples) * cal->ctx;
     PARE_TRY(pare_calibration_load(cal, layer, err));
     pare_calibration_discover(cal, layer);
     *bytes = 0;
+    *samples = 0;
     for (size_t i = 0; i < cal->n_inputs; i++) {
+        size_t in = cal->inputs[i].in;
         unsigned wanted = needs_of_input(&cal->inputs[i], needs, arg);
         if (wanted)
-            *bytes += pare_statistics_bytes(cal->inputs[i].in, wanted, cal->n_samples * cal->ctx,
-                                            pare_runtime_threads(cal->rt));
+            *bytes += pare_statistics_bytes(in, wanted, in_memory, pare_runtime_threads(cal->rt));
+        if (wanted & PARE_NEED_SAMPLES)
+            *samples += (uint64_t)cal->n_samples * cal->ctx * in * sizeof(float);
     }
     pare_calibration_drop(cal, layer);
     return PARE_OK;
@@ -372,7 +382,7 @@ static pare_status make_statistics(pare_calibration *cal, size_t layer, pare_nee
         unsigned wanted = needs_of_input(input, needs, arg);
         if (wanted)
             PARE_TRY(pare_statistics_create(&input->statistics, cal->rt, input->in, wanted,
-                                            cal->n_samples * cal->ctx, err));
+                                            cal->n_samples * cal->ctx, cal->spill, err));
     }
     return PARE_OK;
 }
@@ -418,11 +428,15 @@ static void tell_done(pare_calibration *cal, size_t layer, bool second, size_t n
 
 /* first: of the file's states; targets: the outputs are copied there, or NULL. */
 static pare_status run_sequences(pare_calibration *cal, size_t layer, const pare_file *from,
-                                 size_t first, pare_probe_fn probe, output *out, float *targets,
-                                 pare_error *err) {
+                                 size_t first, pare_probe_fn probe, output *out,
+                                 const pare_spill *targets, pare_error *err) {
     for (size_t i = 0; i < cal->n; i++) {
         PARE_TRY(run_sequence(cal, layer, from, first, i, probe, err));
-        if (targets) memcpy(targets + i * (cal->h_bytes / sizeof *targets), cal->h, cal->h_bytes);
+        size_t values = cal->h_bytes / sizeof *cal->h;
+        if (targets) {
+            memcpy(targets->data + i * values, cal->h, cal->h_bytes);
+            pare_spill_rest(targets, i * values, values);
+        }
         PARE_TRY(output_write(out, cal, cal->h, err));
         tell_done(cal, layer, probe == NULL, i + 1);
     }
@@ -480,7 +494,7 @@ pare_status pare_calibration_run(pare_calibration *cal, size_t layer, const char
 }
 
 pare_status pare_calibration_run_dense(pare_calibration *cal, size_t layer, const char *from,
-                                       const char *to, float *targets, pare_error *err) {
+                                       const char *to, const pare_spill *targets, pare_error *err) {
     pare_file file;
     cal->last = NULL;
     if (cal->half.open) pare_writer_discard(&cal->half.writer);
@@ -536,13 +550,16 @@ static module module_of(const pare_layer *l, const pare_linear *matrix) {
     return matrix == &l->ffn_gate || matrix == &l->ffn_up ? FEED_FORWARD : MATRIX;
 }
 
-static pare_status run_samples(pare_calibration *cal, region r, size_t in, const float *x, float *y,
-                               pare_error *err) {
+static pare_status run_samples(pare_calibration *cal, region r, const shared_input *input,
+                               const pare_spill *y, pare_error *err) {
+    size_t values = cal->ctx * cal->m->config.dim;
     for (size_t k = 0; k < cal->n_samples; k++) {
         PARE_TRY(pare_check_cancel(cal->rt, err));
-        r.x = x + k * cal->ctx * in;
-        r.y = y + k * cal->ctx * cal->m->config.dim;
+        r.x = input->result->samples + k * cal->ctx * input->in;
+        r.y = y->data + k * values;
         pare_team_run(cal->rt, region_thread, &r);
+        if (input->statistics) pare_statistics_rest(input->statistics, k * cal->ctx, cal->ctx);
+        pare_spill_rest(y, k * values, values);
     }
     return PARE_OK;
 }
@@ -561,7 +578,7 @@ static pare_status wrap_candidate(const pare_calibration *cal, pare_tensor *t, c
 }
 
 pare_status pare_calibration_module(pare_calibration *cal, size_t layer, size_t i,
-                                    const float *const *w, float *y, pare_error *err) {
+                                    const float *const *w, const pare_spill *y, pare_error *err) {
     const shared_input *input = &cal->inputs[i];
     pare_tensor before[PARE_OP_MAX_OUTS], tried[PARE_OP_MAX_OUTS] = {0};
     pare_linear *linears[PARE_OP_MAX_OUTS] = {NULL};
@@ -580,7 +597,7 @@ pare_status pare_calibration_module(pare_calibration *cal, size_t layer, size_t 
                 .module = module_of(&cal->m->weights.layers[layer], linears[0]),
                 .matrix = linears[0],
                 .n = cal->ctx};
-    if (st == PARE_OK) st = run_samples(cal, r, input->in, input->result->samples, y, err);
+    if (st == PARE_OK) st = run_samples(cal, r, input, y, err);
     for (size_t k = 0; k < n; k++) {
         linears[k]->w = before[k];
         pare_tensor_free(&tried[k]);
@@ -599,7 +616,8 @@ static float *made_up(size_t n, float scale) {
 
 /* x[n_samples * ctx][in]; the second call counts. */
 static pare_status time_module(pare_calibration *cal, size_t layer, size_t i, const float *x,
-                               const float *const *w, float *y, double *seconds, pare_error *err) {
+                               const float *const *w, const pare_spill *y, double *seconds,
+                               pare_error *err) {
     const pare_input_stats samples = {.samples = x};
     shared_input *input = &cal->inputs[i];
     const pare_input_stats *before = input->result;
@@ -624,13 +642,14 @@ pare_status pare_calibration_module_seconds(pare_calibration *cal, size_t layer,
         if (linear->w.view.rows > n_w) n_w = linear->w.view.rows;
     }
     n_w *= input->in;
-    float *x = made_up(n * input->in, 1.0f), *y = pare_big_alloc(n * dim * sizeof *y),
-          *weights = made_up(n_w, 0.02f);
+    pare_spill y = {0};
+    PARE_TRY(pare_spill_make(&y, n * dim, NULL, err));
+    float *x = made_up(n * input->in, 1.0f), *weights = made_up(n_w, 0.02f);
     for (size_t k = 0; k < input->n_names; k++) w[k] = weights; /* one for all */
     pare_status st =
-        x && y && weights ? time_module(cal, layer, i, x, w, y, seconds, err) : fail_memory(err);
+        x && weights ? time_module(cal, layer, i, x, w, &y, seconds, err) : fail_memory(err);
     if (x) pare_big_free(x, n * input->in * sizeof *x);
-    if (y) pare_big_free(y, n * dim * sizeof *y);
+    pare_spill_free(&y);
     if (weights) pare_big_free(weights, n_w * sizeof *weights);
     return st;
 }

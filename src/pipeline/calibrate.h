@@ -7,6 +7,7 @@
 #ifndef PARE_SRC_PIPELINE_CALIBRATE_H
 #define PARE_SRC_PIPELINE_CALIBRATE_H
 
+#include "base/spill.h"
 #include "model/model.h"
 #include "pipeline/statistics.h"
 
@@ -37,6 +38,9 @@ size_t pare_calibration_ctx(const pare_calibration *cal);
 size_t
 pare_calibration_text_tokens(const pare_calibration *cal);    /* that there were to choose from */
 uint32_t pare_calibration_crc32(const pare_calibration *cal); /* of all ids, in order */
+/* Samples lie in files of this folder from now on (borrowed; NULL: in memory); `planned`: so they
+ * will. */
+void pare_calibration_spill(pare_calibration *cal, bool planned, const char *folder);
 /* Bytes of a file of hidden states; of memory without statistics. */
 uint64_t pare_calibration_file_bytes(const pare_calibration *cal);
 size_t pare_calibration_memory(const pare_calibration *cal);
@@ -63,9 +67,10 @@ void pare_calibration_replace(pare_calibration *cal, size_t layer, const char *n
 /* What a matrix of the layer needs to know of its inputs (PARE_NEED_*). */
 typedef unsigned (*pare_needs_fn)(void *arg, const char *name);
 
-/* Bytes of the statistics that a layer's inputs take; it is loaded for that and given back. */
+/* Bytes of the statistics that a layer's inputs take, and of them the samples that could lie in
+ * files (or will: then memory has one sequence of them); it is loaded for that and given back. */
 pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_needs_fn needs,
-                                  void *arg, size_t *bytes, pare_error *err);
+                                  void *arg, size_t *bytes, uint64_t *samples, pare_error *err);
 
 /* Seconds that a pass of one sequence through a layer takes, and that the statistics take which its
  * inputs need, as `price` tells for one input of `cols` values. The layer is loaded for that and
@@ -97,7 +102,7 @@ pare_status pare_calibration_run(pare_calibration *cal, size_t layer, const char
  * the compressed layer over these. targets [n][ctx][dim]: the dense outputs; `to` (NULL: none) gets
  * both and appears with the second call. Errors: as pare_calibration_run. */
 pare_status pare_calibration_run_dense(pare_calibration *cal, size_t layer, const char *from,
-                                       const char *to, float *targets, pare_error *err);
+                                       const char *to, const pare_spill *targets, pare_error *err);
 pare_status pare_calibration_run_compressed(pare_calibration *cal, size_t layer, const char *from,
                                             uint32_t *crc, pare_error *err);
 
@@ -122,7 +127,7 @@ size_t pare_calibration_samples(const pare_calibration *cal);
  * attention, the feed-forward part, or the matrix alone. w: f32 weights in place of those of the
  * input's matrices, in their order; NULL: as they are. Errors: PARE_ERR_INTERRUPTED. */
 pare_status pare_calibration_module(pare_calibration *cal, size_t layer, size_t i,
-                                    const float *const *w, float *y, pare_error *err);
+                                    const float *const *w, const pare_spill *y, pare_error *err);
 
 /* Input i is divided by scale from now on. */
 void pare_calibration_divide(pare_calibration *cal, size_t i, const float *scale);

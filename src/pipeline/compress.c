@@ -552,16 +552,32 @@ static pare_status check_memory(const compress_run *c, pare_error *err) {
                      allowed, planned);
 }
 
+/* What the run takes; with activations in files where it would be more than is allowed. */
+static pare_status plan_memory(compress_run *c, pare_calibration *cal, pare_error *err) {
+    uint64_t tensors = c->report->info.work_bytes;
+    PARE_TRY(compress_plan_units(c, cal, err));
+    if (cal && c->o->max_memory && c->report->info.work_bytes > c->o->max_memory) {
+        c->spills = true;
+        pare_calibration_spill(cal, true, NULL);
+        c->report->info.work_bytes = tensors;
+        PARE_TRY(compress_plan_units(c, cal, err));
+    }
+    compress_plan_search(c);
+    return check_memory(c, err);
+}
+
 static pare_status by_units(compress_run *c, pare_error *err) {
     pare_calibration *cal;
     pare_work *work = NULL;
     PARE_TRY(open_calibration(c, &cal, err));
-    pare_status st = compress_plan_units(c, cal, err);
-    if (st == PARE_OK) compress_plan_search(c);
-    if (st == PARE_OK) st = check_memory(c, err);
+    pare_status st = plan_memory(c, cal, err);
     if (st == PARE_OK && c->o->dry_run) st = compress_estimate(c, cal, err);
     if (st == PARE_OK && !c->o->dry_run) {
         st = compress_open_work(c, cal, &work, err);
+        if (st == PARE_OK && c->spills) {
+            c->spill = pare_work_path(work);
+            pare_calibration_spill(cal, true, c->spill);
+        }
         if (st == PARE_OK) st = compress_search_prefix(c, cal, work, err);
         if (st == PARE_OK && c->dense_pass) st = compress_dense_pass(c, cal, work, err);
         if (!units_need_calibration(c)) { /* only the dense pass did */

@@ -65,6 +65,8 @@ typedef struct compress_run {
     bool scales;          /* a step chooses scales of inputs */
     bool acts;            /* a step quantizes inputs */
     bool tunes;           /* a step tunes blocks: there are two streams of hidden states */
+    bool spills;          /* activations lie in files (max_memory), */
+    const char *spill;    /* of this folder; NULL: in memory */
     const pare_mix *mix;  /* the last mix step without a target */
     pare_compress_report *report;
 } compress_run;
@@ -140,7 +142,7 @@ bool compress_act_of(const tensor_plan *p, pare_act_scheme *scheme);
 /* The step tunes the block's matrices together. from: hidden states before the block; targets: the
  * dense block's outputs, [sequences][ctx][dim]. */
 pare_status compress_tune_block(compress_run *c, pare_calibration *cal, size_t unit, size_t step,
-                                const char *from, const float *targets, const size_t *plans,
+                                const char *from, const pare_spill *targets, const size_t *plans,
                                 tensor_state *states, size_t n, pare_error *err);
 /* Memory that a block takes for it: what is held, targets, passes, the method's own. */
 pare_status compress_tune_memory(const compress_run *c, pare_calibration *cal, size_t unit,

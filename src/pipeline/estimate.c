@@ -49,7 +49,7 @@ static pare_status sample_statistics(pare_statistics **s, double *seconds, pare_
                                      size_t cols, unsigned needs, size_t n_samples,
                                      pare_error *err) {
     size_t bytes = TOKENS * cols * sizeof(float);
-    PARE_TRY(pare_statistics_create(s, rt, cols, needs, n_samples, err));
+    PARE_TRY(pare_statistics_create(s, rt, cols, needs, n_samples, NULL, err));
     float *x = pare_big_alloc(bytes);
     if (!x) {
         pare_statistics_free(*s);

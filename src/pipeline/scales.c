@@ -21,8 +21,7 @@ typedef struct scaling {
     const size_t *plans;
     tensor_state *states;
     size_t n;
-    float *before, *after; /* outputs of a module on the samples */
-    size_t n_outputs;
+    pare_spill before, after; /* outputs of a module on the samples; none: data NULL */
 } scaling;
 
 /* An input at work. */
@@ -121,13 +120,19 @@ static pare_status describe(scaled_input *in, bool *found, const char *const *na
 static pare_status module_loss(void *arg, const float *const *w, double *loss, pare_error *err) {
     const scaled_input *in = arg;
     const scaling *s = in->s;
-    PARE_TRY(pare_calibration_module(s->cal, s->unit, in->number, w, s->after, err));
+    enum { PIECE = 1 << 18 };
+    PARE_TRY(pare_calibration_module(s->cal, s->unit, in->number, w, &s->after, err));
     double sum = 0;
-    for (size_t i = 0; i < s->n_outputs; i++) {
-        double d = (double)s->after[i] - (double)s->before[i];
-        sum += d * d;
+    for (size_t first = 0; first < s->before.n; first += PIECE) {
+        size_t n = s->before.n - first < PIECE ? s->before.n - first : PIECE;
+        for (size_t i = first; i < first + n; i++) {
+            double d = (double)s->after.data[i] - (double)s->before.data[i];
+            sum += d * d;
+        }
+        pare_spill_rest(&s->before, first, n);
+        pare_spill_rest(&s->after, first, n);
     }
-    *loss = sum / (double)s->n_outputs;
+    *loss = sum / (double)s->before.n;
     return PARE_OK;
 }
 
@@ -163,8 +168,8 @@ static pare_status choose(scaling *s, scaled_input *in, pare_error *err) {
                           .note_arg = s->c};
     if (!(in->scale = pare_malloc(in->cols, sizeof *in->scale))) return fail_memory(err);
     for (size_t i = 0; i < in->cols; i++) in->scale[i] = 1.0f;
-    if (s->before)
-        PARE_TRY(pare_calibration_module(s->cal, s->unit, in->number, in->w, s->before, err));
+    if (s->before.data)
+        PARE_TRY(pare_calibration_module(s->cal, s->unit, in->number, in->w, &s->before, err));
     PARE_TRY(step->method->scales(&job, step->options, in->scale, err));
     return check_scale(in, name, err);
 }
@@ -218,17 +223,16 @@ pare_status compress_scale_block(compress_run *c, pare_calibration *cal, size_t 
     scaled_input inputs[MAX_INPUTS];
     size_t n_inputs = 0, dim = pare_source_config(c->source)->dim;
     PARE_TRY(hold_all(&s, err));
-    s.n_outputs = pare_calibration_samples(cal) * pare_calibration_ctx(cal) * dim;
-    bool compares = c->recipe->steps[step].method->needs & PARE_NEED_SAMPLES;
-    if (compares) {
-        s.before = pare_big_alloc(s.n_outputs * sizeof *s.before);
-        s.after = pare_big_alloc(s.n_outputs * sizeof *s.after);
+    size_t n_outputs = pare_calibration_samples(cal) * pare_calibration_ctx(cal) * dim;
+    pare_status st = PARE_OK;
+    if (c->recipe->steps[step].method->needs & PARE_NEED_SAMPLES) {
+        st = pare_spill_make(&s.before, n_outputs, c->spill, err);
+        if (st == PARE_OK) st = pare_spill_make(&s.after, n_outputs, c->spill, err);
     }
-    pare_status st = !compares || (s.before && s.after) ? PARE_OK : fail_memory(err);
     if (st == PARE_OK) st = scale_inputs(&s, inputs, &n_inputs, err);
     for (size_t i = 0; i < n_inputs; i++) pare_free(inputs[i].scale);
-    if (s.before) pare_big_free(s.before, s.n_outputs * sizeof *s.before);
-    if (s.after) pare_big_free(s.after, s.n_outputs * sizeof *s.after);
+    pare_spill_free(&s.before);
+    pare_spill_free(&s.after);
     return st;
 }
 
@@ -238,6 +242,7 @@ uint64_t compress_scale_memory(const compress_run *c, const pare_calibration *ca
         if (c->plans[i].unit == unit && (c->plans[i].n_methods || c->plans[i].feeds))
             values += c->plans[i].t->n_params;
     uint64_t outputs =
-        cal ? 2 * pare_calibration_samples(cal) * pare_calibration_ctx(cal) * dim : 0;
+        cal ? 2 * (c->spills ? 1 : pare_calibration_samples(cal)) * pare_calibration_ctx(cal) * dim
+            : 0;
     return (2 * values + outputs) * sizeof(float); /* held, and a method's candidates */
 }

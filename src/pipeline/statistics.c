@@ -4,6 +4,7 @@
 
 #include "base/group.h"
 #include "base/memory.h"
+#include "base/spill.h"
 #include "kernels/op_kernels.h"
 
 #include <math.h>
@@ -22,7 +23,7 @@ struct pare_statistics {
     pare_input_stats result;
     double *squares, *abs_sum, *hessian;
     float *abs_max, *min, *max;
-    float *samples; /* [n_samples][cols] */
+    pare_spill samples; /* [n_samples][cols] */
     size_t n_samples;
     float *across; /* [cols][TOKENS]: the tokens at hand, transposed */
     float *panels; /* [padded / NR][TOKENS][NR] */
@@ -46,7 +47,8 @@ size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples, int 
 }
 
 pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size_t cols,
-                                   unsigned needs, size_t n_samples, pare_error *err) {
+                                   unsigned needs, size_t n_samples, const char *spill,
+                                   pare_error *err) {
     pare_statistics *s = pare_calloc(1, sizeof *s);
     *out = s;
     if (!s) return pare_fail(err, PARE_ERR_NOMEM, "statistics: out of memory");
@@ -75,13 +77,15 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size
         good &= (s->panels = pare_big_alloc(s->padded * TOKENS * sizeof *s->panels)) != NULL;
         good &= (s->tiles = pare_big_alloc(tiles * sizeof *s->tiles)) != NULL;
     }
+    pare_status st = PARE_OK;
     if (needs & PARE_NEED_SAMPLES) {
         s->n_samples = n_samples;
-        good &= (s->samples = pare_big_alloc(n_samples * cols * sizeof *s->samples)) != NULL;
+        st = pare_spill_make(&s->samples, n_samples * cols, spill, err);
     }
-    if (good) return PARE_OK;
+    if (good && st == PARE_OK) return PARE_OK;
     pare_statistics_free(s);
     *out = NULL;
+    if (st != PARE_OK) return st;
     return pare_fail(err, PARE_ERR_NOMEM, "statistics of %zu inputs: %zu bytes", cols,
                      pare_statistics_bytes(cols, needs, n_samples, pare_runtime_threads(rt)));
 }
@@ -94,7 +98,7 @@ void pare_statistics_free(pare_statistics *s) {
     pare_free(s->min);
     pare_free(s->max);
     if (s->hessian) pare_big_free(s->hessian, s->cols * s->cols * sizeof *s->hessian);
-    if (s->samples) pare_big_free(s->samples, s->n_samples * s->cols * sizeof *s->samples);
+    pare_spill_free(&s->samples);
     if (s->across) pare_big_free(s->across, s->cols * TOKENS * sizeof *s->across);
     if (s->panels) pare_big_free(s->panels, s->padded * TOKENS * sizeof *s->panels);
     if (s->tiles)
@@ -130,7 +134,7 @@ static void keep_samples(pare_statistics *s, const float *x, size_t ldx, size_t 
                          size_t end) {
     for (size_t i = 0; i < n && s->row + i < s->n_samples; i++)
         for (size_t c = begin; c < end; c++)
-            s->samples[(s->row + i) * s->cols + c] = x[i * ldx + c];
+            s->samples.data[(s->row + i) * s->cols + c] = x[i * ldx + c];
 }
 
 /* --- the Hessian --- */
@@ -166,7 +170,7 @@ void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, siz
     size_t begin, end;
     pare_share(w, s->cols, NR, &begin, &end);
     add_columns(s, x, ldx, n, begin, end);
-    if (s->samples) keep_samples(s, x, ldx, n, begin, end);
+    if (s->samples.data) keep_samples(s, x, ldx, n, begin, end);
     for (size_t i = 0, some; s->hessian && i < n; i += some) {
         some = n - i < TOKENS - s->n_held ? n - i : TOKENS - s->n_held;
         hold_columns(s, x + i * ldx, ldx, some, begin, end);
@@ -177,6 +181,7 @@ void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, siz
     }
     pare_barrier(w);
     if (w->id == 0) {
+        pare_statistics_rest(s, s->row, n);
         s->n_tokens += n;
         s->row += n;
     }
@@ -184,6 +189,12 @@ void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, siz
 }
 
 void pare_statistics_at(pare_statistics *s, size_t first) { s->row = first; }
+
+void pare_statistics_rest(const pare_statistics *s, size_t first, size_t n) {
+    if (first >= s->n_samples) return;
+    if (n > s->n_samples - first) n = s->n_samples - first;
+    pare_spill_rest(&s->samples, first * s->cols, n * s->cols);
+}
 
 /* --- the result --- */
 
@@ -213,7 +224,11 @@ void pare_statistics_sum_ranks(pare_statistics *s) {
         for (size_t c = 0; c < s->cols; c++) s->min[c] = -s->min[c];
     }
     if (s->hessian) pare_group_sum_f64(s->hessian, s->cols * s->cols);
-    if (s->samples) pare_group_sum_f32(s->samples, s->n_samples * s->cols); /* one has each row */
+    for (size_t i = 0, n; i < s->n_samples; i += n) { /* one has each row */
+        n = s->n_samples - i < TOKENS ? s->n_samples - i : TOKENS;
+        pare_group_sum_f32(s->samples.data + i * s->cols, n * s->cols);
+        pare_statistics_rest(s, i, n);
+    }
 }
 
 const pare_input_stats *pare_statistics_result(pare_statistics *s, size_t n_sequences) {
@@ -233,7 +248,7 @@ const pare_input_stats *pare_statistics_result(pare_statistics *s, size_t n_sequ
                            .min = s->min,
                            .max = s->max,
                            .hessian = s->hessian,
-                           .samples = s->samples,
+                           .samples = s->samples.data,
                            .n_samples = s->n_tokens < s->n_samples ? s->n_tokens : s->n_samples};
     return &s->result;
 }
@@ -252,6 +267,9 @@ void pare_statistics_divide(pare_statistics *s, const float *scale) {
     for (size_t r = 0; s->hessian && r < s->cols; r++)
         for (size_t c = 0; c < s->cols; c++)
             s->hessian[r * s->cols + c] /= (double)scale[r] * (double)scale[c];
-    for (size_t i = 0; i < s->result.n_samples; i++)
-        for (size_t c = 0; c < s->cols; c++) s->samples[i * s->cols + c] /= scale[c];
+    for (size_t i = 0; i < s->result.n_samples; i++) {
+        for (size_t c = 0; c < s->cols; c++) s->samples.data[i * s->cols + c] /= scale[c];
+        if ((i + 1) % TOKENS == 0) pare_statistics_rest(s, i + 1 - TOKENS, TOKENS);
+    }
+    pare_statistics_rest(s, 0, s->n_samples);
 }

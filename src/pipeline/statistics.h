@@ -9,12 +9,14 @@ typedef struct pare_statistics pare_statistics;
 enum { PARE_STATISTICS_TOKENS = 1024 /* of a block of the Hessian */ };
 
 /* For inputs of `cols` values; needs: PARE_NEED_*. n_samples: so many of the first rows are kept,
- * where PARE_NEED_SAMPLES is among the needs. Errors: PARE_ERR_NOMEM. */
+ * where PARE_NEED_SAMPLES is among the needs; spill: a folder in which they lie, NULL: in memory.
+ * Errors: PARE_ERR_NOMEM, PARE_ERR_IO. */
 pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size_t cols,
-                                   unsigned needs, size_t n_samples, pare_error *err);
+                                   unsigned needs, size_t n_samples, const char *spill,
+                                   pare_error *err);
 void pare_statistics_free(pare_statistics *s);
 
-/* Bytes that it takes. */
+/* Bytes that it takes; of samples in a file n_samples are those at work. */
 size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples, int n_threads);
 
 /* Adds the rows x[n][ldx]. Called by every thread of a team with the same arguments; ends with a
@@ -23,6 +25,8 @@ void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, siz
 
 /* Samples: the rows that are added next are numbers first, ... of all ranks'. */
 void pare_statistics_at(pare_statistics *s, size_t first);
+/* Samples first, ... are not at work for now (base/spill.h). */
+void pare_statistics_rest(const pare_statistics *s, size_t first, size_t n);
 /* The sums of all ranks, each of which added rows of its own; before the result. */
 void pare_statistics_sum_ranks(pare_statistics *s);
 

@@ -17,7 +17,7 @@ typedef struct tuning {
     size_t unit, step;
     pare_block_trainer *trainer;
     pare_file from; /* hidden states before the block */
-    const float *targets;
+    const pare_spill *targets;
     size_t n;        /* matrices */
     size_t *members; /* [n] places in the block */
     pare_weight_job *jobs;
@@ -101,7 +101,8 @@ static pare_status block_loss(void *arg, const size_t *sequences, size_t n_seque
     PARE_TRY(pare_check_cancel(t->c->rt, err));
     for (size_t i = 0; i < n_sequences; i++) {
         PARE_TRY(pare_calibration_read(t->cal, &t->from, sequences[i], x + i * values, err));
-        memcpy(y + i * values, t->targets + sequences[i] * values, values * sizeof *y);
+        memcpy(y + i * values, t->targets->data + sequences[i] * values, values * sizeof *y);
+        pare_spill_rest(t->targets, sequences[i] * values, values);
     }
     for (size_t i = 0; i < t->n; i++) {
         const pare_weight_job *j = &t->jobs[i];
@@ -139,7 +140,7 @@ static pare_status tune(tuning *t, const char *from, pare_error *err) {
 }
 
 pare_status compress_tune_block(compress_run *c, pare_calibration *cal, size_t unit, size_t step,
-                                const char *from, const float *targets, const size_t *plans,
+                                const char *from, const pare_spill *targets, const size_t *plans,
                                 tensor_state *states, size_t n, pare_error *err) {
     tuning t = {.c = c,
                 .cal = cal,
@@ -199,8 +200,9 @@ pare_status compress_tune_memory(const compress_run *c, pare_calibration *cal, s
     for (size_t i = 0; i < c->n_plans; i++)
         if (c->plans[i].unit == unit && (c->plans[i].n_methods || c->plans[i].feeds))
             held += c->plans[i].t->n_params * sizeof(float);
-    *bytes = held + work + trainer +
-             (uint64_t)n * ctx * pare_source_config(c->source)->dim * sizeof(float);
+    *bytes =
+        held + work + trainer +
+        (uint64_t)(c->spills ? 1 : n) * ctx * pare_source_config(c->source)->dim * sizeof(float);
     return PARE_OK;
 }
 

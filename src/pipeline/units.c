@@ -67,9 +67,18 @@ static uint64_t unit_memory(const compress_run *c, const pare_calibration *cal, 
     return tensors + work + (c->scales ? compress_scale_memory(c, cal, unit) : 0);
 }
 
+/* Outputs that lie in files beside the samples: a module's on them before and after, a block's that
+ * tuning aims at. */
+static uint64_t spilled_outputs(const compress_run *c, const pare_calibration *cal) {
+    uint64_t sequence = pare_calibration_ctx(cal) * pare_source_config(c->source)->dim,
+             compared = c->scales ? 2 * pare_calibration_samples(cal) : 0,
+             aimed = c->tunes ? pare_calibration_sequences(cal) : 0;
+    return (compared + aimed) * sequence * sizeof(float);
+}
+
 pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_error *err) {
     pare_compress_info *info = &c->report->info;
-    uint64_t most = 0, disk = 0;
+    uint64_t most = 0, disk = 0, spilled = 0;
     for (size_t unit = 0; unit < n_layers_of(c); unit++) {
         uint64_t bytes = unit_memory(c, cal, unit);
         if (bytes > most) most = bytes;
@@ -80,7 +89,8 @@ pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_err
         const pare_source_tensor *table = pare_source_find(c->source, "token_embd.weight"),
                                  *head = pare_source_find(c->source, "output.weight");
         size_t statistics; /* of the first block: they are alike */
-        PARE_TRY(pare_calibration_plan(cal, 0, all_needs_of, c, &statistics, err));
+        PARE_TRY(pare_calibration_plan(cal, 0, all_needs_of, c, &statistics, &spilled, err));
+        spilled += spilled_outputs(c, cal);
         most += statistics + pare_calibration_memory(cal) + (table ? table->n_bytes : 0) +
                 (head ? head->n_bytes : 0);
         disk += 3 * pare_calibration_file_bytes(cal);
@@ -94,7 +104,8 @@ pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_err
         info->calib_crc32 = pare_calibration_crc32(cal);
     }
     if (most > info->work_bytes) info->work_bytes = most;
-    info->disk_bytes = disk;
+    info->spill_bytes = c->spills ? spilled : 0;
+    info->disk_bytes = disk + info->spill_bytes;
     if (c->o->dry_run || !c->o->out) return PARE_OK;
     uint64_t room;
     PARE_TRY(pare_disk_free(&room, c->o->out, err));
@@ -215,10 +226,9 @@ typedef struct unit_job {
     tensor_state *states; /* [n] */
     pare_tensor *tensors; /* [n], those that are done */
     size_t n;
-    char *from, *to; /* hidden states before and after; to NULL behind the last unit */
-    float *targets;  /* with two streams: the dense block's outputs */
-    size_t target_bytes;
-    uint32_t crc; /* of `to` */
+    char *from, *to;    /* hidden states before and after; to NULL behind the last unit */
+    pare_spill targets; /* with two streams: the dense block's outputs */
+    uint32_t crc;       /* of `to` */
 } unit_job;
 
 /* Does the step take a tensor of this block? */
@@ -352,7 +362,7 @@ static pare_status transform(unit_job *job, pare_error *err) {
             PARE_TRY(compress_scale_block(c, job->cal, job->unit, i, job->plans, job->states,
                                           job->n, err));
         if (step->method && step->method->tune && step_is_here(job, step))
-            PARE_TRY(compress_tune_block(c, job->cal, job->unit, i, job->from, job->targets,
+            PARE_TRY(compress_tune_block(c, job->cal, job->unit, i, job->from, &job->targets,
                                          job->plans, job->states, job->n, err));
     }
     if (pare_group_size() > 1 && !c->o->true_sequential) return transform_shared(job, err);
@@ -370,7 +380,7 @@ static pare_status run_compressed(unit_job *job, pare_error *err) {
             PARE_TRY(pare_tensor_repack(&job->tensors[k], pare_runtime_isa(job->c->rt), err));
         pare_calibration_replace(job->cal, job->unit, job->names[k], &job->tensors[k]);
     }
-    return job->targets
+    return job->targets.data
                ? pare_calibration_run_compressed(job->cal, job->unit, job->from, &job->crc, err)
                : pare_calibration_run(job->cal, job->unit, job->from, NULL, NULL, job->to,
                                       &job->crc, err);
@@ -379,10 +389,9 @@ static pare_status run_compressed(unit_job *job, pare_error *err) {
 /* The dense block over the dense states: the targets, and half of what the next block gets. */
 static pare_status run_dense(unit_job *job, pare_error *err) {
     size_t ctx = pare_calibration_ctx(job->cal), n = pare_calibration_sequences(job->cal);
-    job->target_bytes = n * ctx * pare_source_config(job->c->source)->dim * sizeof(float);
-    job->targets = pare_big_alloc(job->target_bytes);
-    if (!job->targets) return fail_memory(err);
-    return pare_calibration_run_dense(job->cal, job->unit, job->from, job->to, job->targets, err);
+    PARE_TRY(pare_spill_make(&job->targets, n * ctx * pare_source_config(job->c->source)->dim,
+                             job->c->spill, err));
+    return pare_calibration_run_dense(job->cal, job->unit, job->from, job->to, &job->targets, err);
 }
 
 /* Does a matrix of this block need to know what only a pass through it tells? */
@@ -451,7 +460,7 @@ static pare_status run_unit(compress_run *c, pare_calibration *cal, pare_work *w
     pare_free(job.plans);
     pare_free(job.states);
     pare_free(job.tensors);
-    if (job.targets) pare_big_free(job.targets, job.target_bytes);
+    pare_spill_free(&job.targets);
     pare_free(job.from);
     pare_free(job.to);
     return st;

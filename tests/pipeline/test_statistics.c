@@ -34,7 +34,8 @@ static double *check(size_t cols, pare_isa isa, int threads) {
         x[i] = i % ldx < cols ? pare_rng_normal(1, cols, i) + 0.2f * (float)(i % ldx % 5) : NAN;
     pare_runtime *rt = test_runtime(threads, isa);
     feed f = {.x = x, .ldx = ldx, .pieces = pieces, .n_pieces = n_pieces};
-    assert_ok(pare_statistics_create(&f.s, rt, cols, PARE_NEED_ABS | PARE_NEED_HESSIAN, 0, err));
+    assert_ok(
+        pare_statistics_create(&f.s, rt, cols, PARE_NEED_ABS | PARE_NEED_HESSIAN, 0, NULL, err));
     pare_team_run(rt, feed_thread, &f);
     assert_true(pare_statistics_finite(f.s));
     const pare_input_stats *r = pare_statistics_result(f.s, 6);
@@ -92,7 +93,7 @@ static void not_finite(void **state) {
         float x[8] = {1, 2, 3, 4, 5, k ? NAN : INFINITY, 7, 8};
         pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
         feed f = {.x = x, .ldx = 4, .pieces = &piece, .n_pieces = 1};
-        assert_ok(pare_statistics_create(&f.s, rt, 4, PARE_NEED_SQUARES, 0, err));
+        assert_ok(pare_statistics_create(&f.s, rt, 4, PARE_NEED_SQUARES, 0, NULL, err));
         pare_team_run(rt, feed_thread, &f);
         assert_false(pare_statistics_finite(f.s));
         pare_statistics_free(f.s);
