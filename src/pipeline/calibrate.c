@@ -1,81 +1,19 @@
-#include "pipeline/calibrate.h"
+#include "pipeline/calibrate_internal.h"
 
 #include "base/group.h"
 #include "base/hash.h"
-#include "base/os.h"
-#include "base/rng.h"
-#include "model/pass_room.h"
 #include "model/prefix.h"
 #include "pare/eval.h"
 #include "pipeline/calib_text.h"
-#include "tensor/pack.h"
 
 #include <math.h>
 #include <string.h>
-
-enum { MAX_INPUTS = 16 };
-
-/* The input that some matrices of the layer share. */
-typedef struct shared_input {
-    const char *names[PARE_OP_MAX_OUTS]; /* the source's */
-    size_t n_names, in;
-    pare_statistics *statistics; /* NULL: nobody asked */
-    const pare_input_stats *result;
-} shared_input;
-
-/* A file of hidden states being written; not open: none. */
-typedef struct output {
-    pare_writer writer;
-    uint32_t crc;
-    bool open, wanted; /* wanted: some rank has it open */
-} output;
-
-struct pare_calibration {
-    pare_runtime *rt;
-    pare_model *m;
-    pare_compute compute;
-    size_t n, n_samples, ctx, text_tokens;
-    int32_t *ids; /* [n][ctx] */
-    float *h;     /* [ctx][dim] */
-    size_t h_bytes;
-    pare_pass_room room;
-    shared_input inputs[MAX_INPUTS];
-    size_t n_inputs;
-    const shared_input *last; /* nothing behind it is needed; NULL: the block's output is */
-    double done;              /* sequences through layers, for progress */
-    bool two_streams;
-    bool spills;       /* samples lie in files, */
-    const char *spill; /* of this folder */
-    /* Ranks share the sequences: run_length after each other go to one rank, so that the Hessian's
-     * blocks of tokens are those of one rank. Two streams: every rank computes all, the first one
-     * writes.
-     */
-    bool shared;
-    size_t run_length;
-    float *round; /* [run_length][ranks][ctx][dim] of rank 0, for the file */
-    size_t round_bytes;
-    output half; /* with two streams: a file of which the dense half is written */
-};
 
 static pare_status fail_memory(pare_error *err) {
     return pare_fail(err, PARE_ERR_NOMEM, "calibration: out of memory");
 }
 
 /* --- the region that all threads run --- */
-
-typedef enum module { WHOLE_LAYER = 0, ATTENTION, FEED_FORWARD, MATRIX } module;
-
-typedef struct region {
-    pare_calibration *cal;
-    const int32_t *ids; /* embed these, or */
-    size_t layer;       /* run this layer, or */
-    module module;      /* this part of it, */
-    const pare_linear *matrix;
-    const float *x; /* from x[n][] */
-    float *y;       /* to y[n][dim] */
-    size_t n;
-    pare_probe_fn probe;
-} region;
 
 static void run_module(pare_fwd *f, const pare_pass *pass, const region *r) {
     const pare_model *m = r->cal->m;
@@ -109,7 +47,7 @@ static void run_region(pare_fwd *f, const region *r) {
     pare_fwd_release(f, mark);
 }
 
-static void region_thread(pare_worker *w, void *arg) {
+void calibration_region(pare_worker *w, void *arg) {
     const region *r = arg;
     const pare_calibration *cal = r->cal;
     pare_fwd f = pare_pass_room_fwd(&cal->room, w, cal->rt, cal->compute);
@@ -257,7 +195,7 @@ pare_status pare_calibration_embed(pare_calibration *cal, const char *to, uint32
     for (size_t i = 0; i < (cal->two_streams ? 2 : 1) * cal->n && st == PARE_OK; i++) {
         region r = {.cal = cal, .ids = cal->ids + i % cal->n * cal->ctx, .n = cal->ctx};
         if (pare_group_rank() > 0) continue;
-        pare_team_run(cal->rt, region_thread, &r);
+        pare_team_run(cal->rt, calibration_region, &r);
         st = output_write(&out, cal, cal->h, err);
         if (st == PARE_OK) st = pare_check_cancel(cal->rt, err);
     }
@@ -288,7 +226,7 @@ static bool discover(pare_fwd *f, void *arg, const pare_op_out *outs, size_t n_o
                      size_t ldx, size_t n, size_t in) {
     pare_calibration *cal = arg;
     (void)x, (void)ldx, (void)n;
-    if (f->w->id != 0 || cal->n_inputs == MAX_INPUTS) return true;
+    if (f->w->id != 0 || cal->n_inputs == PARE_CALIB_INPUTS) return true;
     shared_input *input = &cal->inputs[cal->n_inputs++];
     *input = (shared_input){.n_names = n_outs, .in = in};
     for (size_t i = 0; i < n_outs; i++) input->names[i] = outs[i].name;
@@ -315,7 +253,7 @@ void pare_calibration_discover(pare_calibration *cal, size_t layer) {
     forget_inputs(cal);
     region r = {.cal = cal, .layer = layer, .n = 2, .probe = discover}; /* 1 takes another path */
     memset(cal->h, 0, cal->h_bytes);
-    pare_team_run(cal->rt, region_thread, &r);
+    pare_team_run(cal->rt, calibration_region, &r);
 }
 
 static unsigned needs_of_input(const shared_input *input, pare_needs_fn needs, void *arg) {
@@ -347,9 +285,9 @@ pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_need
 static double region_seconds(pare_calibration *cal, size_t layer, size_t n) {
     region embed = {.cal = cal, .ids = cal->ids, .n = n},
            pass = {.cal = cal, .layer = layer, .n = n};
-    pare_team_run(cal->rt, region_thread, &embed);
+    pare_team_run(cal->rt, calibration_region, &embed);
     double start = pare_now_s();
-    pare_team_run(cal->rt, region_thread, &pass);
+    pare_team_run(cal->rt, calibration_region, &pass);
     return pare_now_s() - start;
 }
 
@@ -416,7 +354,7 @@ static pare_status run_sequence(pare_calibration *cal, size_t layer, const pare_
     for (size_t k = 0; probe && k < cal->n_inputs; k++)
         if (cal->inputs[k].statistics) pare_statistics_at(cal->inputs[k].statistics, i * cal->ctx);
     region r = {.cal = cal, .layer = layer, .n = cal->ctx, .probe = probe};
-    pare_team_run(cal->rt, region_thread, &r);
+    pare_team_run(cal->rt, calibration_region, &r);
     return check_finite(cal, layer, i, err);
 }
 
@@ -540,119 +478,6 @@ const char *const *pare_calibration_sharing(const pare_calibration *cal, size_t 
 }
 
 size_t pare_calibration_samples(const pare_calibration *cal) { return cal->n_samples; }
-
-/* --- modules on samples --- */
-
-static module module_of(const pare_layer *l, const pare_linear *matrix) {
-    if (matrix == &l->attn_q || matrix == &l->attn_k || matrix == &l->attn_v ||
-        matrix == &l->attn_qkv)
-        return ATTENTION;
-    return matrix == &l->ffn_gate || matrix == &l->ffn_up ? FEED_FORWARD : MATRIX;
-}
-
-static pare_status run_samples(pare_calibration *cal, region r, const shared_input *input,
-                               const pare_spill *y, pare_error *err) {
-    size_t values = cal->ctx * cal->m->config.dim;
-    for (size_t k = 0; k < cal->n_samples; k++) {
-        PARE_TRY(pare_check_cancel(cal->rt, err));
-        r.x = input->result->samples + k * cal->ctx * input->in;
-        r.y = y->data + k * values;
-        pare_team_run(cal->rt, region_thread, &r);
-        if (input->statistics) pare_statistics_rest(input->statistics, k * cal->ctx, cal->ctx);
-        pare_spill_rest(y, k * values, values);
-    }
-    return PARE_OK;
-}
-
-/* Weights to be tried: f32, or in 8 bits where products are fast with them. t: freed by the caller,
- * borrows w otherwise. */
-static pare_status wrap_candidate(const pare_calibration *cal, pare_tensor *t, const float *w,
-                                  size_t rows, size_t cols, pare_error *err) {
-    const pare_encoding *q8 = pare_encoding_find("q8_0");
-    if (cal->compute == PARE_COMPUTE_EXACT || cols % q8->block_len) {
-        *t = pare_tensor_wrap(pare_encoding_find("f32"), w, rows, cols);
-        return PARE_OK;
-    }
-    PARE_TRY(pare_tensor_encode(cal->rt, t, q8, w, rows, cols, NULL, err));
-    return pare_tensor_repack(t, pare_runtime_isa(cal->rt), err);
-}
-
-pare_status pare_calibration_module(pare_calibration *cal, size_t layer, size_t i,
-                                    const float *const *w, const pare_spill *y, pare_error *err) {
-    const shared_input *input = &cal->inputs[i];
-    pare_tensor before[PARE_OP_MAX_OUTS], tried[PARE_OP_MAX_OUTS] = {0};
-    pare_linear *linears[PARE_OP_MAX_OUTS] = {NULL};
-    const size_t n = input->n_names;
-    pare_status st = PARE_OK;
-    for (size_t k = 0; k < n; k++) {
-        linears[k] = pare_model_linear(cal->m, layer, input->names[k]);
-        before[k] = linears[k]->w;
-        if (st == PARE_OK && w)
-            st =
-                wrap_candidate(cal, &tried[k], w[k], before[k].view.rows, before[k].view.cols, err);
-        if (st == PARE_OK && w) linears[k]->w = tried[k];
-    }
-    region r = {.cal = cal,
-                .layer = layer,
-                .module = module_of(&cal->m->weights.layers[layer], linears[0]),
-                .matrix = linears[0],
-                .n = cal->ctx};
-    if (st == PARE_OK) st = run_samples(cal, r, input, y, err);
-    for (size_t k = 0; k < n; k++) {
-        linears[k]->w = before[k];
-        pare_tensor_free(&tried[k]);
-    }
-    return st;
-}
-
-/* Values as activations and weights have them: neither zeros nor a softmax that overflows. */
-static float *made_up(size_t n, float scale) {
-    enum { PERIOD = 4093 };
-    float *x = pare_big_alloc(n * sizeof *x);
-    for (size_t i = 0; x && i < n; i++)
-        x[i] = i < PERIOD ? scale * pare_rng_normal(1, 0x5CA1E, i) : x[i - PERIOD];
-    return x;
-}
-
-/* x[n_samples * ctx][in]; the second call counts. */
-static pare_status time_module(pare_calibration *cal, size_t layer, size_t i, const float *x,
-                               const float *const *w, const pare_spill *y, double *seconds,
-                               pare_error *err) {
-    const pare_input_stats samples = {.samples = x};
-    shared_input *input = &cal->inputs[i];
-    const pare_input_stats *before = input->result;
-    pare_status st = PARE_OK;
-    input->result = &samples;
-    for (int k = 0; k < 2 && st == PARE_OK; k++) {
-        double start = pare_now_s();
-        st = pare_calibration_module(cal, layer, i, w, y, err);
-        *seconds = pare_now_s() - start;
-    }
-    input->result = before;
-    return st;
-}
-
-pare_status pare_calibration_module_seconds(pare_calibration *cal, size_t layer, size_t i,
-                                            double *seconds, pare_error *err) {
-    const shared_input *input = &cal->inputs[i];
-    const float *w[PARE_OP_MAX_OUTS] = {NULL};
-    size_t n_w = 0, n = cal->n_samples * cal->ctx, dim = cal->m->config.dim;
-    for (size_t k = 0; k < input->n_names; k++) {
-        const pare_linear *linear = pare_model_linear(cal->m, layer, input->names[k]);
-        if (linear->w.view.rows > n_w) n_w = linear->w.view.rows;
-    }
-    n_w *= input->in;
-    pare_spill y = {0};
-    PARE_TRY(pare_spill_make(&y, n * dim, NULL, err));
-    float *x = made_up(n * input->in, 1.0f), *weights = made_up(n_w, 0.02f);
-    for (size_t k = 0; k < input->n_names; k++) w[k] = weights; /* one for all */
-    pare_status st =
-        x && weights ? time_module(cal, layer, i, x, w, &y, seconds, err) : fail_memory(err);
-    if (x) pare_big_free(x, n * input->in * sizeof *x);
-    pare_spill_free(&y);
-    if (weights) pare_big_free(weights, n_w * sizeof *weights);
-    return st;
-}
 
 void pare_calibration_divide(pare_calibration *cal, size_t i, const float *scale) {
     pare_statistics_divide(cal->inputs[i].statistics, scale);
