@@ -130,6 +130,10 @@ static void invert(factor *f) {
     }
 }
 
+double pare_obs_dead_square(const pare_input_stats *x) {
+    return x->n_sequences ? 0.5 * (double)x->n_sequences : 1.0;
+}
+
 /* A = H in the order of perm, reversed, with damping and a floor of the diagonal. */
 static void fill(factor *f, const pare_input_stats *x, const uint32_t *perm, const bool *dead,
                  double add, double floor) {
@@ -138,7 +142,7 @@ static void fill(factor *f, const pare_input_stats *x, const uint32_t *perm, con
         size_t from_i = perm ? perm[n - 1 - i] : n - 1 - i;
         for (size_t j = 0; j <= i; j++)
             f->a[i * f->ld + j] = x->hessian[from_i * n + (perm ? perm[n - 1 - j] : n - 1 - j)];
-        double d = dead[n - 1 - i] ? 1.0 : f->a[i * f->ld + i];
+        double d = dead[n - 1 - i] ? pare_obs_dead_square(x) : f->a[i * f->ld + i];
         f->a[i * f->ld + i] = fmax(d + add, floor);
     }
 }
@@ -170,7 +174,7 @@ static pare_status climb(pare_obs *obs, bool *factored, factor *f, const pare_in
                              "Hessian: column %zu: found %g, expected a finite number", from, d);
         obs->dead[j] = d == 0.0;
         obs->n_dead += obs->dead[j];
-        mean += (obs->dead[j] ? 1.0 : d) / (double)n;
+        mean += (obs->dead[j] ? pare_obs_dead_square(x) : d) / (double)n;
         if (d > max) max = d;
     }
     *factored = false;

@@ -21,11 +21,16 @@ typedef struct pare_obs {
     size_t n_dead;
 } pare_obs;
 
+/* What takes the place of H_jj = 0: half the number of sequences, the 1 of the published codes,
+ * whose H is 2 / n_sequences sum x x^T. */
+double pare_obs_dead_square(const pare_input_stats *x);
+
 /* Factors the Hessian of the job's inputs, columns in the order of perm[n] (NULL: as they are).
- * Dead columns get H_jj = 1. Where the damped matrix is not positive definite damping is doubled up
- * to 1, then the diagonal gets a floor of 1e-6 of its maximum, times ten up to six times, and the
- * job notes it. *factored is false when nothing helped: the caller rounds to nearest. Errors:
- * PARE_ERR_NOMEM, PARE_ERR_INPUT (values that are not finite), PARE_ERR_INTERRUPTED. */
+ * Dead columns get pare_obs_dead_square, which counts in the mean. Where the damped matrix is not
+ * positive definite damping is doubled up to 1, then the diagonal gets a floor of 1e-6 of its
+ * maximum, times ten up to six times, and the job notes it. *factored is false when nothing helped:
+ * the caller rounds to nearest. Errors: PARE_ERR_NOMEM, PARE_ERR_INPUT (values that are not
+ * finite), PARE_ERR_INTERRUPTED. */
 pare_status pare_obs_factor(pare_obs *obs, bool *factored, const pare_weight_job *job,
                             const uint32_t *perm, double damp, pare_error *err);
 void pare_obs_free(pare_obs *obs);
