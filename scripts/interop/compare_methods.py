@@ -83,7 +83,7 @@ def gptq(w, h, bits, group):
     return sweep(w, h, choose)
 
 
-PUBLISHED = "grid=gptq_asym,search=none,act_order=false,fresh_groups=false"
+PUBLISHED = "grid=gptq_asym,search=none,form=published"
 CASES = {
     "wanda:sparsity=0.5 + f32": wanda,
     "sparsegpt:sparsity=0.5 + f32": sparsegpt,

@@ -17,16 +17,18 @@ import sys
 import time
 import zlib
 
-PUBLISHED = ",search=none,fresh_groups=false,grid=gptq_sym"
+PUBLISHED = ",form=published,search=none,grid=gptq_sym"
 CASES = {  # peer: (name, what the peer is told, recipe of pare)
     "wanda": [("wanda 50%", {}, "wanda:sparsity=0.5 + f32"), ("wanda 2:4", {"nm": (2, 4)}, "wanda:sparsity=2:4 + f32")],
     "sparsegpt": [("sparsegpt 50%", {}, "sparsegpt:sparsity=0.5 + f32"),
                   ("sparsegpt 2:4", {"nm": (2, 4)}, "sparsegpt:sparsity=2:4 + f32")],
-    "gptq": [("gptq 4 bits g64", {"bits": 4, "group": 64}, "gptq:bits=4,group=64,act_order=false" + PUBLISHED),
+    "gptq": [("gptq 4 bits g64", {"bits": 4, "group": 64}, "gptq:bits=4,group=64" + PUBLISHED),
+             ("gptq 4 bits g64 act_order static_groups", {"bits": 4, "group": 64, "act": True, "static": True},
+              "gptq:bits=4,group=64,act_order=true,static_groups=true" + PUBLISHED),
              ("gptq 4 bits g64 act_order", {"bits": 4, "group": 64, "act": True},
-              "gptq:bits=4,group=64,act_order=true" + PUBLISHED),
-             ("gptq 3 bits g64", {"bits": 3, "group": 64}, "gptq:bits=3,group=64,act_order=false" + PUBLISHED),
-             ("gptq 3 bits row", {"bits": 3, "group": -1}, "gptq:bits=3,group=0,act_order=false" + PUBLISHED)],
+              "gptq:bits=4,group=64,act_order=true" + PUBLISHED + " + f32"),
+             ("gptq 3 bits g64", {"bits": 3, "group": 64}, "gptq:bits=3,group=64" + PUBLISHED),
+             ("gptq 3 bits row", {"bits": 3, "group": -1}, "gptq:bits=3,group=0" + PUBLISHED)],
     "awq": [("awq 4 bits g64", {"bits": 4}, None), ("awq 3 bits g64", {"bits": 3}, None)],
     "llmcompressor": [("gptq 4 bits g64", {"kind": "gptq"}, "gptq:bits=4,group=64"),
                       ("rtn 4 bits g64", {"kind": "rtn"}, "rtn:bits=4,group=64")],
@@ -137,7 +139,7 @@ def run_published(name, clone, net, ids, o):
 
         code.args = SimpleNamespace(
             nsamples=len(ids), true_sequential=False, percdamp=0.01, wbits=o.get("bits", 16), sym=True,
-            groupsize=o.get("group", -1), act_order=o.get("act", False), static_groups=o.get("act", False), minlayer=-1,
+            groupsize=o.get("group", -1), act_order=o.get("act", False), static_groups=o.get("static", False), minlayer=-1,
             maxlayer=1 << 20, prune_only="", invert=False, sparsity=0.5, prunen=n, prunem=m, blocksize=128)
         code.llama_sequential(net, loader, cpu)
     return net.state_dict()
