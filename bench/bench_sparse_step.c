@@ -62,7 +62,7 @@ static pare_status one_step(const bench *b, training *t, double *took, pare_erro
 
 static pare_status open_model(bench *b, const char *path, pare_error *err) {
     PARE_TRY(pare_train_weights_open(&b->w, b->rt, path, true, err));
-    PARE_TRY(pare_train_weights_split(b->w, err));
+    PARE_TRY(pare_train_weights_split(b->w, NULL, err));
     b->trained = pare_calloc(b->w->n, sizeof *b->trained);
     b->tensor = pare_calloc(b->w->n, sizeof *b->tensor);
     b->grads = pare_calloc(b->w->n, sizeof *b->grads);
