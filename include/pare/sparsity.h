@@ -1,11 +1,14 @@
 /* Sparse training: a pruner around an optimizer, pare's or the caller's, in any training loop.
  *
  *     pare_pruner *pruner = NULL;
- *     if (pare_pruner_create(&pruner, rt, "rigl:sparsity=0.8,dist=erk,every=100", tensors, n,
- * 10000, &err) != PARE_OK) ... pare_stepper step = pare_optim_stepper(optim); // or functions of
- * your own for (int t = 0; t < 10000; t++) { if (pare_pruner_pre_forward(pruner, &err) != PARE_OK)
- * ... args.g = gradients_of_the_loss(); if (pare_pruner_update(pruner, &step, &args, &err) !=
- * PARE_OK) ...
+ *     const char *spec = "rigl:sparsity=0.8,dist=erk,until=7500";
+ *     if (pare_pruner_create(&pruner, rt, spec, tensors, n, 10000, &err) != PARE_OK) ...
+ *     pare_stepper step = pare_optim_stepper(optim); // or functions of your own
+ *     pare_optim_args args = pare_optim_args_default();
+ *     for (int t = 0; t < 10000; t++) {
+ *         if (pare_pruner_pre_forward(pruner, &err) != PARE_OK) ...
+ *         args.g = gradients_of_the_loss();
+ *         if (pare_pruner_update(pruner, &step, &args, &err) != PARE_OK) ...
  *     }
  *     pare_pruner_free(pruner);
  *
