@@ -1,5 +1,5 @@
 /* The one layer for all calls on files and time. Every function retries EINTR and short transfers
- * itself, so that a caller sees done or failed. Later fault injection replaces this file. */
+ * itself (os_calls.h), so that a caller sees done or failed. */
 #ifndef PARE_SRC_BASE_OS_H
 #define PARE_SRC_BASE_OS_H
 
@@ -55,7 +55,9 @@ void pare_writer_discard(pare_writer *w);
 
 /* A folder that appears under its name only when it is complete: files are written into *temporary
  * (owned by the caller, pare_free), then the folder is synced and renamed. An existing folder at
- * `path` is refused unless it is empty. */
+ * `path` is refused unless it is empty, and where none can take its place: a link to a folder, the
+ * root of a file system. When the commit fails, nothing stands under the name and the
+ * temporary is gone. */
 pare_status pare_folder_check(const char *path, pare_error *err); /* would it be refused? */
 pare_status pare_folder_begin(char **temporary, const char *path, pare_error *err);
 pare_status pare_folder_commit(const char *temporary, const char *path, pare_error *err);

@@ -748,20 +748,35 @@ static pare_status verify(pare_output *o, pare_error *err) {
                : pare_fail_prefix(err, "%s: reading the output back", o->path);
 }
 
-/* GGUF: the files of the folder move beside it, the first part last. */
+/* Where a file of the folder goes; free with pare_free. */
+static char *final_path(const pare_output *o, const char *name) {
+    return pare_asprintf("%.*s%s", (int)(base_name(o->path) - o->path), o->path, name);
+}
+
+static pare_status move_one(const pare_output *o, const char *name, pare_error *err) {
+    char *from = pare_path_join(o->folder, name), *to = final_path(o, name);
+    pare_status st = from && to ? pare_file_move(to, from, err) : fail_memory(o, err);
+    if (st != PARE_OK && to && from && !pare_path_exists(from)) pare_path_remove(to); /* unsynced */
+    pare_free(from);
+    pare_free(to);
+    return st;
+}
+
+/* GGUF: the files of the folder move beside it, the first part last. When one cannot, those that
+ * did are taken away. */
 static pare_status move_files(pare_output *o, pare_error *err) {
     char **names;
-    size_t n;
+    size_t n, done = 0;
     PARE_TRY(pare_folder_list(&names, &n, o->folder, err));
     pare_status st = PARE_OK;
-    for (size_t i = n; i-- > 0;) {
-        char *from = pare_path_join(o->folder, names[i]);
-        char *to = pare_asprintf("%.*s%s", (int)(base_name(o->path) - o->path), o->path, names[i]);
-        if (st == PARE_OK) st = from && to ? pare_file_move(to, from, err) : fail_memory(o, err);
-        pare_free(from);
+    for (; done < n && st == PARE_OK; done += st == PARE_OK)
+        st = move_one(o, names[n - 1 - done], err);
+    for (size_t i = 0; st != PARE_OK && i < done; i++) {
+        char *to = final_path(o, names[n - 1 - i]);
+        if (to) pare_path_remove(to);
         pare_free(to);
-        pare_free(names[i]);
     }
+    for (size_t i = 0; i < n; i++) pare_free(names[i]);
     pare_free(names);
     return st;
 }

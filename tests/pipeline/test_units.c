@@ -1,171 +1,15 @@
-/* Recipes with methods on a tiny model: what every method of the registry must survive. A run is
- * killed after its k-th call that changes a file, for every k; calls fail once or from then on;
- * files of the work folder are damaged; inputs change before a resume. Always: the same command
- * goes on and ends with the bytes of a run that was never disturbed, and until then nothing stands
- * under the output's name. */
-#include "support/call_faults.h"
-#include "support/tiny_model.h"
+/* Recipes with methods on a tiny model: what every method of the registry must survive, but for
+ * calls on files that fail (test_compress_calls.c). Files of the work folder are damaged; inputs
+ * change before a resume; numbers are odd. Always: the same command goes on and ends with the bytes
+ * of a run that was never disturbed, and until then nothing stands under the output's name. */
+#include "support/calibrated_run.h"
 
 #include "base/hash.h"
-#include "base/memory.h"
-#include "base/os.h"
 #include "methods/method.h"
-#include "pare/compress.h"
 
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-/* Every call; where runs are slow every seventh, of each recipe others. */
-static long step(void) { return test_is_slow() ? 7 : 1; }
-
-/* ---- runs ---- */
-
-static const char *model, *text;
-
-/* A recipe for a method: its defaults, which must do something on 64 columns. */
-static const char *recipe_of(const pare_method *m) {
-    static char ring[4][100];
-    static int next;
-    char *out = ring[next++ % 4];
-    snprintf(out, 100, "%s", pare_method_name(m));
-    return out;
-}
-
-static pare_compress_options options_of(const char *recipe, const char *out) {
-    return (pare_compress_options){.model = model,
-                                   .out = out,
-                                   .recipe = recipe,
-                                   .calib = text,
-                                   .calib_samples = 2,
-                                   .calib_ctx = 16};
-}
-
-static pare_status run(const pare_compress_options *o, int threads, pare_error *err) {
-    pare_runtime *rt = test_runtime(threads, PARE_ISA_AMX);
-    pare_compress_report *report = NULL;
-    pare_status st = pare_compress(&report, rt, o, err);
-    pare_compress_report_free(report);
-    pare_runtime_free(rt);
-    return st;
-}
-
-/* What stands beside an output: nothing may, once it is there. */
-static void assert_clean(const char *out) {
-    char *work = pare_asprintf("%s.work", out);
-    assert_false(pare_path_exists(work));
-    pare_free(work);
-    const char *slash = strrchr(out, '/');
-    DIR *dir = opendir(test_folder());
-    assert_non_null(dir);
-    for (struct dirent *e; (e = readdir(dir));)
-        if (strncmp(e->d_name, slash + 1, strlen(slash + 1)) == 0 &&
-            strcmp(e->d_name, slash + 1) != 0)
-            fail_msg("%s is left", e->d_name);
-    closedir(dir);
-}
-
-/* Runs in a process of its own with a fault; its exit code, or -1 when it was killed. */
-static int run_apart(const pare_compress_options *o, int kind, long at, int error) {
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
-        fault_kind = kind;
-        fault_at = at;
-        fault_errno = error;
-        pare_error err = {0};
-        pare_status st = run(o, 1, &err);
-        if (st != PARE_OK && !err.message[0]) _exit(99);
-        _exit(st == PARE_OK ? 0 : pare_status_exit_code(st));
-    }
-    int status;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* A prefix searched and tuned. */
-static const char cushion[] =
-    "cushioncache:max_len=1,tau=1000000,n=8,texts=1,screen=1,pool=3,tune_texts=2,tune_n=8";
-
-/* Every method, a prefix, and a GGUF file after the last of them. */
-static void killed_after_every_call(void **state) {
-    (void)state;
-    size_t n_methods = 0;
-    while (pare_step_method_at(n_methods)) n_methods++;
-    for (size_t m = 0; m < n_methods + 2; m++) {
-        bool gguf = m > n_methods;
-        const char *recipe = gguf             ? "wanda:sparsity=0.5 + q8_0"
-                             : m == n_methods ? cushion
-                                              : recipe_of(pare_step_method_at(m));
-        char out[1024];
-        snprintf(out, sizeof out, "%s", test_path(gguf ? "killed.gguf" : "killed"));
-        pare_compress_options o = options_of(recipe, out);
-        assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
-        char expected[65];
-        snprintf(expected, sizeof expected, "%s", test_hash(out));
-        assert_clean(out);
-        test_remove(out);
-        long k = (long)m % step();
-        for (int code = -1; code == -1; k += step()) {
-            code = run_apart(&o, KILL, k, 0);
-            if (code != 0 && code != -1) fail_msg("%s, call %ld: exit code %d", recipe, k, code);
-            /* the rename of the output may have been the last call; then it must be whole */
-            if (code == -1 && pare_path_exists(out)) {
-                assert_string_equal(test_hash(out), expected);
-                test_remove(out);
-            }
-            if (run_apart(&o, NEVER, 0, 0) != 0 && !pare_path_exists(out))
-                fail_msg("%s: no resume after call %ld", recipe, k);
-            if (strcmp(test_hash(out), expected) != 0)
-                fail_msg("%s: other bytes after call %ld", recipe, k);
-            assert_clean(out);
-            test_remove(out);
-        }
-        assert_true(k > 20);
-    }
-}
-
-/* Methods make no calls of their own, but for a prefix: two of them do, and each takes the other
- * kind of error. */
-static void every_call_fails(void **state) {
-    (void)state;
-    static const int errors[] = {ENOSPC, EIO};
-    static const char *const recipes[] = {"wanda", "gptq", cushion};
-    char out[1024], expected[65];
-    snprintf(out, sizeof out, "%s", test_path("failing"));
-    char *work = pare_asprintf("%s.work", out);
-    for (long r = 0; r < 3; r++)
-        for (int kind = FAIL_ONCE; kind <= FAIL_FROM; kind++) {
-            pare_compress_options o = options_of(recipes[r], out);
-            assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
-            snprintf(expected, sizeof expected, "%s", test_hash(out));
-            test_remove(out);
-            int code = 1;
-            for (long k = 1 + (r + kind) % step(); code != 0; k += step()) {
-                code = run_apart(&o, kind, k, errors[(k + r) % 2]);
-                if (code != 0 && code != 1)
-                    fail_msg("%s, call %ld: exit code %d", recipes[r], k, code);
-                if (code == 1 && pare_path_exists(out)) { /* only the last syncs come after */
-                    assert_string_equal(test_hash(out), expected);
-                    test_remove(out);
-                }
-                if (code == 1) assert_int_equal(run_apart(&o, NEVER, 0, 0), 0);
-                assert_string_equal(test_hash(out), expected);
-                test_remove(out);
-                test_remove(work);
-            }
-        }
-    pare_free(work);
-}
 
 /* Stops after the first block by a kill, then returns the work folder. */
 static void leave_unfinished(const pare_compress_options *o, char *work, size_t n) {
@@ -410,7 +254,7 @@ static void odd_numbers(void **state) {
     snprintf(out, sizeof out, "%s", test_path("odd"));
     for (size_t m = 0; pare_step_method_at(m); m++) {
         bool calibrated = pare_step_method_at(m)->needs;
-        pare_compress_options o = options_of(recipe_of(pare_step_method_at(m)), out);
+        pare_compress_options o = options_of(pare_method_name(pare_step_method_at(m)), out);
         for (int i = 0; i < (calibrated ? 3 : 2); i++) {
             o.model = bad[i];
             pare_error err = {0};
@@ -559,7 +403,7 @@ static void encodings_take_importance(void **state) {
 static void the_plan_says_what_it_takes(void **state) {
     (void)state;
     for (size_t m = 0; pare_step_method_at(m); m++) {
-        pare_compress_options o = options_of(recipe_of(pare_step_method_at(m)), NULL);
+        pare_compress_options o = options_of(pare_method_name(pare_step_method_at(m)), NULL);
         o.dry_run = true;
         pare_compress_report *report = report_of(&o);
         const pare_compress_info *info = pare_compress_result(report);
@@ -576,13 +420,7 @@ static void the_plan_says_what_it_takes(void **state) {
 }
 
 int main(void) {
-    model = strdup(tiny_model("tiny", NULL));
-    static char words[20000];
-    for (size_t i = 0; i < sizeof words; i++)
-        words[i] = (char)(i % 60 == 59     ? '\n'
-                          : i * i % 7 == 3 ? ' '
-                                           : 'a' + (int)(i * i * 31 % 26));
-    text = strdup(test_write("calib.txt", words, sizeof words));
+    calibrated_run_init();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_compose),
         cmocka_unit_test(in_sequence),
@@ -594,8 +432,6 @@ int main(void) {
         cmocka_unit_test(interrupted),
         cmocka_unit_test(changed_before_a_resume),
         cmocka_unit_test(damaged_work_files),
-        cmocka_unit_test(killed_after_every_call),
-        cmocka_unit_test(every_call_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
