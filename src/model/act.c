@@ -299,8 +299,14 @@ static pare_status end_calibration(pare_act_sites *a, pare_error *err) {
         pare_act_range r = pare_act_range_none;
         for (int t = 0; t < a->n_threads; t++)
             r = pare_act_range_join(r, a->seen[i * (size_t)a->n_threads + (size_t)t]);
-        bool empty = r.min > r.max; /* q, k and v without bmm */
-        if (st == PARE_OK && !empty && (!isfinite(r.min) || !isfinite(r.max)))
+        bool used = site < PARE_ACT_INPUTS || a->scheme.bmm;
+        if (st == PARE_OK && used && !pare_act_range_tells(r))
+            st = pare_fail(err, PARE_ERR_INPUT,
+                           "calibration: block %zu, %s: found %s, expected a text that shows its "
+                           "range: a static grid would cut off what comes later (act=per_token "
+                           "needs no range)",
+                           layer, names[site], r.min > r.max ? "nothing" : "values of 0 only");
+        if (st == PARE_OK && used && (!isfinite(r.min) || !isfinite(r.max)))
             st = pare_fail(err, PARE_ERR_INPUT,
                            "calibration: block %zu, %s: found NaN or infinity, expected finite "
                            "activations",

@@ -84,7 +84,7 @@ void pare_act_go_on(pare_act_sites *a);
 
 /* Static ranges: minima and maxima of what passes each site while ids[n][ctx] run through the
  * model, each row a sequence, after its prefix where it has one. Errors: PARE_ERR_INPUT (NaN or
- * infinity: names the site), those of sessions. */
+ * infinity, nothing but 0: names the site), those of sessions. */
 pare_status pare_act_calibrate(pare_model *m, const int32_t *ids, size_t n, size_t ctx,
                                pare_compute compute, pare_error *err);
 

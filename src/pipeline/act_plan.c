@@ -66,3 +66,15 @@ void compress_note_range(tensor_plan *p, const pare_input_stats *x) {
     for (size_t i = 0; i < x->cols; i++)
         p->range = pare_act_range_join(p->range, (pare_act_range){x->min[i], x->max[i]});
 }
+
+pare_status compress_check_range(const tensor_plan *p, pare_error *err) {
+    pare_act_scheme a;
+    if (!compress_act_of(p, &a) || a.granularity != PARE_ACT_PER_TENSOR_STATIC ||
+        pare_act_range_tells(p->range))
+        return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT,
+                     "calibration: %s: found %s, expected a text that shows its range: a static "
+                     "grid would cut off what comes later (act=per_token needs no range)",
+                     p->t->canonical,
+                     p->range.min > p->range.max ? "no input" : "inputs of 0 only");
+}

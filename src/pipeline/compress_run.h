@@ -134,6 +134,8 @@ pare_status compress_plan_act(compress_run *c, tensor_plan *p, const pare_step *
 const char *compress_act_format(const compress_run *c);
 /* Notes the range of the tensor's inputs; x may be NULL. */
 void compress_note_range(tensor_plan *p, const pare_input_stats *x);
+/* Errors: PARE_ERR_INPUT (a static grid of inputs that calibration never saw, or saw as 0 only). */
+pare_status compress_check_range(const tensor_plan *p, pare_error *err);
 /* The scheme of a tensor's inputs, as the output stores it; false: none. */
 bool compress_act_of(const tensor_plan *p, pare_act_scheme *scheme);
 

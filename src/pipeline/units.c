@@ -412,10 +412,12 @@ static pare_status do_unit(unit_job *job, pare_error *err) {
                                           job->dense_inputs ? job->to : NULL, &job->crc, err));
     }
     PARE_TRY(transform(job, err));
-    for (size_t k = 0; k < job->n && job->cal; k++) /* those of other ranks, too */
-        if (c->plans[job->plans[k]].range.min > c->plans[job->plans[k]].range.max)
-            compress_note_range(&c->plans[job->plans[k]],
-                                pare_calibration_inputs(job->cal, job->names[k]));
+    for (size_t k = 0; k < job->n && job->cal; k++) { /* those of other ranks, too */
+        tensor_plan *p = &c->plans[job->plans[k]];
+        if (p->range.min > p->range.max)
+            compress_note_range(p, pare_calibration_inputs(job->cal, job->names[k]));
+        PARE_TRY(compress_check_range(p, err));
+    }
     PARE_TRY(compress_write_unit(c, job->cal, job->work, job->unit, job->plans, job->tensors,
                                  job->n, err));
     if (job->to && !job->dense_inputs) PARE_TRY(run_compressed(job, err));

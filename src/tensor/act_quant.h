@@ -51,6 +51,11 @@ static const pare_act_range pare_act_range_none = {__builtin_inff(), -__builtin_
 /* The smallest range that holds both. */
 pare_act_range pare_act_range_join(pare_act_range a, pare_act_range b);
 
+/* Does it say how large values get? That of nothing does not, nor that of zeros. */
+static inline bool pare_act_range_tells(pare_act_range r) {
+    return !(r.min > r.max) && !(r.min == 0 && r.max == 0);
+}
+
 /* The range of the rows x[n][ldx], `in` values each. */
 pare_act_range pare_act_range_of(pare_isa isa, const float *x, size_t ldx, size_t n, size_t in);
 

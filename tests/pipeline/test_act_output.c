@@ -3,6 +3,8 @@
 #include "support/test.h"
 #include "support/tiny_model.h"
 
+#include "base/os.h"
+#include "methods/method.h"
 #include "model/act.h"
 #include "model/prefix.h"
 #include "pare/compress.h"
@@ -169,6 +171,43 @@ static void refused(void **state) {
     }
 }
 
+/* What calibration never saw, or as 0 only, gets no static grid (N13): for every method that has
+ * such grids. A grid of each token needs no range, and no more does a matrix that has none. */
+static void never_seen(void **state) {
+    (void)state;
+    static const char *const dynamic[] = {"%s:act=per_token", "%s:act=per_tensor_dynamic",
+                                          "%s@ffn:act=per_tensor_static"};
+    char silent[1024], recipe[100];
+    snprintf(silent, sizeof silent, "%s",
+             tiny_model("silent", &(tiny_options){.no_values = TINY_LAYERS}));
+    char *before = strdup(model);
+    size_t n = 0;
+    for (size_t i = 0; pare_step_method_at(i); i++) {
+        const pare_method *m = pare_step_method_at(i);
+        if (!m->act) continue;
+        n++;
+        snprintf(model, sizeof model, "%s", silent);
+        snprintf(recipe, sizeof recipe, "%s:act=per_tensor_static", m->name);
+        char out[1024];
+        snprintf(out, sizeof out, "%s", fresh());
+        assert_fails(compress(out, recipe, NULL, text, err), PARE_ERR_INPUT,
+                     "blk.0.attn_output.weight: found inputs of 0 only, expected a text");
+        assert_false(pare_path_exists(out));
+        pare_model *in_memory = load(silent);
+        pare_act_options o = {.spec = recipe, .calib = text, .calib_samples = 2, .calib_ctx = CTX};
+        assert_fails(pare_model_quantize_act(in_memory, &o, err), PARE_ERR_INPUT,
+                     "block 0, the input of attn_output: found values of 0 only");
+        pare_model_free(in_memory);
+        for (size_t k = 0; k < sizeof dynamic / sizeof *dynamic; k++) {
+            snprintf(recipe, sizeof recipe, dynamic[k], m->name);
+            assert_ok(compress(fresh(), recipe, NULL, text, err));
+        }
+    }
+    assert_true(n >= 3);
+    snprintf(model, sizeof model, "%s", before);
+    free(before);
+}
+
 /* A recipe without such a step leaves the scheme of its input behind, which is told. */
 static void left_behind(void **state) {
     (void)state;
@@ -255,7 +294,8 @@ int main(void) {
     snprintf(text, sizeof text, "%s", test_write("calib.txt", words, sizeof words));
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_in_memory), cmocka_unit_test(after_others), cmocka_unit_test(refused),
-        cmocka_unit_test(left_behind),  cmocka_unit_test(prefixes),     cmocka_unit_test(damaged)};
+        cmocka_unit_test(never_seen),   cmocka_unit_test(left_behind),  cmocka_unit_test(prefixes),
+        cmocka_unit_test(damaged)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     pare_runtime_free(rt);
     return failed;

@@ -110,6 +110,12 @@ static void add(builder *b, const char *name, size_t rows, size_t cols, float sc
     b->n += n;
 }
 
+/* The second of each two columns of the last n_rows rows becomes `factor` times the first. */
+static void pair_columns(builder *b, size_t n_rows, float factor) {
+    float *w = b->data + b->n - n_rows * TINY_DIM;
+    for (size_t i = 0; i < n_rows * TINY_DIM; i += 2) w[i + 1] = factor * w[i];
+}
+
 static void add_layer(builder *b, int layer, float scale) {
     const struct {
         const char *name;
@@ -130,6 +136,10 @@ static void add_layer(builder *b, int layer, float scale) {
         add(b, name, tensors[i].rows, tensors[i].cols, tensors[i].norm ? 0 : scale);
         for (size_t k = 0; i == 0 && layer == TINY_LAYERS - 1 && k < TINY_DIM; k++)
             if (b->options->last_norm != 0) b->data[b->n - 1 - k] = b->options->last_norm;
+        for (size_t k = 0;
+             i == 3 && layer < b->options->no_values && k < tensors[i].rows * TINY_DIM; k++)
+            b->data[b->n - 1 - k] = 0;
+        if (b->options->cancels && layer == 0 && i == 1) pair_columns(b, tensors[i].rows, -0.9f);
     }
 }
 
@@ -137,6 +147,7 @@ static void write_weights(const char *folder, const tiny_options *options) {
     builder b = {.header = json_object(), .options = options};
     float scale = options->scale != 0 ? options->scale : 0.08f;
     add(&b, "model.embed_tokens.weight", TINY_VOCAB, TINY_DIM, scale);
+    if (options->cancels) pair_columns(&b, TINY_VOCAB, 1);
     for (int i = 0; i < TINY_LAYERS; i++) add_layer(&b, i, scale);
     add(&b, "model.norm.weight", 1, TINY_DIM, 0);
     for (size_t i = 0; i < TINY_DIM && options->final_norm != 0; i++)

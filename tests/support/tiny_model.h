@@ -3,6 +3,7 @@
 #ifndef PARE_TESTS_SUPPORT_TINY_MODEL_H
 #define PARE_TESTS_SUPPORT_TINY_MODEL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -19,6 +20,9 @@ typedef struct tiny_options {
     float poison;         /* written over one weight where it is not 0 (NaN, Inf) */
     float final_norm;     /* 0 = 1; 3e38 makes logits that are no numbers */
     float last_norm;      /* of the last block's input, 0 = 1; 3e38: its activations overflow */
+    int no_values;        /* so many blocks, from the first: v is 0, so attn_output's input is */
+    bool cancels; /* inputs of the first block come in equal pairs; what its q makes of a pair is
+                     nearly nothing: any zero among its weights is far off */
 } tiny_options;
 
 /* Writes the folder test_folder()/name (options may be NULL) and returns its path. */
