@@ -87,26 +87,27 @@ pare_status cli_prefix(cli *c, const char *prefix) {
     return cli_fail(c, c->err.status, "%.400s: %.590s", prefix, old);
 }
 
-#define SAY(color, prefix)                                                                         \
+#define SAY(silent, color, prefix)                                                                 \
     do {                                                                                           \
-        if (c->common.quiet || pare_rank() > 0) break;                                             \
+        if ((silent) || pare_rank() > 0) break;                                                    \
         va_list args;                                                                              \
         va_start(args, format);                                                                    \
         say(c, color, prefix, format, args);                                                       \
         va_end(args);                                                                              \
     } while (0)
 
-void cli_warn(cli *c, const char *format, ...) { SAY("33", "pare: warning: "); }
-void cli_note(cli *c, const char *format, ...) { SAY(NULL, ""); }
+void cli_warn(cli *c, const char *format, ...) { SAY(c->common.quiet, "33", "pare: warning: "); }
+void cli_note(cli *c, const char *format, ...) { SAY(c->common.quiet, NULL, ""); }
 
+/* What ends the program with 3 is told, --quiet or not. */
 void cli_fallback(cli *c, const char *format, ...) {
     c->fell_back = true;
-    SAY("33", "pare: warning: ");
+    SAY(c->common.quiet && !c->common.strict, "33", "pare: warning: ");
 }
 
 void cli_bound(cli *c, const char *format, ...) {
     c->bound_failed = true;
-    SAY("31", "pare: bound failed: ");
+    SAY(false, "31", "pare: bound failed: ");
 }
 
 static void on_warning(void *arg, const char *line) { cli_warn(arg, "%s", line); }
