@@ -179,10 +179,12 @@ static void renames_fail(void **state) {
         expect(&s, CALL_RENAME);
         assert_true(s.n_calls > 2);
         pare_compress_options o = options(&s);
+        char work[1100];
+        snprintf(work, sizeof work, "%s.work", s.out);
         for (long k = 1; k <= s.n_calls; k++) {
             int code = run_apart(&o, FAIL_ONCE, k, reasons[(k + (long)i) % 2]);
             check_failed(&s, "failing rename,", k, code);
-            if (k == s.n_calls) assert_true(pare_path_exists(pare_asprintf("%s.work", s.out)));
+            if (k == s.n_calls) assert_true(pare_path_exists(work));
             must_end(&s, "failing rename,", k);
             begin();
         }
