@@ -110,7 +110,8 @@ static pare_status one_step(pare_train_run *r, pare_error *err) {
     if (r->pruner) PARE_TRY(pare_pruner_pre_forward(r->pruner, err));
     PARE_TRY(pare_train_leave_out(r, err));
     r->left_out = r->passes * pare_train_weights_left_out(r->weights) / r->flop_per_token;
-    if (r->hessian) PARE_TRY(curvature_of(r, &finite, &loss, err));
+    bool curved = r->hessian && pare_optim_needs_hessian(r->optim); /* in this step */
+    if (curved) PARE_TRY(curvature_of(r, &finite, &loss, err));
     if (finite) PARE_TRY(gradient_of(r, &loss, err));
     double norm = norm_of(r);
     s->loss = loss;
@@ -120,7 +121,7 @@ static pare_status one_step(pare_train_run *r, pare_error *err) {
     s->skipped_in_a_row = 0;
     pare_optim_args args = pare_optim_args_default();
     args.g = r->grads;
-    if (r->hessian) args.hessian = pare_hessian_values(r->hessian);
+    if (curved) args.hessian = pare_hessian_values(r->hessian);
     args.lr = s->lr;
     if (o->clip > 0 && norm > o->clip) args.g_scale = o->clip / (norm + 1e-6);
     pare_stepper stepper = pare_optim_stepper(r->optim);
