@@ -292,6 +292,7 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
         st = pare_limits_peak(&view.peak, c->rt, t.compute, &c->err);
         if (st == PARE_OK) st = pare_train(&r, c->rt, &t, &c->err);
         cli_progress_end(c);
+        if (st == PARE_OK && r.missed_sparsity) c->fell_back = true; /* the library tells it */
         if (st == PARE_OK && r.n_skipped)
             cli_fallback(c, "%llu steps were left out: their gradient was not finite",
                          (unsigned long long)r.n_skipped);

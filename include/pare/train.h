@@ -100,7 +100,8 @@ typedef struct pare_train_report {
     uint64_t n_params;  /* trained: of the adapter where there is one */
     uint64_t n_skipped; /* steps that were left out: their gradient was not finite */
     uint64_t peak_rss_bytes;
-    bool finished; /* false: stopped at stop_at */
+    bool missed_sparsity; /* what was asked for was not reached */
+    bool finished;        /* false: stopped at stop_at */
 } pare_train_report;
 
 /* Errors: PARE_ERR_ARG (options), those of reading models and text, PARE_ERR_INTERRUPTED (the work

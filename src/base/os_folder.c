@@ -67,7 +67,19 @@ static pare_status check_place(const char *path, pare_error *err) {
                      found);
 }
 
+/* "." and ".." are names that nothing can be renamed to. */
+static pare_status check_name(const char *path, pare_error *err) {
+    char *clean = without_slash(path);
+    if (!clean) return fail_memory(err, path);
+    const char *slash = strrchr(clean, '/'), *name = slash ? slash + 1 : clean;
+    bool good = *name && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+    pare_free(clean);
+    if (good) return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT, "%s: expected the name of a new or empty folder", path);
+}
+
 pare_status pare_folder_check(const char *path, pare_error *err) {
+    PARE_TRY(check_name(path, err));
     if (!pare_path_is_folder(path)) return make_way(path, err);
     PARE_TRY(check_empty(path, err));
     return check_place(path, err);
@@ -171,10 +183,11 @@ void pare_folder_discard(const char *temporary) {
 
 pare_status pare_disk_free(uint64_t *bytes, const char *path, pare_error *err) {
     struct statvfs info;
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? pare_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : NULL;
-    if (slash && !folder) return fail_memory(err, path);
-    int failed = statvfs(folder ? folder : ".", &info);
+    char *folder = without_slash(path);
+    if (!folder) return fail_memory(err, path);
+    char *slash = strrchr(folder, '/');
+    if (slash) slash[slash == folder] = '\0';
+    int failed = statvfs(slash ? folder : ".", &info);
     pare_free(folder);
     if (failed) return pare_os_fail(err, path, "free space");
     *bytes = (uint64_t)info.f_bavail * info.f_frsize;

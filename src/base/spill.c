@@ -1,6 +1,7 @@
 #include "base/spill.h"
 
 #include "base/memory.h"
+#include "base/os_calls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +19,7 @@ static size_t mapping_bytes(const pare_spill *s) {
 }
 
 static int open_nameless(const char *folder) {
-    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int fd = pare_os_open(folder, O_TMPFILE | O_RDWR);
     if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)) return fd;
     char *path = pare_asprintf("%s/spill-XXXXXX", folder); /* a file system without such files */
     fd = path ? mkstemp(path) : -1;
@@ -35,7 +36,7 @@ static pare_status map_file(pare_spill *s, const char *folder, pare_error *err) 
         while (failed == EINTR);
     void *p = failed ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (!failed && p == MAP_FAILED) failed = errno;
-    if (fd >= 0) close(fd); /* the mapping holds it; nothing that must last is in it */
+    if (fd >= 0) pare_os_close(fd); /* the mapping holds it; nothing that must last is in it */
     if (failed)
         return pare_fail(err, PARE_ERR_IO, "%s: a file of %zu bytes for activations: %s", folder,
                          bytes, strerror(failed));

@@ -107,7 +107,7 @@ static size_t batch_size(const scorer *s, size_t first) {
 static pare_status want(scorer *s, pare_task_score *into, size_t sequence, size_t row,
                         int32_t target, pare_error *err) {
     if (!pare_grow(&s->wanted, &s->wanted_capacity, s->n_wanted + 1, sizeof *s->wanted) ||
-        !pare_grow(&s->into, &s->into_capacity, s->n_wanted + 1, sizeof *s->into))
+        !pare_grow(&s->into, &s->into_capacity, s->n_wanted + 1, sizeof(void *)))
         return pare_fail(err, PARE_ERR_NOMEM, "scores: out of memory");
     s->wanted[s->n_wanted] = (pare_score){.sequence = sequence, .row = row, .target = target};
     s->into[s->n_wanted++] = into;

@@ -120,6 +120,10 @@ pare_status pare_pruner_choose(pare_pruner *p, pare_error *err) {
         if (!c.own[i].used)
             st = pare_fail(err, PARE_ERR_ARG, "own: found no tensor for target %zu of '%s'", i + 1,
                            p->o->own.s);
+    size_t n_chosen = 0;
+    for (size_t i = 0; i < p->n; i++) n_chosen += p->tensors[i].chosen;
+    if (st == PARE_OK && !n_chosen && (is_set(&c.only) || is_set(&c.dense)))
+        st = pare_fail(err, PARE_ERR_ARG, "only, dense: found no tensor that is left to prune");
     chooser_free(&c);
     return st;
 }

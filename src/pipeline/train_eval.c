@@ -199,9 +199,27 @@ enum {
     PRUNED_PERCENT = 25 /* zeros that no rounding leaves: forms of 3 bits and more have less */
 };
 
+/* Bits of the linear layers' weights, one after the other: is it zero? Memory that is short costs
+ * the warning, not the run. */
+static void note_zeros(pare_train_run *r) {
+    size_t words = 0;
+    for (size_t i = 0; i < r->weights->n; i++)
+        if (r->weights->tensors[i].linear)
+            words += pare_bit_words(r->weights->tensors[i].rows * r->weights->tensors[i].cols);
+    uint64_t *bits = r->was_zero = pare_calloc(words, sizeof *bits);
+    for (size_t i = 0; bits && i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        size_t n = t->rows * t->cols;
+        if (!t->linear) continue;
+        for (size_t k = 0; k < n; k++) bits[k / 64] |= (uint64_t)(t->w[k] == 0.0f) << k % 64;
+        bits += pare_bit_words(n);
+    }
+}
+
 void pare_train_tell_begin(pare_train_run *r) {
     if (!r->o->from || r->o->adapter) return;
     r->zeros_before = zeros_of(r);
+    if (r->o->sparsity && 100 * r->zeros_before >= PRUNED_PERCENT) note_zeros(r);
     if (!r->o->sparsity && 100 * r->zeros_before >= PRUNED_PERCENT)
         pare_warn(r->rt,
                   "%s: %.1f%% of the weights of linear layers are zero and will not stay so: "
@@ -209,18 +227,38 @@ void pare_train_tell_begin(pare_train_run *r) {
                   r->o->from, 100 * r->zeros_before);
 }
 
+/* Share of the zeros there were that are none in the model that is written. */
+static double lost_zeros(const pare_train_run *r) {
+    const uint64_t *bits = r->was_zero;
+    size_t zeros = 0, lost = 0;
+    for (size_t i = 0, k = 0; bits && i < r->weights->n; i++) {
+        const pare_train_tensor *t = &r->weights->tensors[i];
+        const uint64_t *mask = t->grad && r->pruner ? pare_pruner_mask(r->pruner, k) : NULL;
+        size_t n = t->rows * t->cols;
+        k += t->grad != NULL;
+        if (!t->linear) continue;
+        for (size_t j = 0; j < n; j++) {
+            bool was = bits[j / 64] >> j % 64 & 1, kept = !mask || (mask[j / 64] >> j % 64 & 1);
+            zeros += was;
+            lost += was && kept && t->w[j] != 0.0f;
+        }
+        bits += pare_bit_words(n);
+    }
+    return zeros ? (double)lost / (double)zeros : 0;
+}
+
 /* Told at the end where there is a pruner: which zeros it keeps shows in the weights only. */
 static void tell_lost_zeros(const pare_train_run *r) {
-    double now = fmax(zeros_of(r), pare_train_sparsity(r)); /* straight-through: of the masks */
-    if (r->pruner && 100 * r->zeros_before >= PRUNED_PERCENT && now < r->zeros_before - 0.005)
+    double lost = r->pruner ? lost_zeros(r) : 0;
+    if (lost > 0.01)
         pare_warn(r->rt,
-                  "%s: %.1f%% of the weights of linear layers were zero, %.1f%% are now: sparsity "
-                  "keep_zeros keeps them",
-                  r->o->from, 100 * r->zeros_before, 100 * now);
+                  "%s: %.1f%% of the weights of linear layers were zero, %.1f%% of these are not "
+                  "now: sparsity keep_zeros keeps them",
+                  r->o->from, 100 * r->zeros_before, 100 * lost);
 }
 
 /* A schedule that ends after the training, or with its last step. */
-static void tell_missed_sparsity(const pare_train_run *r) {
+static bool tell_missed_sparsity(const pare_train_run *r) {
     double wanted = 0, all = 0, has = pare_train_sparsity(r);
     for (size_t i = 0; r->pruner && i < r->n_trained; i++) {
         const pare_trained *t = &r->trained[i];
@@ -230,15 +268,15 @@ static void tell_missed_sparsity(const pare_train_run *r) {
         wanted += n * target;
         all += n;
     }
-    if (all > 0 && has < wanted / all - 0.005)
-        pare_warn(r->rt,
-                  "sparsity: found %.4f at the end, expected %.4f: the schedule ends too late", has,
-                  wanted / all);
+    bool missed = all > 0 && has < wanted / all - 0.005;
+    if (missed)
+        pare_warn(r->rt, "sparsity: found %.4f at the end, expected %.4f", has, wanted / all);
+    return missed;
 }
 
-void pare_train_tell_end(const pare_train_run *r) {
+bool pare_train_tell_end(const pare_train_run *r) {
     const pare_train_state *s = &r->state;
-    tell_missed_sparsity(r);
+    bool missed = tell_missed_sparsity(r);
     tell_lost_zeros(r);
     bool sparser = s->sparsity > s->first_sparsity + 1e-6; /* it pays for that */
     if (s->val_loss > s->first_val_loss && !sparser && !r->best)
@@ -246,4 +284,5 @@ void pare_train_tell_end(const pare_train_run *r) {
                   "held out: found a loss of %.4f at the end, %.4f before the first step: the "
                   "training made it worse",
                   s->val_loss, s->first_val_loss);
+    return missed;
 }

@@ -4,6 +4,7 @@
 
 #include "base/file_digest.h"
 #include "base/memory.h"
+#include "base/os.h"
 #include "io/json.h"
 #include "model/source.h"
 
@@ -42,11 +43,34 @@ static pare_status add_model(json_t *f, const char *key, const char *path, pare_
 }
 
 static json_t *shape_json(const pare_train_shape *s) {
-    return json_pack("{s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:I}", "arch", s->arch, "dim",
+    return json_pack("{s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "arch", s->arch, "dim",
                      (json_int_t)s->dim, "layers", (json_int_t)s->n_layers, "heads",
                      (json_int_t)s->n_heads, "kv_heads", (json_int_t)s->n_kv_heads, "head_dim",
                      (json_int_t)s->head_dim, "ffn_dim", (json_int_t)s->ffn_dim, "untied",
-                     s->untied, "tokenizer", s->tokenizer, "vocab", (json_int_t)s->vocab_size);
+                     s->untied, "vocab", (json_int_t)s->vocab_size);
+}
+
+/* Of a file, or of a folder's files of a tokenizer. */
+static pare_status add_tokenizer(json_t *f, const char *path, pare_runtime *rt, pare_error *err) {
+    char sha[65];
+    if (!pare_path_is_folder(path)) {
+        PARE_TRY(pare_file_sha256(sha, path, rt, err));
+        json_object_set_new(f, "tokenizer", json_string(sha));
+        return PARE_OK;
+    }
+    json_t *all = json_object();
+    pare_status st = PARE_OK;
+    for (size_t i = 0; pare_train_tokenizer_files[i] && st == PARE_OK; i++) {
+        char *file = pare_path_join(path, pare_train_tokenizer_files[i]);
+        if (!file) st = fail_memory(err);
+        if (file && pare_path_exists(file)) {
+            st = pare_file_sha256(sha, file, rt, err);
+            json_object_set_new(all, pare_train_tokenizer_files[i], json_string(sha));
+        }
+        pare_free(file);
+    }
+    json_object_set_new(f, "tokenizer", all);
+    return st;
 }
 
 static pare_status add_files(json_t *f, pare_train_run *r, pare_error *err) {
@@ -59,6 +83,7 @@ static pare_status add_files(json_t *f, pare_train_run *r, pare_error *err) {
     if (o->val) json_object_set_new(f, "val", json_string(r->val_sha256));
     PARE_TRY(add_model(f, "from", o->from, r->rt, err));
     PARE_TRY(add_model(f, "distill", o->distill, r->rt, err));
+    PARE_TRY(add_tokenizer(f, o->from ? o->from : o->shape.tokenizer, r->rt, err));
     if (o->from) return PARE_OK;
     json_object_set_new(f, "shape", shape_json(&o->shape));
     if (!o->shape.config) return PARE_OK;
@@ -72,14 +97,13 @@ pare_status pare_train_fingerprint(json_t **out, pare_train_run *r, pare_error *
     const pare_train_options *o = r->o;
     size_t failures = pare_json_failures();
     json_t *f = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:I, s:s, s:I, s:f, s:f, s:f, s:s, s:s, s:s?, s:I, s:s}",
-        "version", PARE_VERSION, "out", o->out, "steps", (json_int_t)o->steps, "batch",
-        (json_int_t)o->batch, "micro_batch", (json_int_t)micro_of_result(r), "ctx",
-        (json_int_t)o->ctx, "schedule", o->schedule, "warmup", (json_int_t)pare_train_warmup(o),
-        "min_lr", o->min_lr, "clip", o->clip, "val_share", o->val_share, "optim", o->optim,
-        "compute", r->compute == PARE_COMPUTE_FAST ? "fast" : "exact", "sparsity", o->sparsity,
-        "seed", (json_int_t)pare_runtime_seed(r->rt), "isa",
-        pare_isa_name(pare_runtime_isa(r->rt)));
+        "{s:s, s:I, s:I, s:I, s:I, s:s, s:I, s:f, s:f, s:f, s:s, s:s, s:s?, s:I, s:s}", "version",
+        PARE_VERSION, "steps", (json_int_t)o->steps, "batch", (json_int_t)o->batch, "micro_batch",
+        (json_int_t)micro_of_result(r), "ctx", (json_int_t)o->ctx, "schedule", o->schedule,
+        "warmup", (json_int_t)pare_train_warmup(o), "min_lr", o->min_lr, "clip", o->clip,
+        "val_share", o->val_share, "optim", o->optim, "compute",
+        r->compute == PARE_COMPUTE_FAST ? "fast" : "exact", "sparsity", o->sparsity, "seed",
+        (json_int_t)pare_runtime_seed(r->rt), "isa", pare_isa_name(pare_runtime_isa(r->rt)));
     *out = f;
     if (!f) return fail_memory(err);
     PARE_TRY(add_files(f, r, err));

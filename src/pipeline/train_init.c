@@ -43,11 +43,13 @@ static pare_status read_config(pare_model_config *c, const pare_arch **arch,
     PARE_TRY(pare_json_load(&j, s->config, PARE_JSON_CONFIG_MAX, 0, err));
     pare_status st = pare_config_from_hf(c, arch, &j, err);
     if (st == PARE_OK) st = pare_json_bool(&j, "attention_bias", PARE_OPTIONAL, &biases, err);
+    if (st == PARE_OK && !biases) st = pare_json_bool(&j, "mlp_bias", PARE_OPTIONAL, &biases, err);
     if (st == PARE_OK && biases)
-        st = pare_fail(err, PARE_ERR_UNSUPPORTED,
-                       "%s: attention_bias: found true, expected false: a new model has no biases "
-                       "but those that its architecture always has",
-                       s->config);
+        st = pare_fail(
+            err, PARE_ERR_UNSUPPORTED,
+            "%s: attention_bias or mlp_bias: found true, expected false: a new model has no biases "
+            "but those that its architecture always has",
+            s->config);
     if (st == PARE_OK)
         st = pare_json_double(&j, "initializer_range", PARE_OPTIONAL, 1e-6, 1, deviation, err);
     if (st == PARE_OK) { /* absent: the class's default */
@@ -90,6 +92,11 @@ static pare_status make_config(pare_model_config *c, const pare_arch **arch,
         c->window = window;
         c->local[i] = (i + 1) % global != 0;
     }
+    if ((*arch)->no_rope && (c->n_kv_heads != c->n_heads || s->head_dim)) /* one matrix for all */
+        return pare_fail(err, PARE_ERR_ARG,
+                         "kv-heads, head-dim: found them for %s, which has neither: expected those "
+                         "that follow from dim and heads",
+                         s->arch);
     if (strcmp(s->arch, "gemma2") == 0) {
         c->attn_softcap = 50;
         c->final_softcap = 30;
@@ -206,6 +213,20 @@ static pare_status write_weights(pare_runtime *rt, const char *folder, const par
 
 /* ---- tokenizer ---- */
 
+/* The least size that has all tokens of one character, by which byte-level vocabularies write the
+ * 256 bytes. */
+static size_t size_with_bytes(json_t *vocab) {
+    const char *token;
+    json_t *value;
+    size_t least = 0;
+    json_object_foreach(vocab, token, value) {
+        size_t n = strlen(token), id = (size_t)json_integer_value(value);
+        bool single = n == 1 || (n == 2 && ((uint8_t)token[0] & 0xE0) == 0xC0);
+        if (single && id + 1 > least) least = id + 1;
+    }
+    return least;
+}
+
 /* Cuts a byte-level BPE to its first tokens: merges are in the order in which they were learned, so
  * the first ones are the tokenizer that a smaller vocabulary would have given. */
 static pare_status cut_vocabulary(const char *folder, size_t size, pare_error *err) {
@@ -226,6 +247,11 @@ static pare_status cut_vocabulary(const char *folder, size_t size, pare_error *e
     const char *token;
     json_t *value;
     size_t i;
+    size_t least = st == PARE_OK ? size_with_bytes(vocab) : 0;
+    if (st == PARE_OK && size < least)
+        st = pare_fail(err, PARE_ERR_ARG,
+                       "vocab: found %zu, expected at least %zu, which has a token for every byte",
+                       size, least);
     json_array_foreach(st == PARE_OK ? json_object_get(j.root, "added_tokens") : NULL, i, value) {
         json_int_t id = json_integer_value(json_object_get(value, "id"));
         if (id >= (json_int_t)size && st == PARE_OK)
@@ -263,19 +289,22 @@ static pare_status cut_vocabulary(const char *folder, size_t size, pare_error *e
     return st;
 }
 
+const char *const pare_train_tokenizer_files[] = {"tokenizer.json",
+                                                  "tokenizer_config.json",
+                                                  "special_tokens_map.json",
+                                                  "generation_config.json",
+                                                  "chat_template.jinja",
+                                                  "tokenizer.model",
+                                                  "vocab.json",
+                                                  "merges.txt",
+                                                  "added_tokens.json",
+                                                  NULL};
+
 static pare_status copy_tokenizer(const char *folder, const char *from, pare_error *err) {
-    static const char *const names[] = {"tokenizer.json",
-                                        "tokenizer_config.json",
-                                        "special_tokens_map.json",
-                                        "generation_config.json",
-                                        "chat_template.jinja",
-                                        "tokenizer.model",
-                                        "vocab.json",
-                                        "merges.txt",
-                                        "added_tokens.json"};
     pare_status st = PARE_OK;
-    for (size_t i = 0; i < sizeof names / sizeof names[0] && st == PARE_OK; i++) {
-        char *a = pare_path_join(from, names[i]), *b = pare_path_join(folder, names[i]);
+    for (size_t i = 0; pare_train_tokenizer_files[i] && st == PARE_OK; i++) {
+        const char *name = pare_train_tokenizer_files[i];
+        char *a = pare_path_join(from, name), *b = pare_path_join(folder, name);
         if (!a || !b)
             st = pare_fail(err, PARE_ERR_NOMEM, "training: tokenizer");
         else if (pare_path_exists(a))
@@ -290,11 +319,17 @@ static pare_status write_tokenizer(pare_runtime *rt, const pare_train_shape *s, 
                                    pare_error *err) {
     if (pare_path_is_folder(s->tokenizer)) {
         PARE_TRY(copy_tokenizer(folder, s->tokenizer, err));
-    } else if (pare_ends_with(s->tokenizer, ".json")) {
-        char *to = pare_path_join(folder, "tokenizer.json");
-        pare_status st = to ? pare_file_copy(to, s->tokenizer, err)
-                            : pare_fail(err, PARE_ERR_NOMEM, "training: tokenizer");
+    } else if (pare_ends_with(s->tokenizer, ".json")) { /* with what stands beside it */
+        const char *slash = strrchr(s->tokenizer, '/');
+        char *to = pare_path_join(folder, "tokenizer.json"),
+             *from = slash ? pare_strndup(s->tokenizer, (size_t)(slash - s->tokenizer) + 1)
+                           : pare_strdup(".");
+        pare_status st =
+            to && from ? PARE_OK : pare_fail(err, PARE_ERR_NOMEM, "training: tokenizer");
+        if (st == PARE_OK) st = copy_tokenizer(folder, from, err);
+        if (st == PARE_OK) st = pare_file_copy(to, s->tokenizer, err);
         pare_free(to);
+        pare_free(from);
         PARE_TRY(st);
     } else {
         pare_gguf *g;

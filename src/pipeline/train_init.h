@@ -5,6 +5,9 @@
 #include "base/runtime.h"
 #include "pare/train.h"
 
+/* Names of a folder's files that a tokenizer is made of, and what stands beside; NULL ends. */
+extern const char *const pare_train_tokenizer_files[];
+
 /* Writes config.json, model.safetensors (f32) and the tokenizer into the new folder `path`.
  * Matrices are normal with deviation 0.02 (the configuration's initializer_range), those that write
  * to the residual stream (attn_output, ffn_down) with that / sqrt(2 n_layers) (GPT-2); norms are 1,

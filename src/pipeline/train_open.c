@@ -390,6 +390,7 @@ void pare_train_close(pare_train_run *r, bool remove) {
     pare_free(r->targets);
     pare_free(r->lengths);
     pare_free(r->data_sha256);
+    pare_free(r->was_zero);
     pare_free(r->nll);
     pare_gradients_free(&r->sums);
     pare_free(r->log.data);

@@ -308,7 +308,7 @@ pare_status pare_train(pare_train_report *out, pare_runtime *rt, const pare_trai
     if (st == PARE_OK && r->state.step >= o->steps) st = check_end(r, err);
     if (st == PARE_OK) {
         fill_report(out, r, started, first_step);
-        if (out->finished) pare_train_tell_end(r);
+        if (out->finished) out->missed_sparsity = pare_train_tell_end(r);
         if (out->finished && pare_group_rank() == 0) st = pare_train_write_model(r, err);
     }
     pare_train_close(r, nothing || (st == PARE_OK && out->finished && !o->keep_work));

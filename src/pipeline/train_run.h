@@ -60,7 +60,8 @@ typedef struct pare_train_run {
     int passes;            /* gradients that a step takes */
     double left_out;       /* share of them that the last step left out */
     double done_flop;      /* of all steps of this call */
-    double zeros_before;   /* share of zeros in linear layers of the model that it goes on from */
+    double zeros_before;   /* share of zeros in linear layers of the model that it goes on from, */
+    uint64_t *was_zero;    /* and which; NULL: not noted */
     pare_train_state state;
     struct {
         char *data;
@@ -102,8 +103,8 @@ pare_status pare_train_evaluate(pare_train_run *r, double *loss, pare_error *err
 /* Warns of a pruned model that is trained without its masks. */
 void pare_train_tell_begin(pare_train_run *r);
 /* Warns of a sparsity that was not reached, of zeros that were lost, and of a loss that is worse
- * than before. */
-void pare_train_tell_end(const pare_train_run *r);
+ * than before. True: the sparsity was not reached. */
+bool pare_train_tell_end(const pare_train_run *r);
 
 /* Tells the passes that follow what masks leave of the weights, and where gradients are wanted. */
 pare_status pare_train_leave_out(pare_train_run *r, pare_error *err);

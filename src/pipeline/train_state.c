@@ -5,6 +5,7 @@
  * the work folder names it with its CRC-32 once it is complete. log-N.jsonl beside it has
  * the lines so far. */
 #include "base/group.h"
+#include "base/hash.h"
 #include "base/memory.h"
 #include "io/json.h"
 #include "pipeline/checkpoint.h"
@@ -100,6 +101,8 @@ static json_t *state_json(const pare_train_run *r, void *pruner) {
                           (json_int_t)s->n_skipped, "count", (json_int_t)pare_optim_count(r->optim),
                           "crc32", (json_int_t)checksum(r, pruner));
     if (!j) return NULL;
+    json_object_set_new(j, "log_crc32",
+                        json_integer((json_int_t)pare_crc32(0, r->log.data, r->log.n)));
     json_object_set_new(j, "averaged", json_integer((json_int_t)s->n_averaged));
     json_object_set_new(j, "to_tell", json_boolean(s->to_tell));
     json_object_set_new(j, "lr", pare_json_number(s->lr));
@@ -123,11 +126,43 @@ static pare_status write_log(const pare_train_run *r, const char *path, pare_err
     return st;
 }
 
+static uint64_t step_of(const json_t *state) {
+    return (uint64_t)json_integer_value(json_object_get(state, "step"));
+}
+
+/* Two checkpoints stand, so that a damaged one, and a damaged manifest, have one before them; a
+ * third begins when the first is gone. */
+static pare_status remove_the_one_before(const pare_train_run *r, pare_error *err) {
+    const json_t *state = json_object_get(pare_work_kept(r->work, "checkpoint"), "before");
+    if (!json_is_object(state)) return PARE_OK;
+    char *arrays = checkpoint_path(r, step_of(state)), *log = log_path(r, step_of(state));
+    pare_status st = arrays && log ? PARE_OK : fail_memory(err);
+    if (st == PARE_OK) {
+        pare_path_remove(arrays);
+        pare_path_remove(log);
+    }
+    pare_free(arrays);
+    pare_free(log);
+    return st;
+}
+
+/* The manifest's entry holds that of the checkpoint before it. */
+static pare_status note_checkpoint(pare_train_run *r, void *pruner, pare_error *err) {
+    size_t failures = pare_json_failures();
+    const json_t *last = pare_work_kept(r->work, "checkpoint");
+    json_t *now = state_json(r, pruner), *before = last ? json_deep_copy(last) : NULL;
+    if (before) json_object_del(before, "before");
+    if (now && before)
+        json_object_set_new(now, "before", before);
+    else
+        json_decref(before);
+    now = pare_json_whole(now, failures);
+    return now ? pare_work_keep(r->work, "checkpoint", now, err) : fail_memory(err);
+}
+
 pare_status pare_train_save(pare_train_run *r, pare_error *err) {
     const json_t *before = pare_work_kept(r->work, "checkpoint");
-    uint64_t old = before ? (uint64_t)json_integer_value(json_object_get(before, "step")) : 0;
-    bool had = before != NULL;
-    if (had && old == r->state.step) return PARE_OK;
+    if (before && step_of(before) == r->state.step) return PARE_OK;
     const char *bad = pare_train_weights_not_finite(r->weights);
     if (bad)
         return pare_fail(err, PARE_ERR_INPUT,
@@ -135,9 +170,8 @@ pare_status pare_train_save(pare_train_run *r, pare_error *err) {
                          "a lower learning rate may help; the last checkpoint is kept",
                          (unsigned long long)r->state.step, bad);
     char *arrays = checkpoint_path(r, r->state.step), *log = log_path(r, r->state.step);
-    char *old_arrays = checkpoint_path(r, old), *old_log = log_path(r, old);
     void *pruner = r->pruner ? pare_malloc(pare_pruner_state_bytes(r->pruner), 1) : NULL;
-    bool whole = arrays && log && old_arrays && old_log && (pruner || !r->pruner);
+    bool whole = arrays && log && (pruner || !r->pruner);
     pare_status st = whole ? PARE_OK : fail_memory(err);
     if (st == PARE_OK && pruner) pare_pruner_save(r->pruner, pruner);
     if (st == PARE_OK && pare_group_size() > 1 && !pare_group_same(checksum(r, pruner)))
@@ -146,31 +180,32 @@ pare_status pare_train_save(pare_train_run *r, pare_error *err) {
                        "same: no checkpoint is written, the last one is kept",
                        (unsigned long long)r->state.step);
     bool writes = pare_group_rank() == 0;
+    if (st == PARE_OK && writes) st = remove_the_one_before(r, err);
     if (st == PARE_OK && writes) st = write_log(r, log, err);
     if (st == PARE_OK && writes)
         st = pare_checkpoint_write(arrays, array_at, &(checkpoint){r, pruner}, err);
-    if (st == PARE_OK) st = pare_work_keep(r->work, "checkpoint", state_json(r, pruner), err);
-    if (st == PARE_OK && had && writes) {
-        pare_path_remove(old_arrays);
-        pare_path_remove(old_log);
-    }
+    if (st == PARE_OK) st = note_checkpoint(r, pruner, err);
     pare_free(pruner);
     pare_free(arrays);
     pare_free(log);
-    pare_free(old_arrays);
-    pare_free(old_log);
     return st;
 }
 
 /* ---- going back ---- */
 
-static pare_status read_log(pare_train_run *r, uint64_t step, pare_error *err) {
+static pare_status read_log(pare_train_run *r, uint64_t step, uint32_t crc32, pare_error *err) {
     char *path = log_path(r, step), *text;
     size_t n;
     if (!path) return fail_memory(err);
     pare_status st = pare_file_read_all(&text, &n, path, (size_t)1 << 30, err);
+    if (st == PARE_OK && pare_crc32(0, text, n) != crc32) {
+        st = pare_fail(err, PARE_ERR_INPUT, "%s: found another checksum than was written: damaged",
+                       path);
+        pare_free(text);
+    }
     pare_free(path);
     PARE_TRY(st);
+    r->log.n = 0;
     size_t failures = pare_json_failures();
     for (size_t at = 0; at < n;) { /* lines past the checkpoint are of steps that come again */
         const char *end = memchr(text + at, '\n', n - at);
@@ -188,10 +223,9 @@ static pare_status read_log(pare_train_run *r, uint64_t step, pare_error *err) {
     return pare_json_failures() == failures ? PARE_OK : fail_memory(err);
 }
 
-pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
-    const json_t *j = pare_work_kept(r->work, "checkpoint");
-    if (!j) return PARE_OK;
-    uint64_t step = (uint64_t)json_integer_value(json_object_get(j, "step"));
+/* From a state that the manifest keeps. */
+static pare_status restore(pare_train_run *r, const json_t *j, pare_error *err) {
+    uint64_t step = step_of(j);
     char *path = checkpoint_path(r, step);
     if (!path) return fail_memory(err);
     void *pruner = r->pruner ? pare_malloc(pare_pruner_state_bytes(r->pruner), 1) : NULL;
@@ -221,7 +255,26 @@ pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
         .first_sparsity = pare_json_number_of(json_object_get(j, "first_sparsity"))};
     pare_optim_set_count(r->optim, json_integer_value(json_object_get(j, "count")));
     pare_train_weights_round(r->weights);
-    return read_log(r, step, err);
+    return read_log(r, step, (uint32_t)json_integer_value(json_object_get(j, "log_crc32")), err);
+}
+
+pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
+    const json_t *last = pare_work_kept(r->work, "checkpoint"),
+                 *before = json_object_get(last, "before");
+    if (!last) return PARE_OK;
+    pare_error own = {0};
+    pare_status st = restore(r, last, &own);
+    if (st == PARE_OK) return PARE_OK;
+    if (st != PARE_ERR_INPUT || !json_is_object(before))
+        return pare_fail(err, st, "%s", own.message);
+    pare_warn(r->rt, "%s: going on from the checkpoint before it, of step %llu", own.message,
+              (unsigned long long)step_of(before));
+    json_t *kept = json_deep_copy(before);
+    if (!kept) return fail_memory(err);
+    st = restore(r, kept, err);
+    if (st == PARE_OK) return pare_work_keep(r->work, "checkpoint", kept, err);
+    json_decref(kept);
+    return st;
 }
 
 /* ---- log ---- */

@@ -244,15 +244,8 @@ static void averages_and_the_best(void **state) {
     toy_clean();
 }
 
-static void a_damaged_checkpoint_is_told(void **state) {
-    (void)state;
-    pare_train_options o = toy_options();
-    pare_train_report r;
-    toy_clean();
-    o.stop_at = 6;
-    assert_ok(toy_run(&r, &o, 1, NULL, err));
-    char path[700];
-    snprintf(path, sizeof path, "%s/checkpoint-6.safetensors", toy.work);
+/* A bit of a byte near the end. */
+static void flip(const char *path) {
     FILE *f = fopen(path, "r+b");
     assert_non_null(f);
     fseek(f, -9, SEEK_END);
@@ -260,12 +253,57 @@ static void a_damaged_checkpoint_is_told(void **state) {
     fseek(f, -9, SEEK_END);
     fputc(byte ^ 4, f);
     fclose(f);
+}
+
+/* Robustness row F8. */
+static void a_damaged_checkpoint_is_told(void **state) {
+    (void)state;
+    pare_train_options o = toy_options();
+    pare_train_report r;
+    char expected[65];
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    snprintf(expected, sizeof expected, "%s", test_hash(toy.out));
+    toy_clean();
+    o.stop_at = 6;
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    char path[700];
+    snprintf(path, sizeof path, "%s/checkpoint-6.safetensors", toy.work);
+    flip(path);
     o.stop_at = 0;
-    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "damaged");
+    o.keep_work = true; /* the one before it is whole */
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    assert_non_null(strstr(toy_warnings(), "damaged"));
+    assert_non_null(strstr(toy_warnings(), "the checkpoint before it, of step 4"));
+    assert_string_equal(test_hash(toy.out), expected);
+
+    /* without one before it, and a log that is damaged */
+    toy_clean();
+    o.stop_at = 2;
+    o.keep_work = false;
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    snprintf(path, sizeof path, "%s/log-2.jsonl", toy.work);
+    flip(path);
+    o.stop_at = 0;
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "log-2.jsonl: found another");
+    snprintf(path, sizeof path, "%s/checkpoint-2.safetensors", toy.work);
     test_remove(path);
-    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "checkpoint-6");
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "checkpoint-2");
     o.restart = true;
     assert_ok(toy_run(&r, &o, 1, NULL, err));
+    assert_string_equal(test_hash(toy.out), expected);
+    toy_clean();
+
+    /* a manifest that is damaged: the one before it has its checkpoint */
+    o = toy_options();
+    o.stop_at = 9;
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    snprintf(path, sizeof path, "%s/manifest", toy.work);
+    flip(path);
+    o.stop_at = 0;
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    assert_non_null(strstr(toy_warnings(), "the manifest is damaged"));
+    assert_string_equal(test_hash(toy.out), expected);
     toy_clean();
 }
 

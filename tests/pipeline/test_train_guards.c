@@ -19,6 +19,20 @@ int fsync(int fd) { return (void)fd, 0; } /* nothing here loses power */
 
 static const char matrix[] = "model.layers.1.mlp.down_proj.weight";
 
+/* In a folder's tokenizer; both names are of one length. */
+static void rename_tokens(const char *folder, const char *from, const char *to) {
+    char path[700], *text, *at;
+    size_t n;
+    snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+    assert_ok(pare_file_read_all(&text, &n, path, 1 << 24, err));
+    for (at = text; (at = strstr(at, from)); at++) memcpy(at, to, strlen(to));
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(text, 1, n, f), n);
+    fclose(f);
+    pare_free(text);
+}
+
 /* Robustness row F9: an option or a file that is gone, or whose bytes changed under the same time.
  */
 static void another_run_is_refused(void **state) {
@@ -50,6 +64,12 @@ static void another_run_is_refused(void **state) {
             (test_write("second.txt", "It is another text.\n\n", 21),
              utimensat(AT_FDCWD, second, times, 0)),
             "another data");
+    /* the tokenizer of a model, and of a new one */
+    const char *base = tiny_model("tokens", NULL);
+    REFUSED((o.shape = (pare_train_shape){0}, o.from = base),
+            rename_tokens(base, "endoftext", "andoftext"), "another tokenizer");
+    REFUSED(o.shape.tokenizer = base, rename_tokens(base, "andoftext", "endoftext"),
+            "another tokenizer");
 #undef REFUSED
     /* touched, and under another name: the same run */
     o = toy_options();
@@ -65,20 +85,6 @@ static void another_run_is_refused(void **state) {
     assert_ok(toy_run(&r, &o, 1, NULL, err));
     assert_true(r.finished);
     toy_clean();
-}
-
-/* In a folder's tokenizer; both names are of one length. */
-static void rename_tokens(const char *folder, const char *from, const char *to) {
-    char path[700], *text, *at;
-    size_t n;
-    snprintf(path, sizeof path, "%s/tokenizer.json", folder);
-    assert_ok(pare_file_read_all(&text, &n, path, 1 << 24, err));
-    for (at = text; (at = strstr(at, from)); at++) memcpy(at, to, strlen(to));
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(text, 1, n, f), n);
-    fclose(f);
-    pare_free(text);
 }
 
 static void teachers_fit(void **state) {
@@ -215,6 +221,20 @@ static void options_that_do_nothing_are_refused(void **state) {
     (void)state;
     pare_train_report r;
     pare_train_options o = toy_options();
+    o.sparsity = "magnitude:sparsity=0.5,only=ffn,dense=ffn";
+    toy_clean();
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "no tensor that is left to prune");
+    toy_clean();
+    o = toy_options();
+    o.out = ".";
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_INPUT, "expected the name");
+    o = toy_options();
+    o.sparsity = "magnitude:sparsity=0.5,from=100,until=200,every=10";
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    assert_true(r.missed_sparsity);
+    toy_clean();
+    o = toy_options();
     o.keep_best = true;
     o.val_share = 0;
     toy_clean();

@@ -90,6 +90,16 @@ static void zeros_that_go_are_told(void **state) {
     assert_ok(toy_run(&r, &o, 2, NULL, err));
     assert_string_equal(test_hash(toy.out), expected);
 
+    o.sparsity = "keep_zeros:only=ffn"; /* attention's go */
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    assert_non_null(strstr(toy_warnings(), "of these are not now"));
+
+    o.sparsity = "static_sparse:sparsity=0.5,type=block_16x16"; /* as many, others */
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    assert_non_null(strstr(toy_warnings(), "of these are not now"));
+
     o.sparsity = "static_sparse:sparsity=0.3"; /* another mask */
     toy_clean();
     assert_ok(toy_run(&r, &o, 1, NULL, err));

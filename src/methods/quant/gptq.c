@@ -303,6 +303,9 @@ static pare_status gptq_run(const pare_weight_job *job, const void *options, par
         pare_job_note(job, "Hessian not positive definite: rounded to nearest");
     } else if (st == PARE_OK) {
         st = j.way.published ? quantize_as_published(&j, &obs, err) : quantize(&j, &obs, err);
+        if (j.way.loose)
+            pare_job_note(job, "groups in the order of the sweep: no encoding holds them, the "
+                               "weights stay numbers");
     }
     pare_obs_free(&obs);
     if (j.way.loose) {
