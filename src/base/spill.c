@@ -28,12 +28,18 @@ static int open_nameless(const char *folder) {
     return fd;
 }
 
+/* Takes the room at once: later a full disk would be a signal. 0 or an errno. */
+static int reserve(int fd, size_t bytes) {
+    int failed;
+    do failed = posix_fallocate(fd, 0, (off_t)bytes);
+    while (failed == EINTR);
+    return failed;
+}
+
 static pare_status map_file(pare_spill *s, const char *folder, pare_error *err) {
     size_t bytes = mapping_bytes(s);
     int fd = open_nameless(folder), failed = fd < 0 ? errno : 0;
-    if (!failed) do
-            failed = posix_fallocate(fd, 0, (off_t)bytes); /* later a full disk would be a signal */
-        while (failed == EINTR);
+    if (!failed) failed = reserve(fd, bytes);
     void *p = failed ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (!failed && p == MAP_FAILED) failed = errno;
     if (fd >= 0) pare_os_close(fd); /* the mapping holds it; nothing that must last is in it */

@@ -108,7 +108,7 @@ static pare_status plan_method(compress_run *c, tensor_plan *p, size_t i, pare_e
 
 static pare_status apply_steps(compress_run *c, tensor_plan *p, pare_error *err) {
     bool encoded = false;
-    const pare_method *pruner = NULL;
+    const pare_method *pruner = NULL, *loose = NULL; /* loose: rounds to what no encoding holds */
     for (size_t i = 0; i < c->recipe->n_steps; i++) {
         const pare_step *step = &c->recipe->steps[i];
         if (!pare_step_takes(step, p->t->canonical, p->n_dims, c->tied)) continue;
@@ -126,6 +126,7 @@ static pare_status apply_steps(compress_run *c, tensor_plan *p, pare_error *err)
                     step->method->name, p->t->canonical);
             PARE_TRY(plan_method(c, p, i, err));
             encoded = p->quantizer != NULL;
+            if (step->method->encoding && !step->method->prunes && !encoded) loose = step->method;
         } else if (p->quantizer && !step->target) {
             continue; /* for what no quantizer took */
         } else if (p->quantizer) {
@@ -137,7 +138,12 @@ static pare_status apply_steps(compress_run *c, tensor_plan *p, pare_error *err)
             encoded = true;
         }
     }
-    if (p->n_methods && !encoded && !keeps_zeros(p->t->enc)) {
+    if (loose && !encoded) {
+        p->enc = pare_encoding_find("f32");
+        PARE_TRY(compress_add_fallback(
+            c, err, "%s: no encoding holds the groups that %s makes; it is stored as f32",
+            p->t->canonical, loose->name));
+    } else if (p->n_methods && !encoded && !keeps_zeros(p->t->enc)) {
         p->enc = pare_encoding_find("bf16");
         PARE_TRY(compress_add_fallback(
             c, err, "%s: %s does not hold zeros exactly; the pruned tensor is stored as bf16",

@@ -293,6 +293,41 @@ static void zeros_of_few_codes(void **state) {
     test_remove(out);
 }
 
+/* Groups in the order of a sweep: f32 whatever the input has, which is told unless it was asked
+ * for.
+ */
+static void groups_without_an_encoding(void **state) {
+    (void)state;
+    static const char *const recipes[] = {
+        "gptq:bits=4,group=32,form=published,act_order=true",
+        "gptq:bits=4,group=32,form=published,act_order=true + f32"};
+    char q8[1024], out[1024];
+    snprintf(q8, sizeof q8, "%s", test_path("q8.gguf"));
+    snprintf(out, sizeof out, "%s", test_path("loose"));
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    pare_compress_report *report;
+    pare_compress_options o = {.model = model, .out = q8, .recipe = "q8_0"};
+    assert_ok(pare_compress(&report, rt, &o, err));
+    pare_compress_report_free(report);
+    for (int asked = 0; asked < 2; asked++) {
+        o = options_of(recipes[asked], out);
+        o.model = q8;
+        o.format = "hf";
+        assert_ok(pare_compress(&report, rt, &o, err));
+        const pare_compress_info *info = pare_compress_result(report);
+        size_t n_told = 0;
+        for (size_t i = 0; i < info->n_fallbacks; i++)
+            n_told += strstr(info->fallbacks[i], "no encoding holds the groups") != NULL;
+        for (size_t i = 0; i < info->n_layers; i++)
+            if (block_of(info->layers[i].name) >= 0)
+                assert_string_equal(info->layers[i].encoding, "f32");
+        assert_int_equal(n_told, asked ? 0 : 7 * TINY_LAYERS);
+        pare_compress_report_free(report);
+        test_remove(out);
+    }
+    pare_runtime_free(rt);
+}
+
 int main(void) {
     static char model_path[1024], text_path[1024], words[8000];
     snprintf(model_path, sizeof model_path, "%s", tiny_model("tiny", NULL));
@@ -303,8 +338,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tensors_get_what_is_planned), cmocka_unit_test(sizes_follow_the_shares),
         cmocka_unit_test(owl_keeps_the_mean),          cmocka_unit_test(owl_tells_another_mean),
-        cmocka_unit_test(zeros_of_few_codes),          cmocka_unit_test(interrupted_anywhere),
-        cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(zeros_of_few_codes),          cmocka_unit_test(groups_without_an_encoding),
+        cmocka_unit_test(interrupted_anywhere),        cmocka_unit_test(what_cannot_be_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,7 @@
  *   act_order     is off. Where it is on, dead inputs rank as if their sum of squares were that of
  *                 pare_obs_dead_square, ours are last; and without static_groups, which ours
  *                 implies, a group is what follows in the sweep, not neighbours in the matrix: no
- *                 encoding here holds that, the weights are left as numbers (`+ f32`)
+ *                 encoding here holds that, the weights are stored as f32
  *   the result    stays where rounding to nearest is better on the calibration tokens; ours is then
  *                 that, which is told
  *
@@ -303,9 +303,6 @@ static pare_status gptq_run(const pare_weight_job *job, const void *options, par
         pare_job_note(job, "Hessian not positive definite: rounded to nearest");
     } else if (st == PARE_OK) {
         st = j.way.published ? quantize_as_published(&j, &obs, err) : quantize(&j, &obs, err);
-        if (j.way.loose)
-            pare_job_note(job, "groups in the order of the sweep: no encoding holds them, the "
-                               "weights stay numbers");
     }
     pare_obs_free(&obs);
     if (j.way.loose) {
@@ -368,7 +365,7 @@ const pare_method pare_method_gptq = {
             "its: weights of inputs that are always 0 become 0, groups take their scales from "
             "weights without the errors of the block of columns at hand, act_order (off, as there) "
             "without static_groups makes groups of what follows in the sweep, which no encoding "
-            "holds (the weights are left as numbers: + f32), and no matrix is rounded to nearest "
+            "holds (the weights are stored as f32), and no matrix is rounded to nearest "
             "where that is better.",
     .example = "gptq:bits=4,group=64",
     .options_size = sizeof(gptq_options),
