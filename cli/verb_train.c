@@ -10,8 +10,8 @@
 #include <string.h>
 
 typedef struct train_options {
-    const char *from, *config, *arch, *tokenizer, *optim, *schedule, *sparsity, *val, *distill,
-        *adapter, *records;
+    const char *from, *config, *arch, *tokenizer, *optim, *lr_scale, *schedule, *sparsity, *val,
+        *distill, *adapter, *records;
     cli_texts data;
     int64_t dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab;
     int64_t steps, stop_at, batch, micro_batch, ctx, warmup, eval_every, save_every, log_every,
@@ -56,6 +56,9 @@ static const cli_option train_table[] = {
     INT(0, "ctx", ctx, "N", 1, 1 << 20, "tokens of a sequence"),
     TEXT("optim", optim, "SPEC",
          "optimizer: adamw:lr=1e-3,beta2=0.95 (pare methods --slot optimizer)"),
+    TEXT("lr-scale", lr_scale, "TARGET=X,...",
+         "factors of the learning rate by tensor: embd=5,ffn=0.2 (attn, ffn, embd, output, all: "
+         "matrices; /REGEX/: any); the first that fits counts"),
     TEXT("schedule", schedule, "NAME", "of the learning rate: cosine, linear, wsd, constant"),
     INT(0, "warmup", warmup, "N", -1, 1e12,
         "steps to the full rate; -1 = 5% of them, at most 1000"),
@@ -265,6 +268,7 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
         t.micro_batch = (size_t)o->micro_batch;
         t.ctx = (size_t)o->ctx;
         t.optim = o->optim;
+        t.lr_scale = o->lr_scale;
         t.schedule = o->schedule;
         if (o->warmup >= 0) t.warmup = (uint64_t)o->warmup;
         t.min_lr = o->min_lr;

@@ -62,6 +62,9 @@ typedef struct pare_train_options {
     size_t batch, ctx;    /* sequences and tokens of a step; default 16, 256 */
     size_t micro_batch;   /* sequences computed at once; 0: batch */
     const char *optim;    /* "adamw:lr=1e-3,beta2=0.95" */
+    const char *lr_scale; /* "embd=5,ffn=0.2": factors above 0 of the learning rate, by tensor
+                             (attn, ffn, embd, output, all: matrices; /REGEX/: by name, vectors
+                             too); the first that takes a tensor counts; or NULL */
     const char *schedule; /* "cosine", "linear", "constant", "wsd" */
     uint64_t warmup;      /* steps; UINT64_MAX (default): 5% of steps, at most 1000 */
     double min_lr;        /* share of the lr that is left at the end; default 0.1 */

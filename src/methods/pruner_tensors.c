@@ -6,19 +6,10 @@
 
 #include <string.h>
 
-enum { MAX_OWN = 16 };
-
-typedef struct own_share {
-    pare_target target;
-    double share;
-    bool used;
-} own_share;
-
 /* What the options say; group NULL and no regex: nothing. */
 typedef struct chooser {
     pare_target only, dense;
-    own_share own[MAX_OWN];
-    size_t n_own;
+    pare_target_values own;
 } chooser;
 
 static bool is_set(const pare_target *t) { return t->group || t->regex; }
@@ -26,7 +17,7 @@ static bool is_set(const pare_target *t) { return t->group || t->regex; }
 static void chooser_free(chooser *c) {
     pare_target_free(&c->only);
     pare_target_free(&c->dense);
-    for (size_t i = 0; i < c->n_own; i++) pare_target_free(&c->own[i].target);
+    pare_target_values_free(&c->own);
 }
 
 /* The default, or an option that the algorithm does not have. */
@@ -41,36 +32,15 @@ static pare_status parse_target(pare_target *out, const char *name, const pare_t
     return pare_fail_prefix(err, "%s", name);
 }
 
-/* TARGET=SHARE, len bytes. */
-static pare_status parse_own(chooser *c, const char *text, size_t len, pare_error *err) {
-    size_t equals = len;
-    while (equals > 0 && text[equals - 1] != '=') equals--;
-    if (c->n_own == MAX_OWN)
-        return pare_fail(err, PARE_ERR_ARG, "own: found more than %d targets", MAX_OWN);
-    own_share *o = &c->own[c->n_own];
-    if (equals < 2 || !pare_parse_share(&o->share, text + equals, len - equals) ||
-        !(o->share >= 0 && o->share <= 1))
-        return pare_fail(err, PARE_ERR_ARG,
-                         "own: found '%.*s', expected a target and a share from 0 to 1, such as "
-                         "ffn=0.9 or /attn_v/=50%%",
-                         (int)(len < 64 ? len : 64), text);
-    c->n_own++;
-    if (pare_target_parse(&o->target, text, equals - 1, err) == PARE_OK) return PARE_OK;
-    return pare_fail_prefix(err, "own");
-}
+static bool is_share(double v) { return v >= 0 && v <= 1; }
 
 static pare_status parse_all(chooser *c, const pare_sparse_options *o, pare_error *err) {
     PARE_TRY(parse_target(&c->only, "only", &o->only, "all", err));
     PARE_TRY(parse_target(&c->dense, "dense", &o->dense, "none", err));
     if (says_nothing(&o->own, "none")) return PARE_OK;
-    bool regex = false;
-    for (const char *begin = o->own.s, *p = begin;; p++) {
-        if (*p == '/') regex = !regex;
-        if (*p && (regex || *p != ';')) continue;
-        PARE_TRY(parse_own(c, begin, (size_t)(p - begin), err));
-        if (!*p) return PARE_OK;
-        begin = p + 1;
-    }
+    return pare_target_values_parse(
+        &c->own, "own", o->own.s, is_share,
+        "a target and a share from 0 to 1, such as ffn=0.9 or /attn_v/=50%", err);
 }
 
 pare_status pare_sparse_check_targets(const pare_sparse_options *o, pare_error *err) {
@@ -89,14 +59,12 @@ static void choose(pare_pruned *t, chooser *c, usage *u, const pare_sparse_optio
     const char *name = t->t.name;
     bool matrix = t->t.n_dims >= 2 && t->t.role != PARE_ROLE_OTHER;
     t->chosen = t->t.has_sparsity;
-    for (size_t i = 0; matrix && i < c->n_own; i++) {
-        if (!pare_target_takes(&c->own[i].target, name, tied)) continue;
-        c->own[i].used = true;
-        if (t->t.has_sparsity) continue; /* the caller's, or that of a target before */
-        t->chosen = t->t.has_sparsity = true;
-        t->t.sparsity = c->own[i].share;
-    }
+    double share;
     if (!matrix) return;
+    if (pare_target_values_find(&c->own, name, false, tied, &share) && !t->t.has_sparsity) {
+        t->chosen = t->t.has_sparsity = true; /* the caller's goes before it */
+        t->t.sparsity = share;
+    }
     bool only = is_set(&c->only) && pare_target_takes(&c->only, name, tied),
          dense = is_set(&c->dense) && pare_target_takes(&c->dense, name, tied);
     u->only |= only;
@@ -116,10 +84,7 @@ pare_status pare_pruner_choose(pare_pruner *p, pare_error *err) {
         st = pare_fail(err, PARE_ERR_ARG, "only: found no tensor for '%s'", p->o->only.s);
     if (st == PARE_OK && is_set(&c.dense) && !u.dense)
         st = pare_fail(err, PARE_ERR_ARG, "dense: found no tensor for '%s'", p->o->dense.s);
-    for (size_t i = 0; st == PARE_OK && i < c.n_own; i++)
-        if (!c.own[i].used)
-            st = pare_fail(err, PARE_ERR_ARG, "own: found no tensor for target %zu of '%s'", i + 1,
-                           p->o->own.s);
+    if (st == PARE_OK) st = pare_target_values_check_used(&c.own, "own", p->o->own.s, err);
     size_t n_chosen = 0;
     for (size_t i = 0; i < p->n; i++) n_chosen += p->tensors[i].chosen;
     if (st == PARE_OK && !n_chosen && (is_set(&c.only) || is_set(&c.dense)))

@@ -1,6 +1,7 @@
 #include "methods/target.h"
 
 #include "base/error.h"
+#include "methods/method.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -77,4 +78,69 @@ void pare_target_free(pare_target *t) {
 
 bool pare_target_takes(const pare_target *t, const char *name, bool tied) {
     return t->regex ? pare_name_regex_match(t->regex, name) : in_group(t->group, name, tied);
+}
+
+/* --- numbers for targets --- */
+
+/* One of them, len bytes. */
+static pare_status parse_value(pare_target_values *v, const char *what, const char *text,
+                               size_t len, bool (*in_range)(double), const char *expected,
+                               pare_error *err) {
+    size_t equals = len;
+    while (equals > 0 && text[equals - 1] != '=') equals--;
+    if (v->n == PARE_TARGET_VALUES_MAX)
+        return pare_fail(err, PARE_ERR_ARG, "%s: found more than %d targets", what,
+                         PARE_TARGET_VALUES_MAX);
+    pare_target_value *one = &v->of[v->n];
+    if (equals < 2 || !pare_parse_share(&one->value, text + equals, len - equals) ||
+        !in_range(one->value))
+        return pare_fail(err, PARE_ERR_ARG, "%s: found '%.*s', expected %s", what,
+                         (int)(len < 64 ? len : 64), text, expected);
+    if (pare_target_parse(&one->target, text, equals - 1, err) != PARE_OK)
+        return pare_fail_prefix(err, "%s", what);
+    v->n++;
+    return PARE_OK;
+}
+
+pare_status pare_target_values_parse(pare_target_values *out, const char *what, const char *text,
+                                     bool (*in_range)(double), const char *expected,
+                                     pare_error *err) {
+    *out = (pare_target_values){0};
+    bool regex = false;
+    for (const char *begin = text, *p = begin;; p++) {
+        if (*p == '/') regex = !regex;
+        if (*p && (regex || (*p != ';' && *p != ','))) continue;
+        pare_status st =
+            parse_value(out, what, begin, (size_t)(p - begin), in_range, expected, err);
+        if (st != PARE_OK) pare_target_values_free(out);
+        if (st != PARE_OK || !*p) return st;
+        begin = p + 1;
+    }
+}
+
+void pare_target_values_free(pare_target_values *v) {
+    for (size_t i = 0; i < v->n; i++) pare_target_free(&v->of[i].target);
+    *v = (pare_target_values){0};
+}
+
+bool pare_target_values_find(pare_target_values *v, const char *name, bool vector, bool tied,
+                             double *value) {
+    bool found = false;
+    for (size_t i = 0; i < v->n; i++) {
+        pare_target_value *one = &v->of[i];
+        if (vector && !one->target.regex) continue;
+        if (!pare_target_takes(&one->target, name, tied)) continue;
+        if (!found) *value = one->value;
+        found = one->used = true;
+    }
+    return found;
+}
+
+pare_status pare_target_values_check_used(const pare_target_values *v, const char *what,
+                                          const char *text, pare_error *err) {
+    for (size_t i = 0; i < v->n; i++)
+        if (!v->of[i].used)
+            return pare_fail(err, PARE_ERR_ARG, "%s: found no tensor for target %zu of '%s'", what,
+                             i + 1, text);
+    return PARE_OK;
 }

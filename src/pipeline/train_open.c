@@ -5,6 +5,7 @@
 #include "base/group.h"
 #include "base/memory.h"
 #include "methods/optimizer.h"
+#include "methods/target.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -242,6 +243,29 @@ static pare_status begin_pruner(pare_train_run *r, pare_error *err) {
     return pare_pruner_create(&r->pruner, r->rt, spec, r->trained, r->n_trained, steps, err);
 }
 
+static bool is_factor(double v) { return v > 0 && v <= 1e6; }
+
+/* Rates of their own. */
+static pare_status scale_rates(pare_train_run *r, pare_error *err) {
+    const char *text = r->o->lr_scale;
+    pare_target_values v;
+    if (!text) return PARE_OK;
+    PARE_TRY(pare_target_values_parse(&v, "lr-scale", text, is_factor,
+                                      "a target and a factor above 0, such as embd=5 or "
+                                      "/attn_v/=0.2",
+                                      err));
+    bool tied = true;
+    for (size_t i = 0; i < r->n_trained; i++)
+        tied &= strcmp(r->trained[i].name, "output.weight") != 0;
+    for (size_t i = 0; i < r->n_trained; i++) {
+        pare_trained *t = &r->trained[i];
+        pare_target_values_find(&v, t->name, t->role == PARE_ROLE_OTHER, tied, &t->lr_factor);
+    }
+    pare_status st = pare_target_values_check_used(&v, "lr-scale", text, err);
+    pare_target_values_free(&v);
+    return st;
+}
+
 /* What optimizer and pruner see of the weights. */
 static pare_status begin_optim(pare_train_run *r, pare_error *err) {
     pare_train_weights *w = r->weights;
@@ -263,6 +287,7 @@ static pare_status begin_optim(pare_train_run *r, pare_error *err) {
                                                  : PARE_ROLE_OTHER,
                              .no_decay = !t->matrix};
     }
+    PARE_TRY(scale_rates(r, err));
     PARE_TRY(begin_pruner(r, err));
     PARE_TRY(pare_optim_create(&r->optim, r->rt, r->o->optim, r->trained, r->n_trained, err));
     if (!pare_optim_needs_hessian(r->optim)) return PARE_OK;

@@ -26,6 +26,7 @@ static const char *taken(pare_record *r, pare_buffer *b) {
 static const char *recipe_text(pare_record *r, const pare_train_options *o) {
     pare_buffer b = {0};
     pare_buffer_print(&b, "train: %s, %llu steps", o->optim, (unsigned long long)o->steps);
+    if (o->lr_scale) pare_buffer_print(&b, ", lr_scale %s", o->lr_scale);
     if (o->adapter) pare_buffer_print(&b, ", %s", o->adapter);
     if (o->sparsity) pare_buffer_print(&b, ", %s", o->sparsity);
     if (o->distill) pare_buffer_print(&b, ", distilled");

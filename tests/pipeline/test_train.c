@@ -357,6 +357,10 @@ static void bad_options_are_told(void **state) {
     BAD(o.steps = 0, PARE_ERR_ARG, "0 steps");
     BAD(o.schedule = "cosinus", PARE_ERR_ARG, "cosine");
     BAD(o.optim = "adamww", PARE_ERR_ARG, "adamw");
+    BAD(o.lr_scale = "embd=0", PARE_ERR_ARG, "lr-scale: found 'embd=0', expected a target and a");
+    BAD(o.lr_scale = "ffn=0.5,", PARE_ERR_ARG, "lr-scale: found ''");
+    BAD(o.lr_scale = "heads=2", PARE_ERR_ARG, "lr-scale: found 'heads', expected attn");
+    BAD(o.lr_scale = "embd=1,/xyz/=2", PARE_ERR_ARG, "lr-scale: found no tensor for target 2");
     BAD(o.min_lr = 2, PARE_ERR_ARG, "2");
     BAD(o.ema = 1, PARE_ERR_ARG, "ema");
     BAD(o.temperature = 0, PARE_ERR_ARG, "temperature");
@@ -392,6 +396,65 @@ static void rates_follow_their_schedule(void **state) {
     assert_float_equal(pare_train_rate(&o, 0), 0.2, 1e-12); /* 5% of 110 steps */
 }
 
+static float *after_one_step(const char *optim, const char *lr_scale, const char *tensor,
+                             size_t *n) {
+    pare_train_options o = toy_options_from(toy.tokenizer);
+    pare_train_report r;
+    o.steps = 1;
+    o.warmup = 0;
+    o.schedule = "constant";
+    o.optim = optim;
+    o.lr_scale = lr_scale;
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    return toy_tensor(toy.out, tensor, n);
+}
+
+/* One step of sgd: the way from where it stood is the factor's part of the way without one. */
+static void rates_of_their_own(void **state) {
+    (void)state;
+    static const char scale[] = "/ffn_(up|down)/=4;ffn=0.25,embd=50%,/attn_norm/=2";
+    static const struct {
+        const char *tensor;
+        double factor;
+    } cases[] = {{"model.embed_tokens.weight", 0.5},
+                 {"model.layers.0.mlp.gate_proj.weight", 0.25},
+                 {"model.layers.1.mlp.down_proj.weight", 4}, /* the first that takes it */
+                 {"model.layers.1.self_attn.q_proj.weight", 1},
+                 {"model.layers.0.input_layernorm.weight", 2},
+                 {"model.layers.0.post_attention_layernorm.weight", 1}}; /* no matrix of ffn */
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        size_t n;
+        float *before = after_one_step("sgd:lr=0", NULL, cases[k].tensor, &n),
+              *plain = after_one_step("sgd:lr=0.5", NULL, cases[k].tensor, &n),
+              *scaled = after_one_step("sgd:lr=0.5", scale, cases[k].tensor, &n);
+        double moved = 0;
+        for (size_t i = 0; i < n; i++) {
+            double way = (double)plain[i] - (double)before[i];
+            moved += fabs(way);
+            /* both ways end in a weight that is rounded */
+            assert_float_equal((double)scaled[i] - (double)before[i], cases[k].factor * way,
+                               6e-8 * (4 + cases[k].factor) * (fabs((double)before[i]) + 1));
+        }
+        assert_true(moved > 1e-4);
+        pare_free(before);
+        pare_free(plain);
+        pare_free(scaled);
+    }
+    /* it is part of what makes a run */
+    pare_train_options o = toy_options();
+    pare_train_report r;
+    toy_clean();
+    o.lr_scale = "all=0.5";
+    o.stop_at = 3;
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    o.lr_scale = "all=0.25";
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "another lr_scale");
+    o.lr_scale = NULL;
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "lr_scale");
+    toy_clean();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(it_learns),
                                        cmocka_unit_test(it_goes_on_with_the_same_bytes),
@@ -402,6 +465,7 @@ int main(void) {
                                        cmocka_unit_test(another_run_is_not_mixed_in),
                                        cmocka_unit_test(what_is_not_finite_ends_the_run),
                                        cmocka_unit_test(bad_options_are_told),
-                                       cmocka_unit_test(rates_follow_their_schedule)};
+                                       cmocka_unit_test(rates_follow_their_schedule),
+                                       cmocka_unit_test(rates_of_their_own)};
     return cmocka_run_group_tests(tests, toy_set_up, NULL);
 }

@@ -25,7 +25,7 @@ static int make_model(void **state) {
 #define TRAIN                                                                                      \
     "pare train out --from tiny --data one.txt --data two.txt --steps 4 --batch 2 --ctx 16 "       \
     "--eval-every 2 --log-every 1 --save-every 1 --eval-windows 2 --optim adamw:lr=1e-3 "          \
-    "--threads 1 --seed 7 --records train.db --json"
+    "--threads 1 --seed 7 --lr-scale embd=2 --records train.db --json"
 
 static void run_and_show(void **state) {
     (void)state;
@@ -42,7 +42,7 @@ static void run_and_show(void **state) {
     json_t *o = program_json(NULL, "pare records show 1 --records train.db");
     json_t *t = json_array_get(json_object_get(o, "records"), 0);
     assert_string_equal(string(t, "verb"), "train");
-    assert_string_equal(string(t, "recipe"), "train: adamw:lr=1e-3, 4 steps");
+    assert_string_equal(string(t, "recipe"), "train: adamw:lr=1e-3, 4 steps, lr_scale embd=2");
     assert_non_null(strstr(string(t, "options"), "steps=4 batch=2 ctx=16 schedule=cosine"));
     assert_non_null(strstr(string(t, "data"), "one.txt\n"));
     assert_int_equal(strlen(string(t, "data_sha256")), 64);
@@ -66,7 +66,7 @@ static void run_and_show(void **state) {
     assert_non_null(strstr(r.out, "held out"));
     program_free(&r);
     r = program_run(NULL, "pare records --records train.db");
-    assert_non_null(strstr(r.out, "train: adamw"));
+    assert_non_null(strstr(r.out, "lr_scale embd=2"));
     program_free(&r);
     r = program_run(NULL,
                     "pare report page.html --records train.db && cat page.html out/README.md");
