@@ -123,10 +123,21 @@ static pare_status check_draft(runner *r, const char *path) {
     return st;
 }
 
+/* That stands in front of prompts; -1: none. */
+static int32_t bos_in_front(const runner *r) {
+    const bool there = r->chat ? pare_chat_adds_bos(r->chat) : pare_tokenizer_adds_bos(r->tok);
+    return there ? pare_tokenizer_bos(r->tok) : -1;
+}
+
 static pare_status load_draft(runner *r, pare_session_options so, const char *path) {
     cli *c = r->c;
     pare_status st = check_draft(r, path);
     if (st == PARE_OK) st = pare_model_load(&r->draft_model, c->rt, r->o->draft, &c->err);
+    /* what the model's prefix stands for, a draft without one has to see too */
+    const int32_t bos = bos_in_front(r);
+    if (st == PARE_OK && pare_model_prefix_holds(r->model, bos) &&
+        !pare_model_prefix_length(r->draft_model))
+        st = pare_model_set_prefix_ids(r->draft_model, &bos, 1, &c->err);
     if (st != PARE_OK) return st;
     size_t vocab = pare_model_vocab_size(r->draft_model), most = pare_model_ctx_max(r->draft_model);
     if (vocab != pare_model_vocab_size(r->model))
@@ -259,6 +270,13 @@ static pare_status read_prompt(runner *r, char **text, size_t *n) {
     return cli_read(c, text, n, o->file);
 }
 
+/* A BOS that the model's prefix holds is not computed again. */
+static void leave_bos(runner *r) {
+    size_t skip = pare_model_prefix_has_bos(r->model, bos_in_front(r), r->ids.data, r->ids.n);
+    r->ids.n -= skip;
+    if (skip) memmove(r->ids.data, r->ids.data + skip, r->ids.n * sizeof *r->ids.data);
+}
+
 static pare_status encode_prompt(runner *r, const char *text, size_t n) {
     cli *c = r->c;
     if (!r->chat)
@@ -278,6 +296,7 @@ static pare_status run_once(runner *r, const char *path) {
     pare_status st = read_prompt(r, &text, &n);
     if (st == PARE_OK) st = runner_load(r, path);
     if (st == PARE_OK) st = encode_prompt(r, text, n);
+    if (st == PARE_OK) leave_bos(r);
     pare_generate_options go = generate_options(r);
     if (st == PARE_OK)
         st = pare_generate(&g, r->session, r->tok, r->ids.data, r->ids.n, &go, &c->err);
@@ -347,6 +366,7 @@ static pare_status answer(runner *r, talk *t) {
     r->ids.n = 0;
     pare_status st = pare_chat_encode(&r->ids, r->chat, t->messages, t->n, &c->err);
     if (st != PARE_OK) return st;
+    leave_bos(r);
     size_t kept = common_prefix(&r->history, &r->ids);
     pare_session_truncate(r->session, kept);
     kept = pare_session_position(r->session); /* sliding windows may have to begin again */

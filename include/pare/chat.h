@@ -39,6 +39,9 @@ void pare_chat_free(pare_chat *chat);
 /* "ChatML", "Llama 3", ... */
 const char *pare_chat_format(const pare_chat *chat);
 
+/* Does pare_chat_encode put BOS in front? */
+bool pare_chat_adds_bos(const pare_chat *chat);
+
 /* The conversation up to where the assistant's next words begin; without BOS. *out is
  * NUL-terminated, free with pare_tokenizer_text_free. Errors: PARE_ERR_ARG (roles out of order),
  * PARE_ERR_UNSUPPORTED (a system message where the format has none). */

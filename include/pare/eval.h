@@ -25,7 +25,8 @@ extern "C" {
  *               (GPTQ, SparseGPT, Wanda, AWQ). Default ctx 2048
  *   llama.cpp   the raw text without its last line end; BOS in front and as the first token of each
  *               window where the tokenizer adds it; the second half of each window scored. Needs
- *               two windows. Default ctx 512 */
+ *               two windows. Default ctx 512
+ * Behind a prefix that holds it that BOS is not computed (docs/cushion.md). */
 typedef enum pare_protocol { PARE_PROTOCOL_HF = 0, PARE_PROTOCOL_LLAMA_CPP } pare_protocol;
 /* "hf", "llama.cpp". */
 const char *pare_protocol_name(pare_protocol protocol);

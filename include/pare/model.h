@@ -85,6 +85,12 @@ pare_status pare_model_set_prefix(pare_model *m, const char *path, pare_error *e
 pare_status pare_model_set_prefix_ids(pare_model *m, const int32_t *ids, size_t n, pare_error *err);
 /* Positions in front of every sequence; 0 = none. */
 size_t pare_model_prefix_length(const pare_model *m);
+/* True where the prefix was made of tokens, tuned since or not, and this is one of them. */
+bool pare_model_prefix_holds(const pare_model *m, int32_t id);
+/* How many of a sequence's n tokens to leave out in front: 1 where ids[0] is `bos`, which the
+ * prefix holds already, and others follow; else 0. bos: what a tokenizer or a chat format has put
+ * there by itself (pare_tokenizer_adds_bos, pare_chat_adds_bos); -1: nothing. */
+size_t pare_model_prefix_has_bos(const pare_model *m, int32_t bos, const int32_t *ids, size_t n);
 /* How the model's activations are quantized, as text ("w8a8:act=per_token"); "" where they are not.
  */
 const char *pare_model_act(const pare_model *m);

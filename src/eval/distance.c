@@ -111,21 +111,27 @@ static pare_status add_rows(comparison *c, size_t n, size_t window, size_t first
     return PARE_OK;
 }
 
-/* Appends tokens [begin, end) of the window to the sessions and compares what is scored. */
+/* Appends tokens [begin, end) of the window to the sessions, but those that a model's prefix stands
+ * for, and compares what is scored. */
 static pare_status run_piece(comparison *c, pare_runtime *rt, pare_session *const session[2],
                              const pare_ppl_run *run, size_t window, size_t begin, size_t end,
                              pare_error *err) {
     const pare_ppl_plan *plan = &run->plan;
-    size_t from = begin > plan->from ? begin : plan->from;
+    size_t from = begin > plan->from ? begin : plan->from, skip[2] = {0};
+    for (int i = c->file ? MODEL : BASE; i <= MODEL && begin == 0; i++) {
+        skip[i] = pare_ppl_skip(run, pare_session_model(session[i]));
+        if (from < skip[i]) from = skip[i];
+    }
     size_t to = end < plan->ctx - 1 ? end : plan->ctx - 1; /* the last token predicts nothing */
     float *out[2] = {c->base, c->model};
     for (int i = c->file ? MODEL : BASE; i <= MODEL; i++) {
-        copy_job job = {out[i], c->vocab_size, from - begin, to - from};
+        const size_t first = begin + skip[i];
+        copy_job job = {out[i], c->vocab_size, from - first, to - from};
         if (from >= to) /* nothing to score yet */
-            PARE_TRY(pare_session_eval(session[i], run->window + begin, end - begin, NULL, err));
+            PARE_TRY(pare_session_eval(session[i], run->window + first, end - first, NULL, err));
         else
-            PARE_TRY(pare_session_eval_all(session[i], run->window + begin, end - begin,
-                                           from - begin, copy_rows, &job, err));
+            PARE_TRY(pare_session_eval_all(session[i], run->window + first, end - first,
+                                           from - first, copy_rows, &job, err));
     }
     if (from >= to) return PARE_OK;
     if (c->file)

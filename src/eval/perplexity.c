@@ -95,16 +95,17 @@ double pare_ppl_stderr(const pare_ppl_sum *sum) {
 
 /* --- a run --- */
 
+static int32_t bos_of(const pare_tokenizer *tok) {
+    return pare_tokenizer_adds_bos(tok) ? pare_tokenizer_bos(tok) : -1;
+}
+
 /* Ids and plan are there. */
-static pare_status start(pare_ppl_run *run, pare_error *err) {
+static pare_status start(pare_ppl_run *run, const pare_tokenizer *tok, pare_error *err) {
+    run->bos = bos_of(tok);
     run->window = pare_malloc(run->plan.ctx, sizeof *run->window);
     if (!run->window) return pare_fail(err, PARE_ERR_NOMEM, "perplexity: out of memory");
     run->start_s = pare_now_s();
     return PARE_OK;
-}
-
-static int32_t bos_of(const pare_tokenizer *tok) {
-    return pare_tokenizer_adds_bos(tok) ? pare_tokenizer_bos(tok) : -1;
 }
 
 pare_status pare_ppl_begin(pare_ppl_run *run, const pare_model *m, const pare_tokenizer *tok,
@@ -114,7 +115,7 @@ pare_status pare_ppl_begin(pare_ppl_run *run, const pare_model *m, const pare_to
     PARE_TRY(pare_eval_tokens(&run->ids, tok, text, len, run->options.protocol, err));
     PARE_TRY(pare_ppl_plan_make(&run->plan, &run->options, run->ids.n, pare_model_ctx_max(m),
                                 bos_of(tok), err));
-    return start(run, err);
+    return start(run, tok, err);
 }
 
 pare_status pare_ppl_begin_logits(pare_ppl_run *run, pare_logits_file *f, const pare_tokenizer *tok,
@@ -127,7 +128,12 @@ pare_status pare_ppl_begin_logits(pare_ppl_run *run, pare_logits_file *f, const 
                                 .n_windows = most && most < f->n_windows ? most : f->n_windows,
                                 .from = f->ctx / 2,
                                 .bos = bos_of(tok)};
-    return start(run, err);
+    return start(run, tok, err);
+}
+
+size_t pare_ppl_skip(const pare_ppl_run *run, const pare_model *m) {
+    const size_t ctx = run->plan.ctx;
+    return ctx > 2 ? pare_model_prefix_has_bos(m, run->bos, run->window, ctx) : 0;
 }
 
 pare_status pare_ppl_session(pare_session **out, const pare_ppl_run *run, pare_model *m,
@@ -180,9 +186,10 @@ pare_status pare_eval_perplexity(pare_perplexity *out, pare_runtime *rt, pare_mo
         if ((st = pare_check_cancel(rt, err)) != PARE_OK) break;
         pare_ppl_window(run.window, plan, run.ids.data, k);
         pare_session_truncate(session, 0);
-        st = pare_session_logprobs(session, run.window, plan->ctx, plan->from, logprob, err);
-        if (st == PARE_OK)
-            st = pare_ppl_add(&sum, logprob, plan->ctx - 1 - plan->from, k, plan->from + 1, err);
+        size_t skip = pare_ppl_skip(&run, m), from = skip > plan->from ? skip : plan->from;
+        st = pare_session_logprobs(session, run.window + skip, plan->ctx - skip, from - skip,
+                                   logprob, err);
+        if (st == PARE_OK) st = pare_ppl_add(&sum, logprob, plan->ctx - 1 - from, k, from + 1, err);
         if (st == PARE_OK && run.options.on_window)
             run.options.on_window(run.options.arg, k + 1, plan->n_windows, pare_ppl_value(&sum));
     }

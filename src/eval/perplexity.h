@@ -39,6 +39,7 @@ typedef struct pare_ppl_run {
     pare_ids ids;
     pare_ppl_plan plan;
     int32_t *window; /* [ctx] */
+    int32_t bos;     /* that the tokenizer adds; -1 = none */
     double start_s;
 } pare_ppl_run;
 
@@ -49,6 +50,9 @@ pare_status pare_ppl_begin(pare_ppl_run *run, const pare_model *m, const pare_to
 /* The windows of a file, whose ids it takes; *run holds the options and nothing else. */
 pare_status pare_ppl_begin_logits(pare_ppl_run *run, pare_logits_file *f, const pare_tokenizer *tok,
                                   pare_error *err);
+/* How many tokens of the window the model's prefix stands for (pare_model_prefix_has_bos): they are
+ * not computed, and what follows them is not scored. 0 where nothing would be left to score. */
+size_t pare_ppl_skip(const pare_ppl_run *run, const pare_model *m);
 pare_status pare_ppl_session(pare_session **out, const pare_ppl_run *run, pare_model *m,
                              pare_error *err);
 /* The result's fields from the run and the sums. */

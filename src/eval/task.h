@@ -167,6 +167,10 @@ pare_status pare_task_encode(pare_task_tokens *tokens, const pare_task_set *set,
                              const pare_tokenizer *tok, pare_bos bos, size_t ctx_max,
                              pare_error *err);
 
+/* Contexts begin behind `bos` where that is their first token and not the only one: what the
+ * model's prefix holds. Counts and sums stay those of the encodings. */
+void pare_task_leave_bos(pare_task_tokens *tokens, int32_t bos);
+
 /* --- log-likelihoods (task_score.c) --- */
 
 typedef struct pare_task_score {

@@ -41,9 +41,13 @@ static pare_status prepare_task(tasks_run *run, size_t i, const char *name, pare
     const pare_task *task = pare_task_find(name);
     if (!task) return unknown_task(name, err);
     PARE_TRY(pare_task_load(&t->set, task, run->o.data ? run->o.data : ".", run->o.limit, err));
-    for (size_t k = 0; k < MODELS && run->m[k]; k++)
+    for (size_t k = 0; k < MODELS && run->m[k]; k++) {
+        const int32_t bos = pare_tokenizer_bos(run->tok[k]);
         PARE_TRY(pare_task_encode(&t->tokens[k], &t->set, run->tok[k], run->o.bos,
                                   pare_model_ctx_max(run->m[k]), err));
+        if (t->tokens[k].bos && pare_model_prefix_holds(run->m[k], bos))
+            pare_task_leave_bos(&t->tokens[k], bos);
+    }
     return PARE_OK;
 }
 

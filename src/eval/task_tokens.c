@@ -256,3 +256,12 @@ pare_status pare_task_encode(pare_task_tokens *tokens, const pare_task_set *set,
     for (size_t i = 0; i < set->n_requests; i++) cut_item(tokens, &tokens->items[i], ctx_max);
     return PARE_OK;
 }
+
+void pare_task_leave_bos(pare_task_tokens *tokens, int32_t bos) {
+    for (size_t i = 0; i < tokens->set->n_requests; i++) {
+        pare_task_item *item = &tokens->items[i];
+        if (item->n_context < 2 || tokens->ids.data[item->at] != bos) continue;
+        item->at++;
+        item->n_context--;
+    }
+}

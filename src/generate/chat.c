@@ -444,6 +444,11 @@ static pare_status encode_pieces(pare_ids *ids, const writer *w, pare_error *err
     return PARE_OK;
 }
 
+bool pare_chat_adds_bos(const pare_chat *chat) {
+    return chat->tok && (chat->puts_bos || pare_tokenizer_adds_bos(chat->tok)) &&
+           pare_tokenizer_bos(chat->tok) >= 0;
+}
+
 pare_status pare_chat_encode(pare_ids *ids, const pare_chat *chat, const pare_message *messages,
                              size_t n, pare_error *err) {
     if (!chat->tok) return pare_fail(err, PARE_ERR_ARG, "chat: found no tokenizer, expected one");
@@ -451,8 +456,7 @@ pare_status pare_chat_encode(pare_ids *ids, const pare_chat *chat, const pare_me
     bool plain = true;
     pare_status st = write_messages(&w, chat, messages, n, err);
     if (st == PARE_OK) st = content_is_plain(&plain, &w, err);
-    if (st == PARE_OK && (chat->puts_bos || pare_tokenizer_adds_bos(chat->tok)) &&
-        pare_tokenizer_bos(chat->tok) >= 0) {
+    if (st == PARE_OK && pare_chat_adds_bos(chat)) {
         if (pare_grow(&ids->data, &ids->capacity, ids->n + 1, sizeof *ids->data))
             ids->data[ids->n++] = pare_tokenizer_bos(chat->tok);
         else

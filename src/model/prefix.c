@@ -70,6 +70,7 @@ static bool join_ids(pare_prefix *p, const pare_prefix *before, const int32_t *i
     if (!p->ids) return false;
     if (before) memcpy(p->ids, before->ids, first * sizeof *ids);
     memcpy(p->ids + first, ids, n * sizeof *ids);
+    p->tuned = before && before->tuned;
     return true;
 }
 
@@ -149,3 +150,14 @@ pare_status pare_model_set_prefix_ids(pare_model *m, const int32_t *ids, size_t 
 }
 
 size_t pare_model_prefix_length(const pare_model *m) { return m->prefix ? m->prefix->attn.n : 0; }
+
+bool pare_model_prefix_holds(const pare_model *m, int32_t id) {
+    const pare_prefix *p = m->prefix;
+    for (size_t i = 0; p && p->ids && i < p->attn.n; i++)
+        if (p->ids[i] == id) return true;
+    return false;
+}
+
+size_t pare_model_prefix_has_bos(const pare_model *m, int32_t bos, const int32_t *ids, size_t n) {
+    return n > 1 && ids[0] == bos && pare_model_prefix_holds(m, bos);
+}

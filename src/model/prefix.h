@@ -26,6 +26,7 @@ typedef struct pare_prefix {
     pare_kv_layer *layers; /* [n_layers], f32 */
     size_t n_layers, kv_dim;
     int32_t *ids;  /* [attn.n] tokens that it was computed from, or NULL: from none */
+    bool tuned;    /* keys and values are others by now */
     float *values; /* [n_layers][keys, values][attn.n][n_kv_heads][head_dim] */
     size_t bytes;  /* of values */
 } pare_prefix;

@@ -4,7 +4,8 @@
  *     version    "1"
  *     arch, n_layers, n_kv_heads, head_dim, dim, vocab_size   of the model
  *     length     positions
- *     token_ids  "[1, 2]", where the prefix was computed from tokens
+ *     token_ids  "[1, 2]", where the prefix was computed from tokens, or
+ *     tuned_from the same, where it was tuned since
  *     record     a JSON object about how it came to be */
 #include "model/prefix.h"
 
@@ -114,17 +115,19 @@ static pare_status read_rows(float *to, const pare_st *st, const pare_st_tensor 
 
 static pare_status read_ids(pare_prefix *p, const pare_st *st, size_t vocab, const char *path,
                             pare_error *err) {
-    const char *text = pare_st_metadata(st, "token_ids");
+    const char *key = "token_ids", *text = pare_st_metadata(st, key);
     pare_json j = {0};
+    p->tuned = !text;
+    if (!text) text = pare_st_metadata(st, key = "tuned_from");
     if (!text) return PARE_OK;
     p->ids = pare_calloc(p->attn.n, sizeof *p->ids);
-    if (!p->ids) return pare_fail(err, PARE_ERR_NOMEM, "%s: token_ids", path);
+    if (!p->ids) return pare_fail(err, PARE_ERR_NOMEM, "%s: %s", path, key);
     PARE_TRY(pare_json_parse(&j, text, strlen(text), path, 0, err));
     pare_status status = PARE_OK;
     size_t found = json_array_size(j.root);
     if (found != p->attn.n)
-        status = pare_fail(err, PARE_ERR_INPUT, "%s: token_ids: found %zu, expected %zu", path,
-                           found, p->attn.n);
+        status = pare_fail(err, PARE_ERR_INPUT, "%s: %s: found %zu, expected %zu", path, key, found,
+                           p->attn.n);
     for (size_t i = 0; i < p->attn.n && status == PARE_OK; i++) {
         char at[NAME];
         int64_t id;
@@ -195,7 +198,7 @@ static pare_status set_metadata(pare_st_writer *w, const pare_prefix *p, const p
     if (record) PARE_TRY(pare_st_set_metadata(w, "record", record, err));
     if (!p->ids) return PARE_OK;
     char *ids = print_ids(p);
-    pare_status st = ids ? pare_st_set_metadata(w, "token_ids", ids, err)
+    pare_status st = ids ? pare_st_set_metadata(w, p->tuned ? "tuned_from" : "token_ids", ids, err)
                          : pare_fail(err, PARE_ERR_NOMEM, "prefix: token_ids");
     pare_free(ids);
     return st;

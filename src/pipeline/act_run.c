@@ -16,8 +16,7 @@ static pare_status calibrate(pare_model *m, const pare_act_options *o, pare_erro
         return pare_fail(err, PARE_ERR_ARG,
                          "act: found static grids and no calibration text, expected --calib FILE");
     PARE_TRY(pare_calib_ctx(&ctx, o->calib_ctx, pare_model_ctx_max(m), err));
-    PARE_TRY(pare_calib_text(&ids, &tokens, m->rt, pare_source_path(m->source), o->calib, n, ctx,
-                             m->config.vocab_size, err));
+    PARE_TRY(pare_calib_text(&ids, &tokens, m, o->calib, n, ctx, err));
     pare_status st = pare_act_calibrate(m, ids, n, ctx, o->calib_compute, err);
     pare_free(ids);
     return st;

@@ -38,21 +38,21 @@ static pare_status choose(int32_t **out, const pare_runtime *rt, const pare_ids 
     return PARE_OK;
 }
 
-pare_status pare_calib_text(int32_t **ids, size_t *text_tokens, const pare_runtime *rt,
-                            const char *model, const char *text, size_t n, size_t ctx,
-                            size_t vocab_size, pare_error *err) {
+pare_status pare_calib_text(int32_t **ids, size_t *text_tokens, const pare_model *m,
+                            const char *text, size_t n, size_t ctx, pare_error *err) {
     char *data;
     size_t bytes;
     pare_ids all = {0};
     pare_tokenizer *tok = NULL;
     *ids = NULL;
     PARE_TRY(pare_file_read_all(&data, &bytes, text, MAX_TEXT, err));
-    pare_status st = pare_tokenizer_load(&tok, model, err);
+    pare_status st = pare_tokenizer_load(&tok, pare_source_path(m->source), err);
     if (st == PARE_OK) st = pare_eval_tokens(&all, tok, data, bytes, PARE_PROTOCOL_HF, err);
     if (st == PARE_OK) {
         int32_t bos = pare_tokenizer_adds_bos(tok) ? pare_tokenizer_bos(tok) : -1;
         *text_tokens = all.n;
-        st = choose(ids, rt, &all, bos, text, n, ctx, vocab_size, err);
+        if (pare_model_prefix_holds(m, bos)) bos = -1;
+        st = choose(ids, m->rt, &all, bos, text, n, ctx, m->config.vocab_size, err);
     }
     if (st != PARE_OK) {
         pare_free(*ids);

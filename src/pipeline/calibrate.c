@@ -82,6 +82,10 @@ static pare_status plan_ranks(pare_calibration *cal, pare_error *err) {
     return PARE_OK;
 }
 
+static pare_status take_text(pare_calibration *cal, pare_error *err) {
+    return pare_calib_text(&cal->ids, &cal->text_tokens, cal->m, cal->text, cal->n, cal->ctx, err);
+}
+
 static pare_status set_up(pare_calibration *cal, const char *model,
                           const pare_calibration_options *o, pare_error *err) {
     pare_source *source;
@@ -96,8 +100,8 @@ static pare_status set_up(pare_calibration *cal, const char *model,
     cal->n = o->n_sequences ? o->n_sequences : 128;
     cal->n_samples = o->n_samples < cal->n ? o->n_samples : cal->n;
     PARE_TRY(pare_calib_ctx(&cal->ctx, o->ctx, pare_model_ctx_max(cal->m), err));
-    PARE_TRY(pare_calib_text(&cal->ids, &cal->text_tokens, cal->rt, model, o->text, cal->n,
-                             cal->ctx, cal->m->config.vocab_size, err));
+    cal->text = o->text;
+    PARE_TRY(take_text(cal, err));
     PARE_TRY(make_scratch(cal, err));
     return plan_ranks(cal, err);
 }
@@ -153,11 +157,13 @@ size_t pare_calibration_memory(const pare_calibration *cal) {
 pare_status pare_calibration_set_prefix(pare_calibration *cal, pare_prefix *p, pare_error *err) {
     size_t n = p ? p->attn.n : 0, ctx_max = cal->m->config.ctx_max;
     pare_model_attach_prefix(cal->m, p);
-    if (!ctx_max || cal->ctx + n <= ctx_max) return PARE_OK;
-    return pare_fail(err, PARE_ERR_ARG,
-                     "calib-ctx: found %zu behind a prefix of %zu, expected at most %zu together "
-                     "(the model's maximum)",
-                     cal->ctx, n, ctx_max);
+    if (ctx_max && cal->ctx + n > ctx_max)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "calib-ctx: found %zu behind a prefix of %zu, expected at most %zu "
+                         "together (the model's maximum)",
+                         cal->ctx, n, ctx_max);
+    pare_free(cal->ids); /* whose BOS may be the prefix's now */
+    return take_text(cal, err);
 }
 
 /* --- embeddings and layers --- */

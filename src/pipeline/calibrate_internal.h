@@ -28,8 +28,9 @@ struct pare_calibration {
     pare_model *m;
     pare_compute compute;
     size_t n, n_samples, ctx, text_tokens;
-    int32_t *ids; /* [n][ctx] */
-    float *h;     /* [ctx][dim] */
+    const char *text; /* its file */
+    int32_t *ids;     /* [n][ctx] */
+    float *h;         /* [ctx][dim] */
     size_t h_bytes;
     pare_pass_room room;
     shared_input inputs[PARE_CALIB_INPUTS];

@@ -134,5 +134,7 @@ pare_status compress_search_prefix(compress_run *c, pare_calibration *cal, pare_
         pare_prefix_free(p);
         return st;
     }
-    return pare_calibration_set_prefix(cal, p, err); /* takes it over */
+    PARE_TRY(pare_calibration_set_prefix(cal, p, err)); /* takes it over */
+    c->report->info.calib_crc32 = pare_calibration_crc32(cal);
+    return PARE_OK;
 }

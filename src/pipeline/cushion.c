@@ -79,9 +79,13 @@ static pare_status read_text(cushion *c, pare_error *err) {
     return PARE_OK;
 }
 
-/* What a tokenizer puts in front of texts; -1: nothing. */
-static int32_t bos_of(const cushion *c) {
-    return pare_tokenizer_adds_bos(c->tok) ? pare_tokenizer_bos(c->tok) : -1;
+/* What a tokenizer puts in front of texts behind a prefix; -1: nothing, as where the prefix holds
+ * it. */
+static int32_t bos_of(const cushion *c, const int32_t *prefix, size_t n_prefix) {
+    const int32_t bos = pare_tokenizer_adds_bos(c->tok) ? pare_tokenizer_bos(c->tok) : -1;
+    for (size_t i = 0; i < n_prefix; i++)
+        if (prefix[i] == bos) return -1;
+    return bos;
 }
 
 /* As calibration and use have them, some texts begin with the BOS of a tokenizer that adds one. */
@@ -93,7 +97,7 @@ void pare_cushion_text(const pare_cushion_texts *t, int32_t *to, const int32_t *
 }
 
 /* Texts of one search begin with different tokens where the file has them, and every second one
- * with BOS where the tokenizer adds one. */
+ * with BOS where the tokenizer adds one and the prefix so far has none. */
 static pare_status draw(void *arg, size_t number, const int32_t *prefix, size_t n_prefix,
                         pare_error *err) {
     enum { TRIES = 16 };
@@ -109,7 +113,7 @@ static pare_status draw(void *arg, size_t number, const int32_t *prefix, size_t 
             memcpy(c->texts + t * n, from, n * sizeof *from);
         }
     }
-    const int32_t bos = bos_of(c);
+    const int32_t bos = bos_of(c, prefix, n_prefix);
     for (size_t t = 0; t < n_texts && bos >= 0; t += 2) c->texts[t * n] = bos;
     for (size_t k = 0; k < (size_t)c->o->repeats && n_prefix; k++)
         c->texts[(n_texts - 1 - k) * n] = prefix[n_prefix - 1 - k % n_prefix];
@@ -183,7 +187,7 @@ static pare_status start_from_file(cushion *c, pare_error *err) {
                          c->in->start);
     PARE_TRY(pare_prefix_load(&p, &c->m->config, c->in->start, err));
     pare_status st = PARE_OK;
-    if (!p->ids)
+    if (!p->ids || p->tuned)
         st = pare_fail(err, PARE_ERR_ARG,
                        "%s: found a prefix of no tokens (a tuned one?), expected one that a search "
                        "can go on from",
@@ -297,7 +301,7 @@ static pare_status errors_of_checks(cushion *c, double *lq, const pare_prefix *p
     const size_t n = (size_t)c->o->n;
     pare_cushion_eval_behind(c->eval, p);
     for (size_t k = 0; k < N_CHECKS; k++) {
-        const pare_cushion_texts plain = {.bos = bos_of(c)};
+        const pare_cushion_texts plain = {.bos = bos_of(c, c->result.ids, p ? c->result.n : 0)};
         pare_cushion_text(&plain, c->texts, place(c, n, CHECK_NUMBER, k), n, k);
         if (k < c->result.n && k < N_CHECKS / 2) c->texts[0] = c->result.ids[k];
         pare_cushion_eval_begin(c->eval, NULL, 1, c->texts, n);
@@ -471,7 +475,7 @@ static pare_status set_up(cushion *c, pare_error *err) {
 static pare_status tune(cushion *c, pare_prefix **p, pare_error *err) {
     const pare_cushion_texts texts = {.ids = c->all.data,
                                       .n_ids = c->all.n,
-                                      .bos = bos_of(c),
+                                      .bos = bos_of(c, c->result.ids, c->result.n),
                                       .prefix = c->result.ids,
                                       .n_prefix = c->result.n};
     pare_cushion_eval_close(c->eval); /* room for gradients */
@@ -481,7 +485,7 @@ static pare_status tune(cushion *c, pare_prefix **p, pare_error *err) {
     PARE_TRY(pare_cushion_tune(p, &c->tuning, c->m, c->in, &texts, err));
     PARE_TRY(open_eval(c, err));
     PARE_TRY(check(c, c->check_tuned, *p, "tuned", err));
-    if (!(*p)->ids) return PARE_OK;
+    if ((*p)->tuned) return PARE_OK;
     return fallback(c,
                     "cushion: tuning did not lower the loss of text held out: the prefix is as it "
                     "was found",

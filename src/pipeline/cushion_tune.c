@@ -419,7 +419,7 @@ static pare_status take(const tuning *t, pare_prefix **out, pare_error *err) {
         memcpy(pare_prefix_rows(*out, i / 2, i % 2), from, n * sizeof *from);
         from += n;
     }
-    if (t->kept) return PARE_OK;
+    (*out)->tuned = t->kept > 0;
     (*out)->ids = pare_calloc(tuned->attn.n, sizeof *(*out)->ids);
     if (!(*out)->ids) return fail_memory(err);
     memcpy((*out)->ids, tuned->ids, tuned->attn.n * sizeof *tuned->ids);

@@ -246,7 +246,10 @@ static pare_status read_windows(analysis *a, const char *text, size_t len,
     pare_ids all = {0};
     pare_outliers *r = &a->result;
     PARE_TRY(pare_eval_tokens(&all, a->tok, text, len, eo.protocol, err));
-    pare_status st = pare_ppl_plan_make(&plan, &eo, all.n, pare_model_ctx_max(a->m), -1, err);
+    const int32_t bos = pare_tokenizer_adds_bos(a->tok) ? pare_tokenizer_bos(a->tok) : -1;
+    const size_t skip = pare_model_prefix_has_bos(a->m, bos, all.data, all.n);
+    pare_status st =
+        pare_ppl_plan_make(&plan, &eo, all.n - skip, pare_model_ctx_max(a->m), -1, err);
     if (st == PARE_OK) {
         r->ctx = plan.ctx;
         r->n_windows = plan.n_windows;
@@ -256,7 +259,7 @@ static pare_status read_windows(analysis *a, const char *text, size_t len,
         if (!a->ids) st = fail_memory(err);
     }
     for (size_t k = 0; st == PARE_OK && k < r->n_windows; k++)
-        pare_ppl_window(a->ids + k * r->ctx, &plan, all.data, k);
+        pare_ppl_window(a->ids + k * r->ctx, &plan, all.data + skip, k);
     pare_ids_free(&all);
     for (size_t i = 0; st == PARE_OK && i < r->n_windows * r->ctx; i++)
         if (a->ids[i] < 0 || (size_t)a->ids[i] >= a->m->config.vocab_size)

@@ -118,6 +118,69 @@ static void folders(void **state) {
     assert_true(fabs(ppl_of("pare eval out.gguf --prefix cushion" EVAL) - behind) < 1e-3);
 }
 
+/* value of o.a.b */
+static double number(const json_t *o, const char *a, const char *b) {
+    return json_number_value(json_object_get(json_object_get(o, a), b));
+}
+
+/* Behind a prefix that holds it a BOS is not computed again: what follows gets what it gets behind
+ * the tokenizer's. */
+static void bos(void **state) {
+    (void)state;
+    tiny_model("begun", &(tiny_options){.bos = true});
+    static const char *const ways[] = {"pare eval begun", "pare eval begun --prefix-tokens ids:256",
+                                       "pare eval begun --prefix-tokens ids:97"};
+    for (int hf = 0; hf < 2; hf++) {
+        double ppl[3];
+        for (int i = 0; i < 3; i++) {
+            char command[300];
+            snprintf(command, sizeof command,
+                     "%s --protocol %s --against begun --windows 1 --text text --ctx 64 "
+                     "--records none",
+                     ways[i], hf ? "hf" : "llama.cpp");
+            json_t *o = program_json(NULL, command);
+            ppl[i] = number(o, "perplexity", "ppl");
+            /* hf scores what follows the BOS, of which nothing is computed then */
+            assert_true(number(o, "perplexity", "n_scored") == (hf ? 63 - (i == 1) : 31));
+            assert_true(number(o, "perplexity", "n_tokens") > 64);
+            const double ratio = number(o, "against", "ppl_ratio"),
+                         kl = number(o, "against", "kl_mean");
+            assert_true(i == 2 ? kl > 1e-4 : kl < 1e-6 && fabs(ratio - 1) < 1e-5);
+            json_decref(o);
+        }
+        assert_true(fabs(ppl[2] / ppl[0] - 1) > 1e-4);
+        if (!hf) assert_true(fabs(ppl[1] / ppl[0] - 1) < 1e-5);
+    }
+    /* without a distance the same tokens are scored */
+    double alone = ppl_of("pare eval begun --protocol llama.cpp" EVAL);
+    double behind = ppl_of("pare eval begun --protocol llama.cpp --prefix-tokens ids:256" EVAL);
+    assert_true(fabs(behind / alone - 1) < 1e-5);
+    json_t *o = program_json(NULL, "pare eval begun --prefix-tokens ids:256" EVAL);
+    assert_true(number(o, "perplexity", "n_scored") == 125);
+    json_decref(o);
+
+    static const char *const prompts[] = {"-p abc", "--chat -p abc", "-p ''"};
+    for (int i = 0; i < 3; i++) {
+        json_t *made[2];
+        for (int k = 0; k < 2; k++) {
+            char command[300];
+            snprintf(command, sizeof command,
+                     "pare run begun %s -n 12 --temp 0 --compute exact%s --json", prompts[i],
+                     k ? " --prefix-tokens ids:256 --draft begun" : "");
+            made[k] = program_json(NULL, command);
+        }
+        const json_int_t n = json_integer_value(json_object_get(made[0], "prompt_tokens"));
+        /* an empty prompt is the BOS alone, which stays */
+        assert_int_equal(json_integer_value(json_object_get(made[1], "prompt_tokens")),
+                         n - (i < 2));
+        if (i < 2)
+            assert_true(json_equal(json_object_get(made[0], "token_ids"),
+                                   json_object_get(made[1], "token_ids")));
+        json_decref(made[0]);
+        json_decref(made[1]);
+    }
+}
+
 #define COMPRESS                                                                                   \
     "pare compress model -r gptq:bits=4,group=32 --calib text --calib-samples 4 --calib-ctx 32 "   \
     "--records none "
@@ -207,6 +270,7 @@ int main(void) {
         cmocka_unit_test(evaluation), cmocka_unit_test(generation_and_speed),
         cmocka_unit_test(folders),    cmocka_unit_test(calibration),
         cmocka_unit_test(refusals),   cmocka_unit_test(records),
+        cmocka_unit_test(bos),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }

@@ -193,6 +193,7 @@ static void refusals(void **state) {
 
 /* --- tokens --- */
 
+static int32_t leaves_bos = -1; /* pare_task_leave_bos is called with it */
 /* The tokens of the first request as "context|continuation". */
 static void expect_tokens(const char *file, const char *text, pare_bos bos, size_t ctx_max,
                           const char *expected) {
@@ -205,6 +206,7 @@ static void expect_tokens(const char *file, const char *text, pare_bos bos, size
     parse(&set, "lambada_openai", row, NULL);
     assert_ok(pare_tokenizer_load(&tok, file, err));
     assert_ok(pare_task_encode(&t, &set, tok, bos, ctx_max, err));
+    if (leaves_bos >= 0) pare_task_leave_bos(&t, leaves_bos);
     const pare_task_item *item = &t.items[0];
     for (size_t i = 0; i < item->n_context + item->n_scored; i++)
         n += (size_t)snprintf(got + n, sizeof got - n, "%s%d",
@@ -213,7 +215,7 @@ static void expect_tokens(const char *file, const char *text, pare_bos bos, size
                                                    : "",
                               (int)t.ids.data[item->at + i]);
     assert_string_equal(got, expected);
-    assert_int_equal(t.n_cut, t.ids.n > item->n_context + item->n_scored);
+    if (leaves_bos < 0) assert_int_equal(t.n_cut, t.ids.n > item->n_context + item->n_scored);
     pare_task_tokens_free(&t);
     pare_tokenizer_free(tok);
     pare_task_set_free(&set);
@@ -242,6 +244,15 @@ static void bos_and_cuts(void **state) {
     expect_tokens(with, "ab a", PARE_BOS_ALWAYS, 0, "259 256|258"); /* not twice */
     expect_tokens(with, "ab a", PARE_BOS_NEVER, 0, "256|258");
     expect_tokens(with, "aab a", PARE_BOS_AUTO, 2, "97 256|258"); /* BOS is cut as well */
+
+    /* behind a prefix that holds it */
+    leaves_bos = 259;
+    expect_tokens(with, "ab a", PARE_BOS_AUTO, 0, "256|258");
+    expect_tokens(with, "aab a", PARE_BOS_AUTO, 2, "97 256|258");
+    expect_tokens(with, " a", PARE_BOS_AUTO, 0, "259|258"); /* something has to be read */
+    leaves_bos = 258;
+    expect_tokens(with, "ab a", PARE_BOS_AUTO, 0, "259 256|258");
+    leaves_bos = -1;
 }
 
 /* --- metrics by hand --- */

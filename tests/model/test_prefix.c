@@ -257,12 +257,27 @@ static void what_is_written_is_read(void **state) {
         assert_int_equal(back->attn.n, 5);
         assert_memory_equal(p->values, back->values, p->bytes);
         assert_memory_equal(p->ids, back->ids, 5 * sizeof *ids);
+        assert_false(back->tuned);
         pare_prefix_free(back);
+        p->tuned = true;
+        assert_ok(pare_prefix_save(p, &m->config, NULL, path, err));
+        assert_ok(pare_prefix_load(&back, &m->config, path, err));
+        assert_true(back->tuned);
+        assert_memory_equal(p->ids, back->ids, 5 * sizeof *ids);
+        pare_model_attach_prefix(m, back);
+        for (int i = 0; i < 5; i++) assert_true(pare_model_prefix_holds(m, ids[i]));
+        assert_false(pare_model_prefix_holds(m, -1));
+        const int32_t text[] = {ids[2], ids[2]};
+        assert_int_equal(pare_model_prefix_has_bos(m, ids[2], text, 2), 1);
+        assert_int_equal(pare_model_prefix_has_bos(m, ids[2], text, 1), 0); /* nothing follows */
+        assert_int_equal(pare_model_prefix_has_bos(m, ids[1], text, 2), 0);
+        assert_int_equal(pare_model_prefix_has_bos(m, -1, text, 2), 0);
         pare_free(p->ids); /* of no tokens */
         p->ids = NULL;
         assert_ok(pare_prefix_save(p, &m->config, NULL, path, err));
         assert_ok(pare_model_set_prefix(m, path, err));
         assert_null(m->prefix->ids);
+        assert_false(pare_model_prefix_holds(m, ids[0]));
         assert_memory_equal(p->values, m->prefix->values, p->bytes);
         pare_prefix_free(p);
         pare_model_free(m);

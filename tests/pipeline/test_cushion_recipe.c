@@ -9,6 +9,7 @@
 #include "model/model.h"
 #include "model/prefix.h"
 #include "pare/compress.h"
+#include "pipeline/calib_text.h"
 #include "pipeline/cushion.h"
 #include "pipeline/recipe.h"
 
@@ -34,6 +35,15 @@ static const char recipe[] =
     "cushioncache:max_len=2,tau=1000000,n=12,texts=2,screen=2,pool=40,epochs=0";
 static const char tuned[] = "cushioncache:max_len=2,tau=1000000,n=12,texts=2,screen=2,pool=8,"
                             "tune_texts=6,tune_n=20,lr=0.02,bits=4";
+
+static void same_layers(const pare_model *m, const pare_model *n) {
+    for (size_t l = 0; l < TINY_LAYERS; l++) {
+        const pare_tensor *x = &m->weights.layers[l].ffn_down.w,
+                          *y = &n->weights.layers[l].ffn_down.w;
+        assert_ptr_equal(x->enc, y->enc);
+        assert_memory_equal(x->view.part[0], y->view.part[0], x->part_bytes[0]);
+    }
+}
 
 static void compressed(void **state) {
     (void)state;
@@ -98,14 +108,57 @@ static void compressed(void **state) {
     assert_ok(pare_model_load(&m, rt, one.out, err));
     assert_ok(pare_model_load(&n, rt, more.out, err));
     assert_int_equal(pare_model_prefix_length(m), 2);
-    for (size_t l = 0; l < TINY_LAYERS; l++) {
-        const pare_tensor *x = &m->weights.layers[l].ffn_down.w,
-                          *y = &n->weights.layers[l].ffn_down.w;
-        assert_ptr_equal(x->enc, y->enc);
-        assert_memory_equal(x->view.part[0], y->view.part[0], x->part_bytes[0]);
-    }
+    same_layers(m, n);
     pare_model_free(m);
     pare_model_free(n);
+    pare_runtime_free(rt);
+}
+
+/* --- a prefix that holds BOS --- */
+
+/* Calibration's sequences begin with the tokenizer's BOS, and behind a prefix that holds it with
+ * text: also where the same run has searched it. */
+static void begun(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    const char *dense = tiny_model("begun", &(tiny_options){.bos = true}), *text = text_file();
+    char found[500];
+    snprintf(found, sizeof found, "%s", test_path("begun_found"));
+    const char *recipes[] = {"cushioncache:start=bos,tau=0,n=12,texts=2,epochs=0",
+                             "wanda:sparsity=0.5",
+                             "cushioncache:start=bos,tau=0,n=12,texts=2,epochs=0 + "
+                             "wanda:sparsity=0.5"};
+    const char *from[] = {dense, found, dense}, *to[] = {found, "begun_two", "begun_one"};
+    pare_model *made[2];
+    uint32_t crc[3];
+    for (int i = 0; i < 3; i++) {
+        pare_compress_report *report;
+        pare_compress_options o = {.model = from[i],
+                                   .out = i ? test_path(to[i]) : to[i],
+                                   .recipe = recipes[i],
+                                   .calib = text,
+                                   .calib_samples = 2,
+                                   .calib_ctx = 16};
+        assert_ok(pare_compress(&report, rt, &o, err));
+        crc[i] = pare_compress_result(report)->calib_crc32;
+        pare_compress_report_free(report);
+        if (i) assert_ok(pare_model_load(&made[i - 1], rt, o.out, err));
+    }
+    assert_int_equal(crc[1], crc[2]);
+    same_layers(made[0], made[1]);
+    pare_model_free(made[0]);
+    pare_model_free(made[1]);
+    for (int i = 0; i < 2; i++) {
+        pare_model *m;
+        int32_t *ids;
+        size_t n_text;
+        assert_ok(pare_model_load(&m, rt, i ? found : dense, err));
+        assert_int_equal(pare_model_prefix_length(m), i);
+        assert_ok(pare_calib_text(&ids, &n_text, m, text, 4, 16, err));
+        for (int k = 0; k < 4 * 16; k++) assert_true((ids[k] == 256) == (!i && k % 16 == 0));
+        pare_free(ids);
+        pare_model_free(m);
+    }
     pare_runtime_free(rt);
 }
 
@@ -260,7 +313,7 @@ static void tuning(void **state) {
     pare_model *m;
     assert_ok(pare_model_load(&m, rt, o.out, err));
     assert_ok(pare_prefix_load(&p, &m->config, file, err));
-    assert_null(p->ids);
+    assert_true(p->ids && p->tuned); /* the tokens that it began as */
     assert_int_equal(p->attn.n, 2);
     pare_prefix_free(p);
     pare_model_free(m);
@@ -275,7 +328,7 @@ static void tuning(void **state) {
     assert_int_equal(pare_model_prefix_length(m), 2);
     pare_prefix *again;
     assert_ok(pare_prefix_load(&p, &m->config, file, err));
-    assert_non_null(p->ids);
+    assert_true(p->ids && !p->tuned);
     pare_model_attach_prefix(m, NULL);
     assert_ok(pare_prefix_from_ids(&again, m, p->ids, 2, err));
     assert_memory_equal(p->values, again->values, p->bytes);
@@ -481,10 +534,10 @@ static void refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(compressed),     cmocka_unit_test(smoothed),
-        cmocka_unit_test(resumed),        cmocka_unit_test(tuning),
-        cmocka_unit_test(ways_of_tuning), cmocka_unit_test(tuning_resumed),
-        cmocka_unit_test(beginnings),     cmocka_unit_test(starts),
-        cmocka_unit_test(refusals)};
+        cmocka_unit_test(compressed),     cmocka_unit_test(begun),
+        cmocka_unit_test(smoothed),       cmocka_unit_test(resumed),
+        cmocka_unit_test(tuning),         cmocka_unit_test(ways_of_tuning),
+        cmocka_unit_test(tuning_resumed), cmocka_unit_test(beginnings),
+        cmocka_unit_test(starts),         cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -48,8 +48,16 @@ static void byte_name(char out[3], int byte) {
     }
 }
 
+/* What puts <|endoftext|> in front. */
+static json_t *put_bos(void) {
+    return json_pack("{s:s,s:[{s:{s:s,s:i}},{s:{s:s,s:i}}],s:[],s:{s:{s:s,s:[i],s:[s]}}}", "type",
+                     "TemplateProcessing", "single", "SpecialToken", "id", "<|endoftext|>",
+                     "type_id", 0, "Sequence", "id", "A", "type_id", 0, "pair", "special_tokens",
+                     "<|endoftext|>", "id", "<|endoftext|>", "ids", 256, "tokens", "<|endoftext|>");
+}
+
 /* template: NULL = bytes only, no special tokens */
-static void write_tokenizer(const char *folder, const char *template) {
+static void write_tokenizer(const char *folder, const char *template, bool bos) {
     static const char *const special[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     json_t *vocab = json_object(), *added = json_array();
     for (int i = 0; i < 256; i++) {
@@ -64,15 +72,16 @@ static void write_tokenizer(const char *folder, const char *template) {
                                                "rstrip", 0, "normalized", 0, "special", 1));
     }
     write_json(folder, "tokenizer.json",
-               json_pack("{s:s,s:n,s:n,s:o,s:n,s:{s:s,s:b,s:b,s:b},s:n,s:{s:s,s:b,s:b,s:b},"
+               json_pack("{s:s,s:n,s:n,s:o,s:n,s:{s:s,s:b,s:b,s:b},s:o,s:{s:s,s:b,s:b,s:b},"
                          "s:{s:s,s:n,s:n,s:n,s:n,s:b,s:b,s:o,s:[]}}",
                          "version", "1.0", "truncation", "padding", "added_tokens", added,
                          "normalizer", "pre_tokenizer", "type", "ByteLevel", "add_prefix_space", 0,
-                         "trim_offsets", 1, "use_regex", 1, "post_processor", "decoder", "type",
-                         "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex", 1,
-                         "model", "type", "BPE", "dropout", "unk_token",
-                         "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0,
-                         "byte_fallback", 0, "vocab", vocab, "merges"));
+                         "trim_offsets", 1, "use_regex", 1, "post_processor",
+                         bos ? put_bos() : json_null(), "decoder", "type", "ByteLevel",
+                         "add_prefix_space", 1, "trim_offsets", 1, "use_regex", 1, "model", "type",
+                         "BPE", "dropout", "unk_token", "continuing_subword_prefix",
+                         "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0, "vocab", vocab,
+                         "merges"));
     if (!template) return;
     json_t *config = json_pack("{s:s,s:s,s:s}", "tokenizer_class", "GPT2Tokenizer", "eos_token",
                                "<|im_end|>", "bos_token", "<|endoftext|>");
@@ -80,7 +89,7 @@ static void write_tokenizer(const char *folder, const char *template) {
     write_json(folder, "tokenizer_config.json", config);
 }
 
-void tiny_tokenizer(const char *folder) { write_tokenizer(folder, NULL); }
+void tiny_tokenizer(const char *folder) { write_tokenizer(folder, NULL, false); }
 
 /* --- weights --- */
 
@@ -182,7 +191,7 @@ const char *tiny_model(const char *name, const tiny_options *options) {
                          "max_position_embeddings", TINY_CTX, "vocab_size", TINY_VOCAB,
                          "rms_norm_eps", 1e-5, "rope_theta", 10000.0, "tie_word_embeddings", 1,
                          "bos_token_id", 256, "eos_token_id", 258));
-    write_tokenizer(folder, o.template ? o.template : chatml);
+    write_tokenizer(folder, o.template ? o.template : chatml, o.bos);
     write_weights(folder, &o);
     return folder;
 }

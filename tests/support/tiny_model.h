@@ -16,6 +16,7 @@ enum {
 typedef struct tiny_options {
     uint64_t seed;
     float scale;          /* of the weights; 0 = 0.08 */
+    bool bos;             /* the tokenizer puts <|endoftext|> in front */
     const char *template; /* chat template, NULL = ChatML, "" = none */
     float poison;         /* written over one weight where it is not 0 (NaN, Inf) */
     float final_norm;     /* 0 = 1; 3e38 makes logits that are no numbers */
