@@ -62,8 +62,10 @@ static const cli_option compress_table[] = {
                "tensors whose names match stay as they are"),
     CLI_OPTION(compress_options, 0, "split", CLI_SIZE, split, "SIZE", 0, 0,
                "parts of at most SIZE"),
-    CLI_OPTION(compress_options, 0, "eval", CLI_TEXT, eval, "FILE", 0, 0,
-               "perplexity on FILE before and after (hf protocol)"),
+    CLI_OPTION(
+        compress_options, 0, "eval", CLI_TEXT, eval, "FILE", 0, 0,
+        "perplexity on FILE before and after (hf protocol), and of MODEL behind a cushion that "
+        "OUT gets"),
     CLI_OPTION(compress_options, 0, "windows", CLI_INT, windows, "N", 0, 1e9,
                "with --eval: only the first N windows (0 = all)"),
     CLI_OPTION(compress_options, 0, "records", CLI_TEXT, records, "FILE", 0, 0, CLI_RECORDS_HELP),
@@ -129,6 +131,7 @@ static json_t *calib_json(const pare_compress_info *i) {
 typedef struct compress_result {
     const pare_compress_info *info;
     const pare_perplexity *before, *after; /* NULL = not asked for */
+    const pare_perplexity *behind;         /* MODEL behind OUT's cushion; NULL = as before */
     int64_t record_id;                     /* 0 = none */
     bool dry_run;
 } compress_result;
@@ -151,6 +154,7 @@ static int64_t record(cli *c, const char *model, const compress_options *o,
     record->lora = o->lora;
     record->prefix = cli_prefix_file(o->prefix);
     if (r->before) record->base_ppl = r->before->ppl;
+    if (r->behind) record->base_prefix_ppl = r->behind->ppl;
     return cli_record_end(c, record, o->records);
 }
 
@@ -191,6 +195,7 @@ static pare_status print_json(cli *c, const compress_result *r) {
     json_object_set_new(o, "layers", layers);
     json_object_set_new(o, "record_id", cli_record_id(r->record_id));
     if (r->before) json_object_set_new(o, "before", ppl_json(r->before));
+    if (r->behind) json_object_set_new(o, "before_behind_prefix", ppl_json(r->behind));
     if (r->after) json_object_set_new(o, "after", ppl_json(r->after));
     return cli_json_print(c, o, true);
 }
@@ -260,10 +265,13 @@ static pare_status print_table(cli *c, const compress_result *r) {
     if (i->n_resumed) cli_printf(c, ", %zu blocks of an earlier run", i->n_resumed);
     cli_printf(c, ", %.2f%% zeros, %.1f s, peak memory %s\n", 100 * i->sparsity, i->seconds,
                cli_bytes((double)cli_peak_rss()));
-    if (r->before && r->after)
-        cli_printf(c, "perplexity (%s-%zu, %zu windows): %.4f before, %.4f after\n",
+    if (r->before && r->after) {
+        cli_printf(c, "perplexity (%s-%zu, %zu windows): %.4f before",
                    pare_protocol_name(r->before->protocol), r->before->ctx, r->before->n_windows,
-                   r->before->ppl, r->after->ppl);
+                   r->before->ppl);
+        if (r->behind) cli_printf(c, ", %.4f before behind the cushion", r->behind->ppl);
+        cli_printf(c, ", %.4f after\n", r->after->ppl);
+    }
     return cli_flush(c);
 }
 
@@ -286,9 +294,10 @@ static void print_fallbacks(cli *c, const pare_compress_info *info) {
     }
 }
 
-/* *guess: the perplexity of a guess among all tokens. */
+/* *guess: the perplexity of a guess among all tokens. prefix: NULL, or a cushion that the model
+ * stands behind then, all its inputs in f32. */
 static pare_status perplexity(cli *c, pare_perplexity *out, double *guess, const char *model,
-                              const compress_options *o) {
+                              const char *prefix, const compress_options *o) {
     pare_model *m = NULL;
     pare_tokenizer *tok = NULL;
     char *text = NULL;
@@ -296,6 +305,11 @@ static pare_status perplexity(cli *c, pare_perplexity *out, double *guess, const
     pare_status st = cli_read(c, &text, &n, o->eval);
     if (st == PARE_OK) st = pare_tokenizer_load(&tok, model, &c->err);
     if (st == PARE_OK) st = pare_model_load(&m, c->rt, model, &c->err);
+    if (st == PARE_OK && prefix) {
+        const pare_act_options none = {.spec = "none"};
+        st = pare_model_set_prefix(m, prefix, &c->err);
+        if (st == PARE_OK && *pare_model_act(m)) st = pare_model_quantize_act(m, &none, &c->err);
+    }
     if (st == PARE_OK) {
         pare_eval_options eo = pare_eval_options_default();
         eo.max_windows = (size_t)o->windows;
@@ -362,7 +376,7 @@ static void check_bounds(cli *c, const compress_result *r, double guess) {
 static pare_status compress(cli *c, const char *model, const compress_options *o,
                             const char *recipe) {
     double guess = 0;
-    pare_perplexity before = {0}, after = {0};
+    pare_perplexity before = {0}, behind = {0}, after = {0};
     compress_result result = {.dry_run = o->dry_run};
     pare_status st = cli_runtime(c);
     bool eval = o->eval && !o->dry_run;
@@ -375,7 +389,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         pare_compress_report_free(report);
         report = NULL;
         co.dry_run = false;
-        if (st == PARE_OK && pare_rank() == 0) st = perplexity(c, &before, &guess, model, o);
+        if (st == PARE_OK && pare_rank() == 0) st = perplexity(c, &before, &guess, model, NULL, o);
         result.before = &before;
     }
     if (st == PARE_OK) st = pare_compress(&report, c->rt, &co, &c->err);
@@ -385,8 +399,14 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         return st;
     }
     if (st == PARE_OK && eval) {
-        st = perplexity(c, &after, &guess, o->out, o);
+        st = perplexity(c, &after, &guess, o->out, NULL, o);
         result.after = &after;
+        /* the model's own cushion, which OUT only keeps, stood there before */
+        const pare_compress_info *i = pare_compress_result(report);
+        if (st == PARE_OK && i->prefix_file && (o->prefix || i->prefix_search)) {
+            st = perplexity(c, &behind, &guess, model, i->prefix_file, o);
+            result.behind = &behind;
+        }
     }
     if (st == PARE_OK) {
         result.info = pare_compress_result(report);

@@ -105,6 +105,7 @@ typedef struct pare_compress_info {
     const char *imatrix_sha256; /* of the importance matrix that was read; NULL = none */
     size_t prefix_length;       /* positions of the cushion; 0 = none */
     const char *prefix_sha256;  /* of its file; NULL = none */
+    const char *prefix_file;    /* its file in the output folder; NULL = none, or a dry run */
     double bits_per_weight, sparsity, seconds;
     const char *prefix_search; /* JSON text of a search for the cushion: choices, tokens, errors
                                   (docs/cushion.md); NULL: none was searched */

@@ -107,7 +107,8 @@ typedef struct pare_record {
     int64_t ctx, n_windows, n_scored, n_tokens;
     const char *crc32; /* of the text's ids, 8 hexadecimal digits */
     double ppl, ppl_stderr, nll_sum;
-    double base_ppl; /* of the dense model under the same protocol */
+    double base_ppl;        /* of the dense model under the same protocol */
+    double base_prefix_ppl; /* the same behind the output's cushion, with inputs in f32 */
     double kl_mean, kl_mean_stderr, kl_p99, kl_max, same_top, ppl_ratio;
     /* a training; losses are means over tokens in nats */
     int64_t steps, train_tokens;

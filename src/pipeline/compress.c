@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/os.h"
 #include "model/feeder.h"
+#include "model/prefix.h"
 #include "pipeline/calibrate.h"
 #include "pipeline/model_output.h"
 #include "pipeline/work_folder.h"
@@ -677,6 +678,10 @@ static pare_status run(compress_run *c, pare_error *err) {
         if (c->o->dry_run) PARE_TRY(compress_estimate(c, NULL, err));
         if (!c->o->dry_run && pare_group_rank() == 0) PARE_TRY(write_all(c, NULL, err));
     }
+    if (c->prefix && !c->o->dry_run) {
+        c->report->prefix_file = pare_path_join(c->o->out, PARE_PREFIX_FILE);
+        if (!(c->report->info.prefix_file = c->report->prefix_file)) return fail_memory(err);
+    }
     sum_report(c, pare_now_s() - start);
     return PARE_OK;
 }
@@ -714,5 +719,6 @@ void pare_compress_report_free(pare_compress_report *r) {
     pare_free(r->format);
     pare_free(r->keep);
     pare_free(r->prefix_search);
+    pare_free(r->prefix_file);
     pare_free(r);
 }

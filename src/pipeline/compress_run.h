@@ -41,6 +41,7 @@ struct pare_compress_report {
     size_t fallback_capacity;
     char *recipe, *format, *keep, imatrix_sha256[65], prefix_sha256[65]; /* "" without a file */
     char *prefix_search;                                                 /* JSON text, or NULL */
+    char *prefix_file;                                                   /* or NULL */
     char **names;
     size_t n_names;
 };

@@ -79,6 +79,8 @@ static void numbers(pare_buffer *b, const pare_record *r) {
     row(b, "bits per weight", params > 0 ? 8 * in / params : (double)NAN, r->bits_per_weight, 3);
     row(b, "zeros, %", (double)NAN, 100 * r->sparsity, 2);
     row(b, "perplexity", r->base_ppl, r->ppl, 4);
+    if (isfinite(r->base_prefix_ppl))
+        row(b, "perplexity, the base model behind the cushion too", r->base_prefix_ppl, r->ppl, 4);
     row(b, "KL divergence to the base model", (double)NAN, r->kl_mean, 5);
     row(b, "same top token, %", (double)NAN, 100 * r->same_top, 2);
     row(b, "loss of the text held out, nats a token", r->first_val_loss, r->val_loss, 4);

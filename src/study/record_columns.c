@@ -77,6 +77,7 @@ const pare_column pare_record_columns[] = {
     REAL(R, ppl_stderr),
     REAL(R, nll_sum),
     REAL(R, base_ppl),
+    REAL(R, base_prefix_ppl),
     REAL(R, kl_mean),
     REAL(R, kl_mean_stderr),
     REAL(R, kl_p99),

@@ -205,6 +205,43 @@ static void calibration(void **state) {
     program_refuses(COMPRESS "-o more --calib-ctx 511 --prefix cushion", "expected 2 to 510");
 }
 
+/* The second baseline of a compression: the dense model behind the cushion that OUT gets. */
+static void baselines(void **state) {
+    (void)state;
+    double plain = ppl_of("pare eval model --text text --windows 1 --records none");
+    double behind =
+        ppl_of("pare eval model --prefix cushion --text text --windows 1 --records none");
+    static const char command[] =
+        "pare compress model -o based -r w8a8:per_tensor_static --prefix cushion --calib text "
+        "--calib-samples 4 --calib-ctx 32 --eval text --windows 1 --records b.db";
+    json_t *o = program_json(NULL, command);
+    assert_true(number(o, "before", "ppl") == plain);
+    assert_true(number(o, "before_behind_prefix", "ppl") == behind);
+    const double after = number(o, "after", "ppl");
+    assert_true(after != behind && fabs(after / behind - 1) < 0.1);
+    json_decref(o);
+    o = program_json(NULL, "pare records show 1 --records b.db");
+    const json_t *r = json_array_get(json_object_get(o, "records"), 0);
+    assert_true(json_real_value(json_object_get(r, "base_ppl")) == plain);
+    assert_true(json_real_value(json_object_get(r, "base_prefix_ppl")) == behind);
+    json_decref(o);
+    program_result card = program_run(NULL, "cat based/README.md");
+    assert_non_null(strstr(card.out, "| perplexity, the base model behind the cushion too | "));
+    program_free(&card);
+    /* in words; a model that has the cushion already has one baseline, whose inputs are its own */
+    program_result words = program_run(
+        NULL, "pare compress based -o in-words -r w8a8:per_token --prefix cushion --eval "
+              "text --windows 1 --records none");
+    assert_int_equal(words.code, 0);
+    assert_non_null(strstr(words.out, "before behind the cushion, "));
+    program_free(&words);
+    o = program_json(NULL, "pare compress based -o third -r w8a8:per_token --eval text --windows 1 "
+                           "--records none");
+    assert_null(json_object_get(o, "before_behind_prefix"));
+    assert_true(number(o, "before", "ppl") == after);
+    json_decref(o);
+}
+
 static void refusals(void **state) {
     (void)state;
     program_refuses("pare eval model --prefix cushion --prefix-tokens a" EVAL, "one of the two");
@@ -270,7 +307,7 @@ int main(void) {
         cmocka_unit_test(evaluation), cmocka_unit_test(generation_and_speed),
         cmocka_unit_test(folders),    cmocka_unit_test(calibration),
         cmocka_unit_test(refusals),   cmocka_unit_test(records),
-        cmocka_unit_test(bos),
+        cmocka_unit_test(bos),        cmocka_unit_test(baselines),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }
