@@ -125,7 +125,8 @@ static pare_status print_one(cli *c, const pare_method *m) {
                       strcmp(slot, "optimizer") == 0         ? "train OUT --optim"
                       : strcmp(slot, "sparse_training") == 0 ? "train OUT --sparsity"
                       : strcmp(slot, "adapter") == 0         ? "train OUT --from MODEL --adapter"
-                                                             : "compress MODEL -o OUT -r",
+                      : strcmp(slot, "activation_sparsity") == 0 ? "train OUT --act-sparsity"
+                                                                 : "compress MODEL -o OUT -r",
                       pare_method_example(m));
 }
 

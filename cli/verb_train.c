@@ -10,8 +10,8 @@
 #include <string.h>
 
 typedef struct train_options {
-    const char *from, *config, *arch, *tokenizer, *optim, *lr_scale, *schedule, *sparsity, *val,
-        *distill, *adapter, *records;
+    const char *from, *config, *arch, *tokenizer, *optim, *lr_scale, *schedule, *sparsity,
+        *act_sparsity, *val, *distill, *adapter, *records;
     cli_texts data;
     int64_t dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab;
     int64_t steps, stop_at, batch, micro_batch, ctx, warmup, eval_every, save_every, log_every,
@@ -68,6 +68,9 @@ static const cli_option train_table[] = {
                "largest norm of the gradient; 0 = no limit"),
     TEXT("sparsity", sparsity, "SPEC",
          "sparse training: rigl:sparsity=0.8,every=100 (pare methods --slot sparse_training)"),
+    TEXT("act-sparsity", act_sparsity, "SPEC",
+         "keep each token's highest feed-forward activations only, now and whenever the model "
+         "computes: top_k:sparsity=0.5 (pare methods top_k)"),
     TEXT("adapter", adapter, "SPEC",
          "train this beside --from MODEL, which stays as it is: lora:rank=8,alpha=16 (pare methods "
          "lora)"),
@@ -274,6 +277,7 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
         t.min_lr = o->min_lr;
         t.clip = o->clip;
         t.sparsity = o->sparsity;
+        t.act_sparsity = o->act_sparsity;
         t.adapter = o->adapter;
         t.distill = o->distill;
         t.temperature = o->temperature;

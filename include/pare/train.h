@@ -75,9 +75,12 @@ typedef struct pare_train_options {
     double hard;         /* share of the text's own tokens in the loss; default 0 */
     const char *adapter; /* "lora:rank=8,alpha=16": only that is trained beside the model `from`,
                             which stays in its encoding, and `out` is an adapter; or NULL */
-    const char *sparsity; /* "rigl:sparsity=0.8,every=100"; or NULL */
-    pare_compute compute; /* fast: bf16 products from f32 masters; exact: f32 */
-    bool recompute;       /* less memory: layers are computed again in the backward pass */
+    const char *sparsity;     /* "rigl:sparsity=0.8,every=100"; or NULL */
+    const char *act_sparsity; /* "top_k:sparsity=0.5": of the feed-forward activations, in training
+                                 and, by the key in the model's config.json, whenever pare computes
+                                 the model; NULL: as the model has it */
+    pare_compute compute;     /* fast: bf16 products from f32 masters; exact: f32 */
+    bool recompute;           /* less memory: layers are computed again in the backward pass */
     double ema;     /* decay of an average of the weights after each step, [0, 1): it is what is
                        evaluated and written; 0 (default): none */
     bool keep_best; /* write the weights of least held-out loss, not the last ones */

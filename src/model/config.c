@@ -88,6 +88,12 @@ pare_status pare_config_finish(pare_model_config *c, const pare_arch *arch, cons
                          "%s: heads: found %zu of width %zu, expected at most %zu values together",
                          file, c->n_heads, c->head_dim, PARE_MAX_DIM);
 
+    if (c->top_k.m && c->ffn_dim % c->top_k.m != 0)
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: " PARE_TOP_K_KEY ": found a pattern of %zu in rows of %zu, expected "
+                         "a divisor",
+                         file, c->top_k.m, c->ffn_dim);
+
     if (!c->embed_dim) c->embed_dim = c->dim;
     if (c->attn_scale == 0) c->attn_scale = 1 / sqrtf((float)c->head_dim);
     if (arch->scaled_embeddings && c->embed_scale == 1) c->embed_scale = sqrtf((float)c->dim);

@@ -3,6 +3,7 @@
 #ifndef PARE_SRC_MODEL_CONFIG_H
 #define PARE_SRC_MODEL_CONFIG_H
 
+#include "autograd/top_k.h"
 #include "base/error.h"
 
 /* Bounds of what a file may claim; above them no released model is known, below them no product of
@@ -49,10 +50,15 @@ typedef struct pare_model_config {
     size_t embed_dim;                  /* OPT-350m: word_embed_proj_dim; else dim */
     bool norm_before;                  /* OPT: do_layer_norm_before; else true */
     bool final_norm;                   /* OPT-350m has none; else true */
+    pare_top_k top_k;                  /* of what ffn_down multiplies; 0: all of it */
     int32_t bos;                       /* -1 = none */
     int32_t eos[PARE_MAX_EOS];
     size_t n_eos;
 } pare_model_config;
+
+/* The key of top_k in a config.json: an object with "sparsity" or "n" and "m", and "score". Of
+ * pare's own: other programs compute without. */
+#define PARE_TOP_K_KEY "pare_activation_sparsity"
 
 struct pare_arch;
 struct pare_gguf;

@@ -247,6 +247,23 @@ pare_status pare_config_hf_gemma(pare_model_config *c, const pare_json *j, size_
     return pare_config_json_float(j, "final_logit_softcapping", tiny, huge, &c->final_softcap, err);
 }
 
+/* ---- activation sparsity ---- */
+
+static pare_status read_top_k(pare_top_k *k, const pare_json *j, pare_error *err) {
+    const char *score = "magnitude";
+    if (!j->root) return PARE_OK;
+    PARE_TRY(pare_json_double(j, "sparsity", PARE_OPTIONAL, 0, 1, &k->share, err));
+    if (!has(j, "sparsity")) {
+        PARE_TRY(pare_json_size(j, "m", PARE_REQUIRED, 1, 64, &k->m, err));
+        PARE_TRY(pare_json_size(j, "n", PARE_REQUIRED, 1, k->m, &k->n, err));
+    }
+    PARE_TRY(pare_json_str(j, "score", PARE_OPTIONAL, &score, err));
+    if (strcmp(score, "value") == 0) k->score = PARE_TOP_K_VALUE;
+    if (k->score == PARE_TOP_K_VALUE || strcmp(score, "magnitude") == 0) return PARE_OK;
+    return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                     "%s: score: found \"%.40s\", pare knows magnitude, value", j->place, score);
+}
+
 /* ---- the whole ---- */
 
 static float round_to_bf16(float x) {
@@ -289,6 +306,11 @@ static pare_status read_model(pare_model_config *c, const pare_arch *arch, const
     PARE_TRY(read_ids(j, "eos_token_id", c->vocab_size, c->eos, PARE_MAX_EOS, &c->n_eos, err));
     if (arch->scaled_embeddings) PARE_TRY(read_embed_scale(c, whole, j, err));
     if (arch->read_hf) PARE_TRY(arch->read_hf(c, j, err));
+    pare_json part = {0};
+    PARE_TRY(pare_json_part(&part, whole, PARE_TOP_K_KEY, PARE_OPTIONAL, err));
+    pare_status st = read_top_k(&c->top_k, &part, err);
+    pare_json_free(&part);
+    PARE_TRY(st);
     return pare_config_finish(c, arch, whole->place, err);
 }
 

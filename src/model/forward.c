@@ -222,6 +222,7 @@ void pare_block_ffn(pare_fwd *f, const pare_model *m, const pare_pass *p, size_t
         else
             pare_op_relu(f, y, up, n, ffn);
     }
+    pare_op_top_k(f, y, n, ffn, &c->top_k);
     pare_op_out down = out_of(&l->ffn_down, out, c->dim);
     pare_op_linear(f, y, ffn, n, ffn, &down, 1);
     pare_fwd_release(f, mark);

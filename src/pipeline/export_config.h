@@ -15,6 +15,9 @@
 pare_status pare_export_config_json(json_t **out, const pare_model_config *c, const float *freqs,
                                     pare_error *err);
 
+/* What config.json says of an activation sparsity (PARE_TOP_K_KEY); NULL: out of memory. */
+json_t *pare_export_top_k_json(const pare_top_k *k);
+
 /* The architecture whose name a GGUF file of this model carries (Mistral's is llama), or NULL. */
 const struct pare_arch *pare_export_gguf_arch(const pare_model_config *c);
 

@@ -54,6 +54,10 @@ static void put_rope(key_writer *k, const pare_model_config *c) {
 
 /* What the readers of an architecture fix and the file cannot say. */
 static pare_status check_sayable(const pare_model_config *c, pare_error *err) {
+    if (pare_top_k_is_on(&c->top_k))
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "activations: found a model whose feed-forward activations are sparse "
+                         "(" PARE_TOP_K_KEY "), which GGUF files cannot say");
     bool gemma = strncmp(c->arch, "gemma", 5) == 0;
     float scale = c->attn_scale, expected = 1.0f / sqrtf((float)c->head_dim);
     if (gemma && c->n_layers == (strcmp(c->arch, "gemma2") == 0 ? 46 : 62))

@@ -180,6 +180,14 @@ static void put_gemma(json_t *o, const pare_model_config *c) {
     if (c->rope_local.theta > 0) put(o, "rope_local_base_freq", float_json(c->rope_local.theta));
 }
 
+json_t *pare_export_top_k_json(const pare_top_k *k) {
+    const char *score = k->score == PARE_TOP_K_VALUE ? "value" : "magnitude";
+    if (k->m)
+        return json_pack("{s:I, s:I, s:s}", "n", (json_int_t)k->n, "m", (json_int_t)k->m, "score",
+                         score);
+    return json_pack("{s:f, s:s}", "sparsity", k->share, "score", score);
+}
+
 pare_status pare_export_config_json(json_t **out, const pare_model_config *c, const float *freqs,
                                     pare_error *err) {
     *out = NULL;
@@ -210,6 +218,8 @@ pare_status pare_export_config_json(json_t **out, const pare_model_config *c, co
     put(o, "bos_token_id", config.bos >= 0 ? json_integer(config.bos) : json_null());
     put(o, "eos_token_id", eos_json(&config));
     put(o, "torch_dtype", json_string("bfloat16"));
+    if (pare_top_k_is_on(&config.top_k))
+        put(o, PARE_TOP_K_KEY, pare_export_top_k_json(&config.top_k));
     *out = o;
     return PARE_OK;
 }

@@ -41,9 +41,10 @@ struct pare_output {
     const pare_arch *arch; /* whose names and layout the output has */
     pare_layout_kind kind;
     bool gguf, same_format, sparse;
-    char *path, *folder; /* final name; temporary folder */
-    char *file;          /* in the folder */
-    const char *prefix;  /* file of a cushion that goes along, or NULL */
+    char *path, *folder;     /* final name; temporary folder */
+    char *file;              /* in the folder */
+    const char *prefix;      /* file of a cushion that goes along, or NULL */
+    const pare_top_k *top_k; /* or NULL: the input's */
     uint64_t split;
     size_t json_failures; /* before the first document was built */
     written *items;
@@ -142,6 +143,8 @@ pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_sou
 }
 
 void pare_output_set_prefix(pare_output *o, const char *path) { o->prefix = path; }
+
+void pare_output_set_top_k(pare_output *o, const pare_top_k *k) { o->top_k = k; }
 
 /* --- declaring --- */
 
@@ -336,6 +339,7 @@ static pare_status write_config_json(pare_output *o, const char *recipe, pare_er
         json_object_set_new(config, "torch_dtype", json_string(torch_dtype(o)));
         put_biases(o, config);
     }
+    if (o->top_k) json_object_set_new(config, PARE_TOP_K_KEY, pare_export_top_k_json(o->top_k));
     json_t *quantization = o->kind ? packing_json(o) : quantization_json(o);
     pare_status st = o->kind && !quantization ? fail_memory(o, err) : PARE_OK;
     if (st == PARE_OK && (o->kind == PARE_LAYOUT_GPTQ || o->kind == PARE_LAYOUT_GPTQ_V2))

@@ -44,6 +44,9 @@ pare_status pare_output_open(pare_output **out, pare_runtime *rt, const pare_sou
                              const pare_output_format *format, const char *path,
                              uint64_t split_bytes, pare_error *err);
 pare_status pare_output_declare(pare_output *o, const pare_output_item *item, pare_error *err);
+/* Before begin: the model's activations are sparse (borrowed until begin), in place of what the
+ * input's configuration says. A GGUF output cannot say it. */
+void pare_output_set_top_k(pare_output *o, const pare_top_k *k);
 /* Before begin: the folder's sequences stand behind the prefix of this file (borrowed until begin),
  * which goes along. The input's own goes along only so. A GGUF output has none. */
 void pare_output_set_prefix(pare_output *o, const char *path);

@@ -114,6 +114,7 @@ pare_status pare_train_fingerprint(json_t **out, pare_train_run *r, pare_error *
     json_object_set_new(f, "ema", json_real(o->ema));
     json_object_set_new(f, "keep_best", json_boolean(o->keep_best));
     if (o->lr_scale) json_object_set_new(f, "lr_scale", json_string(o->lr_scale));
+    if (r->top_k.text) json_object_set_new(f, "act_sparsity", json_string(r->top_k.text));
     if (r->adapter.text) json_object_set_new(f, "adapter", json_string(r->adapter.text));
     if (o->distill) {
         json_object_set_new(f, "temperature", json_real(o->temperature));

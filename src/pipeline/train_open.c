@@ -4,6 +4,7 @@
 
 #include "base/group.h"
 #include "base/memory.h"
+#include "methods/activation/activation_top_k.h"
 #include "methods/optimizer.h"
 #include "methods/target.h"
 
@@ -77,6 +78,10 @@ pare_status pare_train_check_options(const pare_train_options *o, pare_error *er
         return pare_fail(err, PARE_ERR_ARG,
                          "sparsity: found it with an adapter, expected one of them: the model's "
                          "weights are not trained");
+    if (o->adapter && o->act_sparsity)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "act-sparsity: found it with an adapter, expected one of them: the "
+                         "model's configuration stays as it is");
     if (!o->distill && (o->hard != 0 || o->temperature != 1))
         return pare_fail(err, PARE_ERR_ARG,
                          "hard, temperature: found them without a teacher, expected distill too");
@@ -121,6 +126,23 @@ static pare_status check_ctx(const pare_model *m, const char *path, size_t ctx, 
                      path, ctx, pare_model_ctx_max(m));
 }
 
+/* The activations' sparsity that was asked for. */
+static pare_status set_top_k(pare_train_run *r, pare_error *err) {
+    pare_model_config *c = &r->weights->model->config;
+    const pare_top_k_options *o = r->top_k.options;
+    if (!r->top_k.method) return PARE_OK;
+    bool pattern = o->sparsity.m > 0;
+    if (pattern && c->ffn_dim % (size_t)o->sparsity.m != 0)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "act-sparsity: found a pattern of %d in rows of %zu, expected a divisor",
+                         o->sparsity.m, c->ffn_dim);
+    c->top_k = (pare_top_k){.share = pattern ? 0 : o->sparsity.share,
+                            .n = (size_t)o->sparsity.n,
+                            .m = (size_t)o->sparsity.m,
+                            .score = (pare_top_k_score)o->score};
+    return PARE_OK;
+}
+
 /* The model before the first step: given, or made in the work folder. */
 static pare_status begin_model(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
@@ -140,6 +162,7 @@ static pare_status begin_model(pare_train_run *r, pare_error *err) {
                  ? pare_train_weights_open_lora(&r->weights, r->rt, path, r->adapter.options, err)
                  : pare_train_weights_open(&r->weights, r->rt, path,
                                            r->compute == PARE_COMPUTE_FAST, err);
+    if (st == PARE_OK) st = set_top_k(r, err);
     if (st == PARE_OK) st = pare_tokenizer_load(&r->tok, path, err);
     if (st == PARE_OK) st = check_ctx(r->weights->model, path, o->ctx, err);
     pare_free(made);
@@ -346,6 +369,9 @@ pare_status pare_train_open(pare_train_run *r, pare_error *err) {
     if (st == PARE_OK) st = choose_compute(r, err);
     if (st == PARE_OK && o->adapter)
         st = pare_spec_parse(&r->adapter, "adapter", "adapter", o->adapter, err);
+    if (st == PARE_OK && o->act_sparsity)
+        st =
+            pare_spec_parse(&r->top_k, "activation_sparsity", "act-sparsity", o->act_sparsity, err);
     if (st == PARE_OK) st = pare_train_fingerprint(&fingerprint, r, err);
     if (st == PARE_OK) st = pare_folder_check(o->out, err);
     if (st == PARE_OK)
@@ -420,6 +446,7 @@ void pare_train_close(pare_train_run *r, bool remove) {
     pare_gradients_free(&r->sums);
     pare_free(r->log.data);
     pare_spec_free(&r->adapter);
+    pare_spec_free(&r->top_k);
     if (r->work && remove) pare_work_remove(r->work);
     pare_work_close(r->work);
 }

@@ -30,6 +30,7 @@ typedef struct pare_train_run {
     pare_runtime *rt;
     const pare_train_options *o;
     pare_spec adapter; /* method NULL: all weights are trained */
+    pare_spec top_k;   /* of the activations; method NULL: as the model has it */
     pare_compute compute;
     size_t micro; /* sequences at once */
     pare_work *work;

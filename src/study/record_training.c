@@ -29,6 +29,7 @@ static const char *recipe_text(pare_record *r, const pare_train_options *o) {
     if (o->lr_scale) pare_buffer_print(&b, ", lr_scale %s", o->lr_scale);
     if (o->adapter) pare_buffer_print(&b, ", %s", o->adapter);
     if (o->sparsity) pare_buffer_print(&b, ", %s", o->sparsity);
+    if (o->act_sparsity) pare_buffer_print(&b, ", activations %s", o->act_sparsity);
     if (o->distill) pare_buffer_print(&b, ", distilled");
     if (o->ema > 0) pare_buffer_print(&b, ", ema %g", o->ema);
     if (o->keep_best) pare_buffer_print(&b, ", best");

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "autograd/tape.h"
+#include "autograd/top_k.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/runtime.h"
@@ -307,6 +308,32 @@ static float *relu_run(pare_fwd *f, float *x, const grad_case *c) {
     return x;
 }
 
+/* The selection at the point itself: central differences do not move it. `extra` N of param M, or
+ * the share param; an even number of rows: by magnitude. */
+static pare_top_k top_k_of(const grad_case *c) {
+    return (pare_top_k){.share = c->extra ? 0 : c->param,
+                        .n = c->extra,
+                        .m = c->extra ? (size_t)c->param : 0,
+                        .score = c->n % 2 ? PARE_TOP_K_VALUE : PARE_TOP_K_MAGNITUDE};
+}
+static void top_k_reference(double *y, const double *x, const grad_case *c) {
+    const pare_top_k k = top_k_of(c);
+    size_t part = k.m ? k.m : c->dim,
+           keep = k.m ? k.n : (size_t)nearbyint((double)c->dim * (1 - k.share));
+    for (size_t i = 0; i < c->n_y; i++) {
+        size_t begin = i - i % c->dim % part, above = 0;
+        double own = k.score == PARE_TOP_K_VALUE ? x[i] : fabs(x[i]);
+        for (size_t j = begin; j < begin + part; j++)
+            above += (k.score == PARE_TOP_K_VALUE ? x[j] : fabs(x[j])) > own;
+        y[i] = above < (keep ? keep : 1) ? x[i] : 0;
+    }
+}
+static float *top_k_run(pare_fwd *f, float *x, const grad_case *c) {
+    const pare_top_k k = top_k_of(c);
+    pare_op_top_k(f, x, c->n, c->dim, &k);
+    return x;
+}
+
 /* y = a + b, then a += y, then y scaled: sums in and out of place */
 static void sum_reference(double *y, const double *x, const grad_case *c) {
     for (size_t i = 0; i < c->n_y; i++) y[i] = (2 * x[i] + x[c->n_y + i]) * c->param;
@@ -492,6 +519,12 @@ static void each_operator_has_its_gradient(void **state) {
         {"gelu_mul", 5, 61, 0, 0, 610, 305, gelu_mul_reference, gelu_mul_run, 0, 0, 0, 0},
         {"gelu", 3, 35, 0, 0, 105, 105, gelu_reference, gelu_run, 0, 0, 0, 0},
         {"relu", 3, 35, 0, 0, 105, 105, relu_reference, relu_run, 0, 0, 0, 0},
+        {"top_k, a share", 4, 77, 0, 0.7, 308, 308, top_k_reference, top_k_run, 0, 0, 0, 0},
+        {"top_k, a share by value", 3, 64, 0, 0.5, 192, 192, top_k_reference, top_k_run, 0, 0, 0,
+         0},
+        {"top_k, all but one", 2, 70, 0, 1, 140, 140, top_k_reference, top_k_run, 0, 0, 0, 0},
+        {"top_k, 2:4", 4, 76, 2, 4, 304, 304, top_k_reference, top_k_run, 0, 0, 0, 0},
+        {"top_k, 3:5 by value", 3, 70, 3, 5, 210, 210, top_k_reference, top_k_run, 0, 0, 0, 0},
         {"add, scale", 4, 77, 0, 1.5, 616, 308, sum_reference, sum_run, 0, 0, 0, 0},
         {"rope", 9, 24, 3, 0, 216, 216, rope_reference, rope_run, 0, 0, 0, 0},
         {"linear", 19, 27, 21, 0, 19 * 27 + 21 * 28, 19 * 21, linear_reference, linear_run, 513,

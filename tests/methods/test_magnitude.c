@@ -372,8 +372,9 @@ static void every_method_describes_itself(void **state) {
             assert_true(strcmp(pare_method_at(k)->name, m->name) != 0 ||
                         strcmp(pare_method_at(k)->slot, m->slot) != 0);
         assert_true(m->summary && m->help && m->paper && m->example && m->slot);
-        bool adapter = strcmp(m->slot, "adapter") == 0; /* model/lora.h does the work */
-        int kinds = (m->run || m->scales) + !!m->optim + !!m->sparse + m->prefix + adapter;
+        bool adapter = strcmp(m->slot, "adapter") == 0;           /* model/lora.h does the work */
+        bool top_k = strcmp(m->slot, "activation_sparsity") == 0; /* autograd/top_k.h does */
+        int kinds = (m->run || m->scales) + !!m->optim + !!m->sparse + m->prefix + adapter + top_k;
         assert_int_equal(kinds, 1);
         char text[PARE_PARAM_TEXT_MAX];
         void *options = malloc(m->options_size);
