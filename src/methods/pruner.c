@@ -213,6 +213,10 @@ void pare_pruner_free(pare_pruner *p) {
     pare_free(p);
 }
 
+void pare_pruner_set_forward(pare_pruner *p, size_t i, float *w_forward) {
+    p->tensors[i].t.w_forward = w_forward;
+}
+
 /* --- parts of algorithms --- */
 
 float *pare_pruner_scores(pare_pruner *p, size_t n, pare_error *err) {

@@ -205,6 +205,10 @@ pare_status pare_pruner_init_global(pare_pruner *p, pare_error *err);
 /* Warns of scores (NULL: weights) that are NaN. */
 void pare_pruner_tell_nan(pare_pruner *p, size_t i, const float *score);
 
+/* Before the first forward pass: tensor i's place for its weights, or NULL, in place of what the
+ * pruner was made with. */
+void pare_pruner_set_forward(pare_pruner *p, size_t i, float *w_forward);
+
 /* All weights of a tensor are kept. */
 void pare_pruner_fill(pare_pruned *t);
 /* A mask by scores at a share. score NULL: |w|. */

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "methods/activation/activation_top_k.h"
 #include "methods/optimizer.h"
+#include "methods/pruner.h"
 #include "methods/target.h"
 
 #include <math.h>
@@ -245,25 +246,25 @@ static pare_status split_pruned(pare_train_run *r, pare_error *err) {
     return st;
 }
 
-/* The pruner, with weights of their own for the forward pass where it needs them: what it is shows
- * when it is made. */
+/* The pruner, with weights of their own for the forward pass where it needs them. Which tensors
+ * those are shows when it is made: until then the weights themselves stand for them. */
 static pare_status begin_pruner(pare_train_run *r, pare_error *err) {
     const char *spec = r->o->sparsity;
     if (!spec) return PARE_OK;
     for (size_t i = 0, k = 0; i < r->weights->n; i++) {
         const pare_train_tensor *t = &r->weights->tensors[i];
-        if (t->grad) r->trained[k++].w_forward = t->half ? NULL : t->w; /* for the question only */
+        if (t->grad) r->trained[k++].w_forward = t->half ? NULL : t->w;
     }
     int64_t steps = (int64_t)r->o->steps;
     PARE_TRY(pare_pruner_create(&r->pruner, r->rt, spec, r->trained, r->n_trained, steps, err));
     if (pare_pruner_is_straight_through(r->pruner)) PARE_TRY(split_pruned(r, err));
-    pare_pruner_free(r->pruner);
-    r->pruner = NULL;
     for (size_t i = 0, k = 0; i < r->weights->n; i++) {
         const pare_train_tensor *t = &r->weights->tensors[i];
-        if (t->grad) r->trained[k++].w_forward = t->forward;
+        if (!t->grad) continue;
+        r->trained[k].w_forward = t->forward;
+        pare_pruner_set_forward(r->pruner, k++, t->forward);
     }
-    return pare_pruner_create(&r->pruner, r->rt, spec, r->trained, r->n_trained, steps, err);
+    return PARE_OK;
 }
 
 static bool is_factor(double v) { return v > 0 && v <= 1e6; }
