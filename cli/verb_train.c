@@ -99,8 +99,10 @@ static const cli_option train_table[] = {
                "refuse to begin anew: there must be a run to go on with"),
     CLI_SWITCH(train_options, 0, "restart", restart,
                "drop what an interrupted run left in OUT.work instead of going on"),
-    CLI_SWITCH(train_options, 0, "keep-work", keep_work,
-               "leave OUT.work (first weights, tokens) there"),
+    CLI_SWITCH(
+        train_options, 0, "keep-work", keep_work,
+        "leave OUT.work (first weights, tokens, checkpoints) there: a longer --steps goes on "
+        "from it"),
     TEXT("records", records, "FILE", CLI_RECORDS_HELP),
     {0},
 };

@@ -1,5 +1,5 @@
 /* What makes two calls of pare_train the same run: options and contents of files, not their times.
- */
+ * The number of steps is left to the checkpoints: a longer run is the same one for a while. */
 #include "pipeline/train_run.h"
 
 #include "base/file_digest.h"
@@ -96,14 +96,14 @@ static pare_status add_files(json_t *f, pare_train_run *r, pare_error *err) {
 pare_status pare_train_fingerprint(json_t **out, pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
     size_t failures = pare_json_failures();
-    json_t *f = json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:s, s:I, s:f, s:f, s:f, s:s, s:s, s:s?, s:I, s:s}", "version",
-        PARE_VERSION, "steps", (json_int_t)o->steps, "batch", (json_int_t)o->batch, "micro_batch",
-        (json_int_t)micro_of_result(r), "ctx", (json_int_t)o->ctx, "schedule", o->schedule,
-        "warmup", (json_int_t)pare_train_warmup(o), "min_lr", o->min_lr, "clip", o->clip,
-        "val_share", o->val_share, "optim", o->optim, "compute",
-        r->compute == PARE_COMPUTE_FAST ? "fast" : "exact", "sparsity", o->sparsity, "seed",
-        (json_int_t)pare_runtime_seed(r->rt), "isa", pare_isa_name(pare_runtime_isa(r->rt)));
+    json_t *f = json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:f, s:f, s:f, s:s, s:s, s:s?, s:I, s:s}",
+                          "version", PARE_VERSION, "batch", (json_int_t)o->batch, "micro_batch",
+                          (json_int_t)micro_of_result(r), "ctx", (json_int_t)o->ctx, "schedule",
+                          o->schedule, "warmup", (json_int_t)pare_train_warmup(o), "min_lr",
+                          o->min_lr, "clip", o->clip, "val_share", o->val_share, "optim", o->optim,
+                          "compute", r->compute == PARE_COMPUTE_FAST ? "fast" : "exact", "sparsity",
+                          o->sparsity, "seed", (json_int_t)pare_runtime_seed(r->rt), "isa",
+                          pare_isa_name(pare_runtime_isa(r->rt)));
     *out = f;
     if (!f) return fail_memory(err);
     PARE_TRY(add_files(f, r, err));

@@ -111,6 +111,22 @@ double pare_train_rate(const pare_train_options *o, uint64_t step) {
     }
 }
 
+uint64_t pare_train_trunk(const pare_train_options *o) {
+    uint64_t warmup = pare_train_warmup(o);
+    switch (schedule_of(o->schedule)) {
+    case CONSTANT:
+        return o->steps;
+    case WSD: {
+        if (warmup >= o->steps) return o->steps;
+        uint64_t step = warmup + (uint64_t)(0.8 * (double)(o->steps - warmup));
+        while (step < o->steps && pare_train_rate(o, step) == 1) step++;
+        return step;
+    }
+    default:
+        return 0;
+    }
+}
+
 /* ---- opening ---- */
 
 static char *in_work(const pare_train_run *r, const char *name) {

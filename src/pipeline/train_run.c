@@ -234,10 +234,14 @@ static pare_status run_steps(pare_train_run *r, pare_error *err) {
         if (!r->state.to_tell) PARE_TRY(timed_step(r, &clock, err));
         uint64_t step = r->state.step;
         pare_progress(r->rt, "train", (double)step, (double)o->steps, "steps");
+        /* before the last evaluation, which a longer run does not have */
+        if (step == o->steps && !r->state.skipped_in_a_row) PARE_TRY(save(r, &clock, err));
         pare_status st = tell_step(r, &clock, end, err);
         if (st == PARE_ERR_INTERRUPTED) return interrupted(r, err);
         PARE_TRY(st);
-        if ((is_due(step, o->save_every) || late || step == end) && !r->state.skipped_in_a_row)
+        bool trunk = o->keep_work && step == pare_train_trunk(o);
+        if ((is_due(step, o->save_every) || late || trunk || step == end) &&
+            !r->state.skipped_in_a_row)
             PARE_TRY(save(r, &clock, err));
     }
     return PARE_OK;

@@ -87,6 +87,10 @@ uint64_t pare_train_warmup(const pare_train_options *o);
 /* Share of the learning rate at a step, from 0. */
 double pare_train_rate(const pare_train_options *o, uint64_t step);
 
+/* How many steps of a run take the rates that they take in any longer one too, warmed up alike: all
+ * of a constant schedule, those of wsd before it falls, else none (the warm-up is not worth it). */
+uint64_t pare_train_trunk(const pare_train_options *o);
+
 /* Share of zeros among the weights that are pruned; 0 without a pruner. */
 double pare_train_sparsity(const pare_train_run *r);
 
@@ -116,10 +120,12 @@ void pare_train_mask(const pare_train_run *r, size_t i, float *w);
 /* Is there room for the checkpoints and the model? Errors: PARE_ERR_IO: no. */
 pare_status pare_train_check_disk(const pare_train_run *r, pare_error *err);
 
-/* Writes a checkpoint; the one before is removed when the new one stands. */
+/* Writes a checkpoint. The one before it stays; so does, in a work folder that is kept, the one at
+ * the end of the trunk, from which a longer run can go on. */
 pare_status pare_train_save(pare_train_run *r, pare_error *err);
-/* Goes back to the last checkpoint, if there is one. A damaged one is told and the run begins anew.
- */
+/* Goes back to the last checkpoint that is whole, if there is one; a damaged one is told. Where the
+ * run had another number of steps, to the last one that a run of this number would have come to as
+ * well; errors: PARE_ERR_ARG (there is none). */
 pare_status pare_train_restore(pare_train_run *r, pare_error *err);
 /* A line of the log. */
 pare_status pare_train_log_add(pare_train_run *r, const pare_train_line *line, pare_error *err);

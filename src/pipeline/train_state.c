@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "io/json.h"
+#include "methods/pruner.h"
 #include "pipeline/checkpoint.h"
 #include "pipeline/model_output.h"
 #include "pipeline/train_run.h"
@@ -86,6 +87,8 @@ pare_status pare_train_check_disk(const pare_train_run *r, pare_error *err) {
         model +=
             (uint64_t)r->weights->tensors[i].rows * r->weights->tensors[i].cols * sizeof(float);
     uint64_t wanted = 2 * bytes > bytes + model ? 2 * bytes : bytes + model;
+    uint64_t trunk = pare_train_trunk(r->o);
+    if (r->o->keep_work && trunk > 0 && trunk < r->o->steps) wanted += bytes;
     PARE_TRY(pare_disk_free(&room, r->o->out, err));
     if (room >= wanted) return PARE_OK;
     return pare_fail(err, PARE_ERR_IO,
@@ -97,9 +100,10 @@ pare_status pare_train_check_disk(const pare_train_run *r, pare_error *err) {
 static json_t *state_json(const pare_train_run *r, void *pruner) {
     const pare_train_state *s = &r->state;
     size_t failures = pare_json_failures();
-    json_t *j = json_pack("{s:I, s:I, s:I, s:I}", "step", (json_int_t)s->step, "skipped",
-                          (json_int_t)s->n_skipped, "count", (json_int_t)pare_optim_count(r->optim),
-                          "crc32", (json_int_t)checksum(r, pruner));
+    json_t *j =
+        json_pack("{s:I, s:I, s:I, s:I, s:I}", "step", (json_int_t)s->step, "steps",
+                  (json_int_t)r->o->steps, "skipped", (json_int_t)s->n_skipped, "count",
+                  (json_int_t)pare_optim_count(r->optim), "crc32", (json_int_t)checksum(r, pruner));
     if (!j) return NULL;
     json_object_set_new(j, "log_crc32",
                         json_integer((json_int_t)pare_crc32(0, r->log.data, r->log.n)));
@@ -107,6 +111,7 @@ static json_t *state_json(const pare_train_run *r, void *pruner) {
     json_object_set_new(j, "to_tell", json_boolean(s->to_tell));
     json_object_set_new(j, "lr", pare_json_number(s->lr));
     json_object_set_new(j, "grad_norm", pare_json_number(s->grad_norm));
+    json_object_set_new(j, "left_out", pare_json_number(r->left_out));
     json_object_set_new(j, "loss", pare_json_number(s->loss));
     json_object_set_new(j, "val_loss", pare_json_number(s->val_loss));
     json_object_set_new(j, "best_val_loss", pare_json_number(s->best_val_loss));
@@ -114,6 +119,12 @@ static json_t *state_json(const pare_train_run *r, void *pruner) {
     json_object_set_new(j, "best_sparsity", pare_json_number(s->best_sparsity));
     json_object_set_new(j, "first_val_loss", pare_json_number(s->first_val_loss));
     json_object_set_new(j, "first_sparsity", pare_json_number(s->first_sparsity));
+    if (r->pruner) {
+        const pare_schedule *m = &r->pruner->schedule;
+        json_object_set_new(j, "masks",
+                            json_pack("[I, I, I]", (json_int_t)m->every, (json_int_t)m->from,
+                                      (json_int_t)m->until));
+    }
     return pare_json_whole(j, failures);
 }
 
@@ -130,11 +141,10 @@ static uint64_t step_of(const json_t *state) {
     return (uint64_t)json_integer_value(json_object_get(state, "step"));
 }
 
-/* Two checkpoints stand, so that a damaged one, and a damaged manifest, have one before them; a
- * third begins when the first is gone. */
-static pare_status remove_the_one_before(const pare_train_run *r, pare_error *err) {
-    const json_t *state = json_object_get(pare_work_kept(r->work, "checkpoint"), "before");
-    if (!json_is_object(state)) return PARE_OK;
+/* The files of a checkpoint that the manifest does not name, or is about to forget. */
+static pare_status remove_checkpoint(const pare_train_run *r, const json_t *state,
+                                     pare_error *err) {
+    if (pare_group_rank() > 0) return PARE_OK;
     char *arrays = checkpoint_path(r, step_of(state)), *log = log_path(r, step_of(state));
     pare_status st = arrays && log ? PARE_OK : fail_memory(err);
     if (st == PARE_OK) {
@@ -144,6 +154,26 @@ static pare_status remove_the_one_before(const pare_train_run *r, pare_error *er
     pare_free(arrays);
     pare_free(log);
     return st;
+}
+
+/* Two checkpoints stand, so that a damaged one, and a damaged manifest, have one before them; a
+ * third begins when the first is gone. */
+static pare_status remove_the_one_before(const pare_train_run *r, pare_error *err) {
+    const json_t *state = json_object_get(pare_work_kept(r->work, "checkpoint"), "before"),
+                 *trunk = pare_work_kept(r->work, "trunk");
+    if (!json_is_object(state) || (trunk && step_of(trunk) == step_of(state))) return PARE_OK;
+    return remove_checkpoint(r, state, err);
+}
+
+/* The end of the trunk in the place of a shorter run's. */
+static pare_status note_trunk(pare_train_run *r, void *pruner, pare_error *err) {
+    const json_t *old = pare_work_kept(r->work, "trunk"),
+                 *last = pare_work_kept(r->work, "checkpoint");
+    if (!r->o->keep_work || r->state.step != pare_train_trunk(r->o)) return PARE_OK;
+    bool stands = old && last && step_of(old) == step_of(last);
+    if (old && !stands && step_of(old) != r->state.step) PARE_TRY(remove_checkpoint(r, old, err));
+    json_t *now = state_json(r, pruner);
+    return now ? pare_work_keep(r->work, "trunk", now, err) : fail_memory(err);
 }
 
 /* The manifest's entry holds that of the checkpoint before it. */
@@ -162,7 +192,9 @@ static pare_status note_checkpoint(pare_train_run *r, void *pruner, pare_error *
 
 pare_status pare_train_save(pare_train_run *r, pare_error *err) {
     const json_t *before = pare_work_kept(r->work, "checkpoint");
-    if (before && step_of(before) == r->state.step) return PARE_OK;
+    if (before && step_of(before) == r->state.step &&
+        json_integer_value(json_object_get(before, "steps")) == (json_int_t)r->o->steps)
+        return PARE_OK;
     const char *bad = pare_train_weights_not_finite(r->weights);
     if (bad)
         return pare_fail(err, PARE_ERR_INPUT,
@@ -184,6 +216,7 @@ pare_status pare_train_save(pare_train_run *r, pare_error *err) {
     if (st == PARE_OK && writes) st = write_log(r, log, err);
     if (st == PARE_OK && writes)
         st = pare_checkpoint_write(arrays, array_at, &(checkpoint){r, pruner}, err);
+    if (st == PARE_OK) st = note_trunk(r, pruner, err);
     if (st == PARE_OK) st = note_checkpoint(r, pruner, err);
     pare_free(pruner);
     pare_free(arrays);
@@ -253,28 +286,69 @@ static pare_status restore(pare_train_run *r, const json_t *j, pare_error *err) 
         .best_sparsity = pare_json_number_of(json_object_get(j, "best_sparsity")),
         .first_val_loss = pare_json_number_of(json_object_get(j, "first_val_loss")),
         .first_sparsity = pare_json_number_of(json_object_get(j, "first_sparsity"))};
+    r->left_out = pare_json_number_of(json_object_get(j, "left_out"));
     pare_optim_set_count(r->optim, json_integer_value(json_object_get(j, "count")));
     pare_train_weights_round(r->weights);
     return read_log(r, step, (uint32_t)json_integer_value(json_object_get(j, "log_crc32")), err);
 }
 
-pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
-    const json_t *last = pare_work_kept(r->work, "checkpoint"),
-                 *before = json_object_get(last, "before");
-    if (!last) return PARE_OK;
-    pare_error own = {0};
-    pare_status st = restore(r, last, &own);
-    if (st == PARE_OK) return PARE_OK;
-    if (st != PARE_ERR_INPUT || !json_is_object(before))
-        return pare_fail(err, st, "%s", own.message);
-    pare_warn(r->rt, "%s: going on from the checkpoint before it, of step %llu", own.message,
-              (unsigned long long)step_of(before));
-    json_t *kept = json_deep_copy(before);
-    if (!kept) return fail_memory(err);
-    st = restore(r, kept, err);
-    if (st == PARE_OK) return pare_work_keep(r->work, "checkpoint", kept, err);
-    json_decref(kept);
+/* Would a run of these options have come to that checkpoint too? */
+static bool is_of_run(const pare_train_run *r, const json_t *state) {
+    pare_train_options other = *r->o;
+    other.steps = (uint64_t)json_integer_value(json_object_get(state, "steps"));
+    if (other.steps == r->o->steps) return true;
+    uint64_t a = pare_train_trunk(r->o), b = pare_train_trunk(&other);
+    if (step_of(state) > (a < b ? a : b)) return false;
+    const json_t *masks = json_object_get(state, "masks");
+    if (!r->pruner) return true;
+    const pare_schedule *m = &r->pruner->schedule;
+    const int64_t now[] = {m->every, m->from, m->until};
+    bool same = json_array_size(masks) == 3;
+    for (size_t i = 0; i < 3 && same; i++)
+        same = json_integer_value(json_array_get(masks, i)) == (json_int_t)now[i];
+    return same;
+}
+
+/* The run goes on from that one: later ones are forgotten, and then removed. */
+static pare_status go_back_to(pare_train_run *r, const json_t *state, const json_t *last,
+                              pare_error *err) {
+    json_t *kept = json_deep_copy(state), *gone = json_deep_copy(last);
+    if (kept) json_object_del(kept, "before");
+    pare_status st =
+        kept && gone ? pare_work_keep(r->work, "checkpoint", kept, err) : fail_memory(err);
+    const json_t *both[] = {gone, json_object_get(gone, "before")};
+    const uint64_t trunk = step_of(pare_work_kept(r->work, "trunk"));
+    for (size_t i = 0; i < 2 && st == PARE_OK; i++)
+        if (json_is_object(both[i]) && step_of(both[i]) != r->state.step &&
+            step_of(both[i]) != trunk)
+            st = remove_checkpoint(r, both[i], err);
+    json_decref(gone);
     return st;
+}
+
+pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
+    const json_t *last = pare_work_kept(r->work, "checkpoint");
+    const json_t *all[] = {last, json_object_get(last, "before"), pare_work_kept(r->work, "trunk")};
+    pare_error own = {0};
+    pare_status st = PARE_OK;
+    if (!last) return PARE_OK;
+    for (size_t i = 0; i < 3; i++) {
+        if (!json_is_object(all[i]) || !is_of_run(r, all[i])) continue;
+        if (st != PARE_OK)
+            pare_warn(r->rt, "%s: going on from the checkpoint before it, of step %llu",
+                      own.message, (unsigned long long)step_of(all[i]));
+        st = restore(r, all[i], &own);
+        if (st == PARE_OK) return i ? go_back_to(r, all[i], last, err) : PARE_OK;
+        if (st != PARE_ERR_INPUT) break;
+    }
+    if (st != PARE_OK) return pare_fail(err, st, "%s", own.message);
+    return pare_fail(err, PARE_ERR_ARG,
+                     "%s: steps: found %llu, expected %llu as the run in it has: no checkpoint in "
+                     "it lies on the way of the longer one too (schedule wsd with keep-work keeps "
+                     "one before its rate falls, constant ends with one; masks must have the same "
+                     "every, from and until)",
+                     pare_work_path(r->work), (unsigned long long)r->o->steps,
+                     (unsigned long long)json_integer_value(json_object_get(last, "steps")));
 }
 
 /* ---- log ---- */
