@@ -15,3 +15,40 @@ pare_status cli_act_apply(cli *c, const cli_act *o, pare_model *m) {
     cli_progress_end(c);
     return st;
 }
+
+cli_clamped cli_clamped_of(const pare_model *m) {
+    cli_clamped k = {0};
+    pare_act_clamped_site s;
+    json_t *sites = json_array();
+    double n = 0, clamped = 0;
+    for (size_t i = 0; pare_model_clamped_at(m, i, &s); i++) {
+        const double share = (double)s.clamped / (double)s.n;
+        n += (double)s.n;
+        clamped += (double)s.clamped;
+        if (!k.site || share > k.worst) {
+            k.worst = share;
+            k.layer = s.layer;
+            k.site = s.site;
+        }
+        json_array_append_new(sites, json_pack("{s:I, s:s, s:I, s:I}", "layer", (json_int_t)s.layer,
+                                               "site", s.site, "n", (json_int_t)s.n, "clamped",
+                                               (json_int_t)s.clamped));
+    }
+    if (!k.site) {
+        json_decref(sites);
+        k.json = json_null();
+        return k;
+    }
+    k.share = clamped / n;
+    k.json = json_pack("{s:f, s:{s:I, s:s, s:f}, s:o}", "share", k.share, "worst", "layer",
+                       (json_int_t)k.layer, "site", k.site, "share", k.worst, "sites", sites);
+    return k;
+}
+
+void cli_clamped_print(cli *c, const cli_clamped *k) {
+    if (k->site)
+        cli_printf(c,
+                   "static grids clamp %.3g%% of the inputs, most in block %zu, the input of %s: "
+                   "%.3g%%\n",
+                   100 * k->share, k->layer, k->site, 100 * k->worst);
+}

@@ -26,4 +26,15 @@ typedef struct cli_act {
  * (calibration options without --act), those of pare_model_quantize_act. */
 pare_status cli_act_apply(cli *c, const cli_act *o, pare_model *m);
 
+/* What the static grids of a model have clamped since pare_model_count_clamped. */
+typedef struct cli_clamped {
+    double share, worst; /* of all values; of the site with most, which is */
+    size_t layer;
+    const char *site; /* NULL: the model has no static grids */
+    json_t *json;     /* {"share", "worst", "sites": [...]}; null where there are none. Owned */
+} cli_clamped;
+cli_clamped cli_clamped_of(const pare_model *m);
+/* A line, where there are static grids. */
+void cli_clamped_print(cli *c, const cli_clamped *k);
+
 #endif

@@ -1,4 +1,5 @@
 /* pare compress and pare convert: one streaming pass over a model's tensors. */
+#include "act_options.h"
 #include "prefix_options.h"
 #include "recording.h"
 
@@ -132,6 +133,7 @@ typedef struct compress_result {
     const pare_compress_info *info;
     const pare_perplexity *before, *after; /* NULL = not asked for */
     const pare_perplexity *behind;         /* MODEL behind OUT's cushion; NULL = as before */
+    cli_clamped clamped;                   /* of `after`; json NULL without it */
     int64_t record_id;                     /* 0 = none */
     bool dry_run;
 } compress_result;
@@ -154,6 +156,7 @@ static int64_t record(cli *c, const char *model, const compress_options *o,
     record->lora = o->lora;
     record->prefix = cli_prefix_file(o->prefix);
     if (r->before) record->base_ppl = r->before->ppl;
+    if (r->clamped.site) record->clamped = r->clamped.share;
     if (r->behind) record->base_prefix_ppl = r->behind->ppl;
     return cli_record_end(c, record, o->records);
 }
@@ -197,6 +200,7 @@ static pare_status print_json(cli *c, const compress_result *r) {
     if (r->before) json_object_set_new(o, "before", ppl_json(r->before));
     if (r->behind) json_object_set_new(o, "before_behind_prefix", ppl_json(r->behind));
     if (r->after) json_object_set_new(o, "after", ppl_json(r->after));
+    if (r->clamped.json) json_object_set(o, "clamped", r->clamped.json);
     return cli_json_print(c, o, true);
 }
 
@@ -271,6 +275,7 @@ static pare_status print_table(cli *c, const compress_result *r) {
                    r->before->ppl);
         if (r->behind) cli_printf(c, ", %.4f before behind the cushion", r->behind->ppl);
         cli_printf(c, ", %.4f after\n", r->after->ppl);
+        cli_clamped_print(c, &r->clamped);
     }
     return cli_flush(c);
 }
@@ -294,10 +299,10 @@ static void print_fallbacks(cli *c, const pare_compress_info *info) {
     }
 }
 
-/* *guess: the perplexity of a guess among all tokens. prefix: NULL, or a cushion that the model
- * stands behind then, all its inputs in f32. */
-static pare_status perplexity(cli *c, pare_perplexity *out, double *guess, const char *model,
-                              const char *prefix, const compress_options *o) {
+/* *guess: the perplexity of a guess among all tokens; clamped: NULL, or what static grids did.
+ * prefix: NULL, or a cushion that the model stands behind then, all its inputs in f32. */
+static pare_status perplexity(cli *c, pare_perplexity *out, double *guess, cli_clamped *clamped,
+                              const char *model, const char *prefix, const compress_options *o) {
     pare_model *m = NULL;
     pare_tokenizer *tok = NULL;
     char *text = NULL;
@@ -310,12 +315,14 @@ static pare_status perplexity(cli *c, pare_perplexity *out, double *guess, const
         st = pare_model_set_prefix(m, prefix, &c->err);
         if (st == PARE_OK && *pare_model_act(m)) st = pare_model_quantize_act(m, &none, &c->err);
     }
+    if (st == PARE_OK && clamped) st = pare_model_count_clamped(m, &c->err);
     if (st == PARE_OK) {
         pare_eval_options eo = pare_eval_options_default();
         eo.max_windows = (size_t)o->windows;
         *guess = (double)pare_model_vocab_size(m);
         st = pare_eval_perplexity(out, c->rt, m, tok, text, n, &eo, &c->err);
         cli_progress_end(c);
+        if (st == PARE_OK && clamped) *clamped = cli_clamped_of(m);
     }
     free(text);
     pare_tokenizer_free(tok);
@@ -389,7 +396,8 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         pare_compress_report_free(report);
         report = NULL;
         co.dry_run = false;
-        if (st == PARE_OK && pare_rank() == 0) st = perplexity(c, &before, &guess, model, NULL, o);
+        if (st == PARE_OK && pare_rank() == 0)
+            st = perplexity(c, &before, &guess, NULL, model, NULL, o);
         result.before = &before;
     }
     if (st == PARE_OK) st = pare_compress(&report, c->rt, &co, &c->err);
@@ -399,12 +407,12 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         return st;
     }
     if (st == PARE_OK && eval) {
-        st = perplexity(c, &after, &guess, o->out, NULL, o);
+        st = perplexity(c, &after, &guess, &result.clamped, o->out, NULL, o);
         result.after = &after;
         /* the model's own cushion, which OUT only keeps, stood there before */
         const pare_compress_info *i = pare_compress_result(report);
         if (st == PARE_OK && i->prefix_file && (o->prefix || i->prefix_search)) {
-            st = perplexity(c, &behind, &guess, model, i->prefix_file, o);
+            st = perplexity(c, &behind, &guess, NULL, model, i->prefix_file, o);
             result.behind = &behind;
         }
     }
@@ -415,6 +423,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         result.record_id = record(c, model, o, &result);
         st = c->common.json ? print_json(c, &result) : print_table(c, &result);
     }
+    json_decref(result.clamped.json);
     pare_compress_report_free(report);
     return st;
 }

@@ -169,6 +169,7 @@ typedef struct result {
     const eval_tasks *tasks;
     size_t prefix_positions; /* in front of every sequence */
     const char *act;         /* how activations are quantized; NULL: they are not */
+    cli_clamped clamped;
 } result;
 
 static json_t *against_json(const result *r) {
@@ -187,12 +188,14 @@ static pare_status print_json(cli *c, const result *r, bool against, int64_t rec
     if (r->tasks) eval_tasks_json(r->tasks, out);
     if (against) json_object_set_new(out, "against", against_json(r));
     json_object_set_new(out, "act", r->act ? json_string(r->act) : json_null());
+    json_object_set_new(out, "clamped", r->clamped.json);
     json_object_set_new(out, "record_id", cli_record_id(record_id));
     return cli_json_print(c, out, true);
 }
 
 static pare_status print_tables(cli *c, const result *r) {
     pare_status st = r->ppl ? print_table(c, r->ppl) : PARE_OK;
+    if (st == PARE_OK) cli_clamped_print(c, &r->clamped);
     if (st == PARE_OK && r->distance) st = cli_printf(c, "\n");
     if (st == PARE_OK && r->distance) st = print_distance(c, r->distance);
     if (st == PARE_OK && r->ppl && r->tasks) st = cli_printf(c, "\n");
@@ -219,6 +222,7 @@ static int64_t record(cli *c, const char *model, const eval_options *o, const re
     r->prefix_tokens = o->prefix_tokens;
     r->kv = o->kv;
     r->act = found->act;
+    if (found->clamped.site) r->clamped = found->clamped.share;
     if (o->act.spec) {
         r->calib = o->act.calib;
         r->calib_samples = o->act.calib_samples;
@@ -290,16 +294,25 @@ static pare_status run_all(cli *c, const eval_options *o, const char *path, eval
     if (st == PARE_OK && o->lora) st = pare_model_add_lora(model.model, o->lora, &c->err);
     if (st == PARE_OK) st = cli_set_prefix(c, model.model, path, o->prefix, o->prefix_tokens);
     if (st == PARE_OK) st = cli_act_apply(c, &o->act, model.model);
+    if (st == PARE_OK) st = pare_model_count_clamped(model.model, &c->err);
     if (st == PARE_OK && other) st = load(c, &base, o->against);
     if (st == PARE_OK && scored) st = run_text(c, o, &ppl, &distance, text, n, &model, other);
     if (st == PARE_OK && o->tasks)
         st = eval_tasks_run(tasks, model.model, model.tok, base.model, base.tok);
     if (st == PARE_OK) {
-        const result r = {scored ? &ppl : NULL, scored && o->against ? &distance : NULL,
-                          o->tasks ? tasks : NULL, pare_model_prefix_length(model.model),
-                          *pare_model_act(model.model) ? pare_model_act(model.model) : NULL};
+        const result r = {scored ? &ppl : NULL,
+                          scored && o->against ? &distance : NULL,
+                          o->tasks ? tasks : NULL,
+                          pare_model_prefix_length(model.model),
+                          *pare_model_act(model.model) ? pare_model_act(model.model) : NULL,
+                          cli_clamped_of(model.model)};
         int64_t id = record(c, path, o, &r);
-        st = c->common.json ? print_json(c, &r, o->against != NULL, id) : print_tables(c, &r);
+        if (c->common.json) {
+            st = print_json(c, &r, o->against != NULL, id);
+        } else {
+            st = print_tables(c, &r);
+            json_decref(r.clamped.json);
+        }
     }
     free(text);
     unload(&model);

@@ -103,6 +103,7 @@ typedef struct pare_record {
     double bits_per_weight, sparsity;
     /* quality (eval.h) */
     const char *protocol, *compute, *kv;
+    double clamped;  /* share of the inputs that static grids clamped in the evaluation */
     const char *act; /* how activations are quantized (pare_model_act); NULL: they are not */
     int64_t ctx, n_windows, n_scored, n_tokens;
     const char *crc32; /* of the text's ids, 8 hexadecimal digits */

@@ -106,6 +106,17 @@ static void act_apply(pare_fwd *f, const pare_act_site *site, pare_linear_grids 
     pare_barrier(f->w);
 }
 
+/* Every thread counts in the rows that act_apply would give it. */
+static void act_count(pare_fwd *f, const pare_act_site *site, const float *x, size_t ldx, size_t n,
+                      size_t in) {
+    if (!site->counts || site->scheme->granularity != PARE_ACT_PER_TENSOR_STATIC) return;
+    size_t begin, end;
+    pare_share(f->w, n, 1, &begin, &end);
+    pare_act_count *count = &site->counts[f->w->id];
+    count->n += (end - begin) * in;
+    count->clamped += pare_act_clamped(&site->grid, x + begin * ldx, ldx, end - begin, in);
+}
+
 /* Do all the matrices take x as codes of its grid, multiplied as integers? */
 static bool act_as_codes(const pare_fwd *f, const pare_act_site *site, const pare_op_out *outs,
                          const pare_linear_out *list, size_t n_outs, size_t n, bool wide) {
@@ -125,6 +136,7 @@ void pare_op_act_quantize(pare_fwd *f, const pare_act_site *site, float *x, size
         act_observe(f, site, x, ldx, n, width);
     } else {
         pare_linear_grids g = act_grids(f, site, &s, x, ldx, n, width);
+        act_count(f, site, x, ldx, n, width);
         if (pare_fwd_owns(f, n)) pare_barrier(f->w); /* all have looked before it changes */
         act_apply(f, site, g, x, ldx, x, ldx, n, width);
     }
@@ -182,6 +194,7 @@ void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in
         act_observe(f, site, x, ldx, n, in);
     } else if (site) {
         grids = act_grids(f, site, &s, x, ldx, n, in);
+        act_count(f, site, x, ldx, n, in);
         if (!act_as_codes(f, site, outs, list, n_outs, n, grids.wide)) {
             act_apply(f, site, grids, s.x, in, x, ldx, n, in);
             product_x = s.x;

@@ -116,12 +116,18 @@ typedef struct pare_adapter {
     float scale;
 } pare_adapter;
 
+/* Values that passed a static grid, and of them those that it clamped. */
+typedef struct pare_act_count {
+    uint64_t n, clamped;
+} pare_act_count;
+
 /* A tensor of activations that is quantized (tensor/act_quant.h), of one place in the model. */
 typedef struct pare_act_site {
     const pare_act_scheme *scheme;
-    pare_act_grid grid;   /* per_tensor_static */
-    pare_act_range *seen; /* [threads] widened by what passes, which stays as it is: calibration;
-                             NULL: quantize */
+    pare_act_grid grid;     /* per_tensor_static */
+    pare_act_range *seen;   /* [threads] widened by what passes, which stays as it is: calibration;
+                               NULL: quantize */
+    pare_act_count *counts; /* [threads] of what is quantized on `grid`, or NULL: not counted */
 } pare_act_site;
 
 /* One of the matrices that share an input. */

@@ -1,6 +1,7 @@
 #include "model/act.h"
 
 #include "base/runtime.h"
+#include "pare/compress.h"
 #include "tensor/grid.h"
 #include "tensor/pack.h"
 
@@ -92,6 +93,7 @@ void pare_act_sites_free(pare_act_sites *a) {
     pare_free(a->sites);
     pare_free(a->ranges);
     pare_free(a->seen);
+    pare_free(a->counts);
     pare_free(a->row_sums);
     pare_free(a->weights);
     pare_free(a->text);
@@ -106,6 +108,38 @@ void pare_act_set_range(pare_act_sites *a, size_t layer, size_t site, pare_act_r
 
 const char *pare_model_act(const pare_model *m) {
     return m->act && m->act->text ? m->act->text : "";
+}
+
+/* ---- what static grids clamp ---- */
+
+pare_status pare_model_count_clamped(pare_model *m, pare_error *err) {
+    pare_act_sites *a = m->act;
+    if (!a || a->scheme.granularity != PARE_ACT_PER_TENSOR_STATIC) return PARE_OK;
+    const size_t n = a->n_layers * PARE_ACT_SITES, threads = (size_t)a->n_threads;
+    pare_act_count *counts = pare_calloc(n * threads, sizeof *counts);
+    if (!counts) return fail_memory(err);
+    pare_free(a->counts);
+    a->counts = counts;
+    for (size_t i = 0; i < n; i++) a->sites[i].counts = counts + i * threads;
+    return PARE_OK;
+}
+
+bool pare_model_clamped_at(const pare_model *m, size_t i, pare_act_clamped_site *out) {
+    static const char *const names[PARE_ACT_SITES] = {
+        "attn_qkv", "attn_output", "ffn_up", "ffn_down", "q", "k", "v"};
+    const pare_act_sites *a = m->act;
+    for (size_t s = 0; a && a->counts && s < a->n_layers * PARE_ACT_SITES; s++) {
+        pare_act_count sum = {0};
+        for (int t = 0; t < a->n_threads; t++) {
+            const pare_act_count *one = &a->sites[s].counts[t];
+            sum = (pare_act_count){sum.n + one->n, sum.clamped + one->clamped};
+        }
+        if (!sum.n || i--) continue;
+        *out = (pare_act_clamped_site){s / PARE_ACT_SITES, names[s % PARE_ACT_SITES], sum.n,
+                                       sum.clamped};
+        return true;
+    }
+    return false;
 }
 
 /* ---- attached ---- */

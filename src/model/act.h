@@ -36,6 +36,7 @@ typedef struct pare_act_sites {
     pare_act_site *sites;   /* [n_layers][PARE_ACT_SITES] */
     pare_act_range *ranges; /* [n_layers][PARE_ACT_SITES] what static grids are made of */
     pare_act_range *seen;   /* [n_layers][PARE_ACT_SITES][n_threads] */
+    pare_act_count *counts; /* [n_layers][PARE_ACT_SITES][n_threads], or NULL: not counted */
     float *row_sums;        /* of all matrices of layers */
     pare_tensor *weights;   /* [n_weights] that take the place of the file's */
     size_t n_weights;

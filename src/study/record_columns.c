@@ -68,6 +68,7 @@ const pare_column pare_record_columns[] = {
     TEXT(R, compute),
     TEXT(R, kv),
     TEXT(R, act),
+    REAL(R, clamped),
     COUNT(R, ctx),
     COUNT(R, n_windows),
     COUNT(R, n_scored),

@@ -67,6 +67,31 @@ void pare_act_quantize_rows(const pare_act_scheme *a, const pare_act_grid *grid,
     }
 }
 
+/* The quotients from which on, outwards, the code past `end` is nearest: a tie goes to the even
+ * one.
+ */
+static float edge(float end, float outwards) {
+    if (!isfinite(end)) return end;
+    const float tie = end + 0.5f * outwards;
+    return fmodf(end, 2.0f) == 0.0f ? tie : nextafterf(tie, end);
+}
+
+uint64_t pare_act_clamped(const pare_act_grid *grid, const float *x, size_t ldx, size_t n,
+                          size_t in) {
+    const float s = grid->s, shift = grid->shift, low = edge(grid->low, -1),
+                high = edge(grid->high, 1);
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++, x += ldx) {
+        unsigned of_row = 0;
+        for (size_t c = 0; c < in; c++) {
+            const float code = (x[c] - shift) / s;
+            of_row += (unsigned)(code > high) + (unsigned)(code < low);
+        }
+        sum += of_row;
+    }
+    return sum;
+}
+
 double pare_act_error(const pare_act_scheme *a, const pare_act_range *range, pare_isa isa,
                       const float *x, size_t ldx, size_t n, size_t in) {
     const pare_act_grid_kernels *k = pare_act_grid_kernels_get(isa);

@@ -61,6 +61,11 @@ pare_act_range pare_act_range_of(pare_isa isa, const float *x, size_t ldx, size_
 
 pare_act_grid pare_act_grid_of(const pare_act_scheme *a, pare_act_range range);
 
+/* How many of x[n][ldx]'s values lie where the grid's codes end: their codes are clamped. A NaN is
+ * none. */
+uint64_t pare_act_clamped(const pare_act_grid *grid, const float *x, size_t ldx, size_t n,
+                          size_t in);
+
 /* y[n][ldy] = the values of x[n][ldx] on one grid, or (grid NULL) each row's on its own. y may be
  * x. */
 void pare_act_quantize_rows(const pare_act_scheme *a, const pare_act_grid *grid, pare_isa isa,

@@ -218,16 +218,33 @@ static void baselines(void **state) {
     assert_true(number(o, "before", "ppl") == plain);
     assert_true(number(o, "before_behind_prefix", "ppl") == behind);
     const double after = number(o, "after", "ppl");
+    const json_t *k = json_object_get(o, "clamped");
+    assert_int_equal(json_array_size(json_object_get(k, "sites")), 4 * TINY_LAYERS);
+    const double share = json_real_value(json_object_get(k, "share")),
+                 worst = number(k, "worst", "share");
+    assert_true(share > 0 && share <= worst &&
+                worst < 0.05); /* the text is longer than what calibrated */
     assert_true(after != behind && fabs(after / behind - 1) < 0.1);
     json_decref(o);
     o = program_json(NULL, "pare records show 1 --records b.db");
     const json_t *r = json_array_get(json_object_get(o, "records"), 0);
     assert_true(json_real_value(json_object_get(r, "base_ppl")) == plain);
     assert_true(json_real_value(json_object_get(r, "base_prefix_ppl")) == behind);
+    assert_true(json_real_value(json_object_get(r, "clamped")) == share);
     json_decref(o);
     program_result card = program_run(NULL, "cat based/README.md");
     assert_non_null(strstr(card.out, "| perplexity, the base model behind the cushion too | "));
     program_free(&card);
+    o = program_json(NULL, "pare eval based --text text --windows 1 --records none");
+    assert_true(json_real_value(json_object_get(json_object_get(o, "clamped"), "share")) == share);
+    json_decref(o);
+    program_result line =
+        program_run(NULL, "pare eval based --text text --windows 1 --records none");
+    assert_non_null(strstr(line.out, "static grids clamp "));
+    program_free(&line);
+    o = program_json(NULL, "pare eval model --text text --windows 1 --records none");
+    assert_true(json_is_null(json_object_get(o, "clamped")));
+    json_decref(o);
     /* in words; a model that has the cushion already has one baseline, whose inputs are its own */
     program_result words = program_run(
         NULL, "pare compress based -o in-words -r w8a8:per_token --prefix cushion --eval "

@@ -192,10 +192,43 @@ static void levels(void **state) {
                 }
 }
 
+/* Clamped is what rounds to another code than the ends allow, ties as in the kernels; every tail,
+ * and values on the grid's halves. */
+static void clamped(void **state) {
+    (void)state;
+    enum { N = 70, LD = 73, ROWS = 3 };
+    static float x[ROWS * LD];
+    size_t all = 0;
+    for (int f = 0; f < 12; f++)
+        for (size_t n = 0; n <= N; n++) {
+            const pare_act_scheme q = {.bits = f / 4 * 2 + 4,
+                                       .formula = f / 2 % 2 ? PARE_ACT_FULL : PARE_ACT_DEFAULT,
+                                       .symmetric = f % 2};
+            const pare_act_grid g = pare_act_grid_of(&q, (pare_act_range){-17, 11});
+            size_t want = 0;
+            for (size_t i = 0; i < ROWS * LD; i++)
+                x[i] = i % 3 ? 30 * uniform(i + n) : g.s * 0.5f * rintf(600 * uniform(i + 2 * n));
+            if (n) x[0] = NAN;
+            if (n > 1) x[1] = INFINITY;
+            for (size_t r = 0; r < ROWS; r++)
+                for (size_t i = 0; i < n; i++) {
+                    const float code = rintf(x[r * LD + i] / g.s);
+                    want += code > g.high || code < g.low;
+                }
+            assert_int_equal(pare_act_clamped(&g, x, LD, ROWS, n), want);
+            all += want;
+        }
+    assert_true(all > 1000);
+    const pare_act_scheme printed = {.bits = 8, .formula = PARE_ACT_PAPER_EQ4};
+    const pare_act_grid open = pare_act_grid_of(&printed, (pare_act_range){-1, 1});
+    assert_int_equal(pare_act_clamped(&open, x, LD, ROWS, N), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(by_hand),       cmocka_unit_test(odd_ranges),
         cmocka_unit_test(closed_forms),  cmocka_unit_test(printed_formula),
-        cmocka_unit_test(granularities), cmocka_unit_test(levels)};
+        cmocka_unit_test(granularities), cmocka_unit_test(levels),
+        cmocka_unit_test(clamped)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
