@@ -156,6 +156,13 @@ static void plan(pare_fwd *f, const pare_act_site *site, size_t n, size_t in) {
 
 void pare_op_linear(pare_fwd *f, const float *x, size_t ldx, size_t n, size_t in,
                     const pare_op_out *outs, size_t n_outs) {
+    size_t alike = 1; /* that take x the same way: a file may leave some of them unquantized */
+    while (alike < n_outs && outs[alike].act == outs[0].act) alike++;
+    if (alike < n_outs) {
+        pare_op_linear(f, x, ldx, n, in, outs, alike);
+        pare_op_linear(f, x, ldx, n, in, outs + alike, n_outs - alike);
+        return;
+    }
     pare_fwd_marks mark = pare_fwd_mark(f);
     const pare_act_site *site = n_outs ? outs[0].act : NULL;
     act_space s = act_alloc(f, site, n, in);

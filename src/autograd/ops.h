@@ -140,7 +140,7 @@ typedef struct pare_op_out {
     size_t row0, rows; /* only rows [row0, row0 + rows) of w, y beginning with row0; 0: all */
     const pare_adapter *adapter; /* or NULL */
     bool accumulate;             /* y += (the path of many rows) */
-    const pare_act_site *act;    /* of the input, that of the first matrix counts; or NULL */
+    const pare_act_site *act;    /* of the input, or NULL */
     bool codes;                  /* products of integers may have x in codes from -128 on */
     const float *row_sums;       /* [out] sums of w's rows: with `codes` */
 } pare_op_out;

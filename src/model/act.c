@@ -67,20 +67,22 @@ pare_status pare_act_sites_create(pare_act_sites **out, const pare_model *m,
     size_t n = m->config.n_layers * PARE_ACT_SITES;
     *out = NULL;
     if (!a) return fail_memory(err);
-    a->scheme = *scheme;
     a->n_layers = m->config.n_layers;
     a->n_threads = pare_runtime_threads(m->rt);
+    a->schemes = pare_calloc(n, sizeof *a->schemes);
     a->sites = pare_calloc(n, sizeof *a->sites);
     a->ranges = pare_calloc(n, sizeof *a->ranges);
     a->seen = pare_calloc(n * (size_t)a->n_threads, sizeof *a->seen);
     a->row_sums = pare_calloc(rows_of_all(m), sizeof *a->row_sums);
     a->weights = pare_calloc(m->config.n_layers * N_MATRICES, sizeof *a->weights);
-    if (!a->sites || !a->ranges || !a->seen || !a->row_sums || !a->weights) {
+    if (!a->schemes || !a->sites || !a->ranges || !a->seen || !a->row_sums || !a->weights) {
         pare_act_sites_free(a);
         return fail_memory(err);
     }
     for (size_t i = 0; i < n; i++) {
-        a->sites[i].scheme = &a->scheme;
+        a->sites[i].scheme = &a->schemes[i];
+        if (scheme && (i % PARE_ACT_SITES < PARE_ACT_INPUTS || scheme->bmm))
+            a->schemes[i] = *scheme;
         pare_act_set_range(a, i / PARE_ACT_SITES, i % PARE_ACT_SITES, pare_act_range_none);
     }
     *out = a;
@@ -90,6 +92,7 @@ pare_status pare_act_sites_create(pare_act_sites **out, const pare_model *m,
 void pare_act_sites_free(pare_act_sites *a) {
     if (!a) return;
     for (size_t i = 0; a->weights && i < a->n_weights; i++) pare_tensor_free(&a->weights[i]);
+    pare_free(a->schemes);
     pare_free(a->sites);
     pare_free(a->ranges);
     pare_free(a->seen);
@@ -103,7 +106,15 @@ void pare_act_sites_free(pare_act_sites *a) {
 void pare_act_set_range(pare_act_sites *a, size_t layer, size_t site, pare_act_range range) {
     size_t i = layer * PARE_ACT_SITES + site;
     a->ranges[i] = range;
-    a->sites[i].grid = pare_act_grid_of(&a->scheme, range);
+    if (a->schemes[i].bits) a->sites[i].grid = pare_act_grid_of(&a->schemes[i], range);
+}
+
+bool pare_act_is_joint(const pare_model *m) {
+    const pare_act_sites *a = m->act;
+    for (size_t i = 0; a && i < a->n_layers * PARE_ACT_SITES; i++)
+        if (a->schemes[i].bits && a->schemes[i].granularity == PARE_ACT_PER_TENSOR_DYNAMIC)
+            return true;
+    return false;
 }
 
 const char *pare_model_act(const pare_model *m) {
@@ -112,15 +123,22 @@ const char *pare_model_act(const pare_model *m) {
 
 /* ---- what static grids clamp ---- */
 
+static bool is_static(const pare_act_scheme *s) {
+    return s->bits && s->granularity == PARE_ACT_PER_TENSOR_STATIC;
+}
+
 pare_status pare_model_count_clamped(pare_model *m, pare_error *err) {
     pare_act_sites *a = m->act;
-    if (!a || a->scheme.granularity != PARE_ACT_PER_TENSOR_STATIC) return PARE_OK;
-    const size_t n = a->n_layers * PARE_ACT_SITES, threads = (size_t)a->n_threads;
+    const size_t n = a ? a->n_layers * PARE_ACT_SITES : 0, threads = a ? (size_t)a->n_threads : 0;
+    size_t n_static = 0;
+    for (size_t i = 0; i < n; i++) n_static += is_static(&a->schemes[i]);
+    if (!n_static) return PARE_OK;
     pare_act_count *counts = pare_calloc(n * threads, sizeof *counts);
     if (!counts) return fail_memory(err);
     pare_free(a->counts);
     a->counts = counts;
-    for (size_t i = 0; i < n; i++) a->sites[i].counts = counts + i * threads;
+    for (size_t i = 0; i < n; i++)
+        if (is_static(&a->schemes[i])) a->sites[i].counts = counts + i * threads;
     return PARE_OK;
 }
 
@@ -130,7 +148,7 @@ bool pare_model_clamped_at(const pare_model *m, size_t i, pare_act_clamped_site 
     const pare_act_sites *a = m->act;
     for (size_t s = 0; a && a->counts && s < a->n_layers * PARE_ACT_SITES; s++) {
         pare_act_count sum = {0};
-        for (int t = 0; t < a->n_threads; t++) {
+        for (int t = 0; a->sites[s].counts && t < a->n_threads; t++) {
             const pare_act_count *one = &a->sites[s].counts[t];
             sum = (pare_act_count){sum.n + one->n, sum.clamped + one->clamped};
         }
@@ -184,6 +202,12 @@ static void look_at(const pare_model *m, pare_linear *l, float *sums) {
     pare_free(lowest);
 }
 
+/* Is it a matrix of which the file says nothing, beside others that share its input? */
+static bool stays(const pare_model *m, const pare_linear *l, bool from_file) {
+    const pare_source_tensor *t = from_file ? pare_source_find(m->source, l->name) : NULL;
+    return from_file && (!t || !t->act.bits);
+}
+
 void pare_model_attach_act(pare_model *m, pare_act_sites *a) {
     m->act = a;
     float *sums = a->row_sums;
@@ -192,11 +216,15 @@ void pare_model_attach_act(pare_model *m, pare_act_sites *a) {
         for (size_t i = 0; i < N_MATRICES; i++) {
             pare_linear *linear = matrix_of(m, l, i);
             if (!linear) continue;
-            linear->act = &sites[matrices[i].site];
-            if (a->scheme.bits == 8) look_at(m, linear, sums);
+            const pare_act_site *site = &sites[matrices[i].site];
+            if (site->scheme->bits && !stays(m, linear, a->from_file)) {
+                linear->act = site;
+                if (site->scheme->bits == 8) look_at(m, linear, sums);
+            }
             sums += linear->w.view.rows;
         }
-        m->weights.layers[l].act_qkv = a->scheme.bmm ? sites + PARE_ACT_Q : NULL;
+        bool attention = sites[PARE_ACT_Q].scheme->bits > 0;
+        m->weights.layers[l].act_qkv = attention ? sites + PARE_ACT_Q : NULL;
     }
 }
 
@@ -217,37 +245,64 @@ void pare_model_detach_act(pare_model *m) {
 
 /* ---- from files ---- */
 
-static pare_status read_grids(pare_act_sites *a, const pare_model *m, pare_error *err) {
-    for (size_t l = 0; l < a->n_layers; l++) {
-        bool known[PARE_ACT_SITES] = {false};
+static bool same_scheme(const pare_act_scheme *a, const pare_act_scheme *b) {
+    return a->granularity == b->granularity && a->formula == b->formula && a->bits == b->bits &&
+           a->symmetric == b->symmetric;
+}
+
+/* The scheme and the grid of a site, from a matrix that takes its input there. */
+static pare_status read_site(pare_act_sites *a, const pare_model *m, const pare_source_tensor *t,
+                             size_t i, pare_error *err) {
+    pare_act_grid grid = a->sites[i].grid, *to = &a->sites[i].grid;
+    bool first = a->schemes[i].bits == 0;
+    if (t->act.granularity == PARE_ACT_PER_TENSOR_STATIC)
+        PARE_TRY(pare_source_act_grid(&grid, m->source, t, err));
+    if (first) {
+        a->schemes[i] = t->act;
+        *to = grid;
+    }
+    if (same_scheme(&a->schemes[i], &t->act) && to->s == grid.s && to->low == grid.low)
+        return PARE_OK;
+    return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                     "%s: %s: found another grid of inputs than that of the matrix before, which "
+                     "has the same input",
+                     pare_source_path(m->source), t->canonical);
+}
+
+static pare_status read_sites(pare_act_sites *a, const pare_model *m, pare_error *err) {
+    for (size_t l = 0; l < a->n_layers; l++)
         for (size_t i = 0; i < N_MATRICES; i++) {
             const pare_linear *linear = matrix_of(m, l, i);
             const pare_source_tensor *t = linear ? pare_source_find(m->source, linear->name) : NULL;
-            pare_act_grid *to = &a->sites[l * PARE_ACT_SITES + matrices[i].site].grid, grid;
-            if (!t) continue;
-            PARE_TRY(pare_source_act_grid(&grid, m->source, t, err));
-            if (!known[matrices[i].site]) *to = grid;
-            known[matrices[i].site] = true;
-            if (to->s == grid.s && to->low == grid.low) continue;
-            return pare_fail(err, PARE_ERR_UNSUPPORTED,
-                             "%s: %s: found another grid of inputs than that of the matrix before, "
-                             "which has the same input",
-                             pare_source_path(m->source), linear->name);
+            if (t && t->act.bits)
+                PARE_TRY(read_site(a, m, t, l * PARE_ACT_SITES + matrices[i].site, err));
         }
-    }
     return PARE_OK;
 }
 
-pare_status pare_act_load(pare_model *m, pare_error *err) {
+/* "a8:act=per_token", all that occur. */
+static char *name_of(const pare_act_sites *a) {
     static const char *const acts[] = {"per_tensor_static", "per_tensor_dynamic", "per_token"};
-    const pare_act_scheme *scheme = pare_source_act(m->source);
+    char text[256] = "";
+    size_t n = a->n_layers * PARE_ACT_SITES, len = 0;
+    for (size_t i = 0; i < n; i++) {
+        const pare_act_scheme *s = &a->schemes[i];
+        size_t k = 0;
+        while (k < i && !same_scheme(&a->schemes[k], s)) k++;
+        if (!s->bits || k < i || len > sizeof text - 64) continue;
+        len += (size_t)snprintf(text + len, sizeof text - len, "%sa%d:act=%s%s", len ? " + " : "",
+                                s->bits, acts[s->granularity], s->symmetric ? ",sym=true" : "");
+    }
+    return pare_strdup(text);
+}
+
+pare_status pare_act_load(pare_model *m, pare_error *err) {
     pare_act_sites *a;
-    if (!scheme) return PARE_OK;
-    PARE_TRY(pare_act_sites_create(&a, m, scheme, err));
-    bool is_static = scheme->granularity == PARE_ACT_PER_TENSOR_STATIC;
-    pare_status st = is_static ? read_grids(a, m, err) : PARE_OK;
-    a->text = pare_asprintf("a%d:act=%s%s", scheme->bits, acts[scheme->granularity],
-                            scheme->symmetric ? ",sym=true" : "");
+    if (!pare_source_act(m->source)) return PARE_OK;
+    PARE_TRY(pare_act_sites_create(&a, m, NULL, err));
+    a->from_file = true;
+    pare_status st = read_sites(a, m, err);
+    a->text = name_of(a);
     if (st == PARE_OK && !a->text) st = fail_memory(err);
     if (st != PARE_OK) {
         pare_act_sites_free(a);
@@ -293,7 +348,11 @@ pare_status pare_act_quantize_weights(pare_act_sites *a, pare_model *m, const pa
     for (size_t l = 0; l < a->n_layers; l++)
         for (size_t i = 0; i < N_MATRICES; i++) {
             pare_linear *linear = matrix_of(m, l, i);
-            if (!linear || linear->w.enc->codes) continue;
+            if (!linear) continue;
+            if (linear->w.enc->codes) {
+                a->n_kept++;
+                continue;
+            }
             pare_tensor t = {0};
             PARE_TRY(pare_check_cancel(m->rt, err));
             PARE_TRY(encode(&t, m, linear, enc, round, arg, err));
@@ -333,7 +392,7 @@ static pare_status end_calibration(pare_act_sites *a, pare_error *err) {
         pare_act_range r = pare_act_range_none;
         for (int t = 0; t < a->n_threads; t++)
             r = pare_act_range_join(r, a->seen[i * (size_t)a->n_threads + (size_t)t]);
-        bool used = site < PARE_ACT_INPUTS || a->scheme.bmm;
+        bool used = a->schemes[i].bits > 0;
         if (st == PARE_OK && used && !pare_act_range_tells(r))
             st = pare_fail(err, PARE_ERR_INPUT,
                            "calibration: block %zu, %s: found %s, expected a text that shows its "

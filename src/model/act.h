@@ -30,22 +30,23 @@ enum {
 };
 
 typedef struct pare_act_sites {
-    pare_act_scheme scheme;
     size_t n_layers;
     int n_threads;
-    pare_act_site *sites;   /* [n_layers][PARE_ACT_SITES] */
-    pare_act_range *ranges; /* [n_layers][PARE_ACT_SITES] what static grids are made of */
-    pare_act_range *seen;   /* [n_layers][PARE_ACT_SITES][n_threads] */
-    pare_act_count *counts; /* [n_layers][PARE_ACT_SITES][n_threads], or NULL: not counted */
-    float *row_sums;        /* of all matrices of layers */
-    pare_tensor *weights;   /* [n_weights] that take the place of the file's */
-    size_t n_weights;
-    ptrdiff_t bytes_changed; /* so many more than the file's */
-    char *text;              /* what the scheme is called */
+    pare_act_scheme *schemes; /* [n_layers][PARE_ACT_SITES] bits 0: the site stays as it is */
+    pare_act_site *sites;     /* [n_layers][PARE_ACT_SITES] */
+    pare_act_range *ranges;   /* [n_layers][PARE_ACT_SITES] what static grids are made of */
+    pare_act_range *seen;     /* [n_layers][PARE_ACT_SITES][n_threads] */
+    pare_act_count *counts;   /* [n_layers][PARE_ACT_SITES][n_threads], or NULL: not counted */
+    float *row_sums;          /* of all matrices of layers */
+    pare_tensor *weights;     /* [n_weights] that take the place of the file's */
+    size_t n_weights, n_kept; /* n_kept: others that are codes already */
+    ptrdiff_t bytes_changed;  /* so many more than the file's */
+    bool from_file;           /* matrices of which the file says nothing stay as they are */
+    char *text;               /* what the scheme is called */
 } pare_act_sites;
 
-/* For a model with all layers loaded. Static ranges are those of nothing. Errors: PARE_ERR_NOMEM.
- */
+/* For a model with all layers loaded. scheme: of all sites (with bmm those of attention too), or
+ * NULL: none has one yet. Static ranges are those of nothing. Errors: PARE_ERR_NOMEM. */
 pare_status pare_act_sites_create(pare_act_sites **out, const pare_model *m,
                                   const pare_act_scheme *scheme, pare_error *err);
 void pare_act_sites_free(pare_act_sites *a);
@@ -57,11 +58,16 @@ size_t pare_act_site_of(const char *canonical, size_t *layer);
 /* The static range of a site, from a file. */
 void pare_act_set_range(pare_act_sites *a, size_t layer, size_t site, pare_act_range range);
 
-/* As the model's files say it: attached; nothing where they do not. Errors: PARE_ERR_INPUT (grids),
- * PARE_ERR_IO, PARE_ERR_NOMEM. */
+/* Has a site one grid for all rows of a pass, made of those? Then what shares a pass matters. */
+bool pare_act_is_joint(const pare_model *m);
+
+/* As the model's files say it, matrix by matrix: attached; nothing where they do not. Errors:
+ * PARE_ERR_UNSUPPORTED (matrices that share an input and have it on different grids),
+ * PARE_ERR_INPUT (grids), PARE_ERR_IO, PARE_ERR_NOMEM. */
 pare_status pare_act_load(pare_model *m, pare_error *err);
 
-/* The model's layers use them from now on; it takes them over. Before any session is made. */
+/* The model's layers use them from now on, those whose site has a scheme (and, of a file's, whose
+ * matrix has one); it takes them over. Before any session is made. */
 void pare_model_attach_act(pare_model *m, pare_act_sites *a);
 
 /* As the model was before; its own files' scheme is gone, too. Not where weights were quantized. */

@@ -343,7 +343,7 @@ const char *pare_model_arch(const pare_model *m) { return m->config.arch; }
 size_t pare_model_alike_rows(const pare_model *m, size_t pos) {
     size_t rows = pare_attention_alike(pos, 0), local = pare_attention_alike(pos, m->config.window);
     if (local < rows) rows = local;
-    if (m->act && m->act->scheme.granularity == PARE_ACT_PER_TENSOR_DYNAMIC) return 1;
+    if (pare_act_is_joint(m)) return 1;
     for (size_t i = 0; i < pare_source_n_tensors(m->source); i++) {
         const pare_source_tensor *t = pare_source_tensor_at(m->source, i);
         size_t n = pare_model_is_multiplied(m, t) ? pare_linear_alike_rows(t->enc) : SIZE_MAX;

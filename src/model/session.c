@@ -133,7 +133,7 @@ static pare_status check_options(engine *e, const pare_session_options *o, size_
     *n_ctx = o->n_ctx ? o->n_ctx : ctx_max < N_CTX ? ctx_max : N_CTX;
     e->compute = o->compute;
     /* where all rows of a pass are quantized together a sequence is computed in one pass */
-    bool whole = e->m->act && e->m->act->scheme.granularity == PARE_ACT_PER_TENSOR_DYNAMIC;
+    bool whole = pare_act_is_joint(e->m);
     e->n_batch = o->n_batch ? o->n_batch : *n_ctx < N_BATCH || whole ? *n_ctx : N_BATCH;
     if (e->m->weights.position_embd.w.enc && *n_ctx > ctx_max)
         return pare_fail(err, PARE_ERR_ARG,
@@ -336,9 +336,10 @@ static pare_status next_pass(const many_pass *p, pare_session *const *sessions, 
                              const int32_t *const *ids, const size_t *n, region *r,
                              pare_error *err) {
     engine *e = sessions[0]->e;
+    size_t most = pare_act_is_joint(e->m) ? 1 : n_sessions; /* sequences that make a pass */
     PARE_TRY(pare_check_cancel(e->m->rt, err));
     *r = (region){.e = e, .ids = p->ids, .spans = p->spans};
-    for (size_t i = 0; i < n_sessions && r->n < e->n_batch; i++) {
+    for (size_t i = 0; i < n_sessions && r->n < e->n_batch && r->n_spans < most; i++) {
         pare_session *s = sessions[i];
         size_t left = n[i] - p->done[i], room = e->n_batch - r->n;
         size_t count = left < room ? left : room;

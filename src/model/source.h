@@ -39,9 +39,11 @@ typedef struct pare_source_tensor {
     size_t n_dims, dims[4];   /* slowest first, as in the file */
     unsigned fix;             /* PARE_FIX_* (arch.h) */
     uint64_t n_params, n_bytes;
-    size_t n_parts;     /* of enc */
-    pare_layout layout; /* kind not NONE: stored by another program. The parts in the file are its,
-                           bytes 0 = absent; name is MODULE.weight whatever they are called */
+    size_t n_parts;      /* of enc */
+    pare_layout layout;  /* kind not NONE: stored by another program. The parts in the file are its,
+                            bytes 0 = absent; name is MODULE.weight whatever they are called */
+    pare_act_scheme act; /* how its inputs are quantized (compressed-tensors); bits 0: they are not
+                          */
     size_t file[PARE_SOURCE_PARTS];                               /* index for pare_source_file */
     uint64_t offset[PARE_SOURCE_PARTS], bytes[PARE_SOURCE_PARTS]; /* absolute offset there */
 } pare_source_tensor;
@@ -73,11 +75,11 @@ size_t pare_source_n_beyond(const pare_source *s);
 const char *pare_source_note(const pare_source *s, size_t i);
 /* Who packed the matrices: "GPTQ", "AWQ", "compressed-tensors", ...; "" for nobody. */
 const char *pare_source_packing(const pare_source *s);
-/* How the inputs of packed matrices are quantized (compressed-tensors); NULL: they are not, or in a
- * way that pare does not have, of which a note tells. */
+/* How the inputs of the first of those matrices are quantized that have theirs quantized; NULL:
+ * none has, or in a way that pare does not have, of which a note tells. */
 const pare_act_scheme *pare_source_act(const pare_source *s);
-/* The static grid of a matrix's input. Errors: PARE_ERR_INPUT (none, or numbers that are no grid),
- * PARE_ERR_IO. */
+/* The static grid of a matrix's input (t->act is static). Errors: PARE_ERR_INPUT (none, or numbers
+ * that are no grid), PARE_ERR_IO. */
 pare_status pare_source_act_grid(pare_act_grid *out, const pare_source *s,
                                  const pare_source_tensor *t, pare_error *err);
 size_t pare_source_n_tensors(const pare_source *s);

@@ -142,6 +142,6 @@ pare_status source_open_hf(pare_source *s, pare_error *err) {
     if (st == PARE_OK) st = add_tensors(s, &encoded, quant, &parts, err);
     pare_table_free(&parts);
     pare_json_free(&encoded);
-    pare_free(quant);
+    source_quant_close(quant);
     return st;
 }

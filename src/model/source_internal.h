@@ -26,7 +26,7 @@ struct pare_source {
     char *notes[4];
     size_t n_notes;
     const char *packing;
-    pare_act_scheme act; /* bits 0: none */
+    pare_act_scheme act; /* of the first matrix that has one; bits 0: none */
 };
 
 /* Fills the tensor list and the configuration. */
@@ -43,9 +43,10 @@ pare_status source_add(pare_source *s, const pare_source_tensor *t, bool canonic
 /* Matrices that other programs packed (source_quant.c): what config.json says of them, and all that
  * are there. */
 typedef struct source_quant source_quant;
-/* *out NULL: nobody packed anything. Free with pare_free. Errors: PARE_ERR_UNSUPPORTED (a form that
+/* *out NULL: nobody packed anything. Errors: PARE_ERR_UNSUPPORTED (a form that
  * pare does not read), PARE_ERR_INPUT. */
 pare_status source_quant_open(source_quant **out, pare_source *s, pare_error *err);
+void source_quant_close(source_quant *q);
 /* Adds the matrices and the names of their tensors to `parts`. */
 pare_status source_quant_add(pare_source *s, const source_quant *q, pare_table *parts,
                              pare_error *err);

@@ -4,6 +4,7 @@
 #include "model/source_internal.h"
 
 #include "kernels/blocks.h"
+#include "text/regex.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -12,10 +13,18 @@
 
 enum { MAX_GROUPS = 16 };
 
+/* How the inputs of a group of modules are quantized. */
+typedef struct act_group {
+    pare_act_scheme act; /* bits 0: not, or in a form that pare does not have (unknown) */
+    bool unknown;
+    json_t *targets; /* owned: names of modules, re:EXPRESSIONS, the class Linear */
+} act_group;
+
 struct source_quant {
     pare_layout_kind kind;               /* PACK stands for both kinds of compressed-tensors */
     unsigned bits;                       /* the set of those that occur: bit b */
     size_t groups[MAX_GROUPS], n_groups; /* those that occur; 0 = a row */
+    act_group acts[MAX_GROUPS];          /* [n_groups] compressed-tensors */
     bool symmetric;                      /* GPTQ: zero points are the middle code */
     bool no_zeros;  /* compressed-tensors: a scheme without zero points occurs */
     bool in_order;  /* compressed-tensors: a scheme without g_idx occurs */
@@ -60,70 +69,41 @@ static pare_status add_form(source_quant *q, const pare_json *j, int64_t bits, i
     return PARE_OK;
 }
 
-/* What all groups say of their inputs. */
-typedef struct act_config {
-    pare_act_scheme scheme;
-    size_t n_groups, n_asking;
-    bool unknown; /* a form that pare does not have, or not the same for all */
-} act_config;
-
-static pare_status read_act(act_config *act, const pare_json *j, pare_error *err) {
+static pare_status read_act(act_group *g, const pare_json *j, pare_act_formula formula,
+                            pare_error *err) {
     const char *type = "int", *strategy = "tensor";
     int64_t bits = 8;
     bool symmetric = true, dynamic = false;
-    act->n_groups++;
+    g->targets = json_incref(json_object_get(j->root, "targets"));
     if (!pare_json_get(j, "input_activations")) return PARE_OK;
     PARE_TRY(pare_json_str(j, "input_activations.type", PARE_OPTIONAL, &type, err));
     PARE_TRY(pare_json_str(j, "input_activations.strategy", PARE_OPTIONAL, &strategy, err));
     PARE_TRY(pare_json_int(j, "input_activations.num_bits", PARE_OPTIONAL, 1, 64, &bits, err));
     PARE_TRY(pare_json_bool(j, "input_activations.symmetric", PARE_OPTIONAL, &symmetric, err));
     if (json_is_string(pare_json_get(j, "input_activations.dynamic")))
-        act->unknown = true; /* "local" */
+        g->unknown = true; /* "local" */
     else
         PARE_TRY(pare_json_bool(j, "input_activations.dynamic", PARE_OPTIONAL, &dynamic, err));
     bool token = strcmp(strategy, "token") == 0;
-    const pare_act_scheme a = {.granularity = token     ? PARE_ACT_PER_TOKEN
+    g->unknown |= strcmp(type, "int") != 0 || (bits != 4 && bits != 6 && bits != 8) ||
+                  (!token && strcmp(strategy, "tensor") != 0) || (token && !dynamic);
+    if (g->unknown) return PARE_OK;
+    g->act = (pare_act_scheme){.granularity = token     ? PARE_ACT_PER_TOKEN
                                               : dynamic ? PARE_ACT_PER_TENSOR_DYNAMIC
                                                         : PARE_ACT_PER_TENSOR_STATIC,
-                               .formula = PARE_ACT_FULL,
+                               .formula = formula,
                                .bits = (int)bits,
                                .symmetric = symmetric};
-    if (strcmp(type, "int") != 0 || (bits != 4 && bits != 6 && bits != 8) ||
-        (!token && strcmp(strategy, "tensor") != 0) || (token && !dynamic))
-        act->unknown = true;
-    const pare_act_scheme *b = &act->scheme;
-    if (act->n_asking++ &&
-        (b->granularity != a.granularity || b->bits != a.bits || b->symmetric != a.symmetric))
-        act->unknown = true;
-    act->scheme = a;
     return PARE_OK;
 }
 
-/* Outputs of pare say which formula dynamic grids have. */
-static pare_status settle_act(pare_source *s, act_config *act, const pare_json *j,
-                              pare_error *err) {
-    const char *formula = "full";
-    if (!act->n_asking) return PARE_OK;
-    PARE_TRY(pare_json_str(j, "pare_act_formula", PARE_OPTIONAL, &formula, err));
-    if (strcmp(formula, "default") == 0) act->scheme.formula = PARE_ACT_DEFAULT;
-    if (!act->unknown && act->n_asking == act->n_groups) {
-        s->act = act->scheme;
-        return PARE_OK;
-    }
-    return note(s, err,
-                "%s: asks for quantized inputs of layers in a form that pare does not have; it "
-                "computes in the precision of its own mode",
-                j->place);
-}
-
 /* One of compressed-tensors' config_groups. */
-static pare_status read_scheme(source_quant *q, const pare_json *j, act_config *act,
+static pare_status read_scheme(source_quant *q, const pare_json *j, pare_act_formula formula,
                                pare_error *err) {
     const char *type = "int", *strategy = NULL;
     int64_t bits = 8, group = -1;
     bool symmetric = true;
     if (!pare_json_get(j, "weights")) return PARE_OK;
-    PARE_TRY(read_act(act, j, err));
     PARE_TRY(pare_json_str(j, "weights.type", PARE_OPTIONAL, &type, err));
     PARE_TRY(pare_json_str(j, "weights.strategy", PARE_OPTIONAL, &strategy, err));
     PARE_TRY(pare_json_int(j, "weights.num_bits", PARE_OPTIONAL, 1, 64, &bits, err));
@@ -137,7 +117,8 @@ static pare_status read_scheme(source_quant *q, const pare_json *j, act_config *
     const char *by = json_is_string(order) ? json_string_value(order) : "";
     q->no_zeros |= symmetric;
     q->in_order |= !json_is_true(order) && strcmp(by, "group") != 0;
-    return add_form(q, j, bits, group, err);
+    PARE_TRY(add_form(q, j, bits, group, err));
+    return read_act(&q->acts[q->n_groups - 1], j, formula, err);
 }
 
 static pare_status read_compressed_tensors(source_quant *q, pare_source *s, const pare_json *j,
@@ -160,16 +141,18 @@ static pare_status read_compressed_tensors(source_quant *q, pare_source *s, cons
     PARE_TRY(pare_json_part(&groups, j, "config_groups", PARE_OPTIONAL, err));
     const char *name;
     json_t *value;
-    act_config act = {0};
-    pare_status st = PARE_OK;
+    /* outputs of pare say which formula their grids have */
+    const char *formula = "full";
+    pare_status st = pare_json_str(j, "pare_act_formula", PARE_OPTIONAL, &formula, err);
+    bool own = strcmp(formula, "default") == 0;
     json_object_foreach(groups.root, name, value) {
         pare_json scheme = {value, groups.place};
-        if (st == PARE_OK) st = read_scheme(q, &scheme, &act, err);
+        if (st == PARE_OK)
+            st = read_scheme(q, &scheme, own ? PARE_ACT_DEFAULT : PARE_ACT_FULL, err);
     }
     pare_json_free(&groups);
     q->kind = PARE_LAYOUT_PACK;
     s->packing = "compressed-tensors";
-    if (st == PARE_OK) st = settle_act(s, &act, j, err);
     return st;
 }
 
@@ -284,11 +267,61 @@ pare_status source_quant_open(source_quant **out, pare_source *s, pare_error *er
     if (st == PARE_OK)
         *out = q;
     else
-        pare_free(q);
+        source_quant_close(q);
     return st;
 }
 
+void source_quant_close(source_quant *q) {
+    for (size_t i = 0; q && i < q->n_groups; i++) json_decref(q->acts[i].targets);
+    pare_free(q);
+}
+
 /* --- one matrix --- */
+
+/* Does an expression match a name from its beginning on? */
+static pare_status matches(bool *out, const char *expression, const char *module, pare_error *err) {
+    pare_regex *regex;
+    size_t begin = 0, end;
+    PARE_TRY(pare_regex_compile(&regex, expression, strlen(expression), err));
+    pare_regex_scratch *scratch = pare_regex_scratch_new();
+    pare_status st =
+        scratch ? pare_regex_next(regex, scratch, module, strlen(module), 0, out, &begin, &end, err)
+                : pare_fail(err, PARE_ERR_NOMEM, "regex: out of memory");
+    *out = *out && begin == 0;
+    pare_regex_scratch_free(scratch);
+    pare_regex_free(regex);
+    return st;
+}
+
+/* The group that a module belongs to: one that names it goes before one whose expression fits, and
+ * that before its class. *out NULL: none does. */
+static pare_status find_act(const act_group **out, const source_quant *q, const char *module,
+                            pare_error *err) {
+    int best = 0;
+    *out = NULL;
+    for (size_t i = 0; i < q->n_groups; i++) {
+        size_t k;
+        json_t *value;
+        json_array_foreach(q->acts[i].targets, k, value) {
+            const char *target = json_is_string(value) ? json_string_value(value) : "";
+            bool fits = false;
+            int rank = 3;
+            if (strncmp(target, "re:", 3) == 0) {
+                rank = 2;
+                if (best < rank) PARE_TRY(matches(&fits, target + 3, module, err));
+            } else if (strcmp(target, "Linear") == 0) {
+                rank = 1;
+                fits = true;
+            } else {
+                fits = strcmp(target, module) == 0;
+            }
+            if (!fits || rank <= best) continue;
+            best = rank;
+            *out = &q->acts[i];
+        }
+    }
+    return PARE_OK;
+}
 
 /* A module's tensor; *out NULL: absent. */
 static const pare_st_tensor *find_part(const pare_source *s, const char *module,
@@ -432,7 +465,7 @@ pare_status pare_source_act_grid(pare_act_grid *out, const pare_source *s,
     snprintf(module, sizeof module, "%.*s", (int)(dot ? dot - t->name : 0), t->name);
     const pare_st_tensor *scale = find_part(s, module, "input_scale"),
                          *zero = find_part(s, module, "input_zero_point");
-    float z = 0, half = (float)(1 << (s->act.bits - 1));
+    float z = 0, half = (float)(1 << (t->act.bits - 1));
     if (!scale)
         return pare_fail(err, PARE_ERR_INPUT,
                          "%s: %s.input_scale: found no such tensor, expected the grid of inputs",
@@ -490,7 +523,8 @@ static pare_status describe(pare_layout *l, const source_quant *q, const pare_so
 }
 
 typedef struct tally {
-    size_t n_floats, n_wide; /* matrices held as f16; with scales in f32 */
+    size_t n_floats, n_wide, n_unknown; /* matrices held as f16; with scales in f32; whose inputs'
+                                           grid pare does not have */
     const char *first_floats;
 } tally;
 
@@ -510,6 +544,13 @@ static pare_status add_matrix(pare_source *s, const source_quant *q, const char 
     PARE_TRY(describe(&t.layout, q, s, module, codes, err));
     PARE_TRY(find_parts(&t, s, module, names, err));
     PARE_TRY(note_grid(s, module, names, err));
+    const act_group *group;
+    PARE_TRY(find_act(&group, q, module, err));
+    if (group) {
+        t.act = group->act;
+        sum->n_unknown += group->unknown;
+        if (t.act.bits && !s->act.bits) s->act = t.act;
+    }
     char *made = pare_asprintf("%s.weight", module);
     if (!made) return pare_fail(err, PARE_ERR_NOMEM, "%s: names of tensors", s->path);
     s->made[s->n_made++] = made;
@@ -570,6 +611,11 @@ pare_status source_quant_add(pare_source *s, const source_quant *q, pare_table *
                       "%s: %zu matrices have groups that are not in order or of no length that "
                       "grouped integers have: held as f16 (first %.100s)",
                       s->path, sum.n_floats, sum.first_floats));
+    if (sum.n_unknown)
+        PARE_TRY(note(s, err,
+                      "%s: asks for quantized inputs of %zu matrices in a form that pare does not "
+                      "have; it computes those in the precision of its own mode",
+                      s->path, sum.n_unknown));
     if (sum.n_wide)
         PARE_TRY(note(s, err, "%s: the scales of %zu matrices, f32, are held as f16", s->path,
                       sum.n_wide));

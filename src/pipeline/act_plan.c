@@ -26,6 +26,14 @@ static pare_status check(const compress_run *c, const tensor_plan *p, const pare
                          "recipe: %s: found format %s, expected int-quantized or "
                          "compressed-tensors: others cannot say how inputs are quantized",
                          step->method->name, c->format->name);
+    for (const tensor_plan *q = c->plans; q != p; q++) {
+        pare_act_scheme b;
+        if (!compress_act_of(q, &b) || b.formula == a->formula) continue;
+        return pare_fail(err, PARE_ERR_UNSUPPORTED,
+                         "recipe: %s: found another formula than that of the inputs of %s, "
+                         "expected one, which a file can say",
+                         step->method->name, q->t->canonical);
+    }
     if (p->act)
         return pare_fail(err, PARE_ERR_ARG,
                          "recipe: found %s for %s, whose inputs %s quantizes already",

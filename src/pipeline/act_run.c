@@ -48,6 +48,12 @@ static pare_status attach(pare_model *m, const pare_spec *spec, const pare_act_o
     rounding r = {m->rt, spec};
     pare_status st = pare_act_quantize_weights(a, m, spec->method->encoding(spec->options),
                                                round_matrix, &r, err);
+    if (a->n_kept)
+        pare_warn(
+            m->rt,
+            "act: %zu matrices are codes already and keep them: bits, group and weights of %s "
+            "say nothing of those",
+            a->n_kept, spec->text);
     if (!(a->text = pare_strdup(spec->text)) && st == PARE_OK)
         st = pare_fail(err, PARE_ERR_NOMEM, "act: out of memory");
     pare_model_attach_act(m, a); /* owns weights that the model has already */

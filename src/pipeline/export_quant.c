@@ -176,8 +176,10 @@ static json_t *inputs_json(const pare_act_scheme *a) {
                      !is_static);
 }
 
-static json_t *scheme_json(pare_layout_kind kind, const pare_export_item *item, json_t *targets) {
-    static const pare_act_scheme by_default = {
+/* by_default: inputs as W8A8 has them, where no step of the recipe says it of any. */
+static json_t *scheme_json(pare_layout_kind kind, const pare_export_item *item, bool by_default,
+                           json_t *targets) {
+    static const pare_act_scheme usual = {
         .granularity = PARE_ACT_PER_TOKEN, .bits = 8, .symmetric = true};
     const pare_layout *l = item->layout;
     json_t *weights = json_pack(
@@ -185,9 +187,9 @@ static json_t *scheme_json(pare_layout_kind kind, const pare_export_item *item, 
         "int", "symmetric", !l->asymmetric, "strategy", by_row(l) ? "channel" : "group",
         "group_size", by_row(l) ? json_null() : json_integer((json_int_t)l->group),
         "block_structure", "dynamic", 0, "actorder", "observer", "minmax", "observer_kwargs");
-    json_t *inputs = item->act                 ? inputs_json(item->act)
-                     : kind == PARE_LAYOUT_INT ? inputs_json(&by_default)
-                                               : json_null();
+    json_t *inputs = item->act    ? inputs_json(item->act)
+                     : by_default ? inputs_json(&usual)
+                                  : json_null();
     return json_pack("{s:o, s:o, s:o, s:n, s:s}", "targets", targets, "weights", weights,
                      "input_activations", inputs, "output_activations", "format",
                      format_name(kind));
@@ -197,6 +199,8 @@ static json_t *scheme_json(pare_layout_kind kind, const pare_export_item *item, 
 static json_t *config_groups(pare_layout_kind kind, const pare_export_item *items, size_t n) {
     json_t *groups = json_object();
     size_t n_forms = 0;
+    bool by_default = kind == PARE_LAYOUT_INT;
+    for (size_t i = 0; i < n; i++) by_default &= items[i].act == NULL;
     for (size_t pass = 0; pass < 2; pass++)
         for (size_t i = 0, form = 0; i < n; i++) {
             const pare_layout *l = items[i].layout;
@@ -212,7 +216,7 @@ static json_t *config_groups(pare_layout_kind kind, const pare_export_item *item
                     json_array_append_new(targets, module_json("", items[k].name, ""));
             char name[32];
             snprintf(name, sizeof name, "group_%zu", form++);
-            json_object_set_new(groups, name, scheme_json(kind, &items[i], targets));
+            json_object_set_new(groups, name, scheme_json(kind, &items[i], by_default, targets));
         }
     return groups;
 }

@@ -184,7 +184,7 @@ static void specs(void **state) {
     const uint64_t head = (uint64_t)m->config.vocab_size * m->config.dim; /* stays as it is */
     const uint64_t saved = dense - pare_model_bytes_per_token(m);         /* of 4 bytes a weight */
     assert_true(saved > 2 * (matrices - head) && saved < 4 * (matrices - head));
-    assert_int_equal(m->act->scheme.bits, 6);
+    assert_int_equal(m->act->schemes[PARE_ACT_QKV].bits, 6);
     assert_true(m->act->ranges[PARE_ACT_QKV].max > 0);
     assert_fails(pare_model_quantize_act(m, &o, err), PARE_ERR_ARG, "already");
     o.spec = "none"; /* its weights are others already */

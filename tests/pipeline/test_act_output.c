@@ -88,7 +88,7 @@ static void as_in_memory(void **state) {
         pare_act_options o = {
             .spec = specs[i], .calib = text, .calib_samples = 4, .calib_ctx = CTX};
         assert_ok(pare_model_quantize_act(b, &o, err));
-        const pare_act_scheme *x = &a->act->scheme, *y = &b->act->scheme;
+        const pare_act_scheme *x = a->act->schemes, *y = b->act->schemes;
         bool is_static = strstr(specs[i], "static") != NULL;
         assert_true(x->granularity == y->granularity && x->bits == y->bits &&
                     x->symmetric == y->symmetric);
@@ -115,6 +115,111 @@ static void as_in_memory(void **state) {
 static float reach(const pare_model *m) {
     const pare_act_grid *g = &m->act->sites[PARE_ACT_QKV].grid;
     return g->s * g->high;
+}
+
+/* The same weights, inputs quantized as `like` has them at the sites that `wanted` names. */
+static pare_model *with_sites(const char *folder, const pare_model *like,
+                              bool (*wanted)(size_t layer, size_t site)) {
+    pare_model *m = load(folder);
+    pare_act_sites *a;
+    assert_ok(pare_model_quantize_act(m, &(pare_act_options){.spec = "none"}, err));
+    assert_ok(pare_act_sites_create(&a, m, NULL, err));
+    for (size_t i = 0; i < a->n_layers * PARE_ACT_SITES; i++) {
+        if (!wanted(i / PARE_ACT_SITES, i % PARE_ACT_SITES)) continue;
+        a->schemes[i] = like->act->schemes[i];
+        a->sites[i].grid = like->act->sites[i].grid;
+    }
+    pare_model_attach_act(m, a);
+    return m;
+}
+
+static bool down_of_1(size_t layer, size_t site) { return layer == 1 && site == PARE_ACT_DOWN; }
+static bool all_inputs(size_t layer, size_t site) {
+    (void)layer;
+    return site < PARE_ACT_INPUTS;
+}
+static bool feed_forward(size_t layer, size_t site) {
+    (void)layer;
+    return site == PARE_ACT_FFN || site == PARE_ACT_DOWN;
+}
+
+/* A scheme of some matrices is theirs alone, and each has its own. */
+static void of_some_matrices(void **state) {
+    (void)state;
+    static const struct {
+        const char *recipe, *says;
+        bool (*wanted)(size_t layer, size_t site);
+    } cases[] = {
+        {"w8a8@/blk[.]1[.]ffn_down/:act=per_token,act_bits=4", "a4:act=per_token", down_of_1},
+        {"w8a8@ffn:act=per_tensor_static", "a8:act=per_tensor_static", feed_forward},
+        {"w8a8@attn:act=per_token + w8a8@ffn:act=per_tensor_static",
+         "a8:act=per_token + a8:act=per_tensor_static", all_inputs},
+        {"rtn@attn:bits=8,group=0,grid=sym_absmax + w8a8@ffn:act=per_tensor_dynamic",
+         "a8:act=per_tensor_dynamic", feed_forward},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char out[1024];
+        snprintf(out, sizeof out, "%s", fresh());
+        assert_ok(compress(out, cases[i].recipe, NULL, text, err));
+        pare_model *m = load(out), *by_hand = with_sites(out, m, cases[i].wanted);
+        assert_string_equal(pare_model_act(m), cases[i].says);
+        for (size_t k = 0; k < m->act->n_layers * PARE_ACT_SITES; k++)
+            assert_true((m->act->schemes[k].bits > 0) ==
+                        cases[i].wanted(k / PARE_ACT_SITES, k % PARE_ACT_SITES));
+        for (int c = 0; c < 2; c++) {
+            float p[TINY_VOCAB], q[TINY_VOCAB];
+            logits_of(m, (pare_compute)c, p);
+            logits_of(by_hand, (pare_compute)c, q);
+            assert_memory_equal(p, q, sizeof p);
+        }
+        pare_model_free(m);
+        pare_model_free(by_hand);
+    }
+}
+
+/* `from` in a small text file becomes `to`. */
+static void edit(const char *folder, const char *name, const char *from, const char *to) {
+    char path[1100];
+    static char before[1 << 16];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    size_t n = fread(before, 1, sizeof before - 1, f);
+    before[n] = '\0';
+    fclose(f);
+    const char *at = strstr(before, from);
+    assert_non_null(at);
+    f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f, "%.*s%s%s", (int)(at - before), before, to, at + strlen(from));
+    fclose(f);
+}
+
+/* Groups name modules, give expressions for them, or their class. Of matrices that share an input
+ * one may be left as it is. */
+static void by_targets(void **state) {
+    (void)state;
+    char out[1024];
+    snprintf(out, sizeof out, "%s", fresh());
+    assert_ok(compress(out, "w8a8:act=per_token,act_bits=4", NULL, text, err));
+    pare_model *all = load(out);
+    edit(out, "config.json", "\"Linear\"",
+         "\"re:.*self_attn[.][qv]_proj$\", \"model.layers.1.mlp.up_proj\", \"re:q_proj\"");
+    pare_model *some = load(out);
+    for (size_t l = 0; l < some->act->n_layers; l++) {
+        const pare_layer *layer = &some->weights.layers[l];
+        assert_true(layer->attn_q.act && layer->attn_v.act && !layer->attn_k.act);
+        assert_true(!layer->attn_output.act && !layer->ffn_gate.act && !layer->ffn_down.act);
+        assert_true((layer->ffn_up.act != NULL) == (l == 1));
+    }
+    float p[TINY_VOCAB], q[TINY_VOCAB], r[TINY_VOCAB];
+    logits_of(all, PARE_COMPUTE_EXACT, p);
+    logits_of(some, PARE_COMPUTE_EXACT, q);
+    assert_ok(pare_model_quantize_act(some, &(pare_act_options){.spec = "none"}, err));
+    logits_of(some, PARE_COMPUTE_EXACT, r);
+    assert_true(off_by(q, r) > 0 && off_by(q, r) < off_by(p, r));
+    pare_model_free(all);
+    pare_model_free(some);
 }
 
 static void after_others(void **state) {
@@ -158,6 +263,8 @@ static void refused(void **state) {
         {"w8a8:bmm=true", NULL, text, "bmm=true", PARE_ERR_UNSUPPORTED},
         {"w8a8:formula=paper_eq4", NULL, text, "paper_eq4", PARE_ERR_UNSUPPORTED},
         {"w8a8 + w6a6", NULL, text, "already", PARE_ERR_ARG},
+        {"w8a8@attn:act=per_token + w8a8@ffn:act=per_token,formula=full", NULL, text, "formula",
+         PARE_ERR_UNSUPPORTED},
         {"w4a4", "int-quantized", text, "found 4 bits", PARE_ERR_UNSUPPORTED},
         {"w8a8:per_tensor_static", NULL, NULL, "calib", PARE_ERR_ARG},
         {"w8a8@embd", NULL, text, "matrices of blocks", PARE_ERR_ARG},
@@ -293,8 +400,10 @@ int main(void) {
     snprintf(model, sizeof model, "%s", tiny_model("act", NULL));
     snprintf(text, sizeof text, "%s", test_write("calib.txt", words, sizeof words));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(as_in_memory), cmocka_unit_test(after_others), cmocka_unit_test(refused),
-        cmocka_unit_test(never_seen),   cmocka_unit_test(left_behind),  cmocka_unit_test(prefixes),
+        cmocka_unit_test(as_in_memory), cmocka_unit_test(of_some_matrices),
+        cmocka_unit_test(by_targets),   cmocka_unit_test(after_others),
+        cmocka_unit_test(refused),      cmocka_unit_test(never_seen),
+        cmocka_unit_test(left_behind),  cmocka_unit_test(prefixes),
         cmocka_unit_test(damaged)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     pare_runtime_free(rt);
