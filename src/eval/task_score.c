@@ -5,12 +5,15 @@
  * token costs nothing but a row of logits.
  *
  * pare_session_score_many gives a token the same bits whatever is computed with it, and a request's
- * sum runs over its tokens in order: so neither batches nor sharing change a log-likelihood. */
+ * sum runs over its tokens in order: so neither batches nor sharing change a log-likelihood. Where
+ * inputs have one grid for all rows of a pass, each request is a sequence of its own, computed
+ * whole in one pass. */
 #include "eval/task.h"
 
 #include "base/memory.h"
 #include "base/os.h"
 #include "base/runtime.h"
+#include "model/act.h"
 
 #include <string.h>
 
@@ -175,7 +178,8 @@ static void drop_sessions(scorer *s) {
 
 /* --- all of them --- */
 
-static pare_status list_documents(scorer *s, pare_task_work *work, size_t n_work, pare_error *err) {
+static pare_status list_documents(scorer *s, pare_task_work *work, size_t n_work, bool alone,
+                                  pare_error *err) {
     for (size_t k = 0; k < n_work; k++) s->n_docs += work[k].tokens->set->n_docs;
     s->docs = pare_calloc(s->n_docs, sizeof *s->docs);
     if (!s->docs) return pare_fail(err, PARE_ERR_NOMEM, "scores: out of memory");
@@ -183,7 +187,7 @@ static pare_status list_documents(scorer *s, pare_task_work *work, size_t n_work
     for (size_t k = 0; k < n_work; k++) {
         const pare_task_set *set = work[k].tokens->set;
         for (size_t i = 0; i < set->n_docs; i++) {
-            s->docs[at] = document_of(&work[k], &set->docs[i], s->o->alone);
+            s->docs[at] = document_of(&work[k], &set->docs[i], alone);
             s->n_tokens += s->docs[at++].tokens;
         }
         for (size_t i = 0; i < set->n_requests; i++)
@@ -205,7 +209,7 @@ static pare_status open_root(scorer *s, pare_model *m, pare_error *err) {
     }
     pare_session_options so = pare_session_options_default();
     so.n_ctx = longest;
-    so.n_batch = PASS_TOKENS;
+    so.n_batch = pare_act_is_joint(m) && longest > PASS_TOKENS ? longest : PASS_TOKENS;
     so.compute = s->o->compute;
     so.kv = s->o->kv;
     PARE_TRY(pare_session_create(&s->root, m, &so, err));
@@ -267,7 +271,8 @@ pare_status pare_task_score_all(pare_task_work *work, size_t n_work, pare_runtim
                                 pare_model *m, const pare_task_score_options *options,
                                 pare_error *err) {
     scorer s = {.o = options};
-    pare_status st = list_documents(&s, work, n_work, err);
+    bool alone = options->alone || pare_act_is_joint(m);
+    pare_status st = list_documents(&s, work, n_work, alone, err);
     if (st == PARE_OK) st = open_root(&s, m, err);
     if (st == PARE_OK) st = allocate(&s, err);
     if (st == PARE_OK) st = run_batches(&s, rt, err);

@@ -5,6 +5,7 @@
 #include "support/tiny_model.h"
 
 #include "eval/task.h"
+#include "pare/compress.h"
 
 #include <math.h>
 #include <string.h>
@@ -171,6 +172,57 @@ static void check_independence(const char *path, uint32_t longest) {
     assert_int_equal(alone, tokens);
 }
 
+/* log p of the last token after all others, by a session of its own. */
+static double last_alone(pare_model *m, const int32_t *ids, size_t n) {
+    pare_session_options so = {.n_ctx = n, .compute = PARE_COMPUTE_EXACT};
+    float *logits = pare_calloc(pare_model_vocab_size(m), sizeof *logits);
+    pare_session *s;
+    assert_ok(pare_session_create(&s, m, &so, err));
+    assert_ok(pare_session_eval(s, ids, n - 1, logits, err));
+    double sum = 0;
+    for (size_t i = 0; i < pare_model_vocab_size(m); i++) sum += exp((double)logits[i]);
+    double logprob = (double)logits[ids[n - 1]] - log(sum);
+    pare_session_free(s);
+    pare_free(logits);
+    return logprob;
+}
+
+/* Inputs with one grid for all rows of a pass: a request's pass has its own rows alone, whatever
+ * else is asked. */
+static void one_grid_a_pass(void **state) {
+    (void)state;
+    static requests r;
+    static pare_task_score scores[4][DOCS * 4];
+    const char *path = tiny_model("joint", NULL);
+    make_requests(&r, vocab_of(path), 30);
+    pare_runtime *rt = test_runtime(2, pare_isa_best());
+    pare_model *m;
+    assert_ok(pare_model_load(&m, rt, path, err));
+    assert_ok(pare_model_quantize_act(m, &(pare_act_options){.spec = "w8a8:act=per_tensor_dynamic"},
+                                      err));
+    pare_task_work work[2] = {{.tokens = &r.tokens}, {.tokens = &r.tokens}};
+    for (int i = 0; i < 3; i++) { /* together, a document at a time, beside another task */
+        pare_task_score_options o = {.compute = PARE_COMPUTE_EXACT,
+                                     .batch_tokens = i == 1 ? 1 : 700};
+        work[0].scores = scores[i];
+        work[1].scores = scores[3];
+        assert_ok(pare_task_score_all(work, i == 2 ? 2 : 1, rt, m, &o, err));
+        if (i) same_scores(scores[0], scores[i], r.set.n_requests);
+    }
+    same_scores(scores[0], scores[3], r.set.n_requests);
+    size_t n = 0;
+    for (size_t i = 0; i < r.set.n_requests; i++) {
+        const pare_task_item *item = &r.items[i];
+        if (item->n_scored != 1) continue;
+        double ll = last_alone(m, r.ids + item->at, item->n_context + 1);
+        assert_true(fabs(ll - scores[0][i].ll) < 2e-5);
+        n++;
+    }
+    assert_true(n > 5);
+    pare_model_free(m);
+    pare_runtime_free(rt);
+}
+
 static void independence(void **state) {
     (void)state;
     check_independence(fixture_path("llama"), 120);
@@ -330,8 +382,9 @@ static void task_run(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(independence), cmocka_unit_test(uniform),
-                                       cmocka_unit_test(greedy), cmocka_unit_test(refused_scores),
-                                       cmocka_unit_test(task_run)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(independence),   cmocka_unit_test(one_grid_a_pass),
+        cmocka_unit_test(uniform),        cmocka_unit_test(greedy),
+        cmocka_unit_test(refused_scores), cmocka_unit_test(task_run)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
