@@ -21,6 +21,11 @@ pare_act_range pare_act_range_of(pare_isa isa, const float *x, size_t ldx, size_
 
 static float step(float range, float n_steps) { return larger(range, least_range) / n_steps; }
 
+/* Of [low, high], whose length may be more than f32 holds. */
+static float step_between(float low, float high, float n_steps) {
+    return isfinite(high - low) ? step(high - low, n_steps) : high / n_steps - low / n_steps;
+}
+
 static pare_act_grid symmetric_grid(const pare_act_scheme *a, pare_act_range r) {
     float half = (float)(1 << (a->bits - 1));
     float steps = a->formula == PARE_ACT_FULL ? half - 0.5f : half - 1;
@@ -30,7 +35,7 @@ static pare_act_grid symmetric_grid(const pare_act_scheme *a, pare_act_range r) 
 
 static pare_act_grid asymmetric_grid(const pare_act_scheme *a, pare_act_range r) {
     float max = (float)((1 << a->bits) - 1), low = smaller(r.min, 0), high = larger(r.max, 0);
-    float s = step(high - low, max), z = nearbyintf(-low / s);
+    float s = step_between(low, high, max), z = nearbyintf(-low / s);
     if (z > max) z = max; /* the rounding of s */
     return (pare_act_grid){.s = s, .low = -z, .high = max - z, .shift = 0};
 }
