@@ -4,15 +4,17 @@
 # there is not done again, one that was cut off goes on.
 #
 #   scripts/study-training.sh [BUILD]       OUT=folder (study-training), STEPS (600, a multiple of 40), BATCH (8), CTX (256), LR (2e-3),
-#                                           SPARSITY (0.8), SEEDS ("0 1 2") for dense and MAIN; the first seed alone for ALGORITHMS
+#                                           LINEAR (0.2): the factor of that rate in linear layers, SPARSITY (0.8), SEEDS ("0 1 2") for dense and MAIN; the first seed alone for ALGORITHMS
 #                                           and, with 2:4, for NM
+# LINEAR: with one rate for all tensors, one that suits embeddings is too much for linear layers, and the more so the more inputs they have
+# left: the table would order the algorithms by their effective rate (docs/benchmarks.md, Training).
 # The text is the books in $PARE_DATA/text (else ../shared/data/text), the tokenizer SmolLM2's first 8192 tokens.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${1:-build}
 out=${OUT:-study-training}
 text=${PARE_DATA:-../shared/data}/text
-steps=${STEPS:-600} batch=${BATCH:-8} ctx=${CTX:-256} lr=${LR:-2e-3} sparsity=${SPARSITY:-0.8}
+steps=${STEPS:-600} batch=${BATCH:-8} ctx=${CTX:-256} lr=${LR:-2e-3} linear=${LINEAR:-0.2} sparsity=${SPARSITY:-0.8}
 seeds=${SEEDS:-0 1 2}
 main=${MAIN-magnitude_ste magnitude rigl set static_sparse random}
 rest=${ALGORITHMS-saliency global_magnitude global_saliency random_ste acdc adam_fisher}
@@ -30,7 +32,7 @@ run() {
   [ -f "$out/$name.json" ] && return
   echo "study-training: $name" >&2
   "$build/pare" train "$out/$name" --arch llama --dim 256 --layers 8 --heads 4 --tokenizer "${PARE_CACHE:-$HOME/.cache/pare}/models/smollm2.gguf" \
-    --vocab 8192 --data "$text/*.txt" --steps "$steps" --batch "$batch" --ctx "$ctx" --optim "adamw:lr=$lr" --seed "$seed" \
+    --vocab 8192 --data "$text/*.txt" --steps "$steps" --batch "$batch" --ctx "$ctx" --optim "adamw:lr=$lr" --lr-scale "attn=$linear,ffn=$linear" --seed "$seed" \
     --eval-every $((steps / 6)) --save-every $((steps / 6)) --json "$@" >"$out/$name.part"
   mv "$out/$name.part" "$out/$name.json"
 }
