@@ -17,6 +17,8 @@ typedef struct pare_calibration_options {
                            model's own, if it has one; "": behind none */
     size_t n_sequences; /* 0 = 128 */
     size_t ctx;         /* 0 = 512, at most the model's maximum (less the prefix) */
+    size_t front;       /* tokens of a prefix that may come later (pare_calibration_set_prefix): ctx
+                           is such that they have room */
     size_t n_samples;   /* of them, whose inputs are kept where a method needs samples */
     bool two_streams;   /* hidden states of the dense blocks too, beside those of compressed ones */
     pare_compute compute;

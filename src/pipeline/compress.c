@@ -537,6 +537,7 @@ static pare_status open_calibration(compress_run *c, pare_calibration **cal, par
                                         .prefix = c->prefix ? c->prefix : "",
                                         .n_sequences = c->o->calib_samples,
                                         .ctx = c->o->calib_ctx,
+                                        .front = compress_longest_prefix(c),
                                         .n_samples = samples_of(c),
                                         .two_streams = c->tunes,
                                         .compute = c->o->calib_compute};

@@ -37,6 +37,12 @@ static pare_status check_step(compress_run *c, const pare_step *step, pare_error
                      step->method->name);
 }
 
+size_t compress_longest_prefix(const compress_run *c) {
+    const pare_step *step = compress_prefix_step(c);
+    const pare_cushion_options *o = step ? step->options : NULL;
+    return o ? (size_t)o->max_len : 0;
+}
+
 /* What the report says of the file. */
 static pare_status describe(compress_run *c, const pare_prefix *p, pare_error *err) {
     c->report->info.prefix_length = p->attn.n;

@@ -167,6 +167,8 @@ pare_status compress_share_result(compress_run *c, size_t i, int owner, size_t f
 
 /* The step that searches a prefix, or NULL. */
 const pare_step *compress_prefix_step(const compress_run *c);
+/* Tokens that it may find; 0 without such a step. */
+size_t compress_longest_prefix(const compress_run *c);
 /* c->prefix becomes the file that is asked for, or the input's own; with a step that searches one
  * the file that it begins with, or NULL. It is read, so that no hours of work come to nothing.
  * Errors: PARE_ERR_ARG, PARE_ERR_UNSUPPORTED (a format that cannot hold it), PARE_ERR_INPUT,

@@ -47,12 +47,17 @@ static pare_status fail_memory(pare_error *err) {
 
 /* --- texts --- */
 
-/* n tokens from a random place of the file, different ones for each number and i. */
+/* n tokens from a random place of the file, different ones for each number and i: for the checks
+ * from the part that search and tuning leave alone, where it is long enough, else from the other.
+ */
 static const int32_t *place(const cushion *c, size_t n, uint64_t number, size_t i) {
     uint32_t r[4];
+    const size_t held = c->all.n / PARE_CUSHION_HELD_PART, rest = c->all.n - held;
+    const bool apart = held >= n && rest >= n, check = apart && number == CHECK_NUMBER;
+    const size_t first = check ? rest : 0, all = check ? held : apart ? rest : c->all.n;
     pare_philox(r, pare_runtime_seed(c->rt), STREAM + number, i);
-    uint64_t at = ((uint64_t)r[0] << 32 | r[1]) % (c->all.n - n + 1);
-    return c->all.data + at;
+    uint64_t at = ((uint64_t)r[0] << 32 | r[1]) % (all - n + 1);
+    return c->all.data + first + at;
 }
 
 static pare_status read_text(cushion *c, pare_error *err) {

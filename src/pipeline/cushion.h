@@ -7,6 +7,9 @@
 #include "model/prefix.h"
 #include "pipeline/work_folder.h"
 
+/* The last one of so many tokens of the text is for the tuning's losses and for the checks. */
+enum { PARE_CUSHION_HELD_PART = 10 };
+
 typedef struct pare_cushion_input {
     const char *model, *text; /* files */
     const char *start;        /* a prefix's file, with whose tokens it begins; NULL: none */

@@ -99,7 +99,7 @@ static pare_status make_room(pare_cushion_eval *e, pare_error *err) {
 static pare_status set_up(pare_cushion_eval *e, pare_error *err) {
     const pare_model_config *c = &e->m->config;
     const size_t rows = e->o.max_text + 1;
-    if (c->ctx_max && e->o.max_prefix + rows > c->ctx_max)
+    if (c->ctx_max && e->o.max_prefix + e->o.max_text > c->ctx_max) /* with the candidate */
         return pare_fail(
             err, PARE_ERR_ARG,
             "cushion: found a prefix of up to %zu tokens and texts of %zu, expected at "

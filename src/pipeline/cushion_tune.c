@@ -18,10 +18,9 @@
 #include <string.h>
 
 enum {
-    STREAM_TEXT = 0xC0520, /* of random numbers */
+    STREAM_TEXT = 0xC0600, /* of random numbers */
     STREAM_ORDER,
     HELD_TEXTS = 8,
-    HELD_PART = 10, /* one in so many tokens */
     N_DEFAULT = 512,
     N_SAVES = 8, /* checkpoints of a run, at least */
     RANGE_TEXTS = 16,
@@ -57,7 +56,7 @@ static pare_status fail_memory(pare_error *err) {
 
 /* --- texts --- */
 
-static size_t n_held_out(const tuning *t) { return t->file->n_ids / HELD_PART; }
+static size_t n_held_out(const tuning *t) { return t->file->n_ids / PARE_CUSHION_HELD_PART; }
 
 static uint64_t draw(const tuning *t, uint64_t stream, uint64_t i) {
     uint32_t r[4];
@@ -91,7 +90,7 @@ static void shuffle(tuning *t, size_t epoch) {
 pare_status pare_cushion_tune_length(size_t *out, const pare_cushion_input *in,
                                      const pare_model_config *c, size_t n_ids, pare_error *err) {
     const pare_cushion_options *o = in->options;
-    const size_t held = n_ids / HELD_PART, front = (size_t)o->max_len,
+    const size_t held = n_ids / PARE_CUSHION_HELD_PART, front = (size_t)o->max_len,
                  ctx = !c->ctx_max          ? SIZE_MAX
                        : c->ctx_max > front ? c->ctx_max - front
                                             : 0;
@@ -108,7 +107,7 @@ pare_status pare_cushion_tune_length(size_t *out, const pare_cushion_input *in,
     return pare_fail(err, PARE_ERR_INPUT,
                      "%s: found %zu tokens, expected at least %zu to tune a cushion, a tenth of "
                      "which is held out (epochs=0 leaves it as it was found)",
-                     in->text, n_ids, HELD_PART * (n > 2 ? n : 2));
+                     in->text, n_ids, PARE_CUSHION_HELD_PART * (n > 2 ? n : 2));
 }
 
 /* --- the model --- */
@@ -271,12 +270,17 @@ static void begin_anew(tuning *t, float *first) {
 
 static pare_status read_state(tuning *t, const json_t *j, float *first, pare_error *err) {
     const json_t *held = json_object_get(j, "held_out");
-    const size_t step = (size_t)json_integer_value(json_object_get(j, "step"));
+    const size_t step = (size_t)json_integer_value(json_object_get(j, "step")),
+                 kept = (size_t)json_integer_value(json_object_get(j, "kept"));
+    const size_t n_held = json_array_size(held);
     pare_error own = {0};
     char *path = path_of(t, step);
     if (!path) return fail_memory(err);
-    pare_status st = pare_checkpoint_read(
-        path, (uint32_t)json_integer_value(json_object_get(j, "crc32")), array_at, t, &own);
+    pare_status st =
+        step <= t->n_steps && kept < n_held && n_held <= PARE_CUSHION_MAX_EPOCHS + 1
+            ? pare_checkpoint_read(path, (uint32_t)json_integer_value(json_object_get(j, "crc32")),
+                                   array_at, t, &own)
+            : pare_fail(&own, PARE_ERR_INPUT, "the checkpoint is not one of this tuning");
     pare_free(path);
     if (st == PARE_ERR_NOMEM) return fail_memory(err);
     if (st != PARE_OK) { /* missing or damaged */
@@ -286,8 +290,8 @@ static pare_status read_state(tuning *t, const json_t *j, float *first, pare_err
         return PARE_OK;
     }
     t->step = step;
-    t->kept = (size_t)json_integer_value(json_object_get(j, "kept"));
-    for (; t->n_held < json_array_size(held) && t->n_held <= PARE_CUSHION_MAX_EPOCHS; t->n_held++) {
+    t->kept = kept;
+    for (; t->n_held < n_held; t->n_held++) {
         const json_t *h = json_array_get(held, t->n_held);
         t->held[t->n_held] =
             (pare_prefix_losses){.pred = pare_json_number_of(json_object_get(h, "loss")),

@@ -44,7 +44,7 @@ static const pare_param cushioncache_params[] = {
     PARE_PARAM(pare_cushion_options, max_len, PARE_PARAM_INT, 8, 1, PARE_CUSHION_MAX_LEN,
                "tokens of the prefix, at most"),
     PARE_PARAM(pare_cushion_options, tau, PARE_PARAM_FLOAT, 0.5, 0, 1e6,
-               "a token is kept when it leaves at most tau of the error"),
+               "a token is kept when it leaves at most tau of the error; 0 = none is looked for"),
     PARE_PARAM(pare_cushion_options, n, PARE_PARAM_INT, 128, 2, 1 << 20,
                "tokens of a text that is searched on (paper: 512)"),
     PARE_PARAM(pare_cushion_options, texts, PARE_PARAM_INT, 4, 1, 64,
@@ -254,7 +254,7 @@ pare_status pare_cushion_search(const pare_cushion_job *job, const pare_cushion_
     pare_status st = PARE_OK;
     if (!s.list || !s.ids || !s.which || !s.lq || !s.group)
         st = pare_fail(err, PARE_ERR_NOMEM, "cushion: out of memory");
-    bool over = r->n_steps && !r->steps[r->n_steps - 1].kept;
+    bool over = o->tau <= 0 || (r->n_steps && !r->steps[r->n_steps - 1].kept);
     while (st == PARE_OK && !over && r->n < (size_t)o->max_len) {
         s.number = r->n_steps;
         st = job->prefix(job->arg, r->ids, r->n, err);
