@@ -142,19 +142,6 @@ typedef struct pare_act_options {
  * only be freed. */
 pare_status pare_model_quantize_act(pare_model *m, const pare_act_options *o, pare_error *err);
 
-/* An input on a static grid: how many values came, and how many of them the grid clamped. */
-typedef struct pare_act_clamped_site {
-    size_t layer;
-    const char *site; /* the input of attn_qkv, attn_output, ffn_up (with gate), ffn_down; static */
-    uint64_t n, clamped;
-} pare_act_clamped_site;
-
-/* Counts them from now on, from 0, in all sessions; not at the same time as one computes. Nothing
- * where the model has no static grids. Errors: PARE_ERR_NOMEM. */
-pare_status pare_model_count_clamped(pare_model *m, pare_error *err);
-/* Input number i of those that values have passed, in the order of layers; false past the last. */
-bool pare_model_clamped_at(const pare_model *m, size_t i, pare_act_clamped_site *out);
-
 #ifdef __cplusplus
 }
 #endif

@@ -95,6 +95,19 @@ size_t pare_model_prefix_has_bos(const pare_model *m, int32_t bos, const int32_t
  */
 const char *pare_model_act(const pare_model *m);
 
+/* An input on a static grid: how many values came, and how many of them the grid clamped. */
+typedef struct pare_act_clamped_site {
+    size_t layer;
+    const char *site; /* the input of attn_qkv, attn_output, ffn_up (with gate), ffn_down; static */
+    uint64_t n, clamped;
+} pare_act_clamped_site;
+
+/* Counts them from now on, from 0, in all sessions; not at the same time as one computes. Nothing
+ * where the model has no static grids. Errors: PARE_ERR_NOMEM. */
+pare_status pare_model_count_clamped(pare_model *m, pare_error *err);
+/* Input number i of those that values have passed, in the order of layers; false past the last. */
+bool pare_model_clamped_at(const pare_model *m, size_t i, pare_act_clamped_site *out);
+
 size_t pare_model_vocab_size(const pare_model *m);
 size_t pare_model_ctx_max(const pare_model *m); /* of text, behind the prefix */
 const char *pare_model_arch(const pare_model *m);

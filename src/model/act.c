@@ -1,7 +1,6 @@
 #include "model/act.h"
 
 #include "base/runtime.h"
-#include "pare/compress.h"
 #include "tensor/grid.h"
 #include "tensor/pack.h"
 
