@@ -1,6 +1,7 @@
 /* Products with quantized inputs: as integers in `fast` and as rounded f32 in `exact` against sums
  * in f64 of the rounded numbers, for every kind of codes, all tails, every level and granularity.
  * Built a second time with PARE_EMULATE for levels that the machine lacks. */
+#include "support/levels.h"
 #include "support/test.h"
 
 #include "autograd/ops.h"
@@ -14,11 +15,9 @@
 #include <stdlib.h>
 
 #ifdef PARE_EMULATE
-#define TOP_LEVEL PARE_ISA_AMX
 enum { STEP = 5 }; /* of the cases: emulation is slow */
 #else
 enum { STEP = 1 };
-#define TOP_LEVEL pare_isa_best()
 #endif
 
 enum { MAX_N = 40, MAX_OUT = 49, MAX_IN = 320 };
@@ -148,7 +147,7 @@ static void against_f64(void **state) {
     static const size_t ns[] = {1, 2, 3, 5, 17, 40}, outs[] = {1, 16, 33, 49},
                         ins[] = {32, 96, 256, 320};
     for (size_t e = 0; e < sizeof encodings / sizeof *encodings; e++)
-        for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++)
+        for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++)
             for (size_t k = 0; k < 24; k += STEP) {
                 t.n = ns[k % 6];
                 t.out = outs[k % 4];
@@ -184,7 +183,7 @@ static void extremes(void **state) {
     t.n = 5;
     t.out = 17;
     t.in = 320;
-    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++)
+    for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++)
         for (int sign = 0; sign < 8; sign++) {
             pare_runtime *rt = runtime_of(1, (pare_isa)isa);
             t.scheme = (pare_act_scheme){
@@ -216,7 +215,7 @@ static void extremes(void **state) {
 /* A tensor of one token is that token, and a NaN makes its row NaN, or (dynamic) all. */
 static void one_token_and_nan(void **state) {
     (void)state;
-    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++)
+    for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++)
         for (int c = 0; c < 2; c++) {
             pare_compute compute = c ? PARE_COMPUTE_FAST : PARE_COMPUTE_EXACT;
             pare_runtime *rt = runtime_of(1, (pare_isa)isa);

@@ -1,6 +1,7 @@
 /* The backward half of every operator: the gradient of a random linear function of its output
  * against central differences of a plain f64 reading of it, on one thread and on three, at every
  * level. Built a second time with PARE_EMULATE for levels that the machine lacks. */
+#include "support/levels.h"
 #include "support/test.h"
 
 #include <math.h>
@@ -13,12 +14,6 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/runtime.h"
-
-#ifdef PARE_EMULATE
-#define TOP_LEVEL PARE_ISA_AMX
-#else
-#define TOP_LEVEL pare_isa_best()
-#endif
 
 enum { MAX = 4096 };
 
@@ -164,7 +159,7 @@ static void check(const grad_case *c) {
         size = fmax(size, fabs(want[i]));
     }
     c->reference(yd, xd, c);
-    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++)
+    for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++)
         for (int threads = 1; threads <= 3; threads += 2) {
             /* bits that the first call leaves must not be seen by the second */
             memset(grad, 0x7f, sizeof grad);

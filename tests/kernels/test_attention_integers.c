@@ -1,6 +1,7 @@
 /* Attention's products of integers: every level gives the bits of the reference, over all tails;
  * the reference is what its contract says. Built a second time with PARE_EMULATE for levels that
  * the machine lacks. */
+#include "support/levels.h"
 #include "support/test.h"
 
 #include <math.h>
@@ -9,12 +10,6 @@
 
 #include "base/rng.h"
 #include "kernels/op_kernels.h"
-
-#ifdef PARE_EMULATE
-#define TOP_LEVEL PARE_ISA_AMX
-#else
-#define TOP_LEVEL pare_isa_best()
-#endif
 
 enum { NR = PARE_ATTN_NR, CHUNK = PARE_KV_CHUNK, ROWS = PARE_KV_ROWS, MAX_DIM = 256 };
 
@@ -31,7 +26,7 @@ static void normals(float *x, size_t n, uint64_t stream) {
 static void check_rounding(const float *x, const float *factor, size_t n) {
     int16_t want[MAX_DIM], got[MAX_DIM];
     float d = kernels(PARE_ISA_REF)->quantize(want, x, factor, n);
-    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++) {
+    for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++) {
         memset(got, 0x55, sizeof got);
         float other = kernels(isa)->quantize(got, x, factor, n);
         assert_true(memcmp(&d, &other, sizeof d) == 0 || (isnan(d) && isnan(other)));
@@ -94,7 +89,7 @@ static void multiplies(void **state) {
         for (size_t n_pairs = 1; n_pairs <= PAIRS; n_pairs += n_pairs < 3 ? 1 : 5) {
             memcpy(want, y, sizeof y);
             kernels(PARE_ISA_REF)->integer_dots(want, LDY, q, LD, m, codes, n_pairs, row, column);
-            for (int isa = PARE_ISA_REF + 1; isa <= (int)TOP_LEVEL; isa++) {
+            for (int isa = FIRST_VECTOR_LEVEL; isa <= (int)TOP_LEVEL; isa++) {
                 memcpy(got, y, sizeof y);
                 kernels(isa)->integer_dots(got, LDY, q, LD, m, codes, n_pairs, row, column);
                 assert_memory_equal(want, got, sizeof got);
@@ -144,7 +139,7 @@ static void check_keys(const cache *c) {
     size_t code_bytes = c->dim * NR * sizeof *got, d_bytes = c->dim / CHUNK * NR * sizeof *got_d;
     const pare_kv_functions *ref = pare_kv_codec_functions(c->codec, PARE_ISA_REF);
     ref->key_codes(want, want_d, c->rows, c->stride, c->n, c->dim);
-    for (int isa = PARE_ISA_REF + 1; isa <= (int)TOP_LEVEL; isa++) {
+    for (int isa = FIRST_VECTOR_LEVEL; isa <= (int)TOP_LEVEL; isa++) {
         pare_kv_codec_functions(c->codec, (pare_isa)isa)
             ->key_codes(got, got_d, c->rows, c->stride, c->n, c->dim);
         assert_memory_equal(want, got, code_bytes);
@@ -167,7 +162,7 @@ static void check_values(const cache *c) {
     for (size_t b = 0; b < c->dim / CHUNK; b++) {
         const uint8_t *rows = c->rows + b * c->codec->block_bytes;
         ref->value_codes(want, want_d, rows, c->stride, c->n);
-        for (int isa = PARE_ISA_REF + 1; isa <= (int)TOP_LEVEL; isa++) {
+        for (int isa = FIRST_VECTOR_LEVEL; isa <= (int)TOP_LEVEL; isa++) {
             pare_kv_codec_functions(c->codec, (pare_isa)isa)
                 ->value_codes(got, got_d, rows, c->stride, c->n);
             assert_memory_equal(want_d, got_d, end * sizeof *got_d);

@@ -1,6 +1,7 @@
 /* Kernels of norms, activations, RoPE and softmax: each level against the reference over all tails
  * on buffers of exact size, closed forms and properties; then the operators around them. Built a
  * second time with PARE_EMULATE for levels that the machine lacks. */
+#include "support/levels.h"
 #include "support/test.h"
 
 #include <float.h>
@@ -11,12 +12,6 @@
 
 #include "autograd/ops.h"
 #include "base/rng.h"
-
-#ifdef PARE_EMULATE
-#define TOP_LEVEL PARE_ISA_AMX
-#else
-#define TOP_LEVEL pare_isa_best()
-#endif
 
 #define EPS ((double)FLT_EPSILON)
 
@@ -53,7 +48,7 @@ static void exp_and_tanh_are_accurate(void **state) {
     (void)state;
     enum { N = 1 << 16 };
     float *x = floats(N), *y = floats(N);
-    for (int isa = PARE_ISA_AVX2; isa <= (int)TOP_LEVEL; isa++) {
+    for (int isa = FIRST_VECTOR_LEVEL; isa <= (int)TOP_LEVEL; isa++) {
         const pare_act_fn_kernels *k = pare_op_kernels_get((pare_isa)isa)->act;
         double worst_exp = 0, worst_tanh = 0;
         for (int round = 0; round < 16; round++) {
@@ -94,7 +89,7 @@ static void exp_and_tanh_are_accurate(void **state) {
 static void norms_match(void **state) {
     (void)state;
     const pare_norm_kernels *ref = pare_op_kernels_get(PARE_ISA_REF)->norm;
-    for (int isa = PARE_ISA_AVX2; isa <= (int)TOP_LEVEL; isa++)
+    for (int isa = FIRST_VECTOR_LEVEL; isa <= (int)TOP_LEVEL; isa++)
         for (size_t l = 0; l < N_LENGTHS; l++) {
             size_t n = lengths[l];
             const pare_norm_kernels *k = pare_op_kernels_get((pare_isa)isa)->norm;
@@ -145,7 +140,7 @@ static float *activation_inputs(size_t n) {
 static void activations_match(void **state) {
     (void)state;
     const pare_act_fn_kernels *ref = pare_op_kernels_get(PARE_ISA_REF)->act;
-    for (int level = PARE_ISA_AVX2; level <= (int)TOP_LEVEL; level++)
+    for (int level = FIRST_VECTOR_LEVEL; level <= (int)TOP_LEVEL; level++)
         for (size_t l = 0; l < N_LENGTHS; l++) {
             pare_isa isa = (pare_isa)level;
             const pare_act_fn_kernels *k = pare_op_kernels_get(isa)->act;
@@ -189,7 +184,7 @@ static void activations_match(void **state) {
 
 static void rope_matches(void **state) {
     (void)state;
-    for (int isa = PARE_ISA_AVX2; isa <= (int)TOP_LEVEL; isa++)
+    for (int isa = FIRST_VECTOR_LEVEL; isa <= (int)TOP_LEVEL; isa++)
         for (size_t half = 1; half < 70; half += half < 20 ? 1 : 12) {
             pare_rope rope = {.half = half, .scale = 1};
             for (size_t i = 0; i < half; i++)
@@ -211,7 +206,7 @@ static void rope_matches(void **state) {
 static void softmax_rows_match(void **state) {
     (void)state;
     const pare_softmax_kernels *ref = pare_op_kernels_get(PARE_ISA_REF)->softmax;
-    for (int level = PARE_ISA_AVX2; level <= (int)TOP_LEVEL; level++)
+    for (int level = FIRST_VECTOR_LEVEL; level <= (int)TOP_LEVEL; level++)
         for (size_t l = 0; l < N_LENGTHS; l++) {
             pare_isa isa = (pare_isa)level;
             const pare_softmax_kernels *k = pare_op_kernels_get(isa)->softmax;
@@ -286,7 +281,7 @@ static void norm_properties(void **state) {
     enum { N = 640 };
     float *x = normal(N, 10, 1), *y = floats(N), *z = floats(N), *one = floats(N);
     for (int i = 0; i < N; i++) one[i] = 1;
-    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++) {
+    for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++) {
         const pare_norm_kernels *k = pare_op_kernels_get((pare_isa)isa)->norm;
         k->rmsnorm(y, x, one, N, 0);
         double ms = 0, mean = 0, var = 0;
@@ -331,7 +326,7 @@ static void rope_properties(void **state) {
     float c[HALF], s[HALF], q[DIM], k[DIM], q0[DIM], k0[DIM];
     for (int i = 0; i < DIM; i++) q0[i] = pare_rng_normal(5, 11, (uint64_t)i);
     for (int i = 0; i < DIM; i++) k0[i] = pare_rng_normal(5, 12, (uint64_t)i);
-    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++) {
+    for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++) {
         const pare_rope_kernels *r = pare_op_kernels_get((pare_isa)isa)->rope;
         memcpy(q, q0, sizeof q);
         pare_rope_angles(c, s, &rope, 0);
@@ -365,7 +360,7 @@ static void caps(void **state) {
     (void)state;
     enum { N = 1000 };
     float *x = normal(N, 13, 40), *y = floats(N);
-    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++) {
+    for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++) {
         const pare_act_fn_kernels *k = pare_op_kernels_get((pare_isa)isa)->act;
         k->softcap(y, x, 30, N);
         for (int i = 0; i < N; i++) assert_true(fabsf(y[i]) <= 30 && y[i] * x[i] >= 0);

@@ -1,6 +1,7 @@
 /* SignRound: the cases that can be followed by hand, rounding to nearest where nothing is learned,
  * gradients of the range by differences, and what it must never do. Built a second time with
  * PARE_EMULATE for levels that the machine lacks. */
+#include "support/levels.h"
 #include "support/test.h"
 
 #include "base/rng.h"
@@ -13,12 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#ifdef PARE_EMULATE
-#define TOP_LEVEL PARE_ISA_AMX
-#else
-#define TOP_LEVEL pare_isa_best()
-#endif
 
 static pare_runtime *rt;
 
@@ -425,7 +420,7 @@ static void kernels_agree(void **state) {
     for (size_t i = 0; i < N; i++) v[i] = 0.4f * sinf((float)i);
     for (size_t i = 0; i < N; i += 9) w[i] = 0;
     for (int keep = 0; keep < 2; keep++)
-        for (int isa = PARE_ISA_AVX2; isa <= (int)TOP_LEVEL; isa++)
+        for (int isa = FIRST_VECTOR_LEVEL; isa <= (int)TOP_LEVEL; isa++)
             for (size_t n = 0; n <= N; n++) {
                 pare_round_group g = {-0.21f, -4, 3, keep};
                 float s1, z1, s2, z2;

@@ -6,9 +6,6 @@
 
 #include "methods/method.h"
 
-/* Every call; where runs are slow every seventh, of each recipe others. */
-static long step(void) { return test_is_slow() ? 7 : 1; }
-
 /* A prefix searched and tuned. */
 static const char cushion[] =
     "cushioncache:max_len=1,tau=1000000,n=8,texts=1,screen=1,pool=3,tune_texts=2,tune_n=8";
@@ -86,7 +83,8 @@ static void killed_after_every_call(void **state) {
         expect(&s, CALL_CHANGES);
         assert_true(s.n_calls > 20);
         pare_compress_options o = options(&s);
-        for (long k = (long)i % step(); k < s.n_calls; k += step()) {
+        long step = test_fault_step(); /* of each recipe others */
+        for (long k = (long)i % step; k < s.n_calls; k += step) {
             assert_int_equal(run_apart(&o, KILL, k, 0), -1);
             /* the rename of the output may have been the last call; then it must be whole */
             if (pare_path_exists(s.out)) {
@@ -134,7 +132,7 @@ static void fail_at(const subject *s, int kind, long k) {
 /* All calls of one method, and of the others and of what makes calls of its own some: of each
  * others, since methods themselves make none. */
 static long stride_of(const subject *s) {
-    if (strcmp(s->recipe, "wanda") == 0) return step();
+    if (strcmp(s->recipe, "wanda") == 0) return test_fault_step();
     return s->n_calls / (test_is_slow() ? 3 : 10);
 }
 
@@ -170,7 +168,8 @@ static void interrupted_calls(void **state) {
 
 /* ---- renames ---- */
 
-/* Every rename, also as from one file system to another and where rights are missing. */
+/* Every rename (where runs are slow a third of them and the last), also as from one file system to
+ * another and where rights are missing. */
 static void renames_fail(void **state) {
     (void)state;
     static const int reasons[] = {EXDEV, EACCES};
@@ -181,7 +180,7 @@ static void renames_fail(void **state) {
         pare_compress_options o = options(&s);
         char work[1100];
         snprintf(work, sizeof work, "%s.work", s.out);
-        for (long k = 1; k <= s.n_calls; k++) {
+        for (long k = s.n_calls; k >= 1; k -= test_is_slow() ? 3 : 1) {
             int code = run_apart(&o, FAIL_ONCE, k, reasons[(k + (long)i) % 2]);
             check_failed(&s, "failing rename,", k, code);
             if (k == s.n_calls) assert_true(pare_path_exists(work));

@@ -82,7 +82,7 @@ static void allocations_fail(const char *recipe) {
     char expected[65];
     snprintf(expected, sizeof expected, "%s", test_hash(out));
     test_remove(out);
-    for (size_t i = first; i < n_places; i += fault_step()) {
+    for (size_t i = first; i < n_places; i += (size_t)test_fault_step()) {
         pare_error err;
         n_warnings = 0;
         pare_status st = fault_run(run, recipe, i, &err);

@@ -17,9 +17,6 @@ static char model[600], text[600], out[600], work[600];
 static bool adapter;                /* a small one is trained, else a new model */
 static unsigned counted = CALL_ALL; /* calls that fail */
 
-/* Every call; where runs are slow every seventh. */
-static long step(void) { return test_is_slow() ? 7 : 1; }
-
 static pare_status run(pare_error *err) {
     const char *files[1] = {text};
     pare_train_options o = pare_train_options_default();
@@ -87,7 +84,7 @@ static void killed_after_every_call(void **state) {
     char expected[65];
     expect(expected);
     long k = 1;
-    for (int code = -1; code != 0; k += step()) {
+    for (int code = -1; code != 0; k += test_fault_step()) {
         code = run_apart(KILL, k, 0);
         if (code != -1 && code != 0) fail_msg("call %ld: exit code %d", k, code);
         bool there = pare_path_exists(out); /* then it is complete */
@@ -128,10 +125,11 @@ static void every_call_fails(void **state) {
         adapter = a;
         char expected[65];
         long n = expect(expected);
+        long step = test_fault_step();
+        if (a && step < 5) step = 5;
         assert_true(n > 60);
         for (int kind = FAIL_ONCE; kind <= FAIL_FROM; kind++)
-            for (long k = 1 + kind; k <= n; k += a ? 5 : step())
-                fail_at(kind, k, errors[k % 2], expected);
+            for (long k = 1 + kind; k <= n; k += step) fail_at(kind, k, errors[k % 2], expected);
     }
     adapter = false;
 }

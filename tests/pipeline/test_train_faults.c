@@ -87,7 +87,7 @@ static void allocations_fail(subject what) {
     clean();
     size_t first = fault_places(run, &what, names[what]);
     clean();
-    for (size_t i = first; i < n_places; i += fault_step()) {
+    for (size_t i = first; i < n_places; i += (size_t)test_fault_step()) {
         n_warnings = 0;
         if (fault_run(run, &what, i, &err) != PARE_OK) {
             if (pare_path_exists(out)) fail_msg("allocation %ld: an output", places[i]);

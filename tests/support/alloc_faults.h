@@ -149,8 +149,5 @@ static inline pare_status fault_run(fault_run_fn run, const void *arg, size_t i,
     return st;
 }
 
-/* Where runs are slow only every seventh place is tried. */
-static inline size_t fault_step(void) { return test_is_slow() ? 7 : 1; }
-
 #endif
 #endif

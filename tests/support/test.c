@@ -157,6 +157,14 @@ bool test_is_slow(void) {
 #endif
 }
 
+long test_fault_step(void) {
+#ifdef __SANITIZE_ADDRESS__
+    return 31;
+#else
+    return test_is_slow() ? 7 : 1;
+#endif
+}
+
 pare_runtime *test_runtime(int n_threads, pare_isa isa) {
     pare_options options = pare_options_default();
     options.n_threads = n_threads;

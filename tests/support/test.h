@@ -56,9 +56,15 @@ const char *test_data(const char *name);
  * ~/.cache/pare), or NULL with a line. scripts/models.sh fetches them. */
 const char *test_model(const char *name);
 
+/* Marks a plain computation that results are compared with: sanitizers need not look at it. */
+#define TEST_PLAIN __attribute__((no_sanitize("address", "thread", "undefined")))
+
 /* True where runs take several times as long as in gcc's build with its vector kernels: with a
- * sanitizer, another compiler, on the plain level. Sweeps over all calls step there. */
+ * sanitizer, another compiler, on the plain level. */
 bool test_is_slow(void);
+/* Sweeps over all places where a run may fail take each one of so many: all, or where runs are slow
+ * every seventh, with a sanitizer every 31st. */
+long test_fault_step(void);
 
 /* A runtime with n threads and a level; fails the test when it cannot be made. */
 pare_runtime *test_runtime(int n_threads, pare_isa isa);

@@ -1,6 +1,7 @@
 /* dx += dy W and dW (+)= dy^T x against sums in f64: shapes with tails, every kind of encoding,
  * both modes, rows of a matrix, accumulated and not, one thread and three. Built a second time with
  * PARE_EMULATE for levels that the machine lacks. */
+#include "support/levels.h"
 #include "support/test.h"
 
 #include <math.h>
@@ -11,12 +12,6 @@
 #include "base/rng.h"
 #include "base/runtime.h"
 #include "tensor/linear.h"
-
-#ifdef PARE_EMULATE
-#define TOP_LEVEL PARE_ISA_AMX
-#else
-#define TOP_LEVEL pare_isa_best()
-#endif
 
 typedef struct call {
     size_t n, out, in, row0, rows; /* rows 0: all */
@@ -77,7 +72,7 @@ static void one(const char *encoding, size_t n, size_t out, size_t in, size_t ro
                 dw[o * in + j] += (double)dy[i * ldy + o] * (double)x[i * in + j];
             }
     for (size_t i = 0; i < n * in; i++) dx[i] += 1; /* what stood there before */
-    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++)
+    for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++)
         for (int mode = 0; mode < 2; mode++) {
             float *first = NULL;
             for (int threads = 1; threads <= 3; threads += 2) {

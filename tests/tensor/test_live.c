@@ -2,6 +2,7 @@
  * out the rest have the bits of the dense ones on the same zeros. Odd shapes, every structure, rows
  * of a matrix, one thread and three. Built a second time with PARE_EMULATE for levels that the
  * machine lacks. */
+#include "support/levels.h"
 #include "support/test.h"
 
 #include <stdio.h>
@@ -14,12 +15,6 @@
 #include "kernels/tile.h"
 #include "tensor/linear.h"
 #include "tensor/live.h"
-
-#ifdef PARE_EMULATE
-#define TOP_LEVEL PARE_ISA_AMX
-#else
-#define TOP_LEVEL pare_isa_best()
-#endif
 
 enum { NR = PARE_TILE_NR };
 
@@ -164,7 +159,7 @@ static void check(layer l, const structure *t) {
     pare_live_set(rt, live, mask);
     pare_runtime_free(rt);
     l.dy = dy;
-    for (int isa = PARE_ISA_REF; isa <= (int)TOP_LEVEL; isa++)
+    for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++)
         for (int add = 0; add < 2; add++) {
             l.isa = (pare_isa)isa;
             float *dense = products(l, w, x, 1, NULL, add);
