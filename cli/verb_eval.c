@@ -8,7 +8,8 @@
 #include <stdlib.h>
 
 typedef struct eval_options {
-    const char *text, *tasks, *data, *against, *kv, *records, *lora, *prefix, *prefix_tokens;
+    const char *text, *tasks, *data, *against, *save_logits, *kv, *records, *lora, *prefix,
+        *prefix_tokens;
     cli_act act;
     int protocol, bos, compute; /* protocol -1: none was asked for */
     int64_t ctx, windows, limit;
@@ -35,6 +36,9 @@ static const cli_option table[] = {
     CLI_OPTION(eval_options, 0, "against", CLI_TEXT, against, "MODEL", 0, 0,
                "also measure the distance to this model, side by side, or to a base file of "
                "llama.cpp"),
+    CLI_OPTION(eval_options, 0, "save-logits", CLI_TEXT, save_logits, "FILE", 0, 0,
+               "write the distributions of the scored tokens as a base file of llama.cpp "
+               "(--protocol llama.cpp; 2 bytes a vocabulary entry and token)"),
     CLI_OPTION(eval_options, 0, "compute", CLI_CHOICE, compute, "exact|fast", 0, 0,
                "f32 results, or 8-bit activations where the weights allow"),
     CLI_OPTION(
@@ -255,6 +259,7 @@ static pare_status run_text(cli *c, const eval_options *o, pare_perplexity *ppl,
     state progress = {.c = c};
     pare_eval_options eo = pare_eval_options_default();
     if (o->protocol >= 0) eo.protocol = (pare_protocol)o->protocol;
+    if (o->save_logits) eo.protocol = PARE_PROTOCOL_LLAMA_CPP;
     eo.ctx = (size_t)o->ctx;
     eo.max_windows = (size_t)o->windows;
     eo.compute = (pare_compute)o->compute;
@@ -269,6 +274,9 @@ static pare_status run_text(cli *c, const eval_options *o, pare_perplexity *ppl,
     else if (o->logits)
         st = pare_eval_against_logits(ppl, distance, c->rt, model->model, model->tok, o->against,
                                       text, n, &eo, &c->err);
+    else if (o->save_logits)
+        st = pare_eval_save_logits(ppl, c->rt, model->model, model->tok, text, n, o->save_logits,
+                                   &eo, &c->err);
     else
         st = pare_eval_perplexity(ppl, c->rt, model->model, model->tok, text, n, &eo, &c->err);
     if (st == PARE_ERR_INTERRUPTED && progress.done)
@@ -333,6 +341,19 @@ static pare_status check_logits(cli *c, const eval_options *o) {
     return PARE_OK;
 }
 
+/* What writing one does. */
+static pare_status check_save(cli *c, const eval_options *o) {
+    if (!o->text) return cli_fail(c, PARE_ERR_ARG, "eval: found --save-logits without a --text");
+    if (o->protocol == PARE_PROTOCOL_HF)
+        return cli_fail(c, PARE_ERR_ARG,
+                        "eval: found --protocol hf with --save-logits, expected llama.cpp, which "
+                        "base files are of");
+    if (o->against)
+        return cli_fail(c, PARE_ERR_ARG,
+                        "eval: found --save-logits with --against, expected one of them");
+    return PARE_OK;
+}
+
 static pare_status run(cli *c, const void *options, char **args, size_t n_args) {
     eval_options with_file = *(const eval_options *)options;
     const eval_options *o = &with_file;
@@ -343,6 +364,7 @@ static pare_status run(cli *c, const void *options, char **args, size_t n_args) 
                         "eval: found no --text and no --tasks, expected --text FILE or --tasks "
                         "LIST");
     if (o->logits && check_logits(c, o) != PARE_OK) return c->err.status;
+    if (o->save_logits && check_save(c, o) != PARE_OK) return c->err.status;
     eval_tasks *tasks = calloc(1, sizeof *tasks);
     if (!tasks) return cli_fail(c, PARE_ERR_NOMEM, "eval: out of memory");
     tasks->options = pare_tasks_options_default();
@@ -372,7 +394,8 @@ const cli_verb cli_verb_eval = {
         "vocabulary "
         "and the answers that are right in one of the two only; a file that llama-perplexity "
         "--kl-divergence-base has written stands for the other model, its tokens for the text, and "
-        "values are then llama.cpp's. --prefix and --prefix-tokens are "
+        "values are then llama.cpp's; --save-logits writes such a file. --prefix and "
+        "--prefix-tokens are "
         "MODEL's; the other model keeps what it has.",
     .options = table,
     .defaults = &defaults,

@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "base/os.h"
 #include "base/runtime.h"
+#include "eval/save_logits.h"
 #include "text/wikitext.h"
 
 #include <math.h>
@@ -168,38 +169,70 @@ void pare_ppl_end(pare_ppl_run *run) {
     run->window = NULL;
 }
 
+/* saver: where the distributions go; NULL: nowhere. */
+static pare_status run_windows(pare_ppl_sum *sum, pare_runtime *rt, pare_session *session,
+                               const pare_model *m, const pare_ppl_run *run,
+                               pare_logits_saver *saver, float *logprob, pare_error *err) {
+    const pare_ppl_plan *plan = &run->plan;
+    for (size_t k = 0; k < plan->n_windows; k++) {
+        pare_progress(rt, "perplexity", (double)k, (double)plan->n_windows, "windows");
+        PARE_TRY(pare_check_cancel(rt, err));
+        pare_ppl_window(run->window, plan, run->ids.data, k);
+        pare_session_truncate(session, 0);
+        size_t skip = pare_ppl_skip(run, m), from = skip > plan->from ? skip : plan->from;
+        if (saver)
+            PARE_TRY(pare_logits_saver_window(saver, session, run->window, skip, logprob, err));
+        else
+            PARE_TRY(pare_session_logprobs(session, run->window + skip, plan->ctx - skip,
+                                           from - skip, logprob, err));
+        PARE_TRY(pare_ppl_add(sum, logprob, plan->ctx - 1 - from, k, from + 1, err));
+        if (run->options.on_window)
+            run->options.on_window(run->options.arg, k + 1, plan->n_windows, pare_ppl_value(sum));
+    }
+    pare_progress(rt, "perplexity", (double)plan->n_windows, (double)plan->n_windows, "windows");
+    return PARE_OK;
+}
+
+/* path: of the base file to write, or NULL. */
+static pare_status run_text(pare_perplexity *out, pare_runtime *rt, pare_model *m,
+                            const pare_ppl_run *run, const char *path, pare_error *err) {
+    pare_ppl_sum sum = {0};
+    pare_session *session = NULL;
+    pare_logits_saver saver = {0};
+    if (path)
+        PARE_TRY(pare_logits_saver_begin(&saver, rt, run, pare_model_vocab_size(m), path, err));
+    float *logprob = pare_malloc(run->plan.ctx, sizeof *logprob);
+    pare_status st = logprob ? pare_ppl_session(&session, run, m, err)
+                             : pare_fail(err, PARE_ERR_NOMEM, "perplexity: out of memory");
+    if (st == PARE_OK)
+        st = run_windows(&sum, rt, session, m, run, path ? &saver : NULL, logprob, err);
+    if (st == PARE_OK) pare_ppl_finish(out, run, &sum);
+    if (path) st = pare_logits_saver_end(&saver, st, err);
+    pare_free(logprob);
+    pare_session_free(session);
+    return st;
+}
+
+static pare_status perplexity(pare_perplexity *out, pare_runtime *rt, pare_model *m,
+                              const pare_tokenizer *tok, const char *text, size_t len,
+                              const char *path, const pare_eval_options *options, pare_error *err) {
+    *out = (pare_perplexity){0};
+    pare_ppl_run run;
+    pare_status st = pare_ppl_begin(&run, m, tok, text, len, options, err);
+    if (st == PARE_OK) st = run_text(out, rt, m, &run, path, err);
+    pare_ppl_end(&run);
+    return st;
+}
+
 pare_status pare_eval_perplexity(pare_perplexity *out, pare_runtime *rt, pare_model *m,
                                  const pare_tokenizer *tok, const char *text, size_t len,
                                  const pare_eval_options *options, pare_error *err) {
-    *out = (pare_perplexity){0};
-    pare_ppl_run run;
-    pare_ppl_sum sum = {0};
-    pare_session *session = NULL;
-    float *logprob = NULL;
-    pare_status st = pare_ppl_begin(&run, m, tok, text, len, options, err);
-    if (st == PARE_OK) st = pare_ppl_session(&session, &run, m, err);
-    if (st == PARE_OK && !(logprob = pare_malloc(run.plan.ctx, sizeof *logprob)))
-        st = pare_fail(err, PARE_ERR_NOMEM, "perplexity: out of memory");
-    for (size_t k = 0; st == PARE_OK && k < run.plan.n_windows; k++) {
-        const pare_ppl_plan *plan = &run.plan;
-        pare_progress(rt, "perplexity", (double)k, (double)plan->n_windows, "windows");
-        if ((st = pare_check_cancel(rt, err)) != PARE_OK) break;
-        pare_ppl_window(run.window, plan, run.ids.data, k);
-        pare_session_truncate(session, 0);
-        size_t skip = pare_ppl_skip(&run, m), from = skip > plan->from ? skip : plan->from;
-        st = pare_session_logprobs(session, run.window + skip, plan->ctx - skip, from - skip,
-                                   logprob, err);
-        if (st == PARE_OK) st = pare_ppl_add(&sum, logprob, plan->ctx - 1 - from, k, from + 1, err);
-        if (st == PARE_OK && run.options.on_window)
-            run.options.on_window(run.options.arg, k + 1, plan->n_windows, pare_ppl_value(&sum));
-    }
-    if (st == PARE_OK) {
-        pare_progress(rt, "perplexity", (double)run.plan.n_windows, (double)run.plan.n_windows,
-                      "windows");
-        pare_ppl_finish(out, &run, &sum);
-    }
-    pare_free(logprob);
-    pare_session_free(session);
-    pare_ppl_end(&run);
-    return st;
+    return perplexity(out, rt, m, tok, text, len, NULL, options, err);
+}
+
+pare_status pare_eval_save_logits(pare_perplexity *out, pare_runtime *rt, pare_model *m,
+                                  const pare_tokenizer *tok, const char *text, size_t len,
+                                  const char *path, const pare_eval_options *options,
+                                  pare_error *err) {
+    return perplexity(out, rt, m, tok, text, len, path, options, err);
 }

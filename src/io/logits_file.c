@@ -114,11 +114,14 @@ pare_status pare_logits_file_read(uint16_t *rows, const pare_logits_file *f, siz
     for (size_t i = 0; i < n; i++) {
         row_range r = range_of(rows + i * f->row_codes);
         double top = (double)r.scale * UINT16_MAX + (double)r.smallest;
-        if (!(r.scale >= 0 && isfinite(r.smallest) && top <= ROUNDING))
-            return pare_fail(err, PARE_ERR_INPUT,
-                             "%s: chunk %zu: row %zu: found scale %g and smallest log p %g, "
-                             "expected a range of log p up to 0 at most",
-                             f->file.path, window, first + i, (double)r.scale, (double)r.smallest);
+        /* with scale 0 all entries are alike */
+        bool even = fabs((double)r.smallest + log((double)f->vocab_size)) <= ROUNDING;
+        if (!(isfinite(r.smallest) && top <= ROUNDING && (r.scale > 0 || (r.scale == 0 && even))))
+            return pare_fail(
+                err, PARE_ERR_INPUT,
+                "%s: chunk %zu: row %zu: found scale %g and smallest log p %g, "
+                "expected a range of log p up to 0 at most, or scale 0 and -log(n_vocab)",
+                f->file.path, window, first + i, (double)r.scale, (double)r.smallest);
     }
     return PARE_OK;
 }

@@ -41,4 +41,21 @@ pare_status pare_logits_file_read(uint16_t *rows, const pare_logits_file *f, siz
 /* The log p [vocab_size] of a row that was read. */
 void pare_logits_file_decode(float *logprob, const pare_logits_file *f, const uint16_t *row);
 
+/* A base file that is being written: it appears under its name when it is complete. */
+typedef struct pare_logits_writer {
+    pare_writer file; /* rows follow by pare_writer_write, in order; then commit or discard */
+    size_t ctx, vocab_size, n_windows, n_rows, row_codes; /* as in pare_logits_file */
+} pare_logits_writer;
+
+/* Writes all but the rows. ids [n_windows * ctx]; ctx >= 3, the others >= 1. Errors: PARE_ERR_ARG
+ * (something else than a base file stands under the name; counts that the format cannot hold),
+ * PARE_ERR_IO (no room for all of it, or no folder); *w then needs no discard. */
+pare_status pare_logits_writer_open(pare_logits_writer *w, const char *path, const int32_t *ids,
+                                    size_t ctx, size_t vocab_size, size_t n_windows,
+                                    pare_error *err);
+
+/* A row [row_codes] of logits [n], finite or -INFINITY but for one at least. lse: log of the sum of
+ * exp(logits). */
+void pare_logits_file_encode(uint16_t *row, const float *logits, size_t n, double lse);
+
 #endif

@@ -481,6 +481,24 @@ static void eval_against_logits(void **state) {
     }
 }
 
+static void eval_save_logits(void **state) {
+    (void)state;
+    json_decref(program_json(NULL, "pare eval model.gguf --text wiki.test.raw --ctx 32 --windows 2 "
+                                   "--save-logits own.kld"));
+    json_t *o = program_json(NULL, "pare eval model.gguf --against own.kld");
+    json_t *against = json_object_get(o, "against");
+    assert_true(fabs(number(against, "kl_mean")) < 1e-4);
+    assert_true(number(against, "same_top") == 1);
+    json_decref(o);
+#define SAVE "pare eval model.gguf --save-logits other.kld "
+    program_refuses(SAVE "--tasks rte --data tasks", "found --save-logits without a --text");
+    program_refuses(SAVE "--text wiki.test.raw --protocol hf", "expected llama.cpp");
+    program_refuses(SAVE "--text wiki.test.raw --against model.gguf", "expected one of them");
+    program_refuses("pare eval model.gguf --text wiki.test.raw --ctx 32 --save-logits model.gguf",
+                    "model.gguf: found something else than a base file");
+#undef SAVE
+}
+
 static void eval_tasks(void **state) {
     (void)state;
     json_t *o =
@@ -736,6 +754,7 @@ int main(void) {
         cmocka_unit_test(analyze),
         cmocka_unit_test(eval_against),
         cmocka_unit_test(eval_against_logits),
+        cmocka_unit_test(eval_save_logits),
         cmocka_unit_test(eval_tasks),
         cmocka_unit_test(eval_errors),
         cmocka_unit_test(compress_errors),

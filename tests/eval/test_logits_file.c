@@ -4,15 +4,18 @@
 #include "support/test.h"
 #include "support/tiny_model.h"
 
+#include "base/memory.h"
 #include "io/logits_file.h"
 #include "pare/eval.h"
 #include "pare/model.h"
 
 #include <limits.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 enum { CTX = 21, WINDOWS = 3, FIRST = CTX / 2, ROWS = CTX - 1 - FIRST, N = WINDOWS * ROWS };
 enum { HEADER = 20, MAX_BYTES = 1 << 20, ROW = 2 * ((TINY_VOCAB + 1) / 2) + 4 };
@@ -294,7 +297,8 @@ static void bent(void **state) {
         {12, 0, 0, 0, "n_vocab: found 0, expected at least 1"},
         {12, 0, -5, 0, "n_vocab: found -5"},
         {12, 0, TINY_VOCAB + 2, 0, "n_vocab 261"},
-        {12, 0, TINY_VOCAB + 1, 0, NULL}, /* the padding taken for an entry: the same size */
+        /* the padding taken for an entry: the same size, and rows that do not sum to 1 */
+        {12, 0, TINY_VOCAB + 1, 0, "expected a range of log p up to 0 at most, or scale 0 and"},
         {12, 0, INT_MAX, 0, "n_vocab 2147483647"},
         {16, 0, 0, 0, "n_chunk: found 0"},
         {16, 0, 1, 0, "n_chunk 1"},
@@ -310,7 +314,8 @@ static void bent(void **state) {
         {rows_at, 1, 0, 8e-5f, NULL}, /* -ln 259 + 65535 * 8e-5 = -0.31 */
         {rows_at + 2 * ROW + 4, 1, 0, NAN, "chunk 0: row 1: found scale 0 and smallest log p nan"},
         {rows_at + 4, 1, 0, -INFINITY, "smallest log p -inf"},
-        {rows_at + 4, 1, 0, 0, NULL},
+        {rows_at + 4, 1, 0, 0, "found scale 0 and smallest log p 0"},
+        {rows_at + 4, 1, 0, -5.5572f, NULL}, /* -ln 259 = -5.55683 */
         {rows_at + 4, 1, 0, 0.01f, "smallest log p 0.01"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -389,10 +394,134 @@ static void other_model(void **state) {
 #undef RUN
 }
 
+/* --- files that pare writes --- */
+
+/* Beside llama.cpp's formulas on logits of a token at a time, code by code; a model beside its own
+ * file; the perplexity is the one without a file. */
+static void written(void **state) {
+    (void)state;
+    models x;
+    static float logits[N][TINY_VOCAB];
+    pare_perplexity ppl, plain;
+    pare_distance d;
+    begin(&x);
+    pare_eval_options o = pare_eval_options_default();
+    o.protocol = PARE_PROTOCOL_LLAMA_CPP;
+    o.ctx = CTX;
+    char *path = strdup(test_path("saved.kld")), *found;
+    size_t n;
+    logits_of(&x, x.base, logits);
+    image want = begin_image(CTX, TINY_VOCAB, WINDOWS);
+    put(&want, x.ids.data, sizeof(int32_t) * CTX * WINDOWS);
+    for (int i = 0; i < N; i++) encode(&want, logits[i]);
+    for (int again = 0; again < 2; again++) { /* an older one is replaced */
+        assert_ok(
+            pare_eval_save_logits(&ppl, x.rt, x.base, x.tok, x.text, sizeof x.text, path, &o, err));
+        assert_ok(pare_file_read_all(&found, &n, path, MAX_BYTES, err));
+        assert_int_equal(n, want.n);
+        assert_memory_equal(found, want.data, HEADER + sizeof(int32_t) * CTX * WINDOWS);
+        image got = {found, n};
+        for (int i = 0; i < N; i++) {
+            float a[2], b[2];
+            const size_t at =
+                HEADER + sizeof(int32_t) * CTX * WINDOWS + 2 * (size_t)ROW * (size_t)i;
+            memcpy(a, got.data + at, sizeof a);
+            memcpy(b, want.data + at, sizeof b);
+            NEAR(a[0], b[0], 1e-9); /* f32 sums in another order */
+            NEAR(a[1], b[1], 2e-6);
+            for (int v = 0; v < TINY_VOCAB; v++) {
+                uint16_t p, q;
+                memcpy(&p, got.data + at + 8 + 2 * v, 2);
+                memcpy(&q, want.data + at + 8 + 2 * v, 2);
+                assert_true(abs(p - q) <= 2);
+            }
+        }
+        pare_free(found);
+    }
+    assert_ok(pare_eval_perplexity(&plain, x.rt, x.base, x.tok, x.text, sizeof x.text, &o, err));
+    assert_true(ppl.n_scored == plain.n_scored && ppl.crc32 == plain.crc32);
+    NEAR(ppl.nll_sum, plain.nll_sum, 1e-4);
+    /* half a step of the codes: 2e-5 */
+    assert_ok(pare_eval_against_logits(&plain, &d, x.rt, x.base, x.tok, path, x.text, sizeof x.text,
+                                       NULL, err));
+    NEAR(d.kl_mean, 0, 2e-5);
+    NEAR(d.kl_max, 0, 2e-5);
+    NEAR(d.ln_ratio, 0, 2e-5);
+    assert_true(d.same_top == 1);
+    free(want.data);
+    free(path);
+    end(&x);
+}
+
+/* Rows of every kind come back: even ones, values far below the largest, none at all. */
+static void written_rows(void **state) {
+    (void)state;
+    enum { V = 5 };
+    static const float rows[][V] = {{0, 0, 0, 0, 0},
+                                    {-3, 4, 1, 2, 4},
+                                    {100, 0, 99, 84.5f, 84},
+                                    {1e-38f, 0, 0, 0, 0},
+                                    {-INFINITY, 2, 3, -INFINITY, 2.5f},
+                                    {3e38f, -3e38f, 0, 1, 2}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        double most = -INFINITY, lse = 0;
+        uint16_t row[V + 1 + 4];
+        float back[V];
+        for (int v = 0; v < V; v++) most = fmax(most, (double)rows[i][v]);
+        for (int v = 0; v < V; v++) lse += exp((double)rows[i][v] - most);
+        lse = most + log(lse);
+        pare_logits_file_encode(row, rows[i], V, lse);
+        assert_int_equal(row[V + 4], 0);
+        pare_logits_file_decode(back, &(pare_logits_file){.vocab_size = V, .row_codes = V + 5},
+                                row);
+        for (int v = 0; v < V; v++) {
+            const double want = fmax((double)rows[i][v] - lse, most - 16 - lse);
+            NEAR((double)back[v], want, 16.0 / 65535 / 2 + 2e-6);
+        }
+    }
+}
+
+static void not_written(void **state) {
+    (void)state;
+    models x;
+    pare_perplexity ppl;
+    begin(&x);
+    pare_eval_options o = pare_eval_options_default();
+    char *path = strdup(test_path("none.kld"));
+#define SAVE(to) pare_eval_save_logits(&ppl, x.rt, x.m, x.tok, x.text, sizeof x.text, to, &o, err)
+    o.ctx = CTX;
+    assert_fails(SAVE(path), PARE_ERR_ARG, "none.kld: found protocol hf, expected llama.cpp");
+    o.protocol = PARE_PROTOCOL_LLAMA_CPP;
+    o.ctx = 2;
+    assert_fails(SAVE(path), PARE_ERR_ARG, "found windows of 2 tokens, expected at least 3");
+    o.ctx = CTX;
+    assert_fails(SAVE("/nowhere/none.kld"), PARE_ERR_INPUT, "/nowhere/none.kld: ");
+    const char *other = test_write("notes", "mine", 4);
+    assert_fails(SAVE(other), PARE_ERR_ARG, "notes: found something else than a base file");
+    assert_fails(SAVE(test_folder()), PARE_ERR_ARG, "found something else than a base file");
+    pare_logits_writer w;
+    assert_fails(pare_logits_writer_open(&w, path, x.ids.data, 512, 1 << 24, 1 << 24, err),
+                 PARE_ERR_IO, "MiB free on its disk, expected the ");
+    assert_fails(pare_logits_writer_open(&w, path, x.ids.data, 512, SIZE_MAX / 4, 2, err),
+                 PARE_ERR_ARG, "expected what fits in a base file");
+    struct rlimit before, less = {.rlim_cur = 4096}; /* the disk is full in the middle */
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    less.rlim_max = before.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &less), 0);
+    assert_fails(SAVE(path), PARE_ERR_IO, "none.kld");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_false(pare_path_exists(path));
+    free(path);
+    end(&x);
+#undef SAVE
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(beside_models), cmocka_unit_test(any_codes),   cmocka_unit_test(bent),
-        cmocka_unit_test(cut_off),       cmocka_unit_test(other_model),
+        cmocka_unit_test(cut_off),       cmocka_unit_test(other_model), cmocka_unit_test(written),
+        cmocka_unit_test(written_rows),  cmocka_unit_test(not_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
