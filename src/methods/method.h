@@ -102,6 +102,14 @@ typedef struct pare_tune_job {
     void *arg;
 } pare_tune_job;
 
+/* How a method has found its codes, as files of other programs tell it. */
+typedef struct pare_quant_told {
+    double damp;    /* added to the Hessian's diagonal, as a share of its mean; < 0: it has none */
+    bool act_order; /* columns in the order of their inputs, with groups as in the matrix */
+    bool static_groups; /* groups are fitted before the first column is rounded */
+    bool searched;      /* scales of the least error, not those of the extremes */
+} pare_quant_told;
+
 struct pare_method {
     const char *name, *slot, *paper, *summary, *help, *example;
     size_t options_size;
@@ -122,6 +130,9 @@ struct pare_method {
 
     /* The encoding that the weights get (one with a grid); NULL = the method leaves that open. */
     const pare_encoding *(*encoding)(const void *options);
+
+    /* Of a method with an encoding; may be NULL: no Hessian, no search. */
+    void (*tell)(pare_quant_told *told, const void *options);
 
     /* The method quantizes activations, by this scheme; NULL: it does not. Its weights are for
      * matrices that no step before it has quantized. */

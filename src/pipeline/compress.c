@@ -100,6 +100,7 @@ static pare_status plan_method(compress_run *c, tensor_plan *p, size_t i, pare_e
                          step->method->name, p->t->canonical);
     if (!enc) return PARE_OK;
     p->quantizer = step->method;
+    p->quantizer_options = step->options;
     p->enc = enc;
     if (p->cols % enc->block_len == 0) return PARE_OK;
     return pare_fail(
@@ -441,6 +442,13 @@ static pare_status final_tensor(compress_run *c, const pare_work *work, size_t i
     return pare_work_read(work, p->unit, p->t->canonical, p->enc, rows, cols, out, err);
 }
 
+/* False where the run has found no codes. */
+static bool way_of(pare_export_way *way, const compress_run *c, const tensor_plan *p) {
+    *way = (pare_export_way){.told.damp = -1, .true_sequential = c->o->true_sequential};
+    if (p->quantizer && p->quantizer->tell) p->quantizer->tell(&way->told, p->quantizer_options);
+    return p->quantizer != NULL;
+}
+
 static pare_status write_tensors(compress_run *c, pare_output *output, const pare_work *work,
                                  pare_error *err) {
     double total = 0, done = 0;
@@ -456,6 +464,8 @@ static pare_status write_tensors(compress_run *c, pare_output *output, const par
             item.act = &scheme;
             item.act_grid = pare_act_grid_of(&scheme, p->range);
         }
+        pare_export_way way;
+        if (way_of(&way, c, p)) item.way = &way;
         memcpy(item.dims, p->raw ? p->t->dims : p->dims, sizeof item.dims);
         PARE_TRY(pare_output_declare(output, &item, err));
         total += (double)p->t->n_params;

@@ -23,8 +23,9 @@ typedef struct tensor_plan {
     bool recode;                 /* decoded, transformed, encoded */
     size_t n_dims, dims[4];
     size_t rows, cols;
-    size_t n_methods;              /* how many of the recipe's method steps apply */
-    const pare_method *quantizer;  /* the last of them that says the encoding, or NULL */
+    size_t n_methods;             /* how many of the recipe's method steps apply */
+    const pare_method *quantizer; /* the last of them that says the encoding, or NULL */
+    const void *quantizer_options;
     const pare_step *act;          /* that quantizes the tensor's inputs, or NULL */
     pare_act_range range;          /* of these, from calibration; once its unit is done */
     unsigned needs;                /* PARE_NEED_* of its methods */

@@ -182,11 +182,15 @@ static json_t *scheme_json(pare_layout_kind kind, const pare_export_item *item, 
     static const pare_act_scheme usual = {
         .granularity = PARE_ACT_PER_TOKEN, .bits = 8, .symmetric = true};
     const pare_layout *l = item->layout;
-    json_t *weights = json_pack(
-        "{s:i, s:s, s:b, s:s, s:o, s:n, s:b, s:n, s:s, s:{}}", "num_bits", (int)l->bits, "type",
-        "int", "symmetric", !l->asymmetric, "strategy", by_row(l) ? "channel" : "group",
-        "group_size", by_row(l) ? json_null() : json_integer((json_int_t)l->group),
-        "block_structure", "dynamic", 0, "actorder", "observer", "minmax", "observer_kwargs");
+    const pare_quant_told *told = item->way ? &item->way->told : NULL;
+    /* "weight": columns in the order of their inputs, groups as in the matrix; of groups only */
+    json_t *weights =
+        json_pack("{s:i, s:s, s:b, s:s, s:o, s:n, s:b, s:s?, s:s, s:{}}", "num_bits", (int)l->bits,
+                  "type", "int", "symmetric", !l->asymmetric, "strategy",
+                  by_row(l) ? "channel" : "group", "group_size",
+                  by_row(l) ? json_null() : json_integer((json_int_t)l->group), "block_structure",
+                  "dynamic", 0, "actorder", told && told->act_order && !by_row(l) ? "weight" : NULL,
+                  "observer", told && told->searched ? "mse" : "minmax", "observer_kwargs");
     json_t *inputs = item->act    ? inputs_json(item->act)
                      : by_default ? inputs_json(&usual)
                                   : json_null();
@@ -275,13 +279,29 @@ static json_t *dynamic_json(const pare_export_item *items, size_t n, const pare_
     return dynamic;
 }
 
+/* How the matrices of the common form were found. */
+static void put_way(json_t *o, const pare_export_item *items, size_t n, const pare_layout *common) {
+    const pare_export_way *way = NULL;
+    for (size_t i = 0; i < n && !way; i++)
+        if (items[i].layout && same_form(items[i].layout, common)) way = items[i].way;
+    if (!way) return;
+    json_object_set_new(o, "true_sequential", json_boolean(way->true_sequential));
+    if (way->told.damp < 0) return;
+    json_object_set_new(o, "damp_percent",
+                        json_real(way->told.damp)); /* a share, for all its name */
+    json_object_set_new(o, "static_groups", json_boolean(way->told.static_groups));
+}
+
+/* desc_act tells readers that groups are not in the order of the inputs: here they always are, also
+ * where columns were rounded in another order (act_order with static groups). */
 static json_t *gptq_json(pare_layout_kind kind, const pare_export_item *items, size_t n) {
     const pare_layout *l = common_form(items, n);
-    json_t *o = json_pack("{s:s, s:i, s:I, s:b, s:b, s:b, s:b, s:s, s:s}", "quant_method", "gptq",
-                          "bits", (int)l->bits, "group_size", group_size(l), "desc_act", 0, "sym",
-                          !l->asymmetric, "lm_head", is_packed(items, n, "lm_head.weight"),
-                          "true_sequential", 0, "checkpoint_format",
-                          kind == PARE_LAYOUT_GPTQ ? "gptq" : "gptq_v2", "pack_dtype", "int32");
+    json_t *o =
+        json_pack("{s:s, s:i, s:I, s:b, s:b, s:b, s:s, s:s}", "quant_method", "gptq", "bits",
+                  (int)l->bits, "group_size", group_size(l), "desc_act", 0, "sym", !l->asymmetric,
+                  "lm_head", is_packed(items, n, "lm_head.weight"), "checkpoint_format",
+                  kind == PARE_LAYOUT_GPTQ ? "gptq" : "gptq_v2", "pack_dtype", "int32");
+    put_way(o, items, n, l);
     json_t *dynamic = dynamic_json(items, n, l);
     if (json_object_size(dynamic))
         json_object_set_new(o, "dynamic", dynamic);

@@ -4,6 +4,7 @@
 #define PARE_SRC_PIPELINE_EXPORT_QUANT_H
 
 #include "io/quant_layout.h"
+#include "methods/method.h"
 #include "model/source.h"
 #include "tensor/act_quant.h"
 
@@ -31,11 +32,18 @@ bool pare_export_fits(const pare_encoding **stored, const pare_output_format *f,
 /* The plain type for what a format cannot hold. */
 const pare_encoding *pare_export_plain(const pare_source *source);
 
+/* How a run has found the codes of a matrix. */
+typedef struct pare_export_way {
+    pare_quant_told told;
+    bool true_sequential; /* inputs were measured again behind each group of a block's layers */
+} pare_export_way;
+
 typedef struct pare_export_item {
     const char *name;           /* in the folder, "... .weight" */
     const pare_layout *layout;  /* NULL = plain */
     bool linear;                /* a matrix that tokens are multiplied with */
     const pare_act_scheme *act; /* of its inputs, or NULL: as the format has them by default */
+    const pare_export_way *way; /* NULL: the codes are the input's, and nothing is told */
 } pare_export_item;
 
 /* The group that all matrices of one form get: the largest of group, group / 2 ... 32 that divides

@@ -29,6 +29,8 @@ typedef struct written {
     bool has_act; /* its inputs are quantized; static: two more tensors */
     pare_act_scheme act;
     pare_act_grid act_grid;
+    bool has_way; /* this run has found its codes */
+    pare_export_way way;
     size_t act_number[2];             /* of input_scale and input_zero_point */
     size_t number[PARE_LAYOUT_PARTS]; /* of the container's writer */
     uint32_t crc[PARE_MAX_PARTS];     /* of the parts; with a layout of the values as f32 */
@@ -162,6 +164,8 @@ pare_status pare_output_declare(pare_output *o, const pare_output_item *item, pa
     w->has_act = item->act != NULL;
     if (item->act) w->act = *item->act;
     w->act_grid = item->act_grid;
+    w->has_way = item->way != NULL;
+    if (item->way) w->way = *item->way;
     pare_name name;
     pare_name_form form = o->gguf ? PARE_NAMES_GGUF : PARE_NAMES_HF;
     if (!item->raw && pare_name_parse(&name, o->arch, PARE_NAMES_GGUF, item->name)) {
@@ -260,7 +264,7 @@ static json_t *packing_json(const pare_output *o) {
     for (size_t i = 0; i < o->n_items; i++) {
         const written *w = &o->items[i];
         items[i] = (pare_export_item){w->name, w->layout.kind ? &w->layout : NULL, w->linear,
-                                      w->has_act ? &w->act : NULL};
+                                      w->has_act ? &w->act : NULL, w->has_way ? &w->way : NULL};
     }
     json_t *j = pare_export_quantization(o->kind, items, o->n_items);
     pare_free(items);

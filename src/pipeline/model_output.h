@@ -26,6 +26,7 @@ typedef struct pare_output_item {
     size_t n_dims, dims[4];      /* slowest first; of a raw item as stored, else canonical */
     const pare_act_scheme *act;  /* how its inputs are quantized, or NULL; not kept */
     pare_act_grid act_grid;      /* of a static one */
+    const pare_export_way *way;  /* how the run has found its codes, or NULL; not kept */
     bool raw;                    /* the bytes are the input's, in its own form: no fix is applied */
 } pare_output_item;
 

@@ -248,6 +248,74 @@ static void configurations(void **state) {
     pare_json_free(&j);
 }
 
+/* What a file tells of how its codes were found is what the recipe did; a conversion tells nothing.
+ */
+static void ways(void **state) {
+    (void)state;
+    static const struct {
+        const char *recipe, *format, *expected;
+        bool true_sequential;
+    } runs[] = {
+        {"gptq:bits=4,group=32,damp=0.05", "gptq-v2",
+         "true_sequential true damp_percent 0.05 "
+         "static_groups true desc_act false",
+         true},
+        {"gptq:bits=4,group=32,act_order=false", "gptq-v2",
+         "true_sequential false damp_percent 0.01 static_groups false desc_act false", false},
+        {"rtn:bits=4,group=32", "gptq-v2", "true_sequential false desc_act false", false},
+        {"gptq:bits=4,group=32,search=none", "compressed-tensors",
+         "actorder \"weight\" observer "
+         "\"minmax\"",
+         false},
+        {"gptq:bits=4,group=0", "compressed-tensors", "actorder null observer \"mse\"", false},
+        {"rtn:bits=4,group=32,search=mse", "compressed-tensors", "actorder null observer \"mse\"",
+         false},
+    };
+    static const char *const keys[] = {"true_sequential", "damp_percent", "static_groups",
+                                       "desc_act",        "actorder",     "observer"};
+    static char words[4000];
+    for (size_t i = 0; i < sizeof words; i++) words[i] = (char)('a' + i * i * 31 % 26);
+    char calib[1024];
+    snprintf(calib, sizeof calib, "%s", test_write("calib.txt", words, sizeof words));
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        const char *out = fresh();
+        pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+        pare_compress_report *report;
+        const pare_compress_options o = {.model = tiny(),
+                                         .out = out,
+                                         .recipe = runs[i].recipe,
+                                         .format = runs[i].format,
+                                         .calib = calib,
+                                         .calib_samples = 4,
+                                         .calib_ctx = 32,
+                                         .true_sequential = runs[i].true_sequential};
+        assert_ok(pare_compress(&report, rt, &o, err));
+        pare_compress_report_free(report);
+        pare_runtime_free(rt);
+        pare_json j = config_of(out);
+        const json_t *config = pare_json_get(&j, "quantization_config");
+        const json_t *groups = json_object_get(config, "config_groups");
+        if (groups) config = json_object_get(json_object_get(groups, "group_0"), "weights");
+        char found[400] = "";
+        for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) {
+            const json_t *value = json_object_get(config, keys[k]);
+            char *text = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(3)) : NULL;
+            size_t n = strlen(found);
+            if (text) snprintf(found + n, sizeof found - n, "%s%s %s", n ? " " : "", keys[k], text);
+            free(text);
+        }
+        assert_string_equal(found, runs[i].expected);
+        pare_json_free(&j);
+        if (i) continue;
+        const char *again = fresh();
+        make(out, again, "", "gptq-v2");
+        j = config_of(again);
+        assert_null(pare_json_get(&j, "quantization_config.damp_percent"));
+        assert_null(pare_json_get(&j, "quantization_config.true_sequential"));
+        pare_json_free(&j);
+    }
+}
+
 /* ---- what a format cannot hold ---- */
 
 static void refusals(void **state) {
@@ -467,8 +535,9 @@ static void tolerated(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_format),   cmocka_unit_test(between_formats),
-        cmocka_unit_test(configurations), cmocka_unit_test(refusals),
-        cmocka_unit_test(bad_files),      cmocka_unit_test(tolerated),
+        cmocka_unit_test(configurations), cmocka_unit_test(ways),
+        cmocka_unit_test(refusals),       cmocka_unit_test(bad_files),
+        cmocka_unit_test(tolerated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

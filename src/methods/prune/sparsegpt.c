@@ -171,6 +171,11 @@ static const pare_encoding *sparsegpt_encoding(const void *options) {
     return o->bits ? pare_encoding_of_grid(o->bits, true, 0) : NULL;
 }
 
+static void sparsegpt_tell(pare_quant_told *told, const void *options) {
+    *told = (pare_quant_told){.damp = ((const sparsegpt_options *)options)->damp,
+                              .static_groups = true}; /* a row's */
+}
+
 static pare_status sparsegpt_check(const void *options, pare_error *err) {
     const sparsegpt_options *o = options;
     PARE_TRY(pare_prune_check(&o->p, err));
@@ -208,6 +213,7 @@ const pare_method pare_method_sparsegpt = {
     .prunes = true,
     .check = sparsegpt_check,
     .encoding = sparsegpt_encoding,
+    .tell = sparsegpt_tell,
     .work_bytes = sparsegpt_work,
     .run = sparsegpt_run,
 };

@@ -83,6 +83,15 @@ static gptq_way way_of(const gptq_options *o) {
     return way;
 }
 
+static void gptq_tell(pare_quant_told *told, const void *options) {
+    const gptq_options *o = options;
+    const gptq_way way = way_of(o);
+    *told = (pare_quant_told){.damp = o->damp,
+                              .act_order = way.order && way.stat,
+                              .static_groups = way.stat,
+                              .searched = o->q.search != PARE_GRID_PLAIN};
+}
+
 typedef struct gptq_job {
     const pare_weight_job *weights;
     const gptq_options *o;
@@ -373,6 +382,7 @@ const pare_method pare_method_gptq = {
     .needs = PARE_NEED_SQUARES | PARE_NEED_HESSIAN,
     .check = gptq_check,
     .encoding = gptq_encoding,
+    .tell = gptq_tell,
     .work_bytes = gptq_work,
     .run = gptq_run,
 };

@@ -38,6 +38,11 @@ static const pare_encoding *rtn_encoding(const void *options) {
     return pare_quant_encoding(&((const rtn_options *)options)->q);
 }
 
+static void rtn_tell(pare_quant_told *told, const void *options) {
+    *told = (pare_quant_told){
+        .damp = -1, .searched = ((const rtn_options *)options)->q.search != PARE_GRID_PLAIN};
+}
+
 static pare_status rtn_check(const void *options, pare_error *err) {
     return pare_quant_check(&((const rtn_options *)options)->q, err);
 }
@@ -60,5 +65,6 @@ const pare_method pare_method_rtn = {
     .uses = rtn_uses,
     .check = rtn_check,
     .encoding = rtn_encoding,
+    .tell = rtn_tell,
     .run = rtn_run,
 };
