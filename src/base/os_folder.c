@@ -79,7 +79,10 @@ static pare_status check_name(const char *path, pare_error *err) {
 }
 
 pare_status pare_folder_check(const char *path, pare_error *err) {
-    if (!pare_path_is_folder(path)) return make_way(path, err);
+    if (!pare_path_is_folder(path)) {
+        PARE_TRY(check_name(path, err));
+        return make_way(path, err);
+    }
     PARE_TRY(check_empty(path, err));
     PARE_TRY(check_name(path, err));
     return check_place(path, err);

@@ -173,6 +173,11 @@ static void places_of_folders(void **state) {
     assert_ok(pare_folder_make(test_path("empty"), err));
     assert_ok(pare_folder_check(test_path("empty"), err));
     assert_ok(pare_folder_check(test_path("empty//"), err));
+    static const char *const nameless[] = {"empty/.", "empty/..", "new/.", "new/..", "new/./"};
+    for (size_t i = 0; i < sizeof nameless / sizeof *nameless; i++) {
+        assert_fails(pare_folder_check(test_path(nameless[i]), err), PARE_ERR_INPUT, "expected ");
+        assert_false(pare_path_exists(test_path("new")));
+    }
     assert_int_equal(symlink(test_path("empty"), test_path("link")), 0);
     assert_fails(pare_folder_check(test_path("link"), err), PARE_ERR_INPUT, "found a link");
     assert_fails(pare_folder_check(test_path("link/"), err), PARE_ERR_INPUT, "found a link");
