@@ -168,11 +168,12 @@ __attribute__((format(printf, 2, 3))) pare_status cli_printf(cli *c, const char 
 pare_status cli_flush(cli *c);
 
 /* A table: titles with '>' in front are right-aligned. At most 100 columns wide: the widest
- * left-aligned column is shortened. */
+ * left-aligned column is shortened, at the beginnings of its names or, with '<' in front of the
+ * title, at the ends of its prose. */
 typedef struct cli_table {
     size_t n_columns, n_cells, capacity;
     char **cell; /* row by row, the titles first; owned */
-    bool right[12], failed;
+    bool right[12], prose[12], failed;
 } cli_table;
 /* titles: "name|>params|>bytes". */
 void cli_table_begin(cli_table *t, const char *titles);

@@ -144,9 +144,10 @@ static void add_cell(cli_table *t, char *text) {
 void cli_table_begin(cli_table *t, const char *titles) {
     *t = (cli_table){0};
     for (const char *p = titles;; p++) {
-        size_t n = strcspn(p, "|");
+        size_t n = strcspn(p, "|"), mark = *p == '>' || *p == '<';
+        t->prose[t->n_columns] = *p == '<';
         t->right[t->n_columns++] = *p == '>';
-        add_cell(t, strndup(p + (*p == '>'), n - (*p == '>')));
+        add_cell(t, strndup(p + mark, n - mark));
         p += n;
         if (!*p) break;
     }
@@ -179,18 +180,26 @@ static void measure(const cli_table *t, size_t *width) {
     }
 }
 
-/* A name too long for its column keeps its end: that is where tensor names differ. */
-static void print_cell(const char *text, size_t width, bool right, bool last) {
-    size_t n = text_width(text);
-    bool cut = n > width;
-    for (size_t skip = cut ? n - width + 2 : 0; skip; skip--) {
+/* `n` characters further. */
+static const char *skip_characters(const char *text, size_t n) {
+    for (; n; n--) {
         text++;
         while (((unsigned char)*text & 0xC0) == 0x80) text++;
     }
-    if (cut) n = width;
-    if (right) printf("%*s", (int)(width - n), "");
-    printf("%s%s", cut ? ".." : "", text);
-    if (!right && !last) printf("%*s", (int)(width - n), "");
+    return text;
+}
+
+/* A name too long for its column keeps its end, where tensor names differ; prose its beginning. */
+static void print_cell(const char *text, size_t width, bool right, bool prose, bool last) {
+    size_t n = text_width(text), left = n > width ? width - 2 : n;
+    if (right) printf("%*s", (int)(n > width ? 0 : width - n), "");
+    if (n <= width)
+        printf("%s", text);
+    else if (prose)
+        printf("%.*s..", (int)(skip_characters(text, left) - text), text);
+    else
+        printf("..%s", skip_characters(text, n - left));
+    if (!right && !last && n < width) printf("%*s", (int)(width - n), "");
 }
 
 pare_status cli_table_end(cli *c, cli_table *t) {
@@ -202,7 +211,7 @@ pare_status cli_table_end(cli *c, cli_table *t) {
         if (i == 0 && c->color) printf("\033[1m");
         for (size_t j = 0; j < t->n_columns; j++) {
             if (j) printf("  ");
-            print_cell(t->cell[i + j], width[j], t->right[j], j + 1 == t->n_columns);
+            print_cell(t->cell[i + j], width[j], t->right[j], t->prose[j], j + 1 == t->n_columns);
         }
         printf(i == 0 && c->color ? "\033[0m\n" : "\n");
     }

@@ -157,7 +157,7 @@ static pare_status check_slot(cli *c, const char *slot) {
 
 static pare_status print_all(cli *c, const char *slot) {
     cli_table t;
-    cli_table_begin(&t, "method|slot|paper|what");
+    cli_table_begin(&t, "method|slot|paper|<what");
     for (size_t i = 0; pare_method_at(i); i++) {
         const pare_method *m = pare_method_at(i);
         if (!wanted(m, NULL, slot)) continue;
@@ -170,7 +170,7 @@ static pare_status print_all(cli *c, const char *slot) {
     if (st != PARE_OK || slot) return st;
 
     cli_printf(c, "\n");
-    cli_table_begin(&t, "encoding|>bits/weight|what");
+    cli_table_begin(&t, "encoding|>bits/weight|<what");
     for (size_t i = 0; pare_encoding_at(i); i++) {
         const pare_encoding *e = pare_encoding_at(i);
         double bits = pare_encoding_bits_per_weight(e);

@@ -172,6 +172,27 @@ static void colour(void **state) {
     program_free(&r);
 }
 
+/* A list of methods: no wide line, and a summary that is cut keeps its beginning. */
+static void methods_in_a_list(void **state) {
+    (void)state;
+    program_result r = program_run(NULL, "pare methods --slot pruner");
+    json_t *o = program_json(NULL, "pare methods --slot pruner --json");
+    json_t *list = json_object_get(o, "methods");
+    size_t n_cut = 0;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *text = json_string_value(json_object_get(json_array_get(list, i), "summary"));
+        char begin[21];
+        snprintf(begin, sizeof begin, "%s", text);
+        if (!strstr(r.out, begin)) fail_msg("no beginning: %s", text);
+        n_cut += !strstr(r.out, text);
+    }
+    for (const char *p = r.out; *p; p = strchr(p, '\n') + 1)
+        if (strcspn(p, "\n") > 100) fail_msg("wide line: %.*s", (int)strcspn(p, "\n"), p);
+    assert_true(n_cut > 0 && strstr(r.out, "..\n"));
+    json_decref(o);
+    program_free(&r);
+}
+
 /* A method in full: no wide line but the example, no help that is cut. */
 static void method_in_full(void **state) {
     (void)state;
@@ -217,10 +238,11 @@ static void machine(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(method_in_full), cmocka_unit_test(overview),
-        cmocka_unit_test(help),           cmocka_unit_test(usage_errors),
-        cmocka_unit_test(echoed_safely),  cmocka_unit_test(output_errors),
-        cmocka_unit_test(colour),         cmocka_unit_test(machine),
+        cmocka_unit_test(methods_in_a_list), cmocka_unit_test(method_in_full),
+        cmocka_unit_test(overview),          cmocka_unit_test(help),
+        cmocka_unit_test(usage_errors),      cmocka_unit_test(echoed_safely),
+        cmocka_unit_test(output_errors),     cmocka_unit_test(colour),
+        cmocka_unit_test(machine),
     };
     return cmocka_run_group_tests(tests, find_verbs, NULL);
 }
