@@ -397,7 +397,8 @@ static pare_status end_calibration(pare_act_sites *a, pare_error *err) {
                            "calibration: block %zu, %s: found %s, expected a text that shows its "
                            "range: a static grid would cut off what comes later (act=per_token "
                            "needs no range)",
-                           layer, names[site], r.min > r.max ? "nothing" : "values of 0 only");
+                           layer, names[site],
+                           r.min > r.max ? "nothing" : "values of 0 or next to it only");
         if (st == PARE_OK && used && (!isfinite(r.min) || !isfinite(r.max)))
             st = pare_fail(err, PARE_ERR_INPUT,
                            "calibration: block %zu, %s: found NaN or infinity, expected finite "

@@ -84,5 +84,5 @@ pare_status compress_check_range(const tensor_plan *p, pare_error *err) {
                      "calibration: %s: found %s, expected a text that shows its range: a static "
                      "grid would cut off what comes later (act=per_token needs no range)",
                      p->t->canonical,
-                     p->range.min > p->range.max ? "no input" : "inputs of 0 only");
+                     p->range.min > p->range.max ? "no input" : "inputs of 0 or next to it only");
 }

@@ -2,8 +2,6 @@
 
 #include <math.h>
 
-static const float least_range = 1e-5f;
-
 /* NaN of either counts. */
 static float smaller(float a, float b) { return a < b || isnan(a) ? a : b; }
 static float larger(float a, float b) { return a > b || isnan(a) ? a : b; }
@@ -19,7 +17,9 @@ pare_act_range pare_act_range_of(pare_isa isa, const float *x, size_t ldx, size_
     return r;
 }
 
-static float step(float range, float n_steps) { return larger(range, least_range) / n_steps; }
+static float step(float range, float n_steps) {
+    return larger(range, PARE_ACT_LEAST_RANGE) / n_steps;
+}
 
 /* Of [low, high], whose length may be more than f32 holds. */
 static float step_between(float low, float high, float n_steps) {

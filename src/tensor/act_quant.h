@@ -51,9 +51,13 @@ static const pare_act_range pare_act_range_none = {__builtin_inff(), -__builtin_
 /* The smallest range that holds both. */
 pare_act_range pare_act_range_join(pare_act_range a, pare_act_range b);
 
-/* Does it say how large values get? That of nothing does not, nor that of zeros. */
+/* The narrowest range that a grid is made for. */
+#define PARE_ACT_LEAST_RANGE 1e-5f
+
+/* Does it say how large values get? That of nothing does not, nor that of values which are 0 or
+ * next to it. */
 static inline bool pare_act_range_tells(pare_act_range r) {
-    return !(r.min > r.max) && !(r.min == 0 && r.max == 0);
+    return !(r.min > r.max) && !(r.min >= -PARE_ACT_LEAST_RANGE && r.max <= PARE_ACT_LEAST_RANGE);
 }
 
 /* The range of the rows x[n][ldx], `in` values each. */

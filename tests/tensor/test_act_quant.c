@@ -135,6 +135,25 @@ static void printed_formula(void **state) {
 }
 
 /* Per token each row has its own grid; one row of a dynamic tensor is a token. */
+/* What no calibration has shown: nothing, zeros, and what is next to them. */
+static void ranges_that_tell(void **state) {
+    (void)state;
+    static const struct {
+        pare_act_range r;
+        bool tells;
+    } cases[] = {{{INFINITY, -INFINITY}, false},
+                 {{0, 0}, false},
+                 {{-1e-6f, 1e-6f}, false},
+                 {{0, 1e-5f}, false},
+                 {{0, 2e-5f}, true},
+                 {{-1, 0}, true},
+                 {{-1e-30f, 1e-30f}, false},
+                 {{-INFINITY, 1}, true},
+                 {{NAN, NAN}, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(pare_act_range_tells(cases[i].r), cases[i].tells);
+}
+
 static void granularities(void **state) {
     (void)state;
     enum { N = 5, IN = 70, LD = 72 };
@@ -232,6 +251,6 @@ int main(void) {
         cmocka_unit_test(by_hand),       cmocka_unit_test(odd_ranges),
         cmocka_unit_test(closed_forms),  cmocka_unit_test(printed_formula),
         cmocka_unit_test(granularities), cmocka_unit_test(levels),
-        cmocka_unit_test(clamped)};
+        cmocka_unit_test(clamped),       cmocka_unit_test(ranges_that_tell)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
