@@ -35,8 +35,28 @@ static pare_status check_shape(const pare_train_shape *s, pare_error *err) {
     return PARE_OK;
 }
 
+/* What the file says and a training here does not do. */
+static pare_status tell_without_effect(pare_runtime *rt, const pare_json *j,
+                                       const pare_train_shape *s, size_t vocab_size,
+                                       pare_error *err) {
+    static const char *const dropouts[] = {"attention_dropout",  "hidden_dropout", "dropout",
+                                           "attn_pdrop",         "embd_pdrop",     "resid_pdrop",
+                                           "activation_dropout", "layerdrop"};
+    for (size_t i = 0; i < sizeof dropouts / sizeof *dropouts; i++) {
+        double share = 0;
+        PARE_TRY(pare_json_double(j, dropouts[i], PARE_OPTIONAL, 0, 1, &share, err));
+        if (share > 0)
+            pare_warn(rt, "%s: %s: found %g, which has no effect: there is no dropout", s->config,
+                      dropouts[i], share);
+    }
+    if (vocab_size != s->vocab_size)
+        pare_warn(rt, "%s: vocab_size: found %zu, the model gets the tokenizer's %zu", s->config,
+                  vocab_size, s->vocab_size);
+    return PARE_OK;
+}
+
 /* *deviation: of new matrices, where the file says it. */
-static pare_status read_config(pare_model_config *c, const pare_arch **arch,
+static pare_status read_config(pare_model_config *c, const pare_arch **arch, pare_runtime *rt,
                                const pare_train_shape *s, double *deviation, pare_error *err) {
     pare_json j;
     bool biases = false;
@@ -56,15 +76,16 @@ static pare_status read_config(pare_model_config *c, const pare_arch **arch,
         c->tied = (*arch)->no_rope || (*arch)->scaled_embeddings;
         st = pare_json_bool(&j, "tie_word_embeddings", PARE_OPTIONAL, &c->tied, err);
     }
+    if (st == PARE_OK) st = tell_without_effect(rt, &j, s, c->vocab_size, err);
     pare_json_free(&j);
-    c->vocab_size = s->vocab_size; /* the tokenizer's */
+    c->vocab_size = s->vocab_size;
     return st;
 }
 
-static pare_status make_config(pare_model_config *c, const pare_arch **arch,
+static pare_status make_config(pare_model_config *c, const pare_arch **arch, pare_runtime *rt,
                                const pare_train_shape *s, size_t ctx, double *deviation,
                                pare_error *err) {
-    if (s->config) return read_config(c, arch, s, deviation, err);
+    if (s->config) return read_config(c, arch, rt, s, deviation, err);
     *arch = pare_arch_find(s->arch);
     if (!*arch) return pare_arch_unknown("training", "arch", s->arch, false, err);
     PARE_TRY(check_shape(s, err));
@@ -375,7 +396,7 @@ static pare_status fill_folder(pare_runtime *rt, const pare_train_shape *shape, 
         s.vocab_size = pare_tokenizer_vocab_size(tok);
     }
     if (st == PARE_OK) {
-        st = make_config(c, &arch, &s, ctx, &deviation, err);
+        st = make_config(c, &arch, rt, &s, ctx, &deviation, err);
     }
     if (st == PARE_OK) {
         c->bos = pare_tokenizer_bos(tok);

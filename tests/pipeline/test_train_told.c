@@ -5,8 +5,11 @@
 #include "base/memory.h"
 #include "base/os.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 int fsync(int fd) { return (void)fd, 0; } /* nothing here loses power */
 
@@ -169,10 +172,45 @@ static void bytes_that_are_no_text_are_told(void **state) {
     toy_clean();
 }
 
+/* Keys of a configuration that a training makes no use of. */
+static void keys_without_effect_are_told(void **state) {
+    (void)state;
+    pare_train_report r;
+    pare_train_options o = toy_options();
+    o.steps = 1;
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    char path[1200], config[1200];
+    snprintf(path, sizeof path, "%s/config.json", toy.out);
+    json_t *j = json_load_file(path, 0, NULL);
+    assert_non_null(j);
+    o.shape = (pare_train_shape){.config = config, .tokenizer = toy.tokenizer};
+    for (int changed = 0; changed < 2; changed++) {
+        if (changed) {
+            json_object_set_new(j, "attention_dropout", json_real(0.1));
+            json_object_set_new(j, "vocab_size", json_integer(1000));
+        }
+        char *text = json_dumps(j, 0);
+        snprintf(config, sizeof config, "%s", test_write("config.json", text, strlen(text)));
+        free(text);
+        toy_clean();
+        assert_ok(toy_run(&r, &o, 1, NULL, err));
+        const char *told = toy_warnings();
+        assert_int_equal(strstr(told, "attention_dropout: found 0.1, which has no effect") != NULL,
+                         changed);
+        assert_int_equal(strstr(told, "vocab_size: found 1000, the model gets the tokenizer's") !=
+                             NULL,
+                         changed);
+    }
+    json_decref(j);
+    toy_clean();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(averages_begin_with_the_first_step),
                                        cmocka_unit_test(zeros_that_go_are_told),
                                        cmocka_unit_test(a_rising_loss_is_told),
-                                       cmocka_unit_test(bytes_that_are_no_text_are_told)};
+                                       cmocka_unit_test(bytes_that_are_no_text_are_told),
+                                       cmocka_unit_test(keys_without_effect_are_told)};
     return cmocka_run_group_tests(tests, toy_set_up, NULL);
 }
