@@ -33,7 +33,8 @@ CASES = {  # peer: (name, what the peer is told, recipe of pare)
     "llmcompressor": [("gptq 4 bits g64", {"kind": "gptq"}, "gptq:bits=4,group=64"),
                       ("rtn 4 bits g64", {"kind": "rtn"}, "rtn:bits=4,group=64")],
     "gptqmodel": [("gptq 4 bits g64", {}, "gptq:bits=4,group=64")],
-    "autoround": [("rtn 4 bits g64", {}, "rtn:bits=4,group=64")],
+    "autoround": [("20 steps, 4 bits g64", {"iters": 20}, "signround:bits=4,group=64,iters=20,batch=4"),
+                  ("opt-RTN 4 bits g64", {"iters": 0}, "rtn:bits=4,group=64,search=least_squares")],
 }
 
 
@@ -190,8 +191,10 @@ def run_peer(name, clone, model, ids_file, out, o):
     if name == "autoround":
         from auto_round import AutoRound
 
-        made = AutoRound(net, AutoTokenizer.from_pretrained(model), bits=4, group_size=64, sym=True, iters=0, amp=False,
-                         device_map="cpu", dataset=[row[None] for row in ids], nsamples=len(ids), seqlen=ids.shape[1])
+        torch.set_grad_enabled(o["iters"] > 0)
+        made = AutoRound(net, AutoTokenizer.from_pretrained(model), bits=4, group_size=64, sym=True, iters=o["iters"],
+                         batch_size=4, amp=False, device_map="cpu", dataset=[row[None] for row in ids], nsamples=len(ids),
+                         seqlen=ids.shape[1])
         made.quantize_and_save(out, format="fake")
     elif name == "llmcompressor":
         save(run_llmcompressor(net, ids, model, o), model, out)
@@ -214,6 +217,8 @@ def timed(command, log):
 
 
 def perplexity(a, folder):
+    if not os.path.exists(os.path.join(folder, "config.json")):  # AutoRound puts a folder of its own into it
+        folder = os.path.join(folder, os.listdir(folder)[0])
     told = subprocess.run([a.pare, "eval", folder, "--text", a.eval, "--windows", str(a.windows), "--json", "-q",
                            "--records", "none"], check=True, capture_output=True)
     return json.loads(told.stdout)["perplexity"]["ppl"]
@@ -231,6 +236,7 @@ def main():
     p.add_argument("peers", nargs="+")
     for name, value in (("samples", 8), ("ctx", 512), ("windows", 10)):
         p.add_argument("--" + name, type=int, default=value)
+    p.add_argument("--case", default="", help="only those with this in their names")
     p.add_argument("--work", default="peers-work")
     a = p.parse_args()
     os.makedirs(a.work, exist_ok=True)
@@ -247,6 +253,8 @@ def main():
     for number, (name, where) in enumerate(peer.split("=", 1) for peer in a.peers):
         python, _, clone = where.partition(":")
         for case, (what, told, recipe) in enumerate(CASES[name]):
+            if a.case not in what:
+                continue
             out = os.path.join(a.work, f"{name}-{case}")
             command = [python, __file__, "--run", name, clone, dense, ids_file, out, json.dumps(told)]
             report(name, what, timed(command, out + ".log"), perplexity(a, out))
@@ -254,7 +262,7 @@ def main():
                 continue
             out = os.path.join(a.work, f"pare-{number}-{case}")
             command = [a.pare, "compress", dense, "-o", out, "-r", recipe, "-q", "--json", "--records", "none"]
-            if "rtn" not in recipe:
+            if "rtn" not in recipe or "search" in recipe:
                 command += ["--calib", a.calib, "--calib-samples", str(a.samples), "--calib-ctx", str(a.ctx)]
             ours[recipe] = timed(command, out + ".json")
             report("pare", recipe, ours[recipe], perplexity(a, out))
