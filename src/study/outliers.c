@@ -325,6 +325,11 @@ static pare_status set_up(analysis *a, const char *model, const char *text, size
         PARE_TRY(pare_model_load_own_prefix(a->m, err));
     else if (*o->prefix)
         PARE_TRY(pare_model_set_prefix(a->m, o->prefix, err));
+    if (pare_source_act(a->m->source))
+        pare_warn(a->rt,
+                  "%s: has the inputs of its matrices quantized; what is looked at here are those "
+                  "of the same weights with inputs as they are",
+                  model);
     a->result.prefix_length = pare_model_prefix_length(a->m);
     PARE_TRY(pare_tokenizer_load(&a->tok, model, err));
     a->result.n_layers = a->m->config.n_layers;
