@@ -66,13 +66,17 @@ double pare_optim_lr(const pare_optim *o);
  * that ever do. */
 bool pare_optim_needs_hessian(const pare_optim *o);
 
+/* How many estimates, each with signs of its own, its parameters want the mean of. */
+int pare_optim_hessian_samples(const pare_optim *o);
+
 /* What a step is made of; begin with pare_optim_args_default(). */
 typedef struct pare_optim_args {
     float *const *g; /* [n tensors] gradients [n]; NULL: that tensor takes no step (its mask counts
                         all the same). Not changed, except by sparse training around an optimizer
                         of the caller's */
     const float *const *hessian; /* [n tensors] as g, of optimizers that need it: z (.) H z with z
-                                    of random signs; the sign does not matter. Else NULL */
+                                    of random signs, or the mean of several; the sign does
+                                    not matter. Else NULL */
     const uint64_t *const *mask; /* [n tensors] bits, value i in bit i % 64 of word i / 64: weights
                                     of bit 0 are +0 after the step; NULL (one or all): dense */
     bool mask_gradient;          /* gradients of weights of bit 0 count as 0 */

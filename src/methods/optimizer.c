@@ -235,6 +235,10 @@ bool pare_optim_needs_hessian(const pare_optim *o) {
     int every = fns->hessian_every ? fns->hessian_every(o->spec.options) : 1;
     return fns->needs_hessian && o->count % every == 0;
 }
+int pare_optim_hessian_samples(const pare_optim *o) {
+    const pare_optim_fns *fns = o->spec.method->optim;
+    return fns->hessian_samples ? fns->hessian_samples(o->spec.options) : 1;
+}
 int64_t pare_optim_count(const pare_optim *o) { return o->count; }
 void pare_optim_set_count(pare_optim *o, int64_t count) { o->count = count > 0 ? count : 0; }
 

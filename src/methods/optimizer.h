@@ -53,6 +53,8 @@ struct pare_optim_fns {
     /* Steps from one estimate of it to the next; NULL: 1. `hessian` is NULL in the steps between.
      */
     int (*hessian_every)(const void *options);
+    /* Estimates whose mean it is; NULL: 1. */
+    int (*hessian_samples)(const void *options);
 };
 
 /* Values that a thread takes at once, and over which sums are made before they are added up in

@@ -332,7 +332,8 @@ static pare_status begin_optim(pare_train_run *r, pare_error *err) {
     PARE_TRY(pare_optim_create(&r->optim, r->rt, r->o->optim, r->trained, r->n_trained, err));
     if (!pare_optim_needs_hessian(r->optim)) return PARE_OK;
     r->masks = pare_calloc(r->n_trained, sizeof *r->masks);
-    return r->masks ? pare_hessian_create(&r->hessian, w, err) : fail_memory(err);
+    return r->masks ? pare_hessian_create(&r->hessian, w, pare_optim_hessian_samples(r->optim), err)
+                    : fail_memory(err);
 }
 
 /* As asked for, but beside an adapter weights are multiplied as they are stored, and differences of
@@ -340,10 +341,12 @@ static pare_status begin_optim(pare_train_run *r, pare_error *err) {
 static pare_status choose_compute(pare_train_run *r, pare_error *err) {
     pare_spec optim;
     PARE_TRY(pare_spec_parse(&optim, "optimizer", "optim", r->o->optim, err));
-    bool hessian = optim.method->optim->needs_hessian;
+    const pare_optim_fns *fns = optim.method->optim;
+    bool hessian = fns->needs_hessian;
+    r->passes = 1;
+    if (hessian) r->passes += 2 * (fns->hessian_samples ? fns->hessian_samples(optim.options) : 1);
     pare_spec_free(&optim);
     r->compute = r->o->adapter || hessian ? PARE_COMPUTE_EXACT : r->o->compute;
-    r->passes = hessian ? 3 : 1;
     return PARE_OK;
 }
 

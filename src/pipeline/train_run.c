@@ -57,7 +57,7 @@ static pare_status gradient_of(pare_train_run *r, double *loss, pare_error *err)
     return PARE_OK;
 }
 
-/* The estimate of the Hessian's diagonal at the step's weights and sequences. *finite: whether both
+/* The estimate of the Hessian's diagonal at the step's weights and sequences. *finite: whether all
  * gradients were; if not, a tensor's still stands there. */
 static pare_status curvature_of(pare_train_run *r, bool *finite, double *loss, pare_error *err) {
     for (size_t i = 0; i < r->n_trained; i++)
@@ -65,7 +65,8 @@ static pare_status curvature_of(pare_train_run *r, bool *finite, double *loss, p
     pare_hessian_begin(r->hessian, pare_runtime_seed(r->rt), r->state.step, r->masks);
     pare_status st = PARE_OK;
     *finite = true;
-    for (int sign = 1; sign >= -1 && st == PARE_OK && *finite; sign -= 2) {
+    for (int k = 1; k < r->passes && st == PARE_OK && *finite; k++) {
+        int sign = k % 2 ? 1 : -1; /* on both sides, sample after sample */
         pare_hessian_move(r->hessian, sign);
         st = gradient_of(r, loss, err);
         *finite = isfinite(*loss) && isfinite(norm_of(r));

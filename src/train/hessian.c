@@ -16,6 +16,7 @@ typedef struct part {
     const pare_train_tensor *t;
     float *live;     /* what the forward pass reads: t->forward or t->w */
     float *kept, *h; /* [n] */
+    float *mean;     /* [n] of the samples so far; h where there is one */
     const uint64_t *mask;
     size_t n;
     double scale;
@@ -27,7 +28,7 @@ struct pare_hessian {
     part *parts; /* [n] */
     const float **values;
     size_t n;
-    uint64_t seed, step;
+    uint64_t seed, step, sample, n_samples;
     uint8_t *memory;
     size_t bytes;
 };
@@ -38,8 +39,10 @@ static uint64_t stream_of(const char *name) {
     return (uint64_t)0x68657373 << 32 | pare_crc32(0, name, strlen(name)); /* "hess" */
 }
 
-static void draw(uint32_t bits[4], uint64_t seed, uint64_t step, uint64_t stream, size_t block) {
-    pare_philox(bits, seed, stream, step << 32 | block);
+/* Of up to 64 samples; 2^26 blocks are more weights than a tensor has. */
+static void draw(uint32_t bits[4], uint64_t seed, uint64_t step, uint64_t sample, uint64_t stream,
+                 size_t block) {
+    pare_philox(bits, seed, stream, step << 32 | sample << 26 | block);
 }
 
 static float sign_of(const uint32_t bits[4], size_t k) {
@@ -48,17 +51,18 @@ static float sign_of(const uint32_t bits[4], size_t k) {
 
 float pare_hessian_sign(uint64_t seed, uint64_t step, const char *name, size_t i) {
     uint32_t bits[4];
-    draw(bits, seed, step, stream_of(name), i / BLOCK);
+    draw(bits, seed, step, 0, stream_of(name), i / BLOCK);
     return sign_of(bits, i % BLOCK);
 }
 
 /* ---- memory ---- */
 
 pare_status pare_hessian_create(pare_hessian **out, const pare_train_weights *weights,
-                                pare_error *err) {
+                                int n_samples, pare_error *err) {
     *out = NULL;
     pare_hessian *h = pare_calloc(1, sizeof *h);
     if (h) {
+        h->n_samples = (uint64_t)n_samples;
         h->rt = weights->model->rt;
         h->parts = pare_calloc(weights->n, sizeof *h->parts);
         h->values = pare_calloc(weights->n, sizeof *h->values);
@@ -77,7 +81,8 @@ pare_status pare_hessian_create(pare_hessian **out, const pare_train_weights *we
                         .h = pare_arena_alloc(&arena, n, sizeof(float)),
                         .n = n,
                         .stream = stream_of(t->name)};
-            h->values[h->n++] = p->h;
+            p->mean = n_samples > 1 ? pare_arena_alloc(&arena, n, sizeof(float)) : p->h;
+            h->values[h->n++] = p->mean;
         }
         if (pass == 1) break;
         h->bytes = arena.peak;
@@ -121,7 +126,7 @@ static void move_blocks(void *arg, size_t begin, size_t end) {
     for (size_t block = begin; block < end; block++) {
         uint32_t bits[4];
         size_t first = block * BLOCK, last = first + BLOCK < p->n ? first + BLOCK : p->n;
-        draw(bits, j->h->seed, j->h->step, p->stream, block);
+        draw(bits, j->h->seed, j->h->step, j->h->sample, p->stream, block);
         for (size_t i = first; i < last; i++)
             p->live[i] = is_masked(p, i) ? p->kept[i] : p->kept[i] + d * sign_of(bits, i - first);
     }
@@ -132,18 +137,20 @@ static void take_blocks(void *arg, size_t begin, size_t end) {
     const part *p = j->p;
     const float *g = p->t->grad;
     bool none = p->t->fresh; /* no gradient came by */
-    float scale = (float)(1 / (2 * R * p->scale));
+    float scale = (float)(1 / (2 * R * p->scale)), part = 1.0f / (float)j->h->n_samples;
+    const uint64_t sample = j->h->sample;
     for (size_t block = begin; block < end; block++) {
         uint32_t bits[4];
         size_t first = block * BLOCK, last = first + BLOCK < p->n ? first + BLOCK : p->n;
-        draw(bits, j->h->seed, j->h->step, p->stream, block);
+        draw(bits, j->h->seed, j->h->step, sample, p->stream, block);
         for (size_t i = first; i < last; i++) {
             float value = none ? 0.0f : g[i];
-            if (j->sign > 0)
+            if (j->sign > 0) {
                 p->h[i] = value;
-            else
-                p->h[i] =
-                    is_masked(p, i) ? 0.0f : (p->h[i] - value) * scale * sign_of(bits, i - first);
+                continue;
+            }
+            value = is_masked(p, i) ? 0.0f : (p->h[i] - value) * scale * sign_of(bits, i - first);
+            p->mean[i] = sample ? p->mean[i] + part * value : part * value;
         }
     }
 }
@@ -170,6 +177,7 @@ void pare_hessian_begin(pare_hessian *h, uint64_t seed, uint64_t step,
                         const uint64_t *const *masks) {
     h->seed = seed;
     h->step = step;
+    h->sample = 0;
     for (size_t i = 0; i < h->n; i++) {
         part *p = &h->parts[i];
         memcpy(p->kept, p->live, p->n * sizeof *p->kept);
@@ -187,4 +195,7 @@ void pare_hessian_move(pare_hessian *h, int sign) {
         memcpy(h->parts[i].live, h->parts[i].kept, h->parts[i].n * sizeof(float));
 }
 
-void pare_hessian_take(pare_hessian *h, int sign) { run_all(h, take_blocks, sign); }
+void pare_hessian_take(pare_hessian *h, int sign) {
+    run_all(h, take_blocks, sign);
+    h->sample += sign < 0;
+}

@@ -44,9 +44,11 @@ static void make_quadratic(quadratic *q, pare_runtime *rt, float beside) {
     q->weights = (pare_train_weights){.model = &q->model, .tensors = q->t, .n = 2};
 }
 
-static void estimate(quadratic *q, pare_hessian *h, uint64_t step, const uint64_t *const *masks) {
+static void estimate_of(quadratic *q, pare_hessian *h, uint64_t step, int n_samples,
+                        const uint64_t *const *masks) {
     pare_hessian_begin(h, 7, step, masks);
-    for (int sign = 1; sign >= -1; sign -= 2) {
+    for (int k = 0; k < 2 * n_samples; k++) {
+        int sign = k % 2 ? -1 : 1;
         pare_hessian_move(h, sign);
         for (size_t i = 0; i < SIDE; i++) {
             double sum = 0;
@@ -56,6 +58,10 @@ static void estimate(quadratic *q, pare_hessian *h, uint64_t step, const uint64_
         pare_hessian_take(h, sign);
     }
     pare_hessian_move(h, 0);
+}
+
+static void estimate(quadratic *q, pare_hessian *h, uint64_t step, const uint64_t *const *masks) {
+    estimate_of(q, h, step, 1, masks);
 }
 
 static float value_of(const pare_hessian *h, size_t i) {
@@ -71,7 +77,7 @@ static void quadratics(void **state) {
         pare_hessian *h;
         make_quadratic(q, rt, 0); /* a diagonal: one draw says all of it */
         memcpy(before, q->w, sizeof before);
-        assert_ok(pare_hessian_create(&h, &q->weights, err));
+        assert_ok(pare_hessian_create(&h, &q->weights, 1, err));
         estimate(q, h, 1, NULL);
         assert_memory_equal(q->w, before, sizeof before);
         for (size_t i = 0; i < SIDE; i++) { /* gradients are rounded to f32 and 1e-3 of w apart */
@@ -95,7 +101,7 @@ static void quadratics(void **state) {
     enum { DRAWS = 4000 };
     double mean[SIDE] = {0};
     make_quadratic(q, rt, 0.2f);
-    assert_ok(pare_hessian_create(&h, &q->weights, err));
+    assert_ok(pare_hessian_create(&h, &q->weights, 1, err));
     for (uint64_t k = 0; k < DRAWS; k++) {
         estimate(q, h, k, NULL);
         for (size_t i = 0; i < SIDE; i++) mean[i] += (double)value_of(h, i) / DRAWS;
@@ -113,6 +119,44 @@ static void quadratics(void **state) {
         assert_float_equal(mean[i], (double)q->a[i][i], 5 * sqrt(variance / DRAWS) + 2e-3);
     }
     pare_hessian_free(h);
+    pare_runtime_free(rt);
+    free(q);
+}
+
+/* Of the exact diagonal: the mean square of what an estimate is off by, over weights and steps, is
+ * the n_samples-th part, and its first sample is that of an estimate of one. */
+static void samples_are_averaged(void **state) {
+    (void)state;
+    enum { STEPS = 60 };
+    static const int n_samples[] = {1, 4, 16};
+    quadratic *q = malloc(sizeof *q);
+    double off[3] = {0}, expected = 0;
+    pare_runtime *rt = test_runtime(2, pare_isa_best());
+    make_quadratic(q, rt, 0.2f);
+    for (size_t i = DIM; i < SIDE; i++) q->w[i] *= 50; /* of about one size: nothing weighs more */
+    for (size_t k = 0; k < 3; k++) {
+        pare_hessian *h;
+        assert_ok(pare_hessian_create(&h, &q->weights, n_samples[k], err));
+        for (uint64_t step = 0; step < STEPS; step++) {
+            estimate_of(q, h, step, n_samples[k], NULL);
+            for (size_t i = 0; i < SIDE; i++)
+                off[k] += pow((double)value_of(h, i) - (double)q->a[i][i], 2) / STEPS;
+        }
+        pare_hessian_free(h);
+    }
+    double s[2] = {0};
+    for (size_t i = 0; i < SIDE; i++) s[i >= DIM] += (double)q->w[i] * (double)q->w[i];
+    s[0] = sqrt(s[0] / DIM);
+    s[1] = sqrt(s[1] / (SIDE - DIM));
+    for (size_t i = 0; i < SIDE; i++)
+        for (size_t j = 0; j < SIDE; j++)
+            if (j != i) expected += pow((double)q->a[i][j] * s[j >= DIM] / s[i >= DIM], 2);
+    for (size_t k = 0; k < 3; k++) { /* 60 times 150 values: their mean square is within a tenth */
+        double ratio = off[k] * n_samples[k] / expected;
+        if (!(ratio > 0.85 && ratio < 1.15))
+            fail_msg("%d samples: found %g of the variance of one draw, expected 1 / %d",
+                     n_samples[k], off[k] / expected, n_samples[k]);
+    }
     pare_runtime_free(rt);
     free(q);
 }
@@ -148,7 +192,7 @@ static void softmax_regression(void **state) {
     pare_model model = {.rt = rt};
     pare_train_weights weights = {.model = &model, .tensors = &t, .n = 1};
     pare_hessian *estimated;
-    assert_ok(pare_hessian_create(&estimated, &weights, err));
+    assert_ok(pare_hessian_create(&estimated, &weights, 1, err));
     for (size_t k = 0; k < SAMPLES; k++) {
         probabilities(p, w, x[k]);
         for (size_t i = 0; i < W; i++)
@@ -238,7 +282,7 @@ static void a_model_as_pytorch_has_it(void **state) {
     pare_step *s;
     open_fixture(&reference);
     assert_ok(pare_train_weights_open(&w, rt, folder, false, err));
-    assert_ok(pare_hessian_create(&h, w, err));
+    assert_ok(pare_hessian_create(&h, w, 1, err));
     pare_step_options o = {.n_tokens = N, .n_spans = 1, .compute = PARE_COMPUTE_EXACT};
     assert_ok(pare_step_create(&s, w, &o, err));
     draw_at(w, h, s, 3, NULL);
@@ -303,7 +347,7 @@ static void it_is_linear(void **state) {
     pare_step *s;
     open_fixture(&reference);
     assert_ok(pare_train_weights_open(&w, rt, folder, false, err));
-    assert_ok(pare_hessian_create(&h, w, err));
+    assert_ok(pare_hessian_create(&h, w, 1, err));
     pare_step_options o = {.n_tokens = N, .n_spans = 1, .compute = PARE_COMPUTE_EXACT};
     assert_ok(pare_step_create(&s, w, &o, err));
     uint64_t **common = calloc(w->n, sizeof *common);
@@ -377,7 +421,19 @@ static void it_learns_and_goes_on(void **state) {
         assert_ok(toy_run(&r, &o, 2, NULL, err));
         assert_string_equal(test_hash(toy.out), expected);
     }
-    pare_train_options o = toy_options_from(toy.tokenizer); /* and of an adapter */
+    /* several samples: another run, which goes on as well */
+    pare_train_options o = toy_options();
+    o.optim = "adahessian:lr=0.1,eps=1e-3,n_samples=3,update_each=2";
+    toy_clean();
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    snprintf(expected, sizeof expected, "%s", test_hash(toy.out));
+    toy_clean();
+    o.stop_at = 5;
+    assert_ok(toy_run(&r, &o, 3, NULL, err));
+    o.stop_at = 0;
+    assert_ok(toy_run(&r, &o, 2, NULL, err));
+    assert_string_equal(test_hash(toy.out), expected);
+    o = toy_options_from(toy.tokenizer); /* and of an adapter */
     o.adapter = "lora:rank=4";
     o.optim = "adahessian:lr=0.1,eps=1e-3";
     toy_clean();
@@ -388,8 +444,8 @@ static void it_learns_and_goes_on(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(quadratics), cmocka_unit_test(softmax_regression),
-        cmocka_unit_test(a_model_as_pytorch_has_it), cmocka_unit_test(it_is_linear),
-        cmocka_unit_test(it_learns_and_goes_on)};
+        cmocka_unit_test(quadratics),         cmocka_unit_test(samples_are_averaged),
+        cmocka_unit_test(softmax_regression), cmocka_unit_test(a_model_as_pytorch_has_it),
+        cmocka_unit_test(it_is_linear),       cmocka_unit_test(it_learns_and_goes_on)};
     return cmocka_run_group_tests(tests, toy_set_up, NULL);
 }

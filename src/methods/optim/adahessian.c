@@ -1,5 +1,6 @@
 /* AdaHessian: Yao et al., arXiv:2006.00719: Adam whose second moment is that of the Hessian's
- * diagonal, estimated by the caller as D = z (.) H z with one vector z of random signs.
+ * diagonal, estimated by the caller as D = z (.) H z with a vector z of random signs, or the mean
+ * of n_samples of them (before |D| is taken).
  *
  * As the authors' code has it, |D| is taken before the mean over neighbours, which so is biased
  * upward; the power comes before eps; decay is decoupled and taken at the old weights. Blocks of
@@ -17,7 +18,7 @@
 typedef struct adahessian_options {
     pare_optim_options o;
     double beta1, beta2, eps, power, clip;
-    int block, update_each;
+    int block, update_each, n_samples;
 } adahessian_options;
 
 static const pare_param adahessian_params[] = {
@@ -36,6 +37,8 @@ static const pare_param adahessian_params[] = {
                "largest root mean square of a tensor's step, times lr; 0: any"),
     PARE_PARAM(adahessian_options, update_each, PARE_PARAM_INT, 1, 1, 1000,
                "steps from one estimate of the diagonal to the next"),
+    PARE_PARAM(adahessian_options, n_samples, PARE_PARAM_INT, 1, 1, 64,
+               "vectors of signs of an estimate, whose mean it is: two gradients each"),
     PARE_OPTIM_DECAY(adahessian_options, 0,
                      "share of the weights, times lr, that a step takes off"),
     {0},
@@ -164,11 +167,16 @@ static int adahessian_every(const void *options) {
     return ((const adahessian_options *)options)->update_each;
 }
 
+static int adahessian_samples(const void *options) {
+    return ((const adahessian_options *)options)->n_samples;
+}
+
 static const pare_optim_fns adahessian = {.moments = {"m", "v"},
                                           .work = adahessian_work,
                                           .update = adahessian_update,
                                           .needs_hessian = true,
-                                          .hessian_every = adahessian_every};
+                                          .hessian_every = adahessian_every,
+                                          .hessian_samples = adahessian_samples};
 
 const pare_method pare_method_adahessian = {
     .name = "adahessian",
@@ -179,7 +187,8 @@ const pare_method pare_method_adahessian = {
             "estimated with a vector of random signs and averaged over neighbours: w -= lr (m / "
             "(sqrt(h)^power + eps) + weight_decay w), a tensor's step cut to a root mean square of "
             "`clip`. An estimate costs two gradients more than the step's own; update_each=5 to 10 "
-            "makes it rarer. lr is 5 to 300 times that of adam.",
+            "makes it rarer, n_samples=4 takes four of them and halves its spread. lr is 5 to 300 "
+            "times that of adam.",
     .example = "adahessian:lr=0.15,block=32",
     .options_size = sizeof(adahessian_options),
     .params = adahessian_params,
