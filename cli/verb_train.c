@@ -18,7 +18,7 @@ typedef struct train_options {
         eval_windows;
     double min_lr, clip, val_share, temperature, hard, ema;
     int compute;
-    bool untied, recompute, restart, resume, keep_work, keep_best;
+    bool untied, recompute, restart, resume, keep_work, keep_best, dry_run;
 } train_options;
 
 #define INT(letter, name, field, value, min, max, help)                                            \
@@ -103,6 +103,8 @@ static const cli_option train_table[] = {
         train_options, 0, "keep-work", keep_work,
         "leave OUT.work (first weights, tokens, checkpoints) there: a longer --steps goes on "
         "from it"),
+    CLI_SWITCH(train_options, 0, "dry-run", dry_run,
+               "plan only: memory, disk and, by three steps and an evaluation, time"),
     TEXT("records", records, "FILE", CLI_RECORDS_HELP),
     {0},
 };
@@ -224,6 +226,61 @@ static pare_status print_result(cli *c, const char *out, const pare_train_report
     return cli_json_print(c, o, false);
 }
 
+static pare_status print_plan(cli *c, const pare_train_plan *p, const train_options *o) {
+    const struct {
+        const char *key, *what;
+        uint64_t bytes;
+    } sizes[] = {{"weights_bytes", "weights", p->weights_bytes},
+                 {"gradients_bytes", "gradients", p->gradients_bytes},
+                 {"optimizer_bytes", "optimizer", p->optimizer_bytes},
+                 {"masks_bytes", "masks", p->masks_bytes},
+                 {"copies_bytes", "copies of the weights", p->copies_bytes},
+                 {"passes_bytes", "activations", p->passes_bytes},
+                 {"teacher_bytes", "teacher", p->teacher_bytes},
+                 {"memory_bytes", "memory", p->memory_bytes},
+                 {"tokens_bytes", "tokens", p->tokens_bytes},
+                 {"checkpoint_bytes", "a checkpoint", p->checkpoint_bytes},
+                 {"model_bytes", "the model", p->model_bytes},
+                 {"disk_bytes", "disk, at most", p->disk_bytes}};
+    enum { N_SIZES = sizeof sizes / sizeof sizes[0] };
+    const double epochs = (double)o->steps * (double)p->tokens_per_step / (double)p->text_tokens;
+    if (c->common.json) {
+        json_t *j = cli_json_begin(c);
+        json_object_set_new(j, "dry_run", json_true());
+        json_object_set_new(j, "n_params", json_integer((json_int_t)p->n_params));
+        json_object_set_new(j, "tokens_per_step", json_integer((json_int_t)p->tokens_per_step));
+        json_object_set_new(j, "text_tokens", json_integer((json_int_t)p->text_tokens));
+        json_object_set_new(j, "epochs", cli_json_real(epochs));
+        json_object_set_new(j, "flop_per_step", cli_json_real(p->flop_per_step));
+        for (size_t i = 0; i < N_SIZES; i++)
+            json_object_set_new(j, sizes[i].key, json_integer((json_int_t)sizes[i].bytes));
+        json_object_set_new(j, "step_s", cli_json_real(p->step_seconds));
+        json_object_set_new(j, "eval_s", cli_json_real(p->eval_seconds));
+        json_object_set_new(j, "planned_seconds", cli_json_real(p->planned_seconds));
+        return cli_json_print(c, j, false);
+    }
+    cli_table t;
+    cli_table_begin(&t, "what|>size");
+    for (size_t i = 0; i < N_SIZES; i++) {
+        if (!sizes[i].bytes) continue;
+        cli_cell(&t, "%s", sizes[i].what);
+        cli_cell(&t, "%s", cli_bytes((double)sizes[i].bytes));
+    }
+    pare_status st = cli_table_end(c, &t);
+    if (st != PARE_OK) return st;
+    cli_printf(c, "\nplan: %s parameters, %lld steps of %llu tokens, %.2f epochs",
+               cli_count((double)p->n_params), (long long)o->steps,
+               (unsigned long long)p->tokens_per_step, epochs);
+    cli_printf(c, ", %.3g GFLOP a step", p->flop_per_step / 1e9);
+    if (isfinite(p->planned_seconds))
+        cli_printf(c, ", %.3g s a step, about %s in all", p->step_seconds,
+                   cli_clock(p->planned_seconds));
+    else
+        cli_printf(c, "; too little memory here to measure its time");
+    cli_printf(c, "\n");
+    return cli_flush(c);
+}
+
 static pare_status run_train(cli *c, const void *opts, char **args, size_t n_args) {
     const train_options *o = opts;
     if (!o->data.n) return cli_fail(c, PARE_ERR_ARG, "train: found no text, expected --data FILE");
@@ -296,6 +353,14 @@ static pare_status run_train(cli *c, const void *opts, char **args, size_t n_arg
         t.resume = o->resume;
         t.keep_work = o->keep_work;
         train_view view = {.c = c};
+        pare_train_plan plan;
+        if (o->dry_run) {
+            st = pare_train_estimate(&plan, c->rt, &t, &c->err);
+            cli_progress_end(c);
+            if (st == PARE_OK) st = print_plan(c, &plan, o);
+            globfree(&files);
+            return st;
+        }
         t.on_line = on_line;
         t.arg = &view;
         pare_train_report r;
@@ -329,7 +394,9 @@ const cli_verb cli_verb_train = {
         {"pare train new --arch llama --dim 64 --layers 2 --heads 4 --tokenizer model.gguf "
          "--data wiki.test.raw --steps 20 --batch 4 --ctx 64",
          "pare train tuned --from model.gguf --data wiki.test.raw --steps 4 --batch 1 --ctx 64 "
-         "--optim adamw:lr=1e-4"},
+         "--optim adamw:lr=1e-4",
+         "pare train tuned --from model.gguf --data wiki.test.raw --steps 1000 --batch 1 --ctx 64 "
+         "--dry-run"},
     .ranks = true,
     .run = run_train,
 };

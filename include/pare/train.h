@@ -116,6 +116,31 @@ typedef struct pare_train_report {
 pare_status pare_train(pare_train_report *out, pare_runtime *rt, const pare_train_options *o,
                        pare_error *err);
 
+/* What a run of these options takes. */
+typedef struct pare_train_plan {
+    uint64_t n_params;                     /* trained */
+    uint64_t tokens_per_step, text_tokens; /* the latter to train on: an epoch */
+    double flop_per_step;                  /* without what masks will spare */
+    uint64_t weights_bytes;                /* f32; with an adapter the model's as they are stored */
+    uint64_t gradients_bytes;              /* and their sums over micro-batches */
+    uint64_t optimizer_bytes, masks_bytes; /* state, estimate of the Hessian; masks and scores */
+    uint64_t copies_bytes;                 /* in bf16, masked, averages, the best ones */
+    uint64_t passes_bytes;                 /* activations, what the backward pass keeps, logits */
+    uint64_t teacher_bytes;
+    uint64_t memory_bytes; /* all of these; the process itself takes a few MiB more */
+    uint64_t tokens_bytes, checkpoint_bytes, model_bytes; /* files, one of each */
+    uint64_t disk_bytes; /* at most at a time: tokens, a new model's first weights, checkpoints, the
+                            result */
+    double step_seconds, eval_seconds, planned_seconds; /* measured, and of the run without its
+                            checkpoints; NaN: the machine has not the memory to measure */
+} pare_train_plan;
+
+/* Opens everything as a run does (a work folder OUT.plan.work, removed at the end), and measures
+ * three steps and an evaluation where memory_bytes are there. OUT and OUT.work are not touched.
+ * Errors: as pare_train. */
+pare_status pare_train_estimate(pare_train_plan *out, pare_runtime *rt, const pare_train_options *o,
+                                pare_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -103,7 +103,7 @@ static pare_status skip_step(pare_train_run *r, double loss, pare_error *err) {
     return PARE_OK;
 }
 
-static pare_status one_step(pare_train_run *r, pare_error *err) {
+pare_status pare_train_step(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
     pare_train_state *s = &r->state;
     double loss = NAN;
@@ -178,7 +178,7 @@ static pare_status before_the_first(pare_train_run *r, clock_state *c, pare_erro
 
 static pare_status timed_step(pare_train_run *r, clock_state *c, pare_error *err) {
     double start = pare_now_s(), flop = r->done_flop;
-    PARE_TRY(one_step(r, err));
+    PARE_TRY(pare_train_step(r, err));
     c->seconds += pare_now_s() - start;
     c->flop += r->done_flop - flop;
     c->steps++;

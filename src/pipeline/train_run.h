@@ -117,6 +117,13 @@ pare_status pare_train_leave_out(pare_train_run *r, pare_error *err);
 /* Sets the weights of bit 0 in a pruner's mask to 0, in w of trained tensor i. */
 void pare_train_mask(const pare_train_run *r, size_t i, float *w);
 
+/* One step: gradient, update, counters. Errors: those of passes and optimizer, PARE_ERR_INPUT (no
+ * finite gradient ten times in a row). */
+pare_status pare_train_step(pare_train_run *r, pare_error *err);
+
+/* Bytes that checkpoints and model take together at most; of one checkpoint and of the model. */
+uint64_t pare_train_disk(const pare_train_run *r, uint64_t *checkpoint_bytes,
+                         uint64_t *model_bytes);
 /* Is there room for the checkpoints and the model? Errors: PARE_ERR_IO: no. */
 pare_status pare_train_check_disk(const pare_train_run *r, pare_error *err);
 

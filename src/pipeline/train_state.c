@@ -78,17 +78,23 @@ static pare_status fail_memory(pare_error *err) {
     return pare_fail(err, PARE_ERR_NOMEM, "training: out of memory");
 }
 
-pare_status pare_train_check_disk(const pare_train_run *r, pare_error *err) {
+uint64_t pare_train_disk(const pare_train_run *r, uint64_t *checkpoint_bytes,
+                         uint64_t *model_bytes) {
     const checkpoint c = {r, r->pruner};
     pare_saved a;
-    uint64_t room, bytes = 0, model = 0;
+    uint64_t bytes = 0, whole = 0, trunk = pare_train_trunk(r->o);
     for (size_t i = 0; array_at((void *)&c, i, &a); i++) bytes += a.n_bytes;
     for (size_t i = 0; i < r->weights->n; i++)
-        model +=
+        whole +=
             (uint64_t)r->weights->tensors[i].rows * r->weights->tensors[i].cols * sizeof(float);
-    uint64_t wanted = 2 * bytes > bytes + model ? 2 * bytes : bytes + model;
-    uint64_t trunk = pare_train_trunk(r->o);
-    if (r->o->keep_work && trunk > 0 && trunk < r->o->steps) wanted += bytes;
+    *checkpoint_bytes = bytes;
+    *model_bytes = whole;
+    uint64_t wanted = 2 * bytes > bytes + whole ? 2 * bytes : bytes + whole;
+    return r->o->keep_work && trunk > 0 && trunk < r->o->steps ? wanted + bytes : wanted;
+}
+
+pare_status pare_train_check_disk(const pare_train_run *r, pare_error *err) {
+    uint64_t room, one, model, wanted = pare_train_disk(r, &one, &model);
     PARE_TRY(pare_disk_free(&room, r->o->out, err));
     if (room >= wanted) return PARE_OK;
     return pare_fail(err, PARE_ERR_IO,

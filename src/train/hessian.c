@@ -105,6 +105,8 @@ void pare_hessian_free(pare_hessian *h) {
     pare_free(h);
 }
 
+size_t pare_hessian_bytes(const pare_hessian *h) { return h->bytes; }
+
 const float *const *pare_hessian_values(const pare_hessian *h) { return h->values; }
 
 /* ---- passes over a tensor, in blocks of BLOCK values ---- */

@@ -36,6 +36,9 @@ pare_status pare_hessian_create(pare_hessian **out, const pare_train_weights *we
                                 int n_samples, pare_error *err);
 void pare_hessian_free(pare_hessian *h);
 
+/* Bytes of memory that it holds. */
+size_t pare_hessian_bytes(const pare_hessian *h);
+
 /* Keeps the weights that the forward pass reads. Signs follow from (seed, step, name of the tensor,
  * place). masks: [tensors that are trained] bits, weights of bit 0 are not moved and have 0; NULL
  * (one or all): none. */
