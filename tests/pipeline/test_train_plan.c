@@ -28,11 +28,11 @@ static pare_status estimate(pare_train_plan *p, const pare_train_options *o, par
 static pare_train_options large_options(void) {
     pare_train_options o = toy_options();
     o.shape.dim = 256;
-    o.shape.n_layers = 3;
+    o.shape.n_layers = 2;
     o.batch = 6;
     o.ctx = 128;
-    o.steps = 3;
-    o.eval_windows = 6;
+    o.steps = 2;
+    o.eval_windows = 2;
     return o;
 }
 
@@ -84,7 +84,7 @@ static void memory_is_that_of_a_run(void **state) {
         toy_clean();
         pare_train_plan p;
         assert_ok(estimate(&p, &o, err));
-        assert_true(p.step_seconds > 0 && p.planned_seconds > 3 * p.step_seconds);
+        assert_true(p.step_seconds > 0 && p.planned_seconds > 2 * p.step_seconds);
         assert_int_equal(p.weights_bytes, 4 * p.n_params);
         assert_int_equal(p.gradients_bytes, p.weights_bytes);
         assert_int_equal(p.tokens_per_step, 6 * 128);
@@ -113,6 +113,7 @@ static void disk_is_that_of_a_run(void **state) {
     pare_train_plan p;
     pare_train_report r;
     pare_train_options o = large_options();
+    o.steps = 3;
     o.ema = 0.9;
     o.sparsity = "rigl:sparsity=0.5,every=2";
     o.keep_work = true;
