@@ -45,13 +45,13 @@ pare_status pare_runtime_create(pare_runtime **out, const pare_options *options,
     if (o.isa > pare_isa_best()) o.isa = pare_isa_best();
 
     pare_runtime *rt = pare_calloc(1, sizeof *rt);
-    struct pare_team *team = rt ? pare_team_create(o.n_threads) : NULL;
-    if (!team) {
+    if (!rt) return pare_fail(err, PARE_ERR_NOMEM, "runtime: out of memory");
+    pare_status st = pare_team_create(&rt->team, o.n_threads, err);
+    if (st != PARE_OK) {
         pare_free(rt);
-        return pare_fail(err, PARE_ERR_NOMEM, "runtime: out of memory");
+        return st;
     }
     rt->options = o;
-    rt->team = team;
     *out = rt;
     return PARE_OK;
 }

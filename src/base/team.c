@@ -1,6 +1,5 @@
 #include "base/team.h"
 
-#include <omp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -39,8 +38,12 @@ static void sleep_while(atomic_uint *word, unsigned value) {
 static void wake_all(atomic_uint *word) { (void)word; }
 #endif
 
-/* The workers live as long as the team, inside one OpenMP region that a thread of the team's own
- * opened. A region per job would leave libgomp's threads spinning for milliseconds after each. */
+typedef struct member {
+    pare_team *team;
+    pthread_t thread;
+} member;
+
+/* The workers live as long as the team, and sleep between jobs. */
 struct pare_team {
     _Alignas(64) atomic_uint arrived;
     _Alignas(64) atomic_uint sense;
@@ -50,9 +53,8 @@ struct pare_team {
     atomic_uint n_idle;           /* workers that sleep until the next job */
     pare_team_fn fn;              /* NULL: the workers leave */
     void *arg;
-    int n; /* with the calling thread */
-    pthread_t host;
-    atomic_uint ready, n_left;
+    int n;            /* with the calling thread */
+    member members[]; /* [n - 1], without it */
 };
 
 /* Spins, then sleeps, until *word is no longer `value`. */
@@ -72,54 +74,46 @@ static void change(atomic_uint *word, unsigned value, atomic_uint *n_asleep) {
     if (atomic_load(n_asleep)) wake_all(word);
 }
 
-static void work(pare_team *team, int id) {
+static void *work(void *arg) {
+    const member *self = arg;
+    pare_team *team = self->team;
+    const int id = 1 + (int)(self - team->members);
     for (unsigned seen = 0;; seen++) {
         await_change(&team->job, seen, &team->n_idle);
-        if (!team->fn) break;
+        if (!team->fn) return NULL;
         /* all workers are here, so nobody passes a barrier: the sense stands still */
         pare_worker w = {team, id, team->n, atomic_load(&team->sense)};
         team->fn(&w, team->arg);
         pare_barrier(&w);
     }
-    atomic_fetch_add(&team->n_left, 1);
 }
 
-static void *host(void *arg) {
-    pare_team *team = arg;
-    omp_set_dynamic(0);
-#pragma omp parallel num_threads(team->n - 1)
-    {
-#pragma omp single
-        {
-            team->n = 1 + omp_get_num_threads();
-            change(&team->ready, 1, &team->n_idle);
-        }
-        work(team, 1 + omp_get_thread_num());
-    }
-    return NULL;
-}
-
-pare_team *pare_team_create(int n) {
+pare_status pare_team_create(pare_team **out, int n, pare_error *err) {
     pare_team *team = NULL;
-    if (posix_memalign((void **)&team, 64, sizeof *team) != 0) return NULL;
-    memset(team, 0, sizeof *team);
-    team->n = n;
-    if (n == 1) return team;
-    if (pthread_create(&team->host, NULL, host, team) != 0) {
-        free(team);
-        return NULL;
+    const size_t size = sizeof *team + (size_t)n * sizeof *team->members;
+    *out = NULL;
+    if (posix_memalign((void **)&team, 64, size) != 0)
+        return pare_fail(err, PARE_ERR_NOMEM, "a team of %d threads: out of memory", n);
+    memset(team, 0, size);
+    for (team->n = 1; team->n < n; team->n++) {
+        member *m = &team->members[team->n - 1];
+        m->team = team;
+        int failed = pthread_create(&m->thread, NULL, work, m);
+        if (!failed) continue;
+        pare_fail(err, PARE_ERR_NOMEM, "threads: found room for %d, expected %d: %s", team->n, n,
+                  strerror(failed));
+        pare_team_free(team);
+        return PARE_ERR_NOMEM;
     }
-    await_change(&team->ready, 0, &team->n_idle);
-    return team;
+    *out = team;
+    return PARE_OK;
 }
 
 void pare_team_free(pare_team *team) {
-    if (team && team->n > 1) {
-        team->fn = NULL;
-        change(&team->job, atomic_load(&team->job) + 1, &team->n_idle);
-        pthread_join(team->host, NULL);
-        while (atomic_load(&team->n_left) < (unsigned)team->n - 1) cpu_relax(); /* OpenMP's join */
-    }
+    if (!team) return;
+    team->fn = NULL;
+    change(&team->job, atomic_load(&team->job) + 1, &team->n_idle);
+    for (int i = 0; i < team->n - 1; i++) pthread_join(team->members[i].thread, NULL);
     free(team);
 }
 

@@ -14,9 +14,9 @@ typedef struct pare_worker {
     uint32_t sense; /* private to the barrier */
 } pare_worker;
 
-/* A team of n threads with the caller, fewer where OpenMP gives fewer; the others start now and
- * sleep between jobs. NULL: out of memory or threads. Used by the runtime only. */
-pare_team *pare_team_create(int n);
+/* A team of n threads with the caller; the others start now and sleep between jobs. Errors:
+ * PARE_ERR_NOMEM, also where the system has fewer threads to give. Used by the runtime only. */
+pare_status pare_team_create(pare_team **out, int n, pare_error *err);
 void pare_team_free(pare_team *team);
 
 typedef void (*pare_team_fn)(pare_worker *w, void *arg);

@@ -512,7 +512,8 @@ static void without_a_cache(void **state) {
     plain.layer = pare_kv_layer_of(plain.k, plain.v, plain.kv_dim, 2, 64);
     pare_attn_span span = span_of(&plain, s.n, 0);
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
-    pare_team *team = pare_team_create(1);
+    pare_team *team;
+    assert_int_equal(pare_team_create(&team, 1, NULL), PARE_OK);
     pare_worker alone = {team, 0, 1, 0};
     pare_attention(&alone, TOP_LEVEL, memory, plain.out, plain.q_dim, plain.q, plain.q_dim, &span,
                    1, 0, &plain.attn);
