@@ -199,9 +199,9 @@ static pare_generate_options generate_options(const runner *r) {
     g.speculate =
         (pare_speculate_options){.lookup = o->speculate == SPECULATE_NGRAM,
                                  .draft = r->draft,
-                                 .max = o->draft_max ? (size_t)o->draft_max : PARE_DRAFT_MAX,
-                                 .before = r->history.data,
-                                 .n_before = r->history.n};
+                                 .max = o->draft_max ? (size_t)o->draft_max : PARE_DRAFT_MAX};
+    g.before = r->history.data;
+    g.n_before = r->history.n;
     if (!r->c->common.json) {
         g.on_text = on_text;
         g.arg = r->c;

@@ -27,7 +27,8 @@ extern "C" {
  *   4. top-p: of these, in falling order, the fewest whose probabilities reach p; 1 = all
  *   5. min-p: of these, those with at least min_p times the largest probability; 0 = all
  *   6. one draw among what is left, by their probabilities
- * At least one token stays at every step. Draw i of a sampler depends on (seed, i) only. */
+ * At least one token stays at every step. Draw i of a sampler depends on (seed, i) only; behind n
+ * tokens of a session the first one is draw n * 2^32, so that no call repeats another's. */
 typedef struct pare_sampler_options {
     double temperature;    /* >= 0; default 0.8 */
     size_t top_k;          /* default 40 */
@@ -83,10 +84,6 @@ typedef struct pare_speculate_options {
                    It holds nothing, or a beginning of what the session holds; that stays so */
     size_t max; /* guesses at a time, 1 to PARE_DRAFT_MAX (default); how many of these are
                    made depends on how often they were right */
-    /* What the session holds, where that is not empty: needed with draft, used by lookup. Borrowed.
-     */
-    const int32_t *before; /* [n_before] */
-    size_t n_before;
 } pare_speculate_options;
 
 /* Whether two tokenizers have the same tokens; else *first is the lowest id where they differ, or
@@ -98,6 +95,10 @@ typedef struct pare_generate_options {
     size_t max_tokens;       /* 0 = only the prompt is computed; SIZE_MAX = no limit (default) */
     const char *const *stop; /* [n_stop] texts, borrowed; found across the borders of tokens too */
     size_t n_stop;
+    /* What the session holds, where that is not empty, borrowed: the repeat penalty counts it and
+     * lookup looks there, a draft needs it. Without it both begin with the prompt. */
+    const int32_t *before; /* [n_before] */
+    size_t n_before;
     bool ignore_eos;                  /* end tokens are never chosen */
     pare_speculate_options speculate; /* default: off */
     /* Text as it becomes certain: whole UTF-8 characters, nothing that may still turn out to be a
@@ -120,7 +121,8 @@ typedef struct pare_generation {
 
 /* Appends prompt[n] to the session and generates. Free *out with pare_generation_free also after a
  * failure: with PARE_ERR_INTERRUPTED it holds what was generated so far. Errors: PARE_ERR_ARG (n 0,
- * more tokens than the session has room for), PARE_ERR_INPUT (logits that are not numbers), those
+ * more tokens than the session has room for, n_before not 0 and not what the session holds),
+ * PARE_ERR_INPUT (logits that are not numbers), those
  * of pare_session_eval. */
 pare_status pare_generate(pare_generation *out, pare_session *session, const pare_tokenizer *tok,
                           const int32_t *prompt, size_t n, const pare_generate_options *options,

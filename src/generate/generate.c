@@ -273,8 +273,22 @@ static pare_status run(generator *g, const int32_t *prompt, size_t n, pare_error
     return st == PARE_OK ? flushed : st;
 }
 
+/* The sampler learns what stands before the answer. Ids outside the vocabulary are refused by
+ * pare_session_eval. */
+static void tell_sampler(generator *g, const int32_t *prompt, size_t n) {
+    const pare_generate_options *o = g->options;
+    if (o->ignore_eos) ban_end_tokens(g);
+    for (size_t i = 0; i < o->n_before; i++) pare_sampler_accept(g->sampler, o->before[i]);
+    for (size_t i = 0; i < n; i++) pare_sampler_accept(g->sampler, prompt[i]);
+    pare_sampler_start(g->sampler, (uint64_t)pare_session_position(g->session) << 32);
+}
+
 static pare_status check_prompt(const generator *g, size_t n, pare_error *err) {
-    size_t room = pare_session_n_ctx(g->session) - pare_session_position(g->session);
+    size_t held = pare_session_position(g->session), room = pare_session_n_ctx(g->session) - held;
+    if (g->options->n_before && g->options->n_before != held)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "before: found %zu tokens, expected the %zu in the session",
+                         g->options->n_before, held);
     if (n == 0) return pare_fail(err, PARE_ERR_ARG, "prompt: found 0 tokens, expected at least 1");
     if (n > room)
         return pare_fail(err, PARE_ERR_ARG,
@@ -300,13 +314,9 @@ pare_status pare_generate(pare_generation *out, pare_session *session, const par
     if (st == PARE_OK && !(g.logits = pare_malloc(vocab_size, sizeof *g.logits)))
         st = pare_fail(err, PARE_ERR_NOMEM, "logits of %zu tokens: out of memory", vocab_size);
     if (st == PARE_OK) {
-        if (o.ignore_eos) ban_end_tokens(&g);
-        /* ids outside the vocabulary are refused by pare_session_eval */
-        for (size_t i = 0; i < n; i++)
-            if (prompt[i] >= 0 && (size_t)prompt[i] < vocab_size)
-                pare_sampler_accept(g.sampler, prompt[i]);
+        tell_sampler(&g, prompt, n);
         if (o.speculate.lookup || o.speculate.draft)
-            st = pare_speculator_create(&g.spec, &o.speculate, session, g.sampler, prompt, n, err);
+            st = pare_speculator_create(&g.spec, &o, session, g.sampler, prompt, n, err);
     }
     if (st == PARE_OK) st = run(&g, prompt, n, err);
     pare_speculator_free(g.spec);

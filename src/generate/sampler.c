@@ -70,10 +70,13 @@ pare_status pare_sampler_create(pare_sampler **out, size_t vocab_size,
     return PARE_OK;
 }
 
+void pare_sampler_start(pare_sampler *s, uint64_t draw) { s->n_drawn = draw; }
+
 pare_status pare_sampler_fork(pare_sampler **out, const pare_sampler *s, pare_error *err) {
     PARE_TRY(pare_sampler_create(out, s->vocab_size, &s->options, err));
     memcpy((*out)->banned, s->banned, s->vocab_size);
     (*out)->stream = DRAFT_STREAM;
+    (*out)->n_drawn = s->n_drawn;
     return PARE_OK;
 }
 

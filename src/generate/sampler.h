@@ -14,7 +14,11 @@ int32_t pare_sampler_draw(pare_sampler *s);
 /* The next random number in [0, 1). */
 double pare_sampler_uniform(pare_sampler *s);
 
-/* A sampler of a draft: the same options and banned tokens, its own stream of random numbers. */
+/* The next draw is number `draw`. */
+void pare_sampler_start(pare_sampler *s, uint64_t draw);
+
+/* A sampler of a draft: the same options and banned tokens, its own stream of random numbers
+ * from the same draw on. */
 pare_status pare_sampler_fork(pare_sampler **out, const pare_sampler *s, pare_error *err);
 /* The recent tokens of `from`, for the repeat penalty. */
 void pare_sampler_follow(pare_sampler *s, const pare_sampler *from);

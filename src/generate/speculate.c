@@ -124,18 +124,20 @@ static pare_status create_draft(pare_speculator *s, const pare_session *session,
     return pare_sampler_fork(&s->sampler, sampler, err);
 }
 
-pare_status pare_speculator_create(pare_speculator **out, const pare_speculate_options *o,
+pare_status pare_speculator_create(pare_speculator **out, const pare_generate_options *options,
                                    const pare_session *session, const pare_sampler *sampler,
                                    const int32_t *prompt, size_t n, pare_error *err) {
+    const pare_speculate_options *o = &options->speculate;
     *out = NULL;
     if (o->max == 0 || o->max > PARE_DRAFT_MAX)
         return pare_fail(err, PARE_ERR_ARG, "speculate.max: found %zu, expected 1 to %d", o->max,
                          PARE_DRAFT_MAX);
     size_t held = pare_session_position(session);
-    if (o->n_before != held && (o->draft || o->n_before))
+    if (o->draft && options->n_before != held)
         return pare_fail(err, PARE_ERR_ARG,
-                         "speculate.before: found %zu tokens, expected the %zu in the session",
-                         o->n_before, held);
+                         "before: found %zu tokens, expected the %zu in the session: a draft needs "
+                         "them",
+                         options->n_before, held);
     if (o->draft == session)
         return pare_fail(err, PARE_ERR_ARG,
                          "speculate.draft: found the session itself, expected another (a fork of "
@@ -150,7 +152,7 @@ pare_status pare_speculator_create(pare_speculator **out, const pare_speculate_o
     s->draft = o->draft;
     s->max = o->max;
     pare_guess_gauge_init(&s->gauge, ROW_COST);
-    pare_status st = add_ids(s, o->before, o->n_before, err);
+    pare_status st = add_ids(s, options->before, options->n_before, err);
     if (st == PARE_OK) st = add_ids(s, prompt, n, err);
     if (st == PARE_OK && s->draft) st = create_draft(s, session, sampler, err);
     if (st == PARE_OK)

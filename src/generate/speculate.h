@@ -35,11 +35,10 @@ size_t pare_lookup_find(const int32_t *ids, size_t n, size_t *match);
 
 typedef struct pare_speculator pare_speculator;
 
-/* n_before tokens `before` are in the session already; prompt[n] come next. draft: where the
- * options say so, brought to the same place; it may hold a beginning of them. The session is
- * borrowed. Errors: PARE_ERR_ARG,
- * PARE_ERR_NOMEM, those of pare_session_eval. */
-pare_status pare_speculator_create(pare_speculator **out, const pare_speculate_options *o,
+/* Behind what the options say that the session holds, prompt[n] come next. draft: where the options
+ * say so, brought to the same place; it may hold a beginning of them. The session is borrowed.
+ * Errors: PARE_ERR_ARG, PARE_ERR_NOMEM, those of pare_session_eval. */
+pare_status pare_speculator_create(pare_speculator **out, const pare_generate_options *options,
                                    const pare_session *session, const pare_sampler *sampler,
                                    const int32_t *prompt, size_t n, pare_error *err);
 void pare_speculator_free(pare_speculator *s);

@@ -102,6 +102,63 @@ static void same_seed(void **state) {
     end(&s);
 }
 
+/* A second call on the session: the repeat penalty counts what the first one left there, and its
+ * draws are others. */
+static void goes_on(void **state) {
+    (void)state;
+    setting s = begin(folder, 256);
+    pare_generate_options o = options(30);
+    o.sampler.temperature = 0;
+    o.sampler.repeat_penalty = 1000;
+    o.sampler.repeat_last_n = 256;
+    shown seen = {0};
+    pare_generation first = generate(&s, &o, &seen), g;
+    int32_t held[64];
+    const size_t n = pare_session_position(s.session);
+    assert_int_equal(n, 5 + 29);
+    memcpy(held, prompt, sizeof prompt);
+    memcpy(held + 5, first.ids.data, 29 * sizeof *held);
+    o.before = held;
+    o.n_before = n;
+    assert_ok(pare_generate(&g, s.session, s.tok, prompt, 5, &o, err));
+    for (size_t i = 0; i < g.ids.n; i++)
+        for (size_t j = 0; j < n; j++) assert_int_not_equal(g.ids.data[i], held[j]);
+    pare_generation_free(&g);
+    /* as if all of it were one prompt */
+    int32_t all[64];
+    memcpy(all, held, n * sizeof *all);
+    memcpy(all + n, prompt, sizeof prompt);
+    pare_generation whole;
+    pare_session_truncate(s.session, n);
+    assert_ok(pare_generate(&g, s.session, s.tok, prompt, 5, &o, err));
+    pare_session_truncate(s.session, 0);
+    o.n_before = 0;
+    assert_ok(pare_generate(&whole, s.session, s.tok, all, n + 5, &o, err));
+    assert_memory_equal(g.ids.data, whole.ids.data, 30 * sizeof(int32_t));
+    pare_generation_free(&whole);
+    pare_generation_free(&g);
+    pare_generation_free(&first);
+
+    /* at such a temperature the draw alone decides: of 30 out of 256, equal by chance are 0.1 */
+    o = options(30);
+    o.sampler.temperature = 1000;
+    first = generate(&s, &o, &seen);
+    assert_ok(pare_generate(&g, s.session, s.tok, prompt, 5, &o, err));
+    size_t same = 0;
+    for (size_t i = 0; i < 30; i++) same += g.ids.data[i] == first.ids.data[i];
+    assert_true(same < 5);
+    pare_generation_free(&g);
+    pare_generation_free(&first);
+    /* what is not there cannot be told of */
+    pare_error err = {0};
+    o.before = held;
+    o.n_before = 3;
+    assert_int_equal(pare_generate(&g, s.session, s.tok, prompt, 5, &o, &err), PARE_ERR_ARG);
+    assert_non_null(strstr(err.message, "before: found 3 tokens"));
+    pare_generation_free(&g);
+    end(&s);
+}
+
 /* A stop string taken from the middle of a known text: the text ends right before it, though its
  * bytes are tokens of their own. */
 static void stop_strings(void **state) {
@@ -222,7 +279,8 @@ static void not_numbers(void **state) {
 int main(void) {
     folder = tiny_model("tiny", NULL);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_seed),   cmocka_unit_test(stop_strings),
+        cmocka_unit_test(same_seed),   cmocka_unit_test(goes_on),
+        cmocka_unit_test(stop_strings),
         cmocka_unit_test(limits),      cmocka_unit_test(interruption_keeps_text),
         cmocka_unit_test(not_numbers),
     };

@@ -325,7 +325,7 @@ static void enumerate(setting *s, const pare_sampler_options *o, int32_t *ids, s
     pare_session_truncate(s->session, 0);
     assert_ok(pare_session_eval(s->session, prompt, PROMPT, depth ? NULL : logits, err));
     if (depth) assert_ok(pare_session_eval(s->session, ids, depth, logits, err));
-    pare_sampler_accept(sampler, prompt[PROMPT - 1]); /* all that one call is told of */
+    for (size_t i = 0; i < PROMPT; i++) pare_sampler_accept(sampler, prompt[i]);
     for (size_t i = 0; i < depth; i++) pare_sampler_accept(sampler, ids[i]);
     for (int32_t id = 256; id < TINY_VOCAB; id++) pare_sampler_ban(sampler, id);
     int32_t id;
@@ -376,8 +376,8 @@ static void a_drawing_draft_keeps_the_distribution(void **state) {
         enumerate(&s, &o.sampler, ids, 0, 1, outcomes, &n);
         /* the prompt but its last token is computed once */
         o.speculate.draft = s.draft;
-        o.speculate.before = prompt;
-        o.speculate.n_before = PROMPT - 1;
+        o.before = prompt;
+        o.n_before = PROMPT - 1;
         pare_session_truncate(s.session, 0);
         assert_ok(pare_session_eval(s.session, prompt, PROMPT - 1, NULL, err));
         for (size_t i = 0; i < DRAWS; i++) {
@@ -445,8 +445,8 @@ static void goes_on_behind_what_is_held(void **state) {
             size_t n = pare_session_position(s.session);
             memcpy(held, prompt, sizeof prompt);
             memcpy(held + PROMPT, first.ids.data, (n - PROMPT) * sizeof *held);
-            o.speculate.before = held;
-            o.speculate.n_before = n;
+            o.before = held;
+            o.n_before = n;
             assert_ok(pare_generate(&texts[with], s.session, s.tok, prompt, 3, &o, err));
             drafted += texts[with].drafted;
             pare_generation_free(&first);
@@ -460,18 +460,22 @@ static void goes_on_behind_what_is_held(void **state) {
     pare_generate_options o = options(&v);
     pare_generation g;
     pare_error err = {0};
-    o.speculate = (pare_speculate_options){.lookup = true, .max = 7, .before = held, .n_before = 3};
+    o.speculate = (pare_speculate_options){.lookup = true, .max = 7};
+    o.before = held;
+    o.n_before = 3;
     assert_int_equal(pare_generate(&g, s.session, s.tok, prompt, 3, &o, &err), PARE_ERR_ARG);
-    assert_non_null(strstr(err.message, "speculate.before: found 3 tokens"));
+    assert_non_null(strstr(err.message, "before: found 3 tokens"));
     pare_generation_free(&g);
+    o.n_before = 0;
     o.speculate = (pare_speculate_options){.draft = s.draft, .max = 7};
     assert_int_equal(pare_generate(&g, s.session, s.tok, prompt, 3, &o, &err), PARE_ERR_ARG);
     pare_generation_free(&g);
-    o.speculate = (pare_speculate_options){.draft = s.session, .max = 7, .before = held};
-    o.speculate.n_before = pare_session_position(s.session);
+    o.speculate = (pare_speculate_options){.draft = s.session, .max = 7};
+    o.n_before = pare_session_position(s.session);
     assert_int_equal(pare_generate(&g, s.session, s.tok, prompt, 3, &o, &err), PARE_ERR_ARG);
     assert_non_null(strstr(err.message, "the session itself"));
     pare_generation_free(&g);
+    o.n_before = 0;
     o.speculate = (pare_speculate_options){.draft = s.draft, .max = 7};
     pare_session_truncate(s.session, 0); /* but the draft holds more */
     assert_int_equal(pare_generate(&g, s.session, s.tok, prompt, 3, &o, &err), PARE_ERR_ARG);
