@@ -349,7 +349,8 @@ size_t pare_model_alike_rows(const pare_model *m, size_t pos) {
         size_t n = pare_model_is_multiplied(m, t) ? pare_linear_alike_rows(t->enc) : SIZE_MAX;
         if (n < rows) rows = n;
     }
-    return rows;
+    size_t adapters = m->lora ? pare_linear_alike_rows(pare_encoding_find("f32")) : SIZE_MAX;
+    return adapters < rows ? adapters : rows;
 }
 
 uint64_t pare_model_bytes_per_token(const pare_model *m) {

@@ -1,10 +1,13 @@
 /* Speculative decoding on tiny models: the text is the one without it where that is promised, and
  * its distribution by a chi-square test with fixed seeds where a draft's guesses are drawn. */
+#include "support/model_files.h"
 #include "support/test.h"
 #include "support/tiny_model.h"
 
+#include "base/memory.h"
+#include "base/rng.h"
 #include "generate/speculate.h"
-#include "model/model.h"
+#include "model/lora.h"
 #include "pare/compress.h"
 
 #include <math.h>
@@ -17,6 +20,7 @@ typedef struct setting {
     pare_model *model, *draft_model;
     pare_tokenizer *tok;
     pare_session *session, *draft;
+    float *rows; /* of logits */
 } setting;
 
 /* draft: a folder, or NULL. */
@@ -103,35 +107,69 @@ static void counts_follow_what_was_right(void **state) {
 /* --- the same text --- */
 
 /* No more rows than give each the bits that it has alone: the same text rests on it. */
-static float rows[1 + PARE_DRAFT_MAX][TINY_VOCAB];
+typedef struct rows_case {
+    const char *folder;
+    pare_compute compute;
+    const char *kv; /* NULL: the default */
+    bool adapter;
+    size_t held; /* tokens before */
+} rows_case;
+
 static int keep_rows(void *arg, size_t first, size_t n, const float *logits) {
-    (void)arg;
-    memcpy(rows[first], logits, n * sizeof rows[0]);
+    setting *s = arg;
+    const size_t vocab = pare_model_vocab_size(s->model);
+    memcpy(s->rows + first * vocab, logits, n * vocab * sizeof *logits);
     return 0;
 }
 
-static void compare_rows(const char *folder, pare_compute compute) {
+/* Adapters of every matrix; b, which begins as zeros, gets numbers too. */
+static void attach_adapter(pare_model *m) {
+    const pare_lora_options o = {.rank = 4, .alpha = 8, .targets = PARE_LORA_ALL};
+    pare_lora *l;
+    assert_ok(pare_lora_create(&l, m->source, &o, 1, err));
+    for (size_t i = 0; i < l->n; i++) {
+        float *b = (float *)(uintptr_t)l->pairs[i].adapter.b.view.part[0];
+        for (size_t k = 0; k < l->pairs[i].out * 4; k++) b[k] = 0.1f * pare_rng_normal(2, i, k);
+    }
+    pare_model_attach_lora(m, l);
+}
+
+static void compare_rows(const rows_case *c) {
     static const int32_t ids[1 + PARE_DRAFT_MAX] = {5, 100, 7, 30, 255, 3, 77, 5};
-    setting s = begin(folder, NULL, 64);
+    setting s = {.rt = test_runtime(2, PARE_ISA_AMX)};
     pare_session_options so = pare_session_options_default();
     so.n_ctx = 64;
-    so.compute = compute;
-    pare_session_free(s.session);
+    so.compute = c->compute;
+    so.kv = c->kv;
+    assert_ok(pare_model_load(&s.model, s.rt, c->folder, err));
+    if (c->adapter) attach_adapter(s.model);
     assert_ok(pare_session_create(&s.session, s.model, &so, err));
-    size_t most = pare_model_alike_rows(s.model, 0);
+    const size_t vocab = pare_model_vocab_size(s.model);
+    int32_t before[64];
+    for (size_t i = 0; i < c->held; i++) before[i] = (int32_t)(i * i * 7 % 200);
+    assert_ok(pare_session_eval(s.session, before, c->held, NULL, err));
+    size_t most = pare_model_alike_rows(s.model, c->held);
     assert_in_range(most, 2, 1 + PARE_DRAFT_MAX);
+    s.rows = pare_malloc(most * vocab, sizeof *s.rows);
+    float *one = pare_malloc(vocab, sizeof *one);
+    assert_true(s.rows && one);
     for (size_t n = 1; n <= most; n++) {
-        pare_session_truncate(s.session, 0);
-        assert_ok(pare_session_eval_all(s.session, ids, n, 0, keep_rows, NULL, err));
-        pare_session_truncate(s.session, 0);
+        pare_session *together, *alone;
+        assert_ok(pare_session_fork(&together, s.session, err));
+        assert_ok(pare_session_fork(&alone, s.session, err));
+        assert_ok(pare_session_eval_all(together, ids, n, 0, keep_rows, &s, err));
         for (size_t i = 0; i < n; i++) {
-            float one[TINY_VOCAB];
-            assert_ok(pare_session_eval(s.session, &ids[i], 1, one, err));
-            if (memcmp(one, rows[i], sizeof one) != 0)
-                fail_msg("%s, %s: row %zu of %zu differs", folder, compute ? "fast" : "exact", i,
-                         n);
+            assert_ok(pare_session_eval(alone, &ids[i], 1, one, err));
+            if (memcmp(one, s.rows + i * vocab, vocab * sizeof *one) != 0)
+                fail_msg("%s, %s, cache %s, behind %zu%s: row %zu of %zu differs", c->folder,
+                         c->compute ? "fast" : "exact", c->kv ? c->kv : "as usual", c->held,
+                         c->adapter ? ", with an adapter" : "", i, n);
         }
+        pare_session_free(together);
+        pare_session_free(alone);
     }
+    pare_free(one);
+    pare_free(s.rows);
     end(&s);
 }
 
@@ -156,10 +194,32 @@ static void rows_have_the_bits_of_one(void **state) {
         pare_compress_report *r;
         assert_ok(pare_compress(&r, rt, &o, err));
         pare_compress_report_free(r);
-        compare_rows(out, PARE_COMPUTE_FAST);
-        compare_rows(out, PARE_COMPUTE_EXACT);
+        for (int k = 0; k < 8; k++) {
+            const rows_case c = {out, k & 1 ? PARE_COMPUTE_FAST : PARE_COMPUTE_EXACT, NULL,
+                                 (k & 2) != 0, k & 4 ? 37 : 0};
+            compare_rows(&c);
+        }
     }
     pare_runtime_free(rt);
+}
+
+/* Sliding windows (7, 9 and 11 tokens) before, at and behind their ends, and every form of cache
+ * (q8_0 and q4_0 where a head has 32 values). */
+static void windows_and_caches_keep_the_bits(void **state) {
+    (void)state;
+    static const struct {
+        const char *model, *kv;
+    } cases[] = {{"mistral", "f32"}, {"mistral", "f16"}, {"gemma2", "f16"}, {"gemma3", "bf16"},
+                 {"qwen2", "f16"},   {"qwen3", "f32"},   {"qwen3", "f16"},  {"qwen3", "bf16"},
+                 {"qwen3", "q8_0"},  {"qwen3", "q4_0"}};
+    static const size_t held[] = {0, 5, 8, 37};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (size_t h = 0; h < 8; h++) {
+            const rows_case c = {fixture_path(cases[i].model),
+                                 h & 1 ? PARE_COMPUTE_FAST : PARE_COMPUTE_EXACT, cases[i].kv, false,
+                                 held[h / 2]};
+            compare_rows(&c);
+        }
 }
 
 typedef struct variant {
@@ -503,6 +563,7 @@ int main(void) {
         cmocka_unit_test(lookup_finds_the_longest_then_the_latest),
         cmocka_unit_test(counts_follow_what_was_right),
         cmocka_unit_test(rows_have_the_bits_of_one),
+        cmocka_unit_test(windows_and_caches_keep_the_bits),
         cmocka_unit_test(lookup_gives_the_same_text),
         cmocka_unit_test(stops_inside_a_pass),
         cmocka_unit_test(a_greedy_draft_gives_the_same_text),
