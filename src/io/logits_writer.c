@@ -68,7 +68,7 @@ void pare_logits_file_encode(uint16_t *row, const float *logits, size_t n, doubl
     memcpy(row, range, sizeof range);
     for (size_t i = 0; i < n; i++) {
         float steps = range[0] > 0 ? fmaxf(logits[i] - least, 0) / range[0] : 0;
-        code[i] = steps < UINT16_MAX ? (uint16_t)(steps + 0.5f) : UINT16_MAX;
+        code[i] = (uint16_t)lrintf(fminf(steps, UINT16_MAX));
     }
     if (n % 2) code[n] = 0;
 }
