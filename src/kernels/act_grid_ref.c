@@ -40,7 +40,20 @@ static bool codes(int8_t *q, const float *x, const pare_act_grid *g, int move, s
     return numbers;
 }
 
-const pare_act_grid_kernels pare_act_grid_ref = {range, apply, error, codes};
+static void sums(float *sum16, float *sum32, const int8_t *q, float d, size_t n) {
+    for (size_t i = 0; i < n; i += 32) {
+        int first = 0, second = 0;
+        for (size_t c = 0; c < 16; c++) {
+            first += q[i + c];
+            second += q[i + 16 + c];
+        }
+        sum16[i / 16] = d * (float)first;
+        sum16[i / 16 + 1] = d * (float)second;
+        sum32[i / 32] = d * (float)(first + second);
+    }
+}
+
+const pare_act_grid_kernels pare_act_grid_ref = {range, apply, error, codes, sums};
 
 const pare_act_grid_kernels *pare_act_grid_kernels_get(pare_isa isa) {
 #if defined(__x86_64__)

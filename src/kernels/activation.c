@@ -93,14 +93,7 @@ void pare_act_quantize_grid(pare_act *a, const pare_act_grid_kernels *k, const p
         bool numbers = k->codes(row.q, x + i * ldx, g, pare_act_grid_move(g), cols);
         float d = numbers ? g->s : NAN;
         memset(row.q + cols, 0, padded - cols);
-        for (size_t group = 0; group < padded / GROUP; group++) {
-            const int8_t *q = row.q + group * GROUP;
-            int sum[2] = {0, 0};
-            for (size_t c = 0; c < GROUP; c++) sum[c / 16] += q[c];
-            row.d[group] = d;
-            row.sum16[2 * group] = d * (float)sum[0];
-            row.sum16[2 * group + 1] = d * (float)sum[1];
-            row.sum32[group] = d * (float)(sum[0] + sum[1]);
-        }
+        for (size_t group = 0; group < padded / GROUP; group++) row.d[group] = d;
+        k->sums(row.sum16, row.sum32, row.q, d, padded);
     }
 }

@@ -211,6 +211,21 @@ static void levels(void **state) {
                     /* squares of single numbers, 64 of them added in f32 */
                     if (isfinite(e)) assert_true(fabs(found - e) <= 66 * 0x1p-24 * e);
                     if (isnan(e)) assert_true(isnan(found));
+                    if (f / 2 == PARE_ACT_PAPER_EQ4) continue;
+                    int8_t codes[2][N + 32] = {{0}}, move = (int8_t)pare_act_grid_move(&g);
+                    const bool all = pare_act_grid_ref.codes(codes[0], x, &g, move, n);
+                    assert_int_equal(k->codes(codes[1], x, &g, move, n), all);
+                    for (size_t i = 0; i < n; i++)
+                        assert_true(codes[0][i] == codes[1][i] || isnan(x[i]));
+                    assert_int_equal(codes[1][n], 0); /* no more than n */
+                    for (size_t i = 0; i < n; i++)
+                        if (i % 5 == 0) codes[0][i] = i % 2 ? -128 : 127;
+                    float s16[2][N / 16 + 4], s32[2][N / 32 + 2];
+                    const size_t whole = (n + 31) / 32 * 32;
+                    pare_act_grid_ref.sums(s16[0], s32[0], codes[0], g.s, whole);
+                    k->sums(s16[1], s32[1], codes[0], g.s, whole);
+                    assert_memory_equal(s16[0], s16[1], whole / 16 * sizeof(float));
+                    assert_memory_equal(s32[0], s32[1], whole / 32 * sizeof(float));
                 }
 }
 
