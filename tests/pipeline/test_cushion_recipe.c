@@ -162,7 +162,7 @@ static void begun(void **state) {
     pare_runtime_free(rt);
 }
 
-/* --- behind smoothquant --- */
+/* --- with quantized weights, inputs and caches --- */
 
 static float off(const float *a, const float *b, size_t n) {
     float most = 0, size = 0;
@@ -172,6 +172,71 @@ static float off(const float *a, const float *b, size_t n) {
     }
     return most / size;
 }
+
+static uint64_t logits_of(pare_model *m, const char *kv, float out[TINY_VOCAB]) {
+    pare_session *s;
+    int32_t ids[N_TEXT];
+    for (int i = 0; i < N_TEXT; i++) ids[i] = 29 * i % 240;
+    const pare_session_options so = {.n_ctx = 32, .compute = PARE_COMPUTE_EXACT, .kv = kv};
+    assert_ok(pare_session_create(&s, m, &so, err));
+    assert_ok(pare_session_eval(s, ids, N_TEXT, out, err));
+    const uint64_t bytes = pare_session_kv_bytes(s);
+    pare_session_free(s);
+    return bytes;
+}
+
+/* Weights by GPTQ or AWQ, inputs of 8 bits on static grids, keys and values in bf16: the cushion
+ * stays the f32 that the search made of the dense model, in the file and in sessions. */
+static void combined(void **state) {
+    (void)state;
+    static const char *const quantizers[] = {"", "gptq:bits=8,group=0 + ",
+                                             "gptq:bits=4,group=32 + ", "awq:bits=4,group=32 + "};
+    pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
+    const char *dense = tiny_model("dense", NULL);
+    pare_prefix *first = NULL;
+    float plain[TINY_VOCAB];
+    for (int i = 0; i < 4; i++) {
+        char text[300], name[20];
+        pare_compress_report *report;
+        pare_model *m;
+        snprintf(text, sizeof text, "%s + %sw8a8:per_tensor_static", recipe, quantizers[i]);
+        snprintf(name, sizeof name, "combined%d", i);
+        const pare_compress_options o = {.model = dense,
+                                         .out = test_path(name),
+                                         .recipe = text,
+                                         .calib = text_file(),
+                                         .calib_samples = 4,
+                                         .calib_ctx = 32};
+        assert_ok(pare_compress(&report, rt, &o, err));
+        pare_compress_report_free(report);
+        assert_ok(pare_model_load(&m, rt, o.out, err));
+        assert_string_equal(pare_model_act(m), "a8:act=per_tensor_static");
+        if (!first) {
+            pare_model *d;
+            assert_ok(pare_model_load(&d, rt, dense, err));
+            assert_ok(pare_prefix_from_ids(&first, d, m->prefix->ids, 2, err));
+            pare_model_attach_prefix(d, first);
+            logits_of(d, "f32", plain);
+            d->prefix = NULL; /* it is freed below */
+            pare_model_free(d);
+        }
+        assert_int_equal(m->prefix->bytes, first->bytes);
+        float found[2][TINY_VOCAB];
+        logits_of(m, "f32", found[0]);
+        const uint64_t behind = logits_of(m, "bf16", found[1]);
+        assert_memory_equal(m->prefix->values, first->values, first->bytes);
+        assert_true(off(plain, found[0], TINY_VOCAB) < (i < 2 ? 0.1f : 0.5f));
+        const float rounded = off(found[0], found[1], TINY_VOCAB);
+        assert_true(rounded > 0 && rounded < 0.1f);
+        pare_model_attach_prefix(m, NULL);
+        assert_int_equal(behind - logits_of(m, "bf16", found[1]), first->bytes);
+        pare_model_free(m);
+    }
+    pare_prefix_free(first);
+    pare_runtime_free(rt);
+}
+
+/* --- behind smoothquant --- */
 
 /* Smoothing changes neither what the model computes behind the prefix nor the prefix. */
 static void smoothed(void **state) {
@@ -535,9 +600,10 @@ static void refusals(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(compressed),     cmocka_unit_test(begun),
-        cmocka_unit_test(smoothed),       cmocka_unit_test(resumed),
-        cmocka_unit_test(tuning),         cmocka_unit_test(ways_of_tuning),
-        cmocka_unit_test(tuning_resumed), cmocka_unit_test(beginnings),
-        cmocka_unit_test(starts),         cmocka_unit_test(refusals)};
+        cmocka_unit_test(combined),       cmocka_unit_test(smoothed),
+        cmocka_unit_test(resumed),        cmocka_unit_test(tuning),
+        cmocka_unit_test(ways_of_tuning), cmocka_unit_test(tuning_resumed),
+        cmocka_unit_test(beginnings),     cmocka_unit_test(starts),
+        cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
