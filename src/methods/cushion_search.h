@@ -28,6 +28,7 @@ typedef struct pare_cushion_options {
     int texts, repeats; /* texts; those of them that begin with the prefix's tokens */
     int pool, candidates, screen;
     int start, site;
+    pare_text prompt; /* what the prefix begins with, in words; "none" */
     int bits, formula, granularity;
     bool symmetric;
     /* the tuning of what it found */

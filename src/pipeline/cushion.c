@@ -206,8 +206,30 @@ static pare_status start_from_file(cushion *c, pare_error *err) {
     return st;
 }
 
+/* The tokens of a text, special ones by name. */
+static pare_status start_from_text(cushion *c, pare_error *err) {
+    pare_cushion_result *r = &c->result;
+    pare_ids ids = {0};
+    const char *text = c->o->prompt.s;
+    if (c->o->start != PARE_CUSHION_START_NONE || c->in->start)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "cushion: found prompt and %s, expected one beginning of the prefix",
+                         c->in->start ? "--prefix" : "start");
+    pare_status st =
+        pare_tokenizer_encode(c->tok, &ids, text, strlen(text), PARE_TOK_PARSE_SPECIAL, err);
+    if (st == PARE_OK && ids.n > (size_t)c->o->max_len)
+        st = pare_fail(err, PARE_ERR_ARG,
+                       "cushion: prompt: found %zu tokens, expected at most %d (max_len)", ids.n,
+                       c->o->max_len);
+    for (size_t i = 0; st == PARE_OK && i < ids.n; i++) r->ids[r->n++] = ids.data[i];
+    r->n_start = r->n;
+    pare_ids_free(&ids);
+    return st;
+}
+
 static pare_status start(cushion *c, pare_error *err) {
     pare_cushion_result *r = &c->result;
+    if (strcmp(c->o->prompt.s, "none") != 0) return start_from_text(c, err);
     if (c->in->start) return start_from_file(c, err);
     const int32_t bos = pare_tokenizer_bos(c->tok);
     const size_t ctx = c->m->config.ctx_max ? c->m->config.ctx_max : SIZE_MAX;

@@ -553,6 +553,26 @@ static void starts(void **state) {
     if (p) assert_true(p->attn.n >= 1);
     pare_prefix_free(p);
     pare_free(record);
+    /* a prompt's tokens, with their own keys and values */
+    o.start = PARE_CUSHION_START_NONE;
+    o.max_len = 3;
+    snprintf(o.prompt.s, sizeof o.prompt.s, "%s", "a b");
+    assert_ok(pare_cushion_make(&p, &record, rt, &in, err));
+    pare_model *m;
+    pare_prefix *same;
+    assert_ok(pare_model_load(&m, rt, in.model, err));
+    assert_ok(pare_prefix_from_ids(&same, m, p->ids, 3, err));
+    assert_int_equal(p->attn.n, 3);
+    assert_true(p->ids[0] != p->ids[1] && p->ids[1] != p->ids[2]);
+    assert_memory_equal(p->values, same->values, p->bytes);
+    pare_prefix_free(same);
+    pare_prefix_free(p);
+    pare_free(record);
+    snprintf(o.prompt.s, sizeof o.prompt.s, "%s", "a b c");
+    assert_fails(pare_cushion_make(&p, &record, rt, &in, err), PARE_ERR_ARG, "at most 3 (max_len)");
+    o.start = PARE_CUSHION_START_BOS;
+    assert_fails(pare_cushion_make(&p, &record, rt, &in, err), PARE_ERR_ARG, "prompt and start");
+    pare_model_free(m);
     pare_runtime_free(rt);
 }
 

@@ -59,6 +59,12 @@ static const pare_param cushioncache_params[] = {
                "tokens of one text by which candidates are put in order"),
     CHOICE(start, 0, "none|bos|outliers",
            "what the prefix begins with; outliers: tokens that often carry them, then BOS"),
+    {.name = "prompt",
+     .type = PARE_PARAM_TEXT,
+     .offset = offsetof(pare_cushion_options, prompt),
+     .choices = "none|TEXT",
+     .help = "text that the prefix begins with, special tokens by name (<|im_start|>), instead of "
+             "start"},
     CHOICE(site, 0, "block_out|linear_in|both", "the tensors whose error counts"),
     PARE_PARAM(pare_cushion_options, bits, PARE_PARAM_INT, 8, 2, 8, "of the activations"),
     PARE_PARAM(pare_cushion_options, symmetric, PARE_PARAM_BOOL, 0, 0, 1,
