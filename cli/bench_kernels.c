@@ -122,6 +122,29 @@ static pare_status parse_options(cli *c, pare_kernel_bench_options *out, const c
     return parse_list(c, kernels, &out->n_kernels, "only", o->only, known);
 }
 
+/* Whether one of the kernels that are asked for has one of these names; with none given, all are.
+ */
+static bool measures(const pare_kernel_bench_options *k, const char *const *names) {
+    for (size_t i = 0; i < k->n_kernels; i++)
+        for (size_t j = 0; names[j]; j++)
+            if (strcmp(k->kernels[i], names[j]) == 0) return true;
+    return k->n_kernels == 0;
+}
+
+/* Options that no kernel of --only looks at. */
+static void tell_unused(cli *c, const pare_kernel_bench_options *k,
+                        const bench_kernels_options *o) {
+    static const char *const encoded[] = {"linear_exact", "linear_fast", "encode", "decode", NULL};
+    static const char *const cached[] = {"attention", "attention_fast", "kv_store", "kv_load",
+                                         NULL};
+    const size_t ctx = pare_kernel_bench_options_default().ctx;
+    if (o->encodings && !measures(k, encoded))
+        cli_warn(c, "--encodings %s: --only %s measures nothing that has encodings", o->encodings,
+                 o->only);
+    if (k->ctx != ctx && !measures(k, cached))
+        cli_warn(c, "--ctx %zu: --only %s measures nothing that has a context", k->ctx, o->only);
+}
+
 /* --- output --- */
 
 static json_t *row_json(const pare_kernel_row *row) {
@@ -210,6 +233,7 @@ pare_status bench_kernels(cli *c, const bench_kernels_options *o, size_t reps) {
     k.arg = &r;
     pare_status st = parse_options(c, &k, encodings, kernels, o);
     if (st == PARE_OK) st = cli_runtime(c);
+    if (st == PARE_OK) tell_unused(c, &k, o);
     if (st == PARE_OK) st = pare_bench_kernels(&r.limits, c->rt, &k, &c->err);
     cli_progress_end(c);
     if (st == PARE_OK && r.failed) st = cli_fail(c, PARE_ERR_NOMEM, "bench: out of memory");

@@ -354,6 +354,28 @@ static pare_status check_save(cli *c, const eval_options *o) {
     return PARE_OK;
 }
 
+/* Refuses options of a text without one and of tasks without any, which would have no effect. */
+static pare_status check_options(cli *c, const eval_options *o) {
+    static const eval_options *const d = &defaults;
+    const struct {
+        const char *name;
+        bool of_tasks, given;
+    } given[] = {
+        {"protocol", false, o->protocol != d->protocol},
+        {"ctx", false, o->ctx != d->ctx},
+        {"windows", false, o->windows != d->windows},
+        {"limit", true, o->limit != d->limit},
+        {"data", true, o->data != d->data},
+        {"bos", true, o->bos != d->bos},
+    };
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        if (given[i].given && !(given[i].of_tasks ? o->tasks != NULL : o->text || o->logits))
+            return cli_fail(c, PARE_ERR_ARG, "eval: --%s: found it without %s, expected %s",
+                            given[i].name, given[i].of_tasks ? "--tasks" : "--text",
+                            given[i].of_tasks ? "--tasks LIST" : "--text FILE");
+    return PARE_OK;
+}
+
 static pare_status run(cli *c, const void *options, char **args, size_t n_args) {
     eval_options with_file = *(const eval_options *)options;
     const eval_options *o = &with_file;
@@ -365,6 +387,7 @@ static pare_status run(cli *c, const void *options, char **args, size_t n_args) 
                         "LIST");
     if (o->logits && check_logits(c, o) != PARE_OK) return c->err.status;
     if (o->save_logits && check_save(c, o) != PARE_OK) return c->err.status;
+    if (check_options(c, o) != PARE_OK) return c->err.status;
     eval_tasks *tasks = calloc(1, sizeof *tasks);
     if (!tasks) return cli_fail(c, PARE_ERR_NOMEM, "eval: out of memory");
     tasks->options = pare_tasks_options_default();

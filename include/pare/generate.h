@@ -75,7 +75,8 @@ const char *pare_stop_reason_name(pare_stop_reason reason);
 /* Guessing ahead: the next tokens are guessed cheaply and computed together, as many as are right
  * come out at once. What comes out has the distribution that it has without. With temperature 0 and
  * with lookup it is the same text: no more tokens are computed together than give the same bits as
- * one by one (three guesses where weights are f32, f16 or bf16). */
+ * one by one (three guesses where weights are f32, f16 or bf16; refused where activations are
+ * quantized per_tensor_dynamic, which takes all tokens of a pass together). */
 enum { PARE_DRAFT_MAX = 7 };
 typedef struct pare_speculate_options {
     bool lookup; /* what came after an earlier place that ends as the text ends now */

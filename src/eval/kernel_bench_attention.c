@@ -172,7 +172,11 @@ static pare_status measure_codecs(attention_bench *a, pare_error *err) {
         a->codec = pare_kv_codec_at(i);
         a->functions = pare_kv_codec_functions(a->codec, pare_runtime_isa(b->rt));
         a->row_bytes = pare_kv_row_bytes(a->codec, b->o->head_dim);
-        if (!a->row_bytes) continue; /* heads that are no multiple of its blocks */
+        if (!a->row_bytes) {
+            pare_warn(b->rt, "bench: %s: %zu values a head are no multiple of its blocks: left out",
+                      a->codec->name, b->o->head_dim);
+            continue;
+        }
         pare_status st = make_cache(a, err);
         if (st == PARE_OK) st = measure_codec(a, err);
         free_cache(a);

@@ -133,6 +133,11 @@ pare_status pare_speculator_create(pare_speculator **out, const pare_generate_op
         return pare_fail(err, PARE_ERR_ARG, "speculate.max: found %zu, expected 1 to %d", o->max,
                          PARE_DRAFT_MAX);
     size_t held = pare_session_position(session);
+    if (pare_model_alike_rows(pare_session_model(session), 0) < 2)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "speculate: found activations quantized as %s, expected a scheme that "
+                         "treats each token alone: no two tokens computed together keep their bits",
+                         pare_model_act(pare_session_model(session)));
     if (o->draft && options->n_before != held)
         return pare_fail(err, PARE_ERR_ARG,
                          "before: found %zu tokens, expected the %zu in the session: a draft needs "

@@ -274,6 +274,10 @@ static void run_errors(void **state) {
         {"pare run model.gguf -p a --compute slow", "expected exact|fast"},
         {"pare run wiki.test.raw -p a", "wiki.test.raw"},
         {"pare run model.gguf -f no/such/file", "no/such/file"},
+        {"pare run model.gguf -p a --speculate ngram --act w8a8:act=per_tensor_dynamic",
+         "speculate: found activations quantized as "},
+        {"pare run model.gguf -p a --draft model.gguf --act w8a8:act=per_tensor_dynamic",
+         "expected a scheme that treats each token alone"},
         {"pare run model.gguf -p a --speculate maybe", "expected off|ngram"},
         {"pare run model.gguf -p a --speculate ngram --draft other",
          "both --draft and --speculate"},
@@ -537,6 +541,12 @@ static void eval_errors(void **state) {
         const char *command, *told;
     } cases[] = {
         {"pare eval model.gguf", "found no --text and no --tasks"},
+        {"pare eval model.gguf --text wiki.test.raw --limit 5", "--limit: found it without --tasks"},
+        {"pare eval model.gguf --text wiki.test.raw --bos always", "--bos: found it without --tas"},
+        {"pare eval model.gguf --text wiki.test.raw --data no", "--data: found it without --tasks"},
+        {"pare eval model.gguf --tasks rte --data tasks --protocol hf", "--protocol: found it with"},
+        {"pare eval model.gguf --tasks rte --data tasks --ctx 64", "--ctx: found it without --text"},
+        {"pare eval model.gguf --tasks rte --data tasks --windows 1", "--windows: found it without"},
         {"pare eval model.gguf --tasks rte,copia --data tasks", "did you mean 'copa'?"},
         {"pare eval model.gguf --tasks , --data tasks", "--tasks: found none"},
         {"pare eval model.gguf --tasks qqqqqqqq --data tasks", "expected some of all, lambada_op"},
@@ -658,6 +668,18 @@ static void bench_kernels(void **state) {
     assert_int_equal(r.code, 0);
     assert_non_null(strstr(r.out, "rope    f32          3"));
     assert_non_null(strstr(r.out, "limits in this run: memory"));
+    program_free(&r);
+    /* what has no effect is told */
+    r = program_run(NULL, "pare bench --kernels --only kv_load --encodings q4_0 --heads 2/1/80 "
+                          "--rows 1 --ctx 64 --cached --reps 1");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.err, "--encodings q4_0: --only kv_load measures nothing that has"));
+    assert_non_null(strstr(r.err, "q8_0: 80 values a head are no multiple of its blocks"));
+    assert_null(strstr(r.err, "--ctx"));
+    program_free(&r);
+    r = program_run(NULL, "pare bench --kernels --only rope --ctx 64 --rows 1 --reps 1");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.err, "--ctx 64: --only rope measures nothing that has a context"));
     program_free(&r);
 }
 
