@@ -40,7 +40,8 @@ void pare_free(void *p);
 /* Whether the last part of s is `end`; "" always is. */
 bool pare_ends_with(const char *s, const char *end);
 
-/* Large blocks: zeroed, aligned to 64 bytes at least, in huge pages where the system gives them.
+/* Large blocks: zeroed, aligned to 64 bytes at least, in huge pages where the system gives them;
+ * NULL also where so much is certainly not there (pare_has_memory).
  * size 0 is legal. */
 void *pare_big_alloc(size_t size);
 void pare_big_free(void *p, size_t size);
@@ -63,7 +64,12 @@ size_t pare_peak_rss_bytes(void);
 /* Begins a new peak where the system can (Linux). */
 void pare_peak_rss_reset(void);
 
-/* Memory that the machine can still give, in bytes; 0 = unknown. */
+/* Memory that the machine, and each control group (version 2) that the process is in, can still
+ * give, in bytes; 0 = unknown. What only keeps copies of files counts as free. */
 size_t pare_available_bytes(void);
+
+/* Whether so many bytes may be there. The system maps more than there is, and ends the process when
+ * it is used. */
+bool pare_has_memory(double bytes);
 
 #endif

@@ -269,6 +269,14 @@ pare_status pare_kernel_bench_linear(const pare_kernel_bench *b, pare_error *err
     l->n_x = b->max_rows * b->o->in_dim;
     l->n_y = b->max_rows * b->o->out_dim;
     l->sparse = true; /* not yet dense */
+    /* together: memory is used after all is mapped */
+    const double bytes = sizeof(float) * (2.0 * (double)l->n_w + (double)l->n_x + (double)l->n_y);
+    if (!pare_has_memory(bytes)) {
+        pare_free(l);
+        return pare_fail(err, PARE_ERR_NOMEM,
+                         "bench: a matrix of %zu x %zu: found %zu bytes of memory, expected %.0f",
+                         b->o->out_dim, b->o->in_dim, pare_available_bytes(), bytes);
+    }
     l->w = pare_big_alloc(l->n_w * sizeof(float));
     l->decoded = pare_big_alloc(l->n_w * sizeof(float));
     l->x = pare_big_alloc(l->n_x * sizeof(float));

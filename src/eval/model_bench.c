@@ -54,11 +54,10 @@ static pare_status check_memory(const bench *b, size_t vocab_size, pare_error *e
     size_t blocks = (b->depth + b->total + KEYS - 1) / KEYS, own = blocks - b->depth / KEYS;
     double kv = (double)pare_session_kv_bytes(b->base) * (double)own / (double)blocks;
     double bytes = (double)b->n_sequences * (kv + (double)vocab_size * sizeof(float));
-    size_t available = pare_available_bytes();
-    if (available == 0 || bytes <= (double)available) return PARE_OK;
+    if (pare_has_memory(bytes)) return PARE_OK;
     return pare_fail(err, PARE_ERR_NOMEM,
                      "bench: %zu sequences of %zu tokens: found %zu bytes of memory, expected %.0f",
-                     b->n_sequences, b->total, available, bytes);
+                     b->n_sequences, b->total, pare_available_bytes(), bytes);
 }
 
 static pare_status bench_begin(bench *b, pare_runtime *rt, pare_model *m,

@@ -159,8 +159,9 @@ static pare_status run_job(pare_weight_block **out, pare_runtime *rt, load_job *
     if (block) block->data = pare_big_alloc(job->n_bytes);
     if (!block || !block->data) {
         pare_free(block);
-        return pare_fail(err, PARE_ERR_NOMEM, "%s: %zu bytes for weights",
-                         pare_source_path(job->source), job->n_bytes);
+        return pare_fail(err, PARE_ERR_NOMEM,
+                         "%s: found %zu bytes of memory, expected %zu for weights",
+                         pare_source_path(job->source), pare_available_bytes(), job->n_bytes);
     }
     block->bytes = job->n_bytes;
     job->data = block->data;

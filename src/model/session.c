@@ -150,12 +150,12 @@ static pare_status create_cache(pare_session *s, const pare_session_options *o, 
     const char *kv = o->kv ? o->kv : o->compute == PARE_COMPUTE_EXACT ? "f32" : "f16";
     pare_kv_spec spec;
     PARE_TRY(pare_kv_spec_make(&spec, &s->e->m->config, kv, n_ctx, s->e->n_batch, err));
-    size_t bytes, available = pare_available_bytes();
+    size_t bytes;
     PARE_TRY(pare_kv_cache_bytes(&bytes, &spec, err));
-    if (available && bytes > available)
+    if (!pare_has_memory((double)bytes))
         return pare_fail(err, PARE_ERR_NOMEM,
                          "KV cache of %zu positions: found %zu bytes of memory, expected %zu",
-                         n_ctx, available, bytes);
+                         n_ctx, pare_available_bytes(), bytes);
     return pare_kv_cache_init(&s->kv, &spec, err);
 }
 
