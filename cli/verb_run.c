@@ -211,6 +211,8 @@ static pare_generate_options generate_options(const runner *r) {
 
 static double rate(double n, double seconds) { return seconds > 0 ? n / seconds : 0; }
 
+static const char *mode(const runner *r) { return r->o->compute ? "fast" : "exact"; }
+
 static pare_status print_json(cli *c, const runner *r, const pare_generation *g, bool indent) {
     json_t *out = cli_json_begin(c), *ids = json_array();
     for (size_t i = 0; i < g->ids.n; i++) json_array_append_new(ids, json_integer(g->ids.data[i]));
@@ -227,22 +229,22 @@ static pare_status print_json(cli *c, const runner *r, const pare_generation *g,
     json_object_set_new(out, "first_token_s", cli_json_real(g->first_token_s));
     json_object_set_new(out, "peak_rss_bytes", json_integer((json_int_t)cli_peak_rss()));
     json_object_set_new(out, "stop_reason", json_string(pare_stop_reason_name(g->reason)));
-    json_object_set_new(out, "compute", json_string(r->o->compute ? "fast" : "exact"));
+    json_object_set_new(out, "compute", json_string(mode(r)));
     json_object_set_new(out, "ctx", json_integer((json_int_t)pare_session_n_ctx(r->session)));
     json_object_set_new(out, "kv_bytes",
                         json_integer((json_int_t)pare_session_kv_bytes(r->session)));
     return cli_json_print(c, out, indent);
 }
 
-static void print_speed(cli *c, const pare_generation *g) {
+static void print_speed(const runner *r, const pare_generation *g) {
     char guesses[64] = "";
     if (g->drafted)
         snprintf(guesses, sizeof guesses, ", %zu of %zu guesses right", g->accepted, g->drafted);
-    cli_note(c,
+    cli_note(r->c,
              "prompt %zu tokens, %.1f tokens/s; generated %zu tokens, %.1f tokens/s%s; first token "
-             "after %.2f s; %s",
+             "after %.2f s; %s; %s",
              g->prompt_tokens, rate((double)g->prompt_tokens, g->prefill_s), g->ids.n,
-             rate((double)g->decoded, g->decode_s), guesses, g->first_token_s,
+             rate((double)g->decoded, g->decode_s), guesses, g->first_token_s, mode(r),
              cli_bytes((double)cli_peak_rss()));
 }
 
@@ -304,7 +306,7 @@ static pare_status run_once(runner *r, const char *path) {
         st = cli_print(c, "\n", 1);
     if (st == PARE_OK) tell_full_context(r, &g);
     if (st == PARE_OK && c->common.json) st = print_json(c, r, &g, true);
-    if (st == PARE_OK && !c->common.json) print_speed(c, &g);
+    if (st == PARE_OK && !c->common.json) print_speed(r, &g);
     if (st == PARE_ERR_INTERRUPTED && g.text_len && !c->common.json) cli_print(c, "\n", 1);
     if (st == PARE_ERR_INTERRUPTED)
         cli_fail(c, st, "after %zu generated tokens; the same command starts again", g.ids.n);
@@ -386,7 +388,7 @@ static pare_status answer(runner *r, talk *t) {
     if (st == PARE_OK) tell_full_context(r, &g);
     if (c->common.json && st == PARE_OK) st = print_json(c, r, &g, false);
     if (!c->common.json && !c->out_closed) cli_print(c, "\n", 1);
-    if (st == PARE_OK && !c->common.json && !c->out_tty) print_speed(c, &g);
+    if (st == PARE_OK && !c->common.json && !c->out_tty) print_speed(r, &g);
     pare_generation_free(&g);
     return st;
 }

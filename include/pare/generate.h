@@ -120,7 +120,8 @@ typedef struct pare_generation {
     pare_stop_reason reason;
 } pare_generation;
 
-/* Appends prompt[n] to the session and generates. Free *out with pare_generation_free also after a
+/* Appends prompt[n] to the session and generates. Progress: a prompt of more than a batch, and the
+ * tokens of an answer that on_text does not show. Free *out with pare_generation_free also after a
  * failure: with PARE_ERR_INTERRUPTED it holds what was generated so far. Errors: PARE_ERR_ARG (n 0,
  * more tokens than the session has room for, n_before not 0 and not what the session holds),
  * PARE_ERR_INPUT (logits that are not numbers), those

@@ -66,8 +66,12 @@ static pare_status copy_matrices(linear_bench *l, bool packed, pare_error *err) 
     const pare_kernel_bench *b = l->b;
     matrices *m = &l->m;
     pare_tensor one;
-    PARE_TRY(pare_tensor_encode(b->rt, &one, l->enc, l->w, b->o->out_dim, b->o->in_dim, NULL, err));
-    pare_status st = packed ? pare_tensor_repack(&one, pare_runtime_isa(b->rt), err) : PARE_OK;
+    pare_status st =
+        pare_tensor_encode(b->rt, &one, l->enc, l->w, b->o->out_dim, b->o->in_dim, NULL, err);
+    if (st != PARE_OK)
+        return pare_fail_prefix(err, "bench: shape %zux%zu, encoding %s", b->o->out_dim,
+                                b->o->in_dim, l->enc->name);
+    st = packed ? pare_tensor_repack(&one, pare_runtime_isa(b->rt), err) : PARE_OK;
     if (st != PARE_OK) {
         pare_tensor_free(&one);
         return st;

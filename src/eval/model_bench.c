@@ -95,7 +95,7 @@ static pare_status bench_begin(bench *b, pare_runtime *rt, pare_model *m,
         b->ids[i] = (int32_t)(u * (float)vocab_size);
         if ((size_t)b->ids[i] >= vocab_size) b->ids[i] = 0;
     }
-    return pare_session_eval(b->base, b->ids, b->depth, NULL, err);
+    return pare_session_prefill(b->base, b->ids, b->depth, NULL, "filling the context", err);
 }
 
 /* Forks, as a sliding window may not reach back to `depth` when a repetition is over. */

@@ -6,6 +6,8 @@
 
 #include "base/memory.h"
 #include "base/os.h"
+#include "base/runtime.h"
+#include "model/model.h"
 
 #include <string.h>
 
@@ -151,6 +153,10 @@ static pare_status take_token(generator *g, int32_t id, pare_error *err) {
     }
     pare_sampler_accept(g->sampler, id);
     PARE_TRY(append_id(&out->ids, id, err));
+    const size_t most = g->options->max_tokens;
+    if (!g->options->on_text) /* else the text itself shows how far it is */
+        pare_progress(pare_session_model(g->session)->rt, "answer", (double)out->ids.n,
+                      most == SIZE_MAX ? 0 : (double)most, "tokens");
     if (g->spec) PARE_TRY(pare_speculator_accept(g->spec, id, err));
     const char *text;
     size_t len;
@@ -256,7 +262,7 @@ static pare_status step(generator *g, pare_error *err) {
 static pare_status run(generator *g, const int32_t *prompt, size_t n, pare_error *err) {
     pare_generation *out = g->out;
     g->start = pare_now_s();
-    PARE_TRY(pare_session_eval(g->session, prompt, n, g->logits, err));
+    PARE_TRY(pare_session_prefill(g->session, prompt, n, g->logits, "prompt", err));
     out->prefill_s = pare_now_s() - g->start;
     out->prompt_tokens = n;
     g->position = pare_session_position(g->session);

@@ -80,6 +80,10 @@ const pare_attn_prefix *pare_model_prefix(const pare_model *m);
 /* The keys and values of a session's text. */
 const pare_kv_cache *pare_session_cache(const pare_session *s);
 
+/* As pare_session_eval; what takes more than one batch is reported as progress under that name. */
+pare_status pare_session_prefill(pare_session *s, const int32_t *ids, size_t n, float *logits,
+                                 const char *stage, pare_error *err);
+
 /* ---- the forward pass, called by every thread with its own context (autograd/ops.h) ---- */
 
 /* A batch of tokens on its way through the model. */

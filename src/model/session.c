@@ -259,8 +259,9 @@ static pare_status next_batch(pare_session *s, const int32_t *ids, size_t n, siz
     return pare_kv_cache_reserve(&s->kv, count, err);
 }
 
-pare_status pare_session_eval(pare_session *s, const int32_t *ids, size_t n, float *logits,
-                              pare_error *err) {
+/* stage: what to report progress as, or NULL. */
+static pare_status eval(pare_session *s, const int32_t *ids, size_t n, float *logits,
+                        const char *stage, pare_error *err) {
     PARE_TRY(check_tokens(s, ids, n, err));
     if (n == 0 && logits) return pare_fail(err, PARE_ERR_ARG, "tokens: found 0, expected some");
     for (size_t done = 0; done < n;) {
@@ -275,8 +276,20 @@ pare_status pare_session_eval(pare_session *s, const int32_t *ids, size_t n, flo
         }
         run(&r);
         pare_kv_cache_advance(&s->kv, r.n);
+        if (stage && n > s->e->n_batch)
+            pare_progress(s->e->m->rt, stage, (double)done, (double)n, "tokens");
     }
     return PARE_OK;
+}
+
+pare_status pare_session_eval(pare_session *s, const int32_t *ids, size_t n, float *logits,
+                              pare_error *err) {
+    return eval(s, ids, n, logits, NULL, err);
+}
+
+pare_status pare_session_prefill(pare_session *s, const int32_t *ids, size_t n, float *logits,
+                                 const char *stage, pare_error *err) {
+    return eval(s, ids, n, logits, stage, err);
 }
 
 pare_status pare_session_eval_all(pare_session *s, const int32_t *ids, size_t n, size_t from,

@@ -247,6 +247,7 @@ static void run_limits(void **state) {
     assert_string_equal(string(o, "stop_reason"), "context");
     json_decref(o);
     program_result r = program_run(NULL, "pare run model.gguf -p hello --ctx 16 --ignore-eos");
+    assert_non_null(strstr(r.err, "; fast; "));
     assert_int_equal(r.code, 0);
     assert_non_null(strstr(r.err, "context of 16 positions is full"));
     program_free(&r);
@@ -541,12 +542,16 @@ static void eval_errors(void **state) {
         const char *command, *told;
     } cases[] = {
         {"pare eval model.gguf", "found no --text and no --tasks"},
-        {"pare eval model.gguf --text wiki.test.raw --limit 5", "--limit: found it without --tasks"},
+        {"pare eval model.gguf --text wiki.test.raw --limit 5",
+         "--limit: found it without --tasks"},
         {"pare eval model.gguf --text wiki.test.raw --bos always", "--bos: found it without --tas"},
         {"pare eval model.gguf --text wiki.test.raw --data no", "--data: found it without --tasks"},
-        {"pare eval model.gguf --tasks rte --data tasks --protocol hf", "--protocol: found it with"},
-        {"pare eval model.gguf --tasks rte --data tasks --ctx 64", "--ctx: found it without --text"},
-        {"pare eval model.gguf --tasks rte --data tasks --windows 1", "--windows: found it without"},
+        {"pare eval model.gguf --tasks rte --data tasks --protocol hf",
+         "--protocol: found it with"},
+        {"pare eval model.gguf --tasks rte --data tasks --ctx 64",
+         "--ctx: found it without --text"},
+        {"pare eval model.gguf --tasks rte --data tasks --windows 1",
+         "--windows: found it without"},
         {"pare eval model.gguf --tasks rte,copia --data tasks", "did you mean 'copa'?"},
         {"pare eval model.gguf --tasks , --data tasks", "--tasks: found none"},
         {"pare eval model.gguf --tasks qqqqqqqq --data tasks", "expected some of all, lambada_op"},
@@ -708,6 +713,8 @@ static void bench_errors(void **state) {
         {"pare bench --kernels --encodings q4_k,", "--encodings: found ''"},
         {"pare bench --kernels --only ropes", "did you mean 'rope'?"},
         {"pare bench --kernels --encodings q4_k --shape 8x100", "expected a multiple of 256"},
+        {"pare bench --kernels --encodings q4_k --shape 8x100",
+         "shape 8x100, encoding q4_k: found"},
         {"pare bench --kernels --encodings nvfp4 --shape 8x64", "nvfp4 can only be read"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)

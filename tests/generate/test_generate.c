@@ -263,6 +263,48 @@ static void interruption_keeps_text(void **state) {
 }
 
 /* N17: the request fails. */
+/* The last report of a stage. */
+typedef struct reported {
+    double prompt, answer, total;
+} reported;
+
+static void keep_progress(void *arg, const char *stage, double done, double total,
+                          const char *unit) {
+    reported *r = arg;
+    assert_string_equal(unit, "tokens");
+    *(strcmp(stage, "prompt") == 0 ? &r->prompt : &r->answer) = done;
+    r->total = total;
+}
+
+/* A prompt of several batches, and an answer that nobody is shown. */
+static void tells_how_far_it_is(void **state) {
+    (void)state;
+    reported told = {0};
+    pare_options ro = pare_options_default();
+    ro.n_threads = 2;
+    ro.progress = keep_progress;
+    ro.callback_arg = &told;
+    setting s = {0};
+    pare_session_options so = pare_session_options_default();
+    so.n_ctx = 64;
+    so.n_batch = 4;
+    assert_ok(pare_runtime_create(&s.rt, &ro, err));
+    assert_ok(pare_model_load(&s.model, s.rt, folder, err));
+    assert_ok(pare_tokenizer_load(&s.tok, folder, err));
+    assert_ok(pare_session_create(&s.session, s.model, &so, err));
+    pare_generate_options o = options(12);
+    pare_generation g;
+    assert_ok(pare_generate(&g, s.session, s.tok, prompt, 5, &o, err));
+    assert_true(told.prompt == 5 && told.answer == 12 && told.total == 12);
+    pare_generation_free(&g);
+    told = (reported){0};
+    shown seen = {0};
+    g = generate(&s, &o, &seen);
+    assert_true(told.prompt == 5 && told.answer == 0);
+    pare_generation_free(&g);
+    end(&s);
+}
+
 static void not_numbers(void **state) {
     (void)state;
     setting s = begin(tiny_model("wild", &(tiny_options){.final_norm = 3e38f}), 64);
@@ -279,10 +321,13 @@ static void not_numbers(void **state) {
 int main(void) {
     folder = tiny_model("tiny", NULL);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_seed),   cmocka_unit_test(goes_on),
+        cmocka_unit_test(same_seed),
+        cmocka_unit_test(goes_on),
         cmocka_unit_test(stop_strings),
-        cmocka_unit_test(limits),      cmocka_unit_test(interruption_keeps_text),
+        cmocka_unit_test(limits),
+        cmocka_unit_test(interruption_keeps_text),
         cmocka_unit_test(not_numbers),
+        cmocka_unit_test(tells_how_far_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
