@@ -24,9 +24,9 @@ def words(name, default):
 
 
 SECTIONS = words("SECTIONS", "speed batch perplexity load compress")
-PEERS = words("PEERS", "llama.cpp")
+PEERS = words("PEERS", "llama.cpp ik_llama.cpp")
 MODELS = words("MODELS", "smollm2 gemma3 random")
-ENCODINGS = words("ENCODINGS", "q4_0 q4_1 q5_0 q8_0 q4_k_m q6_k bf16")
+ENCODINGS = words("ENCODINGS", "q4_0 q4_1 q5_0 q8_0 q4_k_m q2_k q3_k q5_k q6_k iq4_xs bf16 f16")
 THREADS = words("THREADS", "1 2")
 REPS = os.environ.get("REPS", "3")
 BATCHES = "1 2 4 8 16 32 64".split()
@@ -118,9 +118,10 @@ def speed(name, encoding, file):
         for what, limit in (("prefill", "of peak"), ("decode", "of bandwidth")):
             ours = statistics.median(r[what] for r in mine)
             cells += [f"{ours:.1f}", f"{100 * statistics.median(r[limit] for r in mine):.0f}%"]
-            for rounds in peers.values():
-                theirs = 0 if None in rounds else statistics.median(r[what] for r in rounds)
-                cells.append(f"{theirs:.1f} ({ours / theirs:.2f})" if theirs else "-")
+            theirs = [0 if None in rounds else statistics.median(r[what] for r in rounds) for rounds in peers.values()]
+            cells += [f"{t:.1f} ({ours / t:.2f})" if t else "-" for t in theirs]
+            if len(theirs) > 1:
+                cells.append(f"{ours / max(theirs):.2f}" if max(theirs) else "-")
         row(name, encoding, threads, *cells)
 
 
@@ -149,7 +150,7 @@ def stamp(log, what):
 
 def perplexity(name, file, text):
     ours = json.loads(out(PARE, "eval", file, "--text", text, "--protocol", "llama.cpp", "--ctx", "512", "--windows",
-                          WINDOWS, "--compute", "fast", "--quiet", "--json").stdout)["perplexity"]
+                          WINDOWS, "--threads", THREADS[-1], "--compute", "fast", "--quiet", "--json").stdout)["perplexity"]
     log = out(PEER + "/llama-perplexity", "-m", file, "-f", text, "-c", "512", "--chunks", WINDOWS, "-t", THREADS[-1])
     log = log.stdout + log.stderr
     ppl = float(log.split("Final estimate: PPL = ")[1].split()[0])
@@ -160,7 +161,7 @@ def perplexity(name, file, text):
 
 
 def load(name, file):
-    command = [PARE, "run", file, "-p", "Hello", "-n", "1", "--quiet", "--json"]
+    command = [PARE, "run", file, "--threads", THREADS[-1], "-p", "Hello", "-n", "1", "--quiet", "--json"]
     measured(command)
     seconds, _, rss = measured(command)
     result = json.loads(out(*command).stdout)
@@ -200,6 +201,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="pare-peers-") as work:
         if "speed" in SECTIONS:
             peers = [peer + " (ratio)" for peer in speed_peers()]
+            if len(peers) > 1:
+                peers.append("ratio to the best")
             table("model", "encoding", "threads", "prefill 512: pare", "of peak", *peers, "decode 128: pare", "of bandwidth", *peers)
             encoded(work, speed)
         if "batch" in SECTIONS:

@@ -9,7 +9,7 @@
 #                  Q8_0, Q4_K and Q6_K. Exported models beside it: OPENVINO_IR=FOLDER with MODEL-int4, MODEL-int8, made by
 #                  optimum-cli (docs/benchmarks.md says how)
 #
-#   scripts/bench-peers.sh [BUILD]      PEERS="llama.cpp ik_llama.cpp openvino" (default llama.cpp) for the section speed; SECTIONS,
+#   scripts/bench-peers.sh [BUILD]      PEERS="llama.cpp ik_llama.cpp openvino" (default the first two) for the section speed; SECTIONS,
 #                                       MODELS, ENCODINGS, THREADS, REPS in the environment: see bench-peers.py
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -36,7 +36,7 @@ build_peer() {
   ninja -C "$folder" "$@" >/dev/null
 }
 
-wants() { [[ " ${PEERS:-llama.cpp} " == *" $1 "* ]]; }
+wants() { [[ " ${PEERS:-llama.cpp ik_llama.cpp} " == *" $1 "* ]]; }
 
 mkdir -p "$peers"
 llama_folder="$peers/llama.cpp-${llama##*-}"
