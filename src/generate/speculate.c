@@ -5,9 +5,11 @@
 
 #include <string.h>
 
-/* What one more row costs beside one token alone, measured with 2 to 8 rows of 8-bit activations
- * (1.4 to 1.5 tokens for two rows, 4.2 to 4.8 for eight). */
-#define ROW_COST 0.5
+/* A pass of the newest token and k guesses beside one of a token alone (docs/benchmarks.md,
+ * "Guessing ahead"). One token waits for the weights, so that a second row is nearly free; from the
+ * fourth on arithmetic decides. A table, not a clock: counts of guesses, on which a draft's text
+ * depends, are the same in every run. */
+static const double pass_cost[1 + PARE_DRAFT_MAX] = {1, 1.05, 1.4, 1.75, 2.2, 2.65, 3.1, 3.55};
 
 enum { MATCH_MIN = 2, MATCH_MAX = 16, PAUSE_MAX = 64 };
 
@@ -24,7 +26,7 @@ size_t pare_guess_count(pare_guess_gauge *g, size_t kind, size_t max) {
     for (size_t k = 1; k <= max; k++) {
         right *= g->accept[kind];
         tokens += right;
-        double rate = tokens / (1 + g->cost * (double)k);
+        double rate = tokens / (pass_cost[k] + g->cost * (double)k);
         if (rate <= best) continue;
         best = rate;
         count = k;
@@ -156,7 +158,7 @@ pare_status pare_speculator_create(pare_speculator **out, const pare_generate_op
     s->session = session;
     s->draft = o->draft;
     s->max = o->max;
-    pare_guess_gauge_init(&s->gauge, ROW_COST);
+    pare_guess_gauge_init(&s->gauge, 0);
     pare_status st = add_ids(s, options->before, options->n_before, err);
     if (st == PARE_OK) st = add_ids(s, prompt, n, err);
     if (st == PARE_OK && s->draft) st = create_draft(s, session, sampler, err);

@@ -20,12 +20,12 @@ enum { PARE_GUESS_KINDS = 4 };
 typedef struct pare_guess_gauge {
     double accept[PARE_GUESS_KINDS]; /* share of the latest guesses that were right */
     size_t wait[PARE_GUESS_KINDS], pause[PARE_GUESS_KINDS]; /* tokens without a guess */
-    double cost; /* of one guess, made and computed along, in tokens decoded alone */
+    double cost; /* of making one guess, in tokens decoded alone */
 } pare_guess_gauge;
 
 void pare_guess_gauge_init(pare_guess_gauge *g, double cost);
-/* How many guesses to try, at most max: as many as give most tokens for their time; now and then
- * one where none would pay. */
+/* How many guesses to try, at most max <= PARE_DRAFT_MAX: as many as give most tokens for their
+ * time; now and then one where none would pay. */
 size_t pare_guess_count(pare_guess_gauge *g, size_t kind, size_t max);
 void pare_guess_learn(pare_guess_gauge *g, size_t kind, size_t tried, size_t right);
 
