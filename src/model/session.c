@@ -45,11 +45,10 @@ typedef struct region {
     const pare_attn_span *spans;
     size_t n_spans;
     bool last_rows; /* the pass leaves only the last row of each span, one after the other */
-    size_t head_first,
-        head_n;     /* rows of hidden; any number when they are scored, else LOGITS_ROWS */
-    float *logits;  /* [head_n][vocab_size] */
-    bool score;     /* log-probabilities instead of logits */
-    float *logprob; /* [head_n] of `targets` */
+    size_t head_first, head_n; /* rows of hidden; at most LOGITS_ROWS for the engine's own logits */
+    float *logits;             /* [head_n][vocab_size] */
+    bool score;                /* log-probabilities instead of logits */
+    float *logprob;            /* [head_n] of `targets` */
     const int32_t *targets;
     /* with `many`: a row's bits do not depend on what is computed with it */
     bool many;
@@ -120,7 +119,7 @@ static pare_status make_room(engine *e, pare_error *err) {
     size_t few = e->n_batch < PARE_DOT_MAX_N ? e->n_batch : PARE_DOT_MAX_N;
     size_t lengths[] = {1, few, e->n_batch};
     for (size_t i = 0; i < 3; i++) {
-        run_region(&f, &(region){.e = e, .n = lengths[i], .head_n = i ? LOGITS_ROWS : 1});
+        run_region(&f, &(region){.e = e, .n = lengths[i], .head_n = lengths[i]});
         run_region(&f, &(region){.e = e, .n = 1, .head_n = lengths[i], .score = true});
     }
     pare_status st = pare_pass_room_make(&e->room, &f, rt, err);
@@ -366,13 +365,14 @@ static pare_status next_pass(const many_pass *p, pare_session *const *sessions, 
     return PARE_OK;
 }
 
-/* Logits of those sequences that the pass completed: neighbours together. */
+/* Logits of those sequences that the pass completed: neighbours together, however many, as the
+ * head's weights are read once for each group. */
 static void complete(const many_pass *p, const region *pass, const size_t *n, float *logits) {
     size_t vocab = pass->e->m->config.vocab_size;
     for (size_t i = 0; i < pass->n_spans;) {
         size_t first = p->owner[i], rows = 0;
-        while (i + rows < pass->n_spans && rows < LOGITS_ROWS &&
-               p->owner[i + rows] == first + rows && p->done[first + rows] == n[first + rows])
+        while (i + rows < pass->n_spans && p->owner[i + rows] == first + rows &&
+               p->done[first + rows] == n[first + rows])
             rows++;
         if (rows)
             run(&(region){
