@@ -254,7 +254,8 @@ static void free_call(call *c) {
     free((void *)c->x);
 }
 
-static const size_t ns[] = {1, 7, 8, 9, 16, 33};
+/* both sides of where the paths end: 4 and 8 rows, 16 with AMX */
+static const size_t ns[] = {1, 4, 5, 8, 9, 16, 17, 33};
 static const size_t shapes[][2] = {{1, 32}, {15, 64}, {16, 256}, {17, 288}, {33, 512}, {100, 96}};
 
 static void check_shape(const pare_encoding *e, size_t rows, size_t cols) {
@@ -302,7 +303,7 @@ static pare_tensor make_registered(const pare_encoding *e, size_t rows, size_t c
 static void registered_encodings_are_right(void **state) {
     (void)state;
     srand(6);
-    const size_t counts[] = {1, 5, 18};
+    const size_t counts[] = {1, 4, 5, 8, 9, 16, 17};
     const pare_encoding *e;
     for (size_t k = 0; (e = pare_encoding_at(k)); k++) {
         if (!e->encode_row && !e->encode_matrix) continue;
@@ -319,6 +320,47 @@ static void registered_encodings_are_right(void **state) {
                         check_out(&c, &c.outs[0]);
                         free_call(&c);
                     }
+            pare_tensor_free(&t);
+        }
+    }
+}
+
+/* Row i of n is what it is alone, bit for bit, up to as many rows as pare_linear_alike_rows says:
+ * speculative decoding rests on it. */
+static void check_alike(const pare_tensor *t, pare_compute compute, pare_isa isa, size_t n) {
+    pare_tensor w = *t;
+    call c = {.isa = isa, .compute = compute};
+    set_inputs(&c, n, w.view.cols);
+    add_out(&c, &w, false);
+    run(&c, 1);
+    for (size_t i = 0; i < n; i++) {
+        call one = {.isa = isa, .compute = compute, .x = c.x + i * c.ldx, .ldx = c.ldx, .n = 1};
+        add_out(&one, &w, false);
+        run(&one, 1);
+        if (memcmp(one.outs[0].y, c.outs[0].y + i * c.outs[0].ldy, w.view.rows * sizeof(float)) !=
+            0)
+            fail_msg("%s, %s, %s: row %zu of %zu differs", w.enc->name, pare_isa_name(isa),
+                     compute ? "fast" : "exact", i, n);
+        one.x = NULL;
+        free_call(&one);
+    }
+    free_call(&c);
+}
+
+static void rows_alike_have_the_bits_of_one(void **state) {
+    (void)state;
+    srand(9);
+    const pare_encoding *e;
+    for (size_t k = 0; (e = pare_encoding_at(k)); k++) {
+        if (!e->encode_row && !e->encode_matrix) continue;
+        const size_t cols = 576 % e->block_len ? 512 : 576, most = pare_linear_alike_rows(e);
+        assert_in_range(most, 4, PARE_DOT_MAX_N);
+        for (int packed = 0; packed < (pare_encoding_packed(e) ? 2 : 1); packed++) {
+            pare_tensor t = make_registered(e, 21, cols, packed);
+            for (size_t n = 2; n <= most; n += n == 2 ? 2 : most - n ? most - n : 1)
+                for (int compute = 0; compute < 2; compute++)
+                    for (pare_isa isa = first_level(); isa <= best(); isa++)
+                        check_alike(&t, (pare_compute)compute, isa, n);
             pare_tensor_free(&t);
         }
     }
@@ -516,6 +558,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_shape_is_right),
         cmocka_unit_test(registered_encodings_are_right),
+        cmocka_unit_test(rows_alike_have_the_bits_of_one),
         cmocka_unit_test(packed_matrices),
         cmocka_unit_test(ranges_of_rows_give_their_part),
         cmocka_unit_test(matrices_share_an_input),
