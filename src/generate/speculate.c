@@ -9,7 +9,7 @@
  * "Guessing ahead"). One token waits for the weights, so that a second row is nearly free; from the
  * fourth on arithmetic decides. A table, not a clock: counts of guesses, on which a draft's text
  * depends, are the same in every run. */
-static const double pass_cost[1 + PARE_DRAFT_MAX] = {1, 1.05, 1.4, 1.75, 2.2, 2.65, 3.1, 3.55};
+static const double pass_cost[1 + PARE_DRAFT_MAX] = {1, 1.05, 1.4, 1.75, 2.1, 2.4, 2.65, 2.95};
 
 enum { MATCH_MIN = 2, MATCH_MAX = 16, PAUSE_MAX = 64 };
 
