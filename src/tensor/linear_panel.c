@@ -211,15 +211,30 @@ static void multiply_f32(const pare_linear_job *job, const pare_many_space *s,
 
 /* --- bf16 --- */
 
-/* Products of parts, the small ones first. Those left out are below 2^-24 of the whole: the last
- * bit of f32. */
+/* Products of parts, the small ones first, of as many parts of w as it has. Those left out are
+ * below 2^-24 of the whole: the last bit of f32. */
 static const struct { uint8_t x, w; } products[] = {{2, 0}, {1, 1}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
 enum { N_PRODUCTS = sizeof products / sizeof *products };
+
+/* Parts that hold every weight exactly: bf16 keeps 8 bits of a number, f16 has 11. */
+static int weight_parts(const pare_panel_at *p) {
+    if (p->form != PARE_FORM_BF16X3) return 1;
+    switch (p->out->w->enc->dotf) {
+    case PARE_DOTF_bf16:
+    case PARE_DOTF_bitmap_bf16:
+    case PARE_DOTF_nm_bf16:
+        return 1;
+    case PARE_DOTF_f16:
+        return 2;
+    default:
+        return PARTS;
+    }
+}
 
 static void unpack_bf16(const pare_linear_job *job, const pare_many_space *s,
                         const pare_panel_at *p, size_t kb, pare_panel_space *to) {
     size_t k = pare_padded(pare_block_k(job->in, kb));
-    int n_parts = p->form == PARE_FORM_BF16X3 ? PARTS : 1;
+    const int n_parts = weight_parts(p);
     const pare_encoding *enc = p->out->w->enc;
     if (p->out->transposed || (enc->codes && enc->packed)) { /* all 16 rows at once */
         if (p->out->transposed) {
@@ -249,11 +264,15 @@ static void unpack_bf16(const pare_linear_job *job, const pare_many_space *s,
 static void multiply_bf16(const pare_linear_job *job, const pare_many_space *s,
                           const pare_panel_at *p, const pare_panel_space *w, size_t kb, size_t m0,
                           size_t m, float *c) {
-    int first = p->form == PARE_FORM_BF16X3 ? 0 : N_PRODUCTS - 1;
-    for (int i = first; i < N_PRODUCTS; i++)
+    const int n_parts = weight_parts(p);
+    bool more = kb > 0;
+    for (int i = p->form == PARE_FORM_BF16X3 ? 0 : N_PRODUCTS - 1; i < N_PRODUCTS; i++) {
+        if (products[i].w >= n_parts) continue;
         job->tiles->bf16(c, s->x16[products[i].x] + (kb * s->slab + m0) * KC, KC,
                          w->panel16[products[i].w], m, pare_padded(pare_block_k(job->in, kb)),
-                         kb > 0 || i > first);
+                         more);
+        more = true;
+    }
 }
 
 /* --- int8 --- */
