@@ -127,7 +127,7 @@ static pare_status parse_options(cli *c, pare_kernel_bench_options *out, const c
 static bool measures(const pare_kernel_bench_options *k, const char *const *names) {
     for (size_t i = 0; i < k->n_kernels; i++)
         for (size_t j = 0; names[j]; j++)
-            if (strcmp(k->kernels[i], names[j]) == 0) return true;
+            if (k->kernels[i] && strcmp(k->kernels[i], names[j]) == 0) return true;
     return k->n_kernels == 0;
 }
 
@@ -219,7 +219,7 @@ static void check_errors(cli *c, const results *r) {
 }
 
 pare_status bench_kernels(cli *c, const bench_kernels_options *o, size_t reps) {
-    const char *encodings[MAX_NAMES], *kernels[MAX_NAMES];
+    const char *encodings[MAX_NAMES] = {NULL}, *kernels[MAX_NAMES] = {NULL};
     results r = {.n = 0};
     pare_kernel_bench_options k = pare_kernel_bench_options_default();
     k.rows = o->rows.item;
