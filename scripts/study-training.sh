@@ -4,7 +4,7 @@
 # there is not done again, one that was cut off goes on.
 #
 #   scripts/study-training.sh [BUILD]       OUT=folder (study-training), STEPS (600, a multiple of 40), BATCH (8), CTX (256), LR (2e-3),
-#                                           LINEAR (0.2): the factor of that rate in linear layers, SPARSITY (0.8), SEEDS ("0 1 2") for dense and MAIN; the first seed alone for ALGORITHMS
+#                                           LINEAR (0.1): the factor of that rate in linear layers, SPARSITY (0.8), SEEDS ("0 1 2") for dense and MAIN; the first seed alone for ALGORITHMS
 #                                           and, with 2:4, for NM
 # LINEAR: with one rate for all tensors, one that suits embeddings is too much for linear layers, and the more so the more inputs they have
 # left: the table would order the algorithms by their effective rate (docs/benchmarks.md, Training).
@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 build=${1:-build}
 out=${OUT:-study-training}
 text=${PARE_DATA:-../shared/data}/text
-steps=${STEPS:-600} batch=${BATCH:-8} ctx=${CTX:-256} lr=${LR:-2e-3} linear=${LINEAR:-0.2} sparsity=${SPARSITY:-0.8}
+steps=${STEPS:-600} batch=${BATCH:-8} ctx=${CTX:-256} lr=${LR:-2e-3} linear=${LINEAR:-0.1} sparsity=${SPARSITY:-0.8}
 seeds=${SEEDS:-0 1 2}
 main=${MAIN-magnitude_ste magnitude rigl set static_sparse random}
 rest=${ALGORITHMS-saliency global_magnitude global_saliency random_ste acdc adam_fisher}
