@@ -4,7 +4,7 @@ set -euo pipefail
 
 packages=(
   gcc clang cmake ninja-build pkg-config make          # build
-  libc6-dev libgomp1 libomp-dev libclang-rt-14-dev     # OpenMP, sanitizers, libFuzzer
+  libc6-dev libclang-rt-14-dev                         # sanitizers, libFuzzer
   libjansson-dev libpcre2-dev libutf8proc-dev          # JSON, regular expressions, Unicode
   libsqlite3-dev                                       # records of runs
   libopenmpi-dev openmpi-bin                           # ranks: training, calibration and sweeps by several processes

@@ -11,11 +11,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* LLVM's OpenMP runtime keeps what its threads allocated: no leak of ours. Only LeakSanitizer calls
- * it. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) { return "leak:libomp"; }
-
 /* One test of a program: its name, or a pattern with * and ?. */
 __attribute__((constructor)) static void filter_tests(void) {
     const char *pattern = getenv("PARE_TEST");
