@@ -1,10 +1,13 @@
 #include "act_options.h"
 
+#include <string.h>
+
 pare_status cli_act_apply(cli *c, const cli_act *o, pare_model *m) {
-    if (!o->spec && (o->calib || o->calib_samples || o->calib_ctx))
+    bool none = !o->spec || strcmp(o->spec, "none") == 0;
+    if (none && (o->calib || o->calib_samples || o->calib_ctx))
         return cli_fail(c, PARE_ERR_ARG,
-                        "%s: found options of calibration without --act, expected --act SPEC",
-                        c->verb->name);
+                        "%s: found options of calibration without --act, expected --act SPEC%s",
+                        c->verb->name, o->spec ? " other than none" : "");
     if (!o->spec) return PARE_OK;
     const pare_act_options ao = {.spec = o->spec,
                                  .calib = o->calib,

@@ -299,10 +299,12 @@ static void print_fallbacks(cli *c, const pare_compress_info *info) {
     }
 }
 
-/* *guess: the perplexity of a guess among all tokens; clamped: NULL, or what static grids did.
- * prefix: NULL, or a cushion that the model stands behind then, all its inputs in f32. */
+/* ctx: 0 = as the protocol has it. *guess: the perplexity of a guess among all tokens; clamped:
+ * NULL, or what static grids did. prefix: NULL, or a cushion that the model stands behind then, all
+ * its inputs in f32. */
 static pare_status perplexity(cli *c, pare_perplexity *out, double *guess, cli_clamped *clamped,
-                              const char *model, const char *prefix, const compress_options *o) {
+                              const char *model, const char *prefix, size_t ctx,
+                              const compress_options *o) {
     pare_model *m = NULL;
     pare_tokenizer *tok = NULL;
     char *text = NULL;
@@ -319,6 +321,7 @@ static pare_status perplexity(cli *c, pare_perplexity *out, double *guess, cli_c
     if (st == PARE_OK) {
         pare_eval_options eo = pare_eval_options_default();
         eo.max_windows = (size_t)o->windows;
+        eo.ctx = ctx;
         *guess = (double)pare_model_vocab_size(m);
         st = pare_eval_perplexity(out, c->rt, m, tok, text, n, &eo, &c->err);
         cli_progress_end(c);
@@ -397,7 +400,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         report = NULL;
         co.dry_run = false;
         if (st == PARE_OK && pare_rank() == 0)
-            st = perplexity(c, &before, &guess, NULL, model, NULL, o);
+            st = perplexity(c, &before, &guess, NULL, model, NULL, 0, o);
         result.before = &before;
     }
     if (st == PARE_OK) st = pare_compress(&report, c->rt, &co, &c->err);
@@ -407,12 +410,14 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         return st;
     }
     if (st == PARE_OK && eval) {
-        st = perplexity(c, &after, &guess, &result.clamped, o->out, NULL, o);
+        st = perplexity(c, &after, &guess, &result.clamped, o->out, NULL, 0, o);
         result.after = &after;
+        if (st == PARE_OK && before.ctx != after.ctx) /* a new cushion leaves less of the context */
+            st = perplexity(c, &before, &guess, NULL, model, NULL, after.ctx, o);
         /* the model's own cushion, which OUT only keeps, stood there before */
         const pare_compress_info *i = pare_compress_result(report);
         if (st == PARE_OK && i->prefix_file && (o->prefix || i->prefix_search)) {
-            st = perplexity(c, &behind, &guess, NULL, model, i->prefix_file, o);
+            st = perplexity(c, &behind, &guess, NULL, model, i->prefix_file, 0, o);
             result.behind = &behind;
         }
     }

@@ -6,6 +6,7 @@
 #include "recording.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct eval_options {
     const char *text, *tasks, *data, *against, *save_logits, *kv, *records, *lora, *prefix,
@@ -344,6 +345,9 @@ static pare_status check_logits(cli *c, const eval_options *o) {
 /* What writing one does. */
 static pare_status check_save(cli *c, const eval_options *o) {
     if (!o->text) return cli_fail(c, PARE_ERR_ARG, "eval: found --save-logits without a --text");
+    if (!*o->save_logits || strcmp(o->save_logits, "-") == 0)
+        return cli_fail(c, PARE_ERR_ARG, "eval: --save-logits: found '%s', expected a file's name",
+                        o->save_logits);
     if (o->protocol == PARE_PROTOCOL_HF)
         return cli_fail(c, PARE_ERR_ARG,
                         "eval: found --protocol hf with --save-logits, expected llama.cpp, which "

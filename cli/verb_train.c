@@ -395,7 +395,8 @@ const cli_verb cli_verb_train = {
          "--data wiki.test.raw --steps 20 --batch 4 --ctx 64",
          "pare train tuned --from model.gguf --data wiki.test.raw --steps 4 --batch 1 --ctx 64 "
          "--optim adamw:lr=1e-4",
-         "pare train tuned --from model.gguf --data wiki.test.raw --steps 1000 --batch 1 --ctx 64 "
+         "pare train planned --from model.gguf --data wiki.test.raw --steps 1000 --batch 1 --ctx "
+         "64 "
          "--dry-run"},
     .ranks = true,
     .run = run_train,

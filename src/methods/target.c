@@ -130,7 +130,8 @@ bool pare_target_values_find(pare_target_values *v, const char *name, bool vecto
         pare_target_value *one = &v->of[i];
         if (vector && !one->target.regex) continue;
         if (!pare_target_takes(&one->target, name, tied)) continue;
-        if (!found) *value = one->value;
+        if (found) continue;
+        *value = one->value;
         found = one->used = true;
     }
     return found;

@@ -37,7 +37,7 @@ pare_status pare_target_values_parse(pare_target_values *out, const char *what, 
                                      pare_error *err);
 void pare_target_values_free(pare_target_values *v);
 /* *value of the first target that takes a tensor; false: none does. vector: the tensor is no
- * matrix, only regular expressions take it. All that do count as used. */
+ * matrix, only regular expressions take it. That target alone counts as used. */
 bool pare_target_values_find(pare_target_values *v, const char *name, bool vector, bool tied,
                              double *value);
 /* Errors: PARE_ERR_ARG: a target that took no tensor; `text` is what was parsed. */

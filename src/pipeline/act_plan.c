@@ -1,5 +1,6 @@
 /* Steps of a recipe that quantize the inputs of matrices (w8a8): the model stores which grids, and
  * those that are static. */
+#include "model/act.h"
 #include "pipeline/compress_run.h"
 
 #include <math.h>
@@ -8,6 +9,16 @@
 bool compress_act_of(const tensor_plan *p, pare_act_scheme *scheme) {
     if (p->act) p->act->method->act(scheme, p->act->options);
     return p->act != NULL;
+}
+
+static bool share_input(const tensor_plan *p, const tensor_plan *q) {
+    size_t layer[2], site = pare_act_site_of(p->t->canonical, &layer[0]);
+    return site != PARE_ACT_SITES && site == pare_act_site_of(q->t->canonical, &layer[1]) &&
+           layer[0] == layer[1];
+}
+
+static bool same_grid(const pare_act_scheme *a, const pare_act_scheme *b) {
+    return a->granularity == b->granularity && a->bits == b->bits && a->symmetric == b->symmetric;
 }
 
 static pare_status check(const compress_run *c, const tensor_plan *p, const pare_step *step,
@@ -28,7 +39,13 @@ static pare_status check(const compress_run *c, const tensor_plan *p, const pare
                          step->method->name, c->format->name);
     for (const tensor_plan *q = c->plans; q != p; q++) {
         pare_act_scheme b;
-        if (!compress_act_of(q, &b) || b.formula == a->formula) continue;
+        if (!compress_act_of(q, &b)) continue;
+        if (share_input(q, p) && !same_grid(a, &b))
+            return pare_fail(err, PARE_ERR_ARG,
+                             "recipe: %s: found another grid for the input of %s than for that of "
+                             "%s, which is the same",
+                             step->method->name, p->t->canonical, q->t->canonical);
+        if (b.formula == a->formula) continue;
         return pare_fail(err, PARE_ERR_UNSUPPORTED,
                          "recipe: %s: found another formula than that of the inputs of %s, "
                          "expected one, which a file can say",

@@ -8,7 +8,6 @@
 #include "base/memory.h"
 #include "base/os.h"
 #include "model/feeder.h"
-#include "model/prefix.h"
 #include "pipeline/calibrate.h"
 #include "pipeline/model_output.h"
 #include "pipeline/work_folder.h"
@@ -689,10 +688,7 @@ static pare_status run(compress_run *c, pare_error *err) {
         if (c->o->dry_run) PARE_TRY(compress_estimate(c, NULL, err));
         if (!c->o->dry_run && pare_group_rank() == 0) PARE_TRY(write_all(c, NULL, err));
     }
-    if (c->prefix && !c->o->dry_run) {
-        c->report->prefix_file = pare_path_join(c->o->out, PARE_PREFIX_FILE);
-        if (!(c->report->info.prefix_file = c->report->prefix_file)) return fail_memory(err);
-    }
+    if (c->prefix) c->report->info.prefix_file = c->report->prefix_file;
     sum_report(c, pare_now_s() - start);
     return PARE_OK;
 }

@@ -31,10 +31,17 @@ static pare_status check_step(compress_run *c, const pare_step *step, pare_error
                          "recipe: found %s%s, expected it once, as the first step, for no tensors "
                          "in particular",
                          step->method->name, n > 1 ? " more than once" : " elsewhere");
-    if (c->o->calib) return PARE_OK;
-    return pare_fail(err, PARE_ERR_ARG,
-                     "recipe: found %s, which searches on a text, expected --calib FILE",
-                     step->method->name);
+    if (!c->o->calib)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "recipe: found %s, which searches on a text, expected --calib FILE",
+                         step->method->name);
+    const pare_cushion_options *o = step->options;
+    int32_t ids[PARE_CUSHION_MAX_LEN];
+    pare_tokenizer *tok;
+    PARE_TRY(pare_tokenizer_load(&tok, c->o->model, err));
+    pare_status st = pare_cushion_prompt(ids, &n, tok, o, c->o->prefix && *c->o->prefix, err);
+    pare_tokenizer_free(tok);
+    return st;
 }
 
 size_t compress_longest_prefix(const compress_run *c) {
@@ -59,6 +66,8 @@ pare_status compress_plan_prefix(compress_run *c, pare_error *err) {
     else if (c->o->prefix && *c->o->prefix && !(c->prefix = pare_strdup(c->o->prefix)))
         return fail_memory(err);
     if (!step && !c->prefix) return PARE_OK;
+    if (!c->o->dry_run && !(c->report->prefix_file = pare_path_join(c->o->out, PARE_PREFIX_FILE)))
+        return fail_memory(err); /* when OUT is there nothing may fail any more */
     if (strcmp(c->format->container, "gguf") == 0)
         return pare_fail(
             err, PARE_ERR_UNSUPPORTED,

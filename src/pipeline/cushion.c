@@ -206,30 +206,31 @@ static pare_status start_from_file(cushion *c, pare_error *err) {
     return st;
 }
 
-/* The tokens of a text, special ones by name. */
-static pare_status start_from_text(cushion *c, pare_error *err) {
-    pare_cushion_result *r = &c->result;
+pare_status pare_cushion_prompt(int32_t *out, size_t *n, const pare_tokenizer *tok,
+                                const pare_cushion_options *o, bool from_file, pare_error *err) {
     pare_ids ids = {0};
-    const char *text = c->o->prompt.s;
-    if (c->o->start != PARE_CUSHION_START_NONE || c->in->start)
+    const char *text = o->prompt.s;
+    *n = 0;
+    if (strcmp(text, "none") == 0) return PARE_OK;
+    if (o->start != PARE_CUSHION_START_NONE || from_file)
         return pare_fail(err, PARE_ERR_ARG,
                          "cushion: found prompt and %s, expected one beginning of the prefix",
-                         c->in->start ? "--prefix" : "start");
+                         from_file ? "--prefix" : "start");
     pare_status st =
-        pare_tokenizer_encode(c->tok, &ids, text, strlen(text), PARE_TOK_PARSE_SPECIAL, err);
-    if (st == PARE_OK && ids.n > (size_t)c->o->max_len)
+        pare_tokenizer_encode(tok, &ids, text, strlen(text), PARE_TOK_PARSE_SPECIAL, err);
+    if (st == PARE_OK && ids.n > (size_t)o->max_len)
         st = pare_fail(err, PARE_ERR_ARG,
                        "cushion: prompt: found %zu tokens, expected at most %d (max_len)", ids.n,
-                       c->o->max_len);
-    for (size_t i = 0; st == PARE_OK && i < ids.n; i++) r->ids[r->n++] = ids.data[i];
-    r->n_start = r->n;
+                       o->max_len);
+    for (size_t i = 0; st == PARE_OK && i < ids.n; i++) out[(*n)++] = ids.data[i];
     pare_ids_free(&ids);
     return st;
 }
 
 static pare_status start(cushion *c, pare_error *err) {
     pare_cushion_result *r = &c->result;
-    if (strcmp(c->o->prompt.s, "none") != 0) return start_from_text(c, err);
+    PARE_TRY(pare_cushion_prompt(r->ids, &r->n, c->tok, c->o, c->in->start != NULL, err));
+    if ((r->n_start = r->n)) return PARE_OK;
     if (c->in->start) return start_from_file(c, err);
     const int32_t bos = pare_tokenizer_bos(c->tok);
     const size_t ctx = c->m->config.ctx_max ? c->m->config.ctx_max : SIZE_MAX;
@@ -462,7 +463,8 @@ double pare_cushion_tokens(const pare_cushion_options *o, const pare_model_confi
     double all = (double)c->vocab_size;
     if (o->pool && (double)o->pool < all) all = (double)o->pool;
     double some = o->candidates && (double)o->candidates < all ? (double)o->candidates : all;
-    return (double)o->max_len *
+    const double searched = o->tau > 0 ? (double)o->max_len : 0;
+    return searched *
                (all * (double)(o->screen + 1) + some * (double)(o->n + 1) * (double)o->texts) +
            3.0 * o->epochs * o->tune_texts * (double)longest_tuned(o, c);
 }

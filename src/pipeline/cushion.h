@@ -5,6 +5,7 @@
 
 #include "methods/cushion_search.h"
 #include "model/prefix.h"
+#include "pare/tokenizer.h"
 #include "pipeline/work_folder.h"
 
 /* The last one of so many tokens of the text is for the tuning's losses and for the checks. */
@@ -28,6 +29,11 @@ typedef struct pare_cushion_input {
  * of loading, PARE_ERR_INTERRUPTED. */
 pare_status pare_cushion_make(pare_prefix **out, char **record, pare_runtime *rt,
                               const pare_cushion_input *in, pare_error *err);
+
+/* The tokens of o->prompt, special ones by name, at most o->max_len: none without one. from_file:
+ * the prefix begins with a file's tokens. Errors: PARE_ERR_ARG (too many; two beginnings). */
+pare_status pare_cushion_prompt(int32_t *ids, size_t *n, const pare_tokenizer *tok,
+                                const pare_cushion_options *o, bool from_file, pare_error *err);
 
 /* What search and tuning take at most, without running them: bytes of memory beside the weights of
  * the whole model, and tokens that pass through the model (a gradient counts as two more passes).

@@ -343,7 +343,10 @@ static pare_status write_config_json(pare_output *o, const char *recipe, pare_er
         json_object_set_new(config, "torch_dtype", json_string(torch_dtype(o)));
         put_biases(o, config);
     }
-    if (o->top_k) json_object_set_new(config, PARE_TOP_K_KEY, pare_export_top_k_json(o->top_k));
+    if (o->top_k && pare_top_k_is_on(o->top_k))
+        json_object_set_new(config, PARE_TOP_K_KEY, pare_export_top_k_json(o->top_k));
+    else if (o->top_k) /* what the input had is over */
+        json_object_del(config, PARE_TOP_K_KEY);
     json_t *quantization = o->kind ? packing_json(o) : quantization_json(o);
     pare_status st = o->kind && !quantization ? fail_memory(o, err) : PARE_OK;
     if (st == PARE_OK && (o->kind == PARE_LAYOUT_GPTQ || o->kind == PARE_LAYOUT_GPTQ_V2))

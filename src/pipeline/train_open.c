@@ -149,6 +149,10 @@ static pare_status set_top_k(pare_train_run *r, pare_error *err) {
     const pare_top_k_options *o = r->top_k.options;
     if (!r->top_k.method) return PARE_OK;
     bool pattern = o->sparsity.m > 0;
+    if (pattern && o->sparsity.n < 1)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "act-sparsity: found %d:%d, expected at least one of each %d that stays",
+                         o->sparsity.n, o->sparsity.m, o->sparsity.m);
     if (pattern && c->ffn_dim % (size_t)o->sparsity.m != 0)
         return pare_fail(err, PARE_ERR_ARG,
                          "act-sparsity: found a pattern of %d in rows of %zu, expected a divisor",

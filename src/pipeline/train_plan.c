@@ -84,6 +84,7 @@ pare_status pare_train_estimate(pare_train_plan *out, pare_runtime *rt, const pa
                                 pare_error *err) {
     *out = (pare_train_plan){.step_seconds = NAN, .eval_seconds = NAN, .planned_seconds = NAN};
     PARE_TRY(pare_train_check_options(o, err));
+    PARE_TRY(pare_folder_check(o->out, err));
     pare_train_options own = *o;
     pare_train_run *r = pare_calloc(1, sizeof *r);
     size_t n = strlen(o->out);

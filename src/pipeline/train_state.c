@@ -456,8 +456,7 @@ pare_status pare_train_write_model(pare_train_run *r, pare_error *err) {
         pare_output_item item = item_of(&w->tensors[i]);
         st = pare_output_declare(o, &item, err);
     }
-    if (st == PARE_OK && pare_top_k_is_on(&w->model->config.top_k))
-        pare_output_set_top_k(o, &w->model->config.top_k);
+    if (st == PARE_OK && r->top_k.method) pare_output_set_top_k(o, &w->model->config.top_k);
     if (st == PARE_OK) st = pare_output_begin(o, NULL, NULL, err);
     for (size_t i = 0; i < w->n && st == PARE_OK; i++) {
         const pare_train_tensor *t = &w->tensors[i];

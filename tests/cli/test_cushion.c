@@ -208,7 +208,8 @@ static void calibration(void **state) {
 /* The second baseline of a compression: the dense model behind the cushion that OUT gets. */
 static void baselines(void **state) {
     (void)state;
-    double plain = ppl_of("pare eval model --text text --windows 1 --records none");
+    /* the cushion leaves 510 positions of 512: so long are the windows of all */
+    double plain = ppl_of("pare eval model --text text --windows 1 --ctx 510 --records none");
     double behind =
         ppl_of("pare eval model --prefix cushion --text text --windows 1 --records none");
     static const char command[] =
@@ -263,6 +264,8 @@ static void refusals(void **state) {
     (void)state;
     program_refuses("pare eval model --prefix cushion --prefix-tokens a" EVAL, "one of the two");
     program_refuses("pare eval model --prefix text" EVAL, "text");
+    program_refuses("pare eval model --act none --calib text" EVAL, "other than none");
+    program_refuses("pare eval model --save-logits ''" EVAL, "expected a file's name");
     program_refuses("pare eval model --prefix-tokens ids:1,x" EVAL, "expected 1 to");
     program_refuses("pare eval model --prefix-tokens ids:999" EVAL, "found id 999");
     program_refuses("pare eval model --prefix-tokens ''" EVAL, "found no tokens");

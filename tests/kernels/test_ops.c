@@ -539,8 +539,9 @@ static void linear_pass(pare_worker *w, void *arg) {
     linear_test *t = arg;
     pare_fwd f = t->f;
     f.w = w;
-    pare_op_out outs[2] = {{.name = "a", .w = &t->w[0], .y = t->y[0], .ldy = DIM, .act = &coarse},
-                           {.name = "b", .w = &t->w[1], .bias = t->bias, .y = t->y[1], .ldy = DIM}};
+    pare_op_out outs[2] = {
+        {.name = "a", .w = &t->w[0], .y = t->y[0], .ldy = DIM, .act = &coarse},
+        {.name = "b", .w = &t->w[1], .bias = t->bias, .y = t->y[1], .ldy = DIM, .act = &coarse}};
     pare_op_linear(&f, t->x, DIM, ROWS, 64, outs, 2);
 }
 

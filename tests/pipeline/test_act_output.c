@@ -263,6 +263,8 @@ static void refused(void **state) {
         {"w8a8:bmm=true", NULL, text, "bmm=true", PARE_ERR_UNSUPPORTED},
         {"w8a8:formula=paper_eq4", NULL, text, "paper_eq4", PARE_ERR_UNSUPPORTED},
         {"w8a8 + w6a6", NULL, text, "already", PARE_ERR_ARG},
+        {"w8a8@/attn_q/:act=per_token + w8a8@/attn_k/:act=per_tensor_dynamic", NULL, text,
+         "blk.0.attn_k.weight than for that of blk.0.attn_q.weight", PARE_ERR_ARG},
         {"w8a8@attn:act=per_token + w8a8@ffn:act=per_token,formula=full", NULL, text, "formula",
          PARE_ERR_UNSUPPORTED},
         {"w4a4", "int-quantized", text, "found 4 bits", PARE_ERR_UNSUPPORTED},

@@ -597,6 +597,9 @@ static void refusals(void **state) {
     assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "max-memory");
     o.max_memory = 0;
     o.restart = true;
+    o.recipe = "cushioncache:prompt=abc,max_len=2"; /* before there is a work folder */
+    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "at most 2 (max_len)");
+    assert_false(pare_path_exists(test_path("refused.work")));
     o.recipe = "rtn:bits=4 + cushioncache";
     assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "as the first step");
     o.recipe = "cushioncache:n=512";

@@ -132,6 +132,7 @@ static void threads_fail(void **state) {
         pare_runtime *rt = NULL;
         threads_left = k;
         count = live = fail_at = 0;
+        persistent = false;
         armed = true;
         pare_status st = pare_runtime_create(&rt, &options, &err);
         armed = false;

@@ -361,6 +361,7 @@ static void bad_options_are_told(void **state) {
     BAD(o.lr_scale = "ffn=0.5,", PARE_ERR_ARG, "lr-scale: found ''");
     BAD(o.lr_scale = "heads=2", PARE_ERR_ARG, "lr-scale: found 'heads', expected attn");
     BAD(o.lr_scale = "embd=1,/xyz/=2", PARE_ERR_ARG, "lr-scale: found no tensor for target 2");
+    BAD(o.lr_scale = "embd=1,embd=2", PARE_ERR_ARG, "lr-scale: found no tensor for target 2");
     BAD(o.min_lr = 2, PARE_ERR_ARG, "2");
     BAD(o.ema = 1, PARE_ERR_ARG, "ema");
     BAD(o.temperature = 0, PARE_ERR_ARG, "temperature");

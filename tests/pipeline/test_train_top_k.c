@@ -119,6 +119,12 @@ static void it_travels(void **state) {
     assert_non_null(strstr(config, "pare_activation_sparsity"));
     pare_free(config);
     toy_clean();
+    o.act_sparsity = "top_k:sparsity=0"; /* dense again, which the output says, too */
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    config = config_of(toy.out);
+    assert_null(strstr(config, "pare_activation_sparsity"));
+    pare_free(config);
+    toy_clean();
 
     pare_runtime *rt = test_runtime(1, pare_isa_best());
     char gguf[600];
@@ -143,6 +149,7 @@ static void bad_ones_are_told(void **state) {
     } while (0)
     BAD(o.act_sparsity = "topk", PARE_ERR_ARG, "act-sparsity");
     BAD(o.act_sparsity = "top_k:sparsity=1.5", PARE_ERR_ARG, "sparsity");
+    BAD(o.act_sparsity = "top_k:sparsity=0:4", PARE_ERR_ARG, "found 0:4");
     BAD(o.act_sparsity = "top_k:sparsity=2:7", PARE_ERR_ARG, "a pattern of 7 in rows of 96");
     BAD((o.shape = (pare_train_shape){0}, o.from = toy.tokenizer, o.adapter = "lora",
          o.act_sparsity = "top_k"),
