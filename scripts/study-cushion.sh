@@ -40,6 +40,9 @@ measure() {
   mv "$out/$name.part" "$out/$name.json"
 }
 
+# weights that are codes already would keep them under --act
+dense=$out/dense
+[ -d "$dense" ] || "$build/pare" compress "$model" -o "$dense" -r f32
 found=$out/searched/cushion.safetensors
 compress searched "cushioncache:$search,epochs=0"
 cushions="none searched tuned tuned_error"
@@ -59,7 +62,7 @@ for cushion in $cushions; do
   [ "$cushion" = none ] || prefix=$out/$cushion/cushion.safetensors
   for scheme in plain $schemes; do
     choose "$scheme"
-    measure "$scheme.$cushion" "$model" --prefix "$prefix" "${options[@]}"
+    measure "$scheme.$cushion" "$dense" --prefix "$prefix" "${options[@]}"
   done
   compress "smooth.$cushion" "smoothquant:alpha=$alpha + f32@attn + f32@ffn" --prefix "$prefix"
   for scheme in $schemes; do
@@ -70,7 +73,7 @@ for cushion in $cushions; do
     choose "$scheme"
     [ -f "$out/tasks+$scheme.$cushion.json" ] && continue
     echo "study-cushion: tasks+$scheme.$cushion" >&2
-    "$build/pare" eval "$model" --tasks "$TASKS" --limit "${LIMIT:-100}" --prefix "$prefix" "${options[@]}" --compute fast --json >"$out/tasks.part"
+    "$build/pare" eval "$dense" --tasks "$TASKS" --limit "${LIMIT:-100}" --prefix "$prefix" "${options[@]}" --compute fast --json >"$out/tasks.part"
     mv "$out/tasks.part" "$out/tasks+$scheme.$cushion.json"
   done
 done
