@@ -221,7 +221,7 @@ static pare_status take_offsets(scanner *s, uint64_t *begin, uint64_t *end) {
 }
 
 static pare_status take_field(scanner *s, pare_st_tensor *t, uint64_t *end, unsigned *seen) {
-    pare_span field, dtype;
+    pare_span field = {.s = ""}, dtype = {.s = ""};
     PARE_TRY(take_string(s, &field, "a field's name"));
     unsigned which = strcmp(field.s, "dtype") == 0          ? HAS_DTYPE
                      : strcmp(field.s, "shape") == 0        ? HAS_SHAPE
