@@ -126,8 +126,8 @@ static void begun(void **state) {
     snprintf(found, sizeof found, "%s", test_path("begun_found"));
     const char *recipes[] = {"cushioncache:start=bos,tau=0,n=12,texts=2,epochs=0",
                              "wanda:sparsity=0.5",
-                             "cushioncache:start=bos,tau=0,n=12,texts=2,epochs=0 + "
-                             "wanda:sparsity=0.5"};
+                             ("cushioncache:start=bos,tau=0,n=12,texts=2,epochs=0 + "
+                              "wanda:sparsity=0.5")};
     const char *from[] = {dense, found, dense}, *to[] = {found, "begun_two", "begun_one"};
     pare_model *made[2];
     uint32_t crc[3];
