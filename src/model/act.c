@@ -244,11 +244,6 @@ void pare_model_detach_act(pare_model *m) {
 
 /* ---- from files ---- */
 
-static bool same_scheme(const pare_act_scheme *a, const pare_act_scheme *b) {
-    return a->granularity == b->granularity && a->formula == b->formula && a->bits == b->bits &&
-           a->symmetric == b->symmetric;
-}
-
 /* The scheme and the grid of a site, from a matrix that takes its input there. */
 static pare_status read_site(pare_act_sites *a, const pare_model *m, const pare_source_tensor *t,
                              size_t i, pare_error *err) {
@@ -260,7 +255,7 @@ static pare_status read_site(pare_act_sites *a, const pare_model *m, const pare_
         a->schemes[i] = t->act;
         *to = grid;
     }
-    if (same_scheme(&a->schemes[i], &t->act) && to->s == grid.s && to->low == grid.low)
+    if (pare_act_same_scheme(&a->schemes[i], &t->act) && to->s == grid.s && to->low == grid.low)
         return PARE_OK;
     return pare_fail(err, PARE_ERR_UNSUPPORTED,
                      "%s: %s: found another grid of inputs than that of the matrix before, which "
@@ -287,7 +282,7 @@ static char *name_of(const pare_act_sites *a) {
     for (size_t i = 0; i < n; i++) {
         const pare_act_scheme *s = &a->schemes[i];
         size_t k = 0;
-        while (k < i && !same_scheme(&a->schemes[k], s)) k++;
+        while (k < i && !pare_act_same_scheme(&a->schemes[k], s)) k++;
         if (!s->bits || k < i || len > sizeof text - 64) continue;
         len += (size_t)snprintf(text + len, sizeof text - len, "%sa%d:act=%s%s", len ? " + " : "",
                                 s->bits, acts[s->granularity], s->symmetric ? ",sym=true" : "");

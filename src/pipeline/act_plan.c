@@ -17,10 +17,6 @@ static bool share_input(const tensor_plan *p, const tensor_plan *q) {
            layer[0] == layer[1];
 }
 
-static bool same_grid(const pare_act_scheme *a, const pare_act_scheme *b) {
-    return a->granularity == b->granularity && a->bits == b->bits && a->symmetric == b->symmetric;
-}
-
 static pare_status check(const compress_run *c, const tensor_plan *p, const pare_step *step,
                          const pare_act_scheme *a, pare_error *err) {
     pare_layout_kind kind = c->format->kind;
@@ -40,7 +36,7 @@ static pare_status check(const compress_run *c, const tensor_plan *p, const pare
     for (const tensor_plan *q = c->plans; q != p; q++) {
         pare_act_scheme b;
         if (!compress_act_of(q, &b)) continue;
-        if (share_input(q, p) && !same_grid(a, &b))
+        if (share_input(q, p) && !pare_act_same_scheme(a, &b))
             return pare_fail(err, PARE_ERR_ARG,
                              "recipe: %s: found another grid for the input of %s than for that of "
                              "%s, which is the same",

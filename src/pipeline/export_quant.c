@@ -110,9 +110,7 @@ static bool same_form(const pare_layout *a, const pare_layout *b) {
 }
 
 static bool same_act(const pare_act_scheme *a, const pare_act_scheme *b) {
-    return a && b ? a->granularity == b->granularity && a->bits == b->bits &&
-                        a->symmetric == b->symmetric
-                  : a == b;
+    return a && b ? pare_act_same_scheme(a, b) : a == b;
 }
 
 static bool same_group(const pare_export_item *a, const pare_export_item *b) {

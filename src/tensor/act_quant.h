@@ -46,6 +46,12 @@ typedef struct pare_act_scheme {
     bool bmm; /* the products of attention too: what q, k and v are made as */
 } pare_act_scheme;
 
+/* Do both give the same inputs the same grids (bmm aside)? */
+static inline bool pare_act_same_scheme(const pare_act_scheme *a, const pare_act_scheme *b) {
+    return a->granularity == b->granularity && a->formula == b->formula && a->bits == b->bits &&
+           a->symmetric == b->symmetric;
+}
+
 static const pare_act_range pare_act_range_none = {__builtin_inff(), -__builtin_inff()};
 
 /* The smallest range that holds both. */
