@@ -90,6 +90,8 @@ int32_t pare_tokenizer_bos(const pare_tokenizer *tok);
 int32_t pare_tokenizer_eos(const pare_tokenizer *tok);
 /* True when PARE_TOK_ADD_SPECIAL puts BOS in front. */
 bool pare_tokenizer_adds_bos(const pare_tokenizer *tok);
+/* That BOS; -1: it puts none. */
+int32_t pare_tokenizer_added_bos(const pare_tokenizer *tok);
 /* True for ids that end generation (eos, eot, eom and what generation_config lists). */
 bool pare_tokenizer_is_end(const pare_tokenizer *tok, int32_t id);
 /* True for control tokens such as BOS, which PARE_TOK_SKIP_SPECIAL leaves out. */

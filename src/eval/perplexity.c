@@ -96,13 +96,9 @@ double pare_ppl_stderr(const pare_ppl_sum *sum) {
 
 /* --- a run --- */
 
-static int32_t bos_of(const pare_tokenizer *tok) {
-    return pare_tokenizer_adds_bos(tok) ? pare_tokenizer_bos(tok) : -1;
-}
-
 /* Ids and plan are there. */
 static pare_status start(pare_ppl_run *run, const pare_tokenizer *tok, pare_error *err) {
-    run->bos = bos_of(tok);
+    run->bos = pare_tokenizer_added_bos(tok);
     run->window = pare_malloc(run->plan.ctx, sizeof *run->window);
     if (!run->window) return pare_fail(err, PARE_ERR_NOMEM, "perplexity: out of memory");
     run->start_s = pare_now_s();
@@ -115,7 +111,7 @@ pare_status pare_ppl_begin(pare_ppl_run *run, const pare_model *m, const pare_to
     *run = (pare_ppl_run){.options = options ? *options : pare_eval_options_default()};
     PARE_TRY(pare_eval_tokens(&run->ids, tok, text, len, run->options.protocol, err));
     PARE_TRY(pare_ppl_plan_make(&run->plan, &run->options, run->ids.n, pare_model_ctx_max(m),
-                                bos_of(tok), err));
+                                pare_tokenizer_added_bos(tok), err));
     return start(run, tok, err);
 }
 
@@ -128,7 +124,7 @@ pare_status pare_ppl_begin_logits(pare_ppl_run *run, pare_logits_file *f, const 
     run->plan = (pare_ppl_plan){.ctx = f->ctx,
                                 .n_windows = most && most < f->n_windows ? most : f->n_windows,
                                 .from = f->ctx / 2,
-                                .bos = bos_of(tok)};
+                                .bos = pare_tokenizer_added_bos(tok)};
     return start(run, tok, err);
 }
 

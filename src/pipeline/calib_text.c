@@ -49,7 +49,7 @@ pare_status pare_calib_text(int32_t **ids, size_t *text_tokens, const pare_model
     pare_status st = pare_tokenizer_load(&tok, pare_source_path(m->source), err);
     if (st == PARE_OK) st = pare_eval_tokens(&all, tok, data, bytes, PARE_PROTOCOL_HF, err);
     if (st == PARE_OK) {
-        int32_t bos = pare_tokenizer_adds_bos(tok) ? pare_tokenizer_bos(tok) : -1;
+        int32_t bos = pare_tokenizer_added_bos(tok);
         *text_tokens = all.n;
         if (pare_model_prefix_holds(m, bos)) bos = -1;
         st = choose(ids, m->rt, &all, bos, text, n, ctx, m->config.vocab_size, err);

@@ -48,8 +48,8 @@ static pare_status fail_memory(pare_error *err) {
 /* --- texts --- */
 
 /* n tokens from a random place of the file, different ones for each number and i: for the checks
- * from the part that search and tuning leave alone, where it is long enough, else from the other.
- */
+ * from the part that nothing is searched or trained on, where it is long enough, else from the
+ * other. */
 static const int32_t *place(const cushion *c, size_t n, uint64_t number, size_t i) {
     uint32_t r[4];
     const size_t held = c->all.n / PARE_CUSHION_HELD_PART, rest = c->all.n - held;
@@ -87,7 +87,7 @@ static pare_status read_text(cushion *c, pare_error *err) {
 /* What a tokenizer puts in front of texts behind a prefix; -1: nothing, as where the prefix holds
  * it. */
 static int32_t bos_of(const cushion *c, const int32_t *prefix, size_t n_prefix) {
-    const int32_t bos = pare_tokenizer_adds_bos(c->tok) ? pare_tokenizer_bos(c->tok) : -1;
+    const int32_t bos = pare_tokenizer_added_bos(c->tok);
     for (size_t i = 0; i < n_prefix; i++)
         if (prefix[i] == bos) return -1;
     return bos;

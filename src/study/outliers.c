@@ -246,7 +246,7 @@ static pare_status read_windows(analysis *a, const char *text, size_t len,
     pare_ids all = {0};
     pare_outliers *r = &a->result;
     PARE_TRY(pare_eval_tokens(&all, a->tok, text, len, eo.protocol, err));
-    const int32_t bos = pare_tokenizer_adds_bos(a->tok) ? pare_tokenizer_bos(a->tok) : -1;
+    const int32_t bos = pare_tokenizer_added_bos(a->tok);
     const size_t skip = pare_model_prefix_has_bos(a->m, bos, all.data, all.n);
     pare_status st =
         pare_ppl_plan_make(&plan, &eo, all.n - skip, pare_model_ctx_max(a->m), -1, err);

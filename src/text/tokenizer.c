@@ -374,6 +374,10 @@ bool pare_tokenizer_adds_bos(const pare_tokenizer *tok) {
     return v->n_prefix && v->bos >= 0 && v->prefix[0] == v->bos;
 }
 
+int32_t pare_tokenizer_added_bos(const pare_tokenizer *tok) {
+    return pare_tokenizer_adds_bos(tok) ? tok->vocab->bos : -1;
+}
+
 static bool in_range(const pare_tokenizer *tok, int32_t id) {
     return id >= 0 && (size_t)id < tok->vocab->n;
 }
