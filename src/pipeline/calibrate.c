@@ -100,8 +100,8 @@ static pare_status set_up(pare_calibration *cal, const char *model,
     cal->n = o->n_sequences ? o->n_sequences : 128;
     cal->n_samples = o->n_samples < cal->n ? o->n_samples : cal->n;
     size_t ctx_max = pare_model_ctx_max(cal->m), all = cal->m->config.ctx_max;
-    if (all && all - (o->front < all ? o->front : all - 1) < ctx_max)
-        ctx_max = all - (o->front < all ? o->front : all - 1);
+    size_t behind = all > o->front ? all - o->front : 1;
+    if (all && behind < ctx_max) ctx_max = behind;
     PARE_TRY(pare_calib_ctx(&cal->ctx, o->ctx, ctx_max, err));
     cal->text = o->text;
     PARE_TRY(take_text(cal, err));
