@@ -550,7 +550,7 @@ static void starts(void **state) {
     const pare_cushion_input in = {
         .model = tiny_model("dense", NULL), .text = text_file(), .options = &o};
     assert_ok(pare_cushion_make(&p, &record, rt, &in, err));
-    if (p) assert_true(p->attn.n >= 1);
+    assert_true(p && p->attn.n >= 1);
     pare_prefix_free(p);
     pare_free(record);
     /* a prompt's tokens, with their own keys and values */
