@@ -3,7 +3,8 @@
 # cushion and with one that was searched, tuned, tuned with the quantization error. What is there is not done again.
 #
 #   scripts/study-cushion.sh [BUILD]        MODEL (SmolLM2-135M), OUT=folder (study-cushion), WINDOWS (5), SAMPLES (16) of 512 tokens for static
-#                                           grids, SEARCH and TUNE (parameters), LAMBDA (0.01), ALPHA (0.8), SCHEMES, TASKS (none) with LIMIT (100)
+#                                           grids, SEARCH and TUNE (parameters), LAMBDA (0.01), ALPHA (0.8), SCHEMES, COMPUTE (exact) of
+#                                         perplexity, TASKS (none) with LIMIT (100)
 # The text of the search, of tuning and of grids is WikiText-2 valid (the paper: C4, and train for the grids), that of the perplexity its
 # test part, in $PARE_DATA/wikitext-2-raw (else ../shared/data/wikitext-2-raw).
 set -euo pipefail
@@ -13,7 +14,7 @@ scripts/models.sh >/dev/null
 model=${MODEL:-${PARE_CACHE:-$HOME/.cache/pare}/models/smollm2.gguf}
 out=${OUT:-study-cushion}
 data=${PARE_DATA:-../shared/data}/wikitext-2-raw
-windows=${WINDOWS:-5} samples=${SAMPLES:-16} alpha=${ALPHA:-0.8} lambda=${LAMBDA:-0.01}
+windows=${WINDOWS:-5} samples=${SAMPLES:-16} alpha=${ALPHA:-0.8} lambda=${LAMBDA:-0.01} compute=${COMPUTE:-exact}
 search=${SEARCH:-max_len=4,n=64,texts=3,candidates=64,screen=1} tune=${TUNE:-epochs=2}
 schemes=${SCHEMES:-w8a8:per_tensor_static w8a8:per_tensor_dynamic w8a8:per_token w6a6:per_token w4a4:per_token}
 [ -d "$data" ] || { echo "study-cushion: no texts in $data (PARE_DATA says where)" >&2; exit 2; }
@@ -36,7 +37,7 @@ measure() {
   shift 2
   [ -f "$out/$name.json" ] && return
   echo "study-cushion: $name" >&2
-  "$build/pare" eval "$of" --text "$test" --windows "$windows" --json "$@" >"$out/$name.part"
+  "$build/pare" eval "$of" --text "$test" --windows "$windows" --compute "$compute" --json "$@" >"$out/$name.part"
   mv "$out/$name.part" "$out/$name.json"
 }
 

@@ -3,7 +3,7 @@
 (clones of locuslab/wanda, IST-DASLab/sparsegpt, IST-DASLab/gptq, mit-han-lab/llm-awq) and tools (llm-compressor,
 GPTQModel, AutoRound). Seconds, CPU seconds and peak memory of each process, perplexity as `pare eval` measures it.
 
-    compare_peers.py PARE MODEL CALIB EVAL PEER... [--samples 8] [--ctx 512] [--windows 10] [--work DIR]
+    compare_peers.py PARE MODEL CALIB EVAL PEER... [--samples 8] [--ctx 512] [--windows 10] [--seed 0] [--work DIR]
 
 PEER is NAME=PYTHON, for published code NAME=PYTHON:CLONE; PYTHON is an interpreter with torch and transformers (and the
 tool). All run on the CPU: calls of CUDA are made empty, what newer versions of transformers hand to a layer is filled
@@ -51,8 +51,8 @@ def philox(seed, stream, index):
     return c
 
 
-def choose_sequences(pare, model, text, n, ctx, work):
-    """Of a tokenizer that adds no BOS; seed 0. Rows of the text are joined as the hf protocol does."""
+def choose_sequences(pare, model, text, n, ctx, seed, work):
+    """Of a tokenizer that adds no BOS. Rows of the text are joined as the hf protocol does."""
     with open(text, encoding="utf-8", newline="\n") as source:
         rows = list(source)
     joined = os.path.join(work, "calibration.txt")
@@ -60,7 +60,7 @@ def choose_sequences(pare, model, text, n, ctx, work):
         to.write("\n\n".join(row if row.strip() else "" for row in rows))
     told = subprocess.run([pare, "tokenize", model, joined, "--json"], check=True, capture_output=True)
     ids = json.loads(told.stdout)["ids"]
-    places = [philox(0, 0xCA11B, i) for i in range(n)]
+    places = [philox(seed, 0xCA11B, i) for i in range(n)]
     places = [(r[0] << 32 | r[1]) % (len(ids) - ctx + 1) for r in places]
     return [ids[at : at + ctx] for at in places]
 
@@ -194,7 +194,7 @@ def run_peer(name, clone, model, ids_file, out, o):
         torch.set_grad_enabled(o["iters"] > 0)
         made = AutoRound(net, AutoTokenizer.from_pretrained(model), bits=4, group_size=64, sym=True, iters=o["iters"],
                          batch_size=4, amp=False, device_map="cpu", dataset=[row[None] for row in ids], nsamples=len(ids),
-                         seqlen=ids.shape[1])
+                         seqlen=ids.shape[1], seed=o["seed"])
         made.quantize_and_save(out, format="fake")
     elif name == "llmcompressor":
         save(run_llmcompressor(net, ids, model, o), model, out)
@@ -234,7 +234,7 @@ def main():
     for name in ("pare", "model", "calib", "eval"):
         p.add_argument(name)
     p.add_argument("peers", nargs="+")
-    for name, value in (("samples", 8), ("ctx", 512), ("windows", 10)):
+    for name, value in (("samples", 8), ("ctx", 512), ("windows", 10), ("seed", 0)):
         p.add_argument("--" + name, type=int, default=value)
     p.add_argument("--case", default="", help="only those with this in their names")
     p.add_argument("--work", default="peers-work")
@@ -244,7 +244,7 @@ def main():
     if not os.path.exists(dense):
         subprocess.run([a.pare, "compress", a.model, "-o", dense, "--format", "hf", "-r", "f32", "-q", "--records", "none"],
                        check=True)
-    ids = choose_sequences(a.pare, dense, a.calib, a.samples, a.ctx, a.work)
+    ids = choose_sequences(a.pare, dense, a.calib, a.samples, a.ctx, a.seed, a.work)
     crc = zlib.crc32(b"".join(i.to_bytes(4, "little") for row in ids for i in row))
     with open(ids_file, "w", encoding="utf-8") as to:
         json.dump(ids, to)
@@ -256,14 +256,14 @@ def main():
             if a.case not in what:
                 continue
             out = os.path.join(a.work, f"{name}-{case}")
-            command = [python, __file__, "--run", name, clone, dense, ids_file, out, json.dumps(told)]
+            command = [python, __file__, "--run", name, clone, dense, ids_file, out, json.dumps(told | {"seed": a.seed})]
             report(name, what, timed(command, out + ".log"), perplexity(a, out))
             if not recipe or recipe in ours:
                 continue
             out = os.path.join(a.work, f"pare-{number}-{case}")
             command = [a.pare, "compress", dense, "-o", out, "-r", recipe, "-q", "--json", "--records", "none"]
             if "rtn" not in recipe or "search" in recipe:
-                command += ["--calib", a.calib, "--calib-samples", str(a.samples), "--calib-ctx", str(a.ctx)]
+                command += ["--calib", a.calib, "--calib-samples", str(a.samples), "--calib-ctx", str(a.ctx), "--seed", str(a.seed)]
             ours[recipe] = timed(command, out + ".json")
             report("pare", recipe, ours[recipe], perplexity(a, out))
             with open(out + ".json", encoding="utf-8") as source:
