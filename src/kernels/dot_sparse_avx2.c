@@ -1,60 +1,8 @@
-/* Sparse weights with AVX2: bitmap and N:M masks, values in bf16, 8 or 4 bits.
- *
- * Bitmap and 4:8: eight columns at a time, the byte of mask picks a shuffle that spreads the next
- * values to their columns. Where the values of byte j of a mask begin is counted from the mask's
- * start, not from byte j - 1, so that no step waits for the one before.
- *
- * Values are read up to 31 bytes past those that count. */
-#include "kernels/dot_avx2.h"
-#include "kernels/dot_sparse.h"
-
-/* A row: mask bytes, values, scales of integers. */
-typedef struct row {
-    const uint8_t *mask, *values, *scales;
-} row;
-
-INLINE const uint8_t *part(const pare_view *w, int k) { return w->part[k]; }
-
-INLINE uint64_t load_u64(const void *p) {
-    uint64_t v;
-    memcpy(&v, p, 8);
-    return v;
-}
-
-/* bits: of a value */
-INLINE size_t scale_bytes(size_t cols, int bits) {
-    return bits == 16 ? 0 : bits == 8 ? (cols + 31) / 32 * 2 : (cols + 63) / 64 * 2;
-}
-
-INLINE row bitmap_row(const pare_view *w, size_t r, int bits) {
-    size_t first = (size_t)load_u64(part(w, 1) + 8 * r);
-    return (row){.mask = pare_row(w, r),
-                 .values = part(w, 2) + first * (size_t)bits / 8,
-                 .scales = bits == 16 ? NULL : part(w, 3) + r * scale_bytes(w->cols, bits)};
-}
-
-INLINE row nm_row(const pare_view *w, size_t r, int bits) {
-    size_t stored = bits == 4 ? (w->cols + 31) / 32 * 16 : w->cols / 2;
-    return (row){.mask = pare_row(w, r),
-                 .values = part(w, 1) + r * (stored * (size_t)bits / 8),
-                 .scales = bits == 16 ? NULL : part(w, 2) + r * scale_bytes(w->cols, bits)};
-}
-
-/* The number of values before byte j of a mask of up to 8 bytes. */
-INLINE size_t before(uint64_t mask, int j, bool half) {
-    if (half) return 4 * (size_t)j;
-    return j ? (size_t)__builtin_popcountll(mask << (64 - 8 * j)) : 0;
-}
+/* Few rows of x times sparse weights with AVX2: bitmap and N:M masks, values in bf16, 8 or 4 bits.
+ */
+#include "kernels/sparse_avx2.h"
 
 /* ---- bf16 ---- */
-
-/* The next values in the columns of byte j of the mask. */
-INLINE __m256 spread_bf16(const uint8_t *values, uint64_t mask, int j, bool half) {
-    size_t at = (j ? mask >> (8 * j - 5) : mask << 5) & 0x1fe0; /* times 32 */
-    __m256i v = _mm256_broadcastsi128_si256(load_128(values + 2 * before(mask, j, half)));
-    return _mm256_castsi256_ps(
-        _mm256_shuffle_epi8(v, load_256((const uint8_t *)pare_spread_dwords + at)));
-}
 
 /* The columns from c on, eight or fewer at a time. */
 INLINE void tail_bf16(__m256 *acc, row a, size_t c, size_t cols, const float *x, bool half) {
@@ -117,24 +65,6 @@ DOTF(nm, true)
 
 /* ---- integers: blocks of 256 columns, 8 groups that share a scale of x ---- */
 
-enum { GROUPS = 8 };
-
-/* What the formats differ in; constant after inlining. */
-typedef struct format {
-    int bits;    /* 8 or 4 */
-    bool bitmap; /* else half of the values are stored */
-} format;
-
-INLINE __m256i levels(__m256i nibbles) {
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128(pare_sparse_levels)), nibbles);
-}
-
-/* Low nibbles in the low lane, high ones in the high lane, as numbers. */
-INLINE __m256i codes_4(__m256i both) {
-    __m256i v = _mm256_srlv_epi64(both, _mm256_set_epi64x(4, 4, 0, 0));
-    return levels(_mm256_and_si256(v, _mm256_set1_epi8(15)));
-}
-
 /* The scales of the groups, in a register. */
 INLINE __m256 load_scales(const uint8_t *scales, format f) {
     if (f.bits == 8)
@@ -144,122 +74,69 @@ INLINE __m256 load_scales(const uint8_t *scales, format f) {
                                     _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
 }
 
-INLINE __m128i two_8(const void *a, const void *b) {
-    return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(_mm_loadl_epi64(a)), (const __m64 *)b));
-}
-INLINE __m256i two_lanes(__m128i low, __m128i high) {
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
-}
-
-/* The weights of 32 columns, whose mask is `mask`. */
-INLINE __m256i spread(const uint8_t *values, uint32_t mask, format f) {
-#define CONTROL(j) pare_spread_bytes[mask >> 8 * (j)&255]
-    __m256i control = two_lanes(two_8(CONTROL(0), CONTROL(1)), two_8(CONTROL(2), CONTROL(3)));
-#undef CONTROL
-    __m256i v;
-    long long second = 0x0808080808080808; /* where in a lane the odd bytes' values begin */
-    if (f.bitmap) {
-        const uint8_t *at[4];
-        UNROLL for (int j = 0; j < 4; j++) at[j] = values + before(mask, j, false);
-        v = two_lanes(two_8(at[0], at[1]), two_8(at[2], at[3]));
-    } else {
-        second >>= 1;
-        if (f.bits == 8)
-            v = _mm256_permute4x64_epi64(_mm256_castsi128_si256(load_128(values)), 0x50);
-        else
-            v = codes_4(_mm256_set1_epi64x((long long)load_u64(values)));
-    }
-    /* what is 0x80 stays above 0x7f */
-    return _mm256_shuffle_epi8(v,
-                               _mm256_add_epi8(control, _mm256_set_epi64x(second, 0, second, 0)));
-}
-
 /* Group g of a block. */
-INLINE void add_spread(__m256 *acc, const __m256 *d, int g, uint32_t mask, const uint8_t *values,
-                       const int8_t *q, size_t q_stride, size_t n, format f) {
+INLINE void add_spread(__m256 *acc, const float (*d)[GROUPS], int g, const uint8_t *mask,
+                       const uint8_t *values, const int8_t *q, size_t q_stride, size_t n,
+                       format f) {
     __m256i w = spread(values, mask, f);
     for (size_t i = 0; i < n; i++, q += q_stride)
         acc[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot_q8(w, load_256(q))),
-                                 _mm256_permutevar8x32_ps(d[i], _mm256_set1_epi32(g)), acc[i]);
+                                 _mm256_broadcast_ss(&d[i][g]), acc[i]);
 }
 
-/* Values of a bitmap from number `first` on as bytes; they begin at to[first % 2]. Reads and writes
- * up to 31 bytes more. */
-INLINE void widen_4(uint8_t *to, const uint8_t *values, size_t first, size_t n) {
-    values += first / 2;
-    for (size_t i = 0; i < n + first % 2; i += 32, values += 16) {
-        __m256i v = _mm256_cvtepu8_epi16(load_128(values));
-        v = _mm256_and_si256(_mm256_or_si256(v, _mm256_slli_epi16(v, 4)), _mm256_set1_epi8(15));
-        _mm256_storeu_si256((__m256i *)(to + i), levels(v));
-    }
-}
-
-/* One row under way. */
-typedef struct place {
-    row a;
-    size_t at; /* number of the next value; bitmap */
-} place;
-
-/* The block's groups, n_groups of them, whose mask is at `mask` and scales are d[i]. */
-INLINE void add_block(__m256 *acc, const __m256 *d, place *p, const uint8_t *mask, int n_groups,
-                      const pare_act *x, size_t col, size_t n, format f) {
-    uint8_t bytes[32 * GROUPS + 64];
-    const uint8_t *values = p->a.values;
+/* A row under way: `values` of integers are the next bytes, a bitmap's of 4 bits widened. */
+INLINE void add_block(__m256 *acc, row *a, int n_groups, const pare_act *x, size_t col, size_t n,
+                      format f) {
+    float d[PARE_DOT_MAX_N][GROUPS];
+    __m256 scales = load_scales(a->scales, f); /* of 8 groups: x has room */
+    for (size_t i = 0; i < n; i++)
+        _mm256_storeu_ps(d[i],
+                         _mm256_mul_ps(scales, _mm256_loadu_ps(x->d + i * x->d_stride + col / 32)));
     const int8_t *q = x->q + col;
-    if (f.bitmap) {
-        size_t count = 0;
-        for (int k = 0; 2 * k < n_groups; k++)
-            count += (size_t)__builtin_popcountll(load_u64(mask + 8 * k));
-        values += p->at;
-        if (f.bits == 4) {
-            widen_4(bytes, p->a.values, p->at, count);
-            values = bytes + p->at % 2;
-        }
-        p->at += count;
-    } else {
-        p->a.values += n_groups * 2 * f.bits;
-    }
     UNROLL for (int g = 0; g < n_groups; g++) {
-        uint32_t m = load_u32(mask + 4 * g);
-        add_spread(acc, d, g, m, values, q + 32 * g, x->q_stride, n, f);
-        values += f.bitmap ? __builtin_popcount(m) : 2 * f.bits;
+        const uint8_t *mask = a->mask + 4 * g;
+        add_spread(acc, d, g, mask, a->values, q + 32 * g, x->q_stride, n, f);
+        a->values += f.bitmap ? __builtin_popcount(load_u32(mask)) : 2 * f.bits;
     }
+    a->mask += 32;
+    a->scales += 2 * f.bits;
 }
 
-/* The columns behind the last whole block, completed by zeros. */
-INLINE void last_block(__m256 *acc, place *p, const pare_act *x, size_t col, size_t cols, size_t n,
+/* The columns behind the last whole block: a bitmap ends with a whole word, of another mask what is
+ * not the row's must go. */
+INLINE void last_block(__m256 *acc, row *a, const pare_act *x, size_t col, size_t cols, size_t n,
                        format f) {
-    uint8_t mask[4 * GROUPS] = {0}, scales[2 * GROUPS] = {0};
-    memcpy(mask, p->a.mask, (cols - col + 7) / 8);
-    memcpy(scales, p->a.scales, scale_bytes(cols - col, f.bits));
-    int n_groups = (int)((cols - col + 31) / 32);
-    __m256 d[PARE_DOT_MAX_N];
-    for (size_t i = 0; i < n; i++) {
-        float xd[GROUPS] = {0};
-        memcpy(xd, x->d + i * x->d_stride + col / 32, (size_t)n_groups * sizeof *xd);
-        d[i] = _mm256_mul_ps(load_scales(scales, f), _mm256_loadu_ps(xd));
-    }
-    add_block(acc, d, p, mask, n_groups, x, col, n, f);
+    uint8_t mask[4 * GROUPS] = {0};
+    if (!f.bitmap) a->mask = memcpy(mask, a->mask, (cols - col + 7) / 8);
+    add_block(acc, a, (int)((cols - col + 31) / 32), x, col, n, f);
 }
 
-INLINE void dot_sparse(float *y, size_t ldy, row a, size_t cols, const pare_act *x, size_t n,
+/* Columns at a time whose values of 4 bits are widened together: so early that they have left for
+ * the cache when they are read, at any address. */
+enum { CHUNK = 1024 };
+
+INLINE void dot_sparse(float *y, size_t ldy, place p, size_t cols, const pare_act *x, size_t n,
                        format f) {
-    place p = {.a = a};
-    __m256 acc[PARE_DOT_MAX_N], d[PARE_DOT_MAX_N];
+    const bool widens = f.bitmap && f.bits == 4;
+    uint8_t bytes[CHUNK + 64];
+    __m256 acc[PARE_DOT_MAX_N];
     for (size_t i = 0; i < n; i++) acc[i] = _mm256_setzero_ps();
-    size_t col = 0;
-    for (; col + 256 <= cols; col += 256) {
-        prefetch_at(p.a.mask, 32, 1024);
-        prefetch(p.a.values + p.at * (size_t)f.bits / 8, 16 * (size_t)f.bits);
-        prefetch_at(p.a.scales, 2 * (size_t)f.bits, 512);
-        __m256 scales = load_scales(p.a.scales, f);
-        for (size_t i = 0; i < n; i++)
-            d[i] = _mm256_mul_ps(scales, _mm256_loadu_ps(x->d + i * x->d_stride + col / 32));
-        add_block(acc, d, &p, p.a.mask, GROUPS, x, col, n, f);
-        p.a.mask += 32;
-        p.a.scales += 2 * f.bits;
+    row a = p.a;
+    if (!widens) a.values += p.at;
+    for (size_t c = 0; c < cols; c += CHUNK) {
+        size_t end = cols - c < CHUNK ? cols : c + CHUNK, col = c;
+        if (widens) {
+            prefetch(p.a.values + p.at / 2, CHUNK / 4);
+            a.values = next_values(bytes, &p, a.mask, end - c);
+        }
+        for (; col + 256 <= end; col += 256) {
+            prefetch_at(a.mask, 32, 1024);
+            prefetch_at(a.scales, 2 * (size_t)f.bits, 512);
+            if (!widens) prefetch(a.values, 16 * (size_t)f.bits);
+            add_block(acc, &a, GROUPS, x, col, n, f);
+        }
+        if (col < end) last_block(acc, &a, x, col, cols, n, f);
     }
-    if (col < cols) last_block(acc, &p, x, col, cols, n, f);
     for (size_t i = 0; i < n; i++) y[i * ldy] = sum_8(acc[i]);
 }
 
@@ -269,10 +146,10 @@ INLINE void dot_sparse(float *y, size_t ldy, row a, size_t cols, const pare_act 
         const format f = {__VA_ARGS__};                                                            \
         if (x->n == 1)                                                                             \
             for (size_t r = row_begin; r < row_end; r++)                                           \
-                dot_sparse(y + r, ldy, kind##_row(w, r, f.bits), w->cols, x, 1, f);                \
+                dot_sparse(y + r, ldy, kind##_at(w, r, 0, f.bits), w->cols, x, 1, f);              \
         else                                                                                       \
             for (size_t r = row_begin; r < row_end; r++)                                           \
-                dot_sparse(y + r, ldy, kind##_row(w, r, f.bits), w->cols, x, x->n, f);             \
+                dot_sparse(y + r, ldy, kind##_at(w, r, 0, f.bits), w->cols, x, x->n, f);           \
     }
 DOT(bitmap_q8, bitmap, .bits = 8, .bitmap = true)
 DOT(bitmap_q4, bitmap, .bits = 4, .bitmap = true)

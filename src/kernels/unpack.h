@@ -9,9 +9,12 @@
 /* As pare_encoding.codes: q[n], and scale and offset per group, of row `row` from `col` on. */
 typedef void (*pare_codes_fn)(int8_t *q, float *scale, float *offset, const pare_view *w,
                               size_t row, size_t col, size_t n);
+/* As pare_encoding.decode: y[n] of row `row` from `col` on. */
+typedef void (*pare_decode_fn)(float *y, const pare_view *w, size_t row, size_t col, size_t n);
 
 typedef struct pare_unpack_kernels {
-    pare_codes_fn codes[PARE_DOT_COUNT]; /* of rows; NULL: the encoding's own */
+    pare_codes_fn codes[PARE_DOT_COUNT];    /* of rows; NULL: the encoding's own */
+    pare_decode_fn decode[PARE_DOTF_COUNT]; /* of rows without codes; NULL: the encoding's own */
     pare_packed_unpack_fn packed[PARE_DOT_COUNT];
     /* w[n] = scale * q + offset, a scale per `group` (16 or 32) inputs; offset NULL = none. */
     void (*expand)(float *w, const int8_t *q, const float *scale, const float *offset,
@@ -34,5 +37,14 @@ typedef struct pare_unpack_kernels {
 const pare_unpack_kernels *pare_unpack_kernels_get(pare_isa isa);
 
 extern const pare_unpack_kernels pare_unpack_ref, pare_unpack_avx2;
+
+/* Sparse rows with AVX2 (unpack_sparse_avx2.c). */
+#define X(name)                                                                                    \
+    void pare_codes_##name##_avx2(int8_t *q, float *scale, float *offset, const pare_view *w,      \
+                                  size_t row, size_t col, size_t n);
+PARE_DOT_ROWS_LIST(X)
+#undef X
+void pare_decode_bitmap_bf16_avx2(float *y, const pare_view *w, size_t row, size_t col, size_t n);
+void pare_decode_nm_bf16_avx2(float *y, const pare_view *w, size_t row, size_t col, size_t n);
 
 #endif

@@ -344,9 +344,14 @@ static void pair_panel_avx2(uint32_t *pairs, const uint16_t *w, size_t k) {
 }
 
 #define CODES(name) [PARE_DOT_##name] = name##_codes
+#define X(name) [PARE_DOT_##name] = pare_codes_##name##_avx2,
 const pare_unpack_kernels pare_unpack_avx2 = {
     .codes = {CODES(q4_0), CODES(q4_1), CODES(q5_0), CODES(q5_1), CODES(q8_0), CODES(iq4_nl),
-              CODES(q2_k), CODES(q3_k), CODES(q4_k), CODES(q5_k), CODES(q6_k), CODES(iq4_xs)},
+              CODES(q2_k), CODES(q3_k), CODES(q4_k), CODES(q5_k), CODES(q6_k), CODES(iq4_xs),
+              PARE_DOT_ROWS_LIST(X)},
+#undef X
+    .decode = {[PARE_DOTF_bitmap_bf16] = pare_decode_bitmap_bf16_avx2,
+               [PARE_DOTF_nm_bf16] = pare_decode_nm_bf16_avx2},
 #define X(name, ...) [PARE_DOT_##name] = pare_unpack_##name##_avx2,
     .packed = {PARE_PACKED_LIST(X)},
 #undef X

@@ -17,7 +17,8 @@ void pare_linear_decode(const pare_linear_job *job, float *w, const pare_tensor 
                         size_t col, size_t n) {
     const pare_encoding *e = t->enc;
     if (!e->codes) {
-        e->decode(w, &t->view, row, col, n);
+        pare_decode_fn decode = job->unpack->decode[e->dotf];
+        (decode ? decode : e->decode)(w, &t->view, row, col, n);
         return;
     }
     enum { PIECE = PARE_TILE_KC };
@@ -165,6 +166,8 @@ void pare_linear_few(pare_worker *w, const pare_linear_job *job) {
  * Without a kernel of its own a matrix is better off as panels even for one row. */
 static size_t few_rows(const pare_encoding *enc, bool int8, size_t packed_max_n) {
     if (!int8 && enc->dotf == PARE_DOTF_NONE) return 0;
+    /* half the products, each with a shuffle: no gain over dense codes that add up in 16 bits */
+    if (enc->packed && enc->packed->two_four && enc->packed->table) return PARE_DOT_MAX_N;
     if (enc->packed) return packed_max_n;
     if (int8) return PARE_DOT_MAX_N;
     bool plain =

@@ -23,7 +23,8 @@ enum {
     ITEM_PANELS = PARE_PANELS,
     ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
     PARTS = PARE_BF16_PARTS,
-    SPLIT_ROWS = 64 /* with more threads than panels, rows are split too, not below this */
+    SPLIT_ROWS = 64, /* with more threads than panels, rows are split too, not below this */
+    AHEAD = 8        /* rows of y, each in a page of its own */
 };
 
 static void plan_thread(pare_arena *arena, pare_many_space *s) {
@@ -200,6 +201,7 @@ static void write_panels(const pare_linear_job *job, const pare_many_space *s,
             const float *c = s->c + (i * s->slab + m) * NR;
             float *y = p->out->y + (y_row + m) * p->out->ldy + (p->row0 - p->out->row0);
             float sums[NR];
+            if (m + AHEAD < m1) __builtin_prefetch(y + AHEAD * p->out->ldy, 1);
             for (size_t r = 0; r < NR; r++) sums[r] = c[r] + bias[i][r];
             if (by != 0.0f)
                 for (size_t r = 0; r < NR; r++) sums[r] += by * row_sums[i][r];

@@ -86,6 +86,11 @@ static const uint8_t *panel_of(const pare_view *w, pare_packed p, size_t row) {
     return (const uint8_t *)w->part[0] + row / NR * pare_packed_panel_bytes(p, w->cols);
 }
 
+/* The least code and the largest; a file of 8 bits may hold all. */
+#define CODE_MIN(table, bits, zero)                                                                \
+    ((table) == PARE_TABLE_SPARSE ? -11 : (table) || (bits) == 8 ? -128 : -(zero))
+#define CODE_MAX(table, bits, zero)                                                                \
+    ((table) == PARE_TABLE_SPARSE ? 9 : (table) || (bits) == 8 ? 127 : (1 << (bits)) - 1 - (zero))
 #define X(name_, kind_, table_, bits_, group_, zero_, two_four_)                                   \
     static void name_##_codes(int8_t *q, float *scale, float *offset, const pare_view *w,          \
                               size_t row, size_t col, size_t n) {                                  \
@@ -96,22 +101,22 @@ static const uint8_t *panel_of(const pare_view *w, pare_packed p, size_t row) {
     static bool name_##_sizes(size_t bytes[PARE_MAX_PARTS], size_t rows, size_t cols) {            \
         return packed_bytes(bytes, pare_packed_formats[PARE_DOT_##name_], rows, cols);             \
     }                                                                                              \
-    static const pare_encoding packed_##name_ = {                                                  \
-        .name = #name_,                                                                            \
-        .summary = "in packed panels",                                                             \
-        .ggml_type = -1,                                                                           \
-        .block_len = 32,                                                                           \
-        .n_parts = 1,                                                                              \
-        .parts = {{"", "U8", 1, false}},                                                           \
-        .part_sizes = name_##_sizes,                                                               \
-        .decode = name_##_decode,                                                                  \
-        .codes = name_##_codes,                                                                    \
-        .code_group = group_,                                                                      \
-        .code_min = (table_) || (bits_) == 8 ? -128 : -(zero_),                                    \
-        .code_max = (table_) || (bits_) == 8 ? 127 : (1 << (bits_)) - 1 - (zero_),                 \
-        .has_offset = HAS_OFFSET(kind_),                                                           \
-        .dot = PARE_DOT_##name_,                                                                   \
-        .packed = &pare_packed_formats[PARE_DOT_##name_]};
+    static const pare_encoding packed_##name_ = {.name = #name_,                                   \
+                                                 .summary = "in packed panels",                    \
+                                                 .ggml_type = -1,                                  \
+                                                 .block_len = 32,                                  \
+                                                 .n_parts = 1,                                     \
+                                                 .parts = {{"", "U8", 1, false}},                  \
+                                                 .part_sizes = name_##_sizes,                      \
+                                                 .decode = name_##_decode,                         \
+                                                 .codes = name_##_codes,                           \
+                                                 .code_group = group_,                             \
+                                                 .code_min = CODE_MIN(table_, bits_, zero_),       \
+                                                 .code_max = CODE_MAX(table_, bits_, zero_),       \
+                                                 .has_offset = HAS_OFFSET(kind_),                  \
+                                                 .dot = PARE_DOT_##name_,                          \
+                                                 .packed =                                         \
+                                                     &pare_packed_formats[PARE_DOT_##name_]};
 #define HAS_OFFSET(kind)                                                                           \
     ((kind) == PARE_PACKED_DM || (kind) == PARE_PACKED_KM || (kind) == PARE_PACKED_KM4)
 PARE_PACKED_LIST(X)

@@ -84,6 +84,80 @@ static void every_encoding(void **state) {
     }
 }
 
+/* A row's pattern: of every m columns at most m / 2, or any share of all (m = 0), from none in the
+ * first row to all in the last. */
+static pare_tensor random_pattern(const pare_encoding *e, size_t cols, size_t m) {
+    float *w = calloc(ROWS * cols, sizeof *w);
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t c = 0; c < cols; c++) {
+            size_t stored = 0;
+            for (size_t i = m ? c - c % m : c; i < c; i++) stored += w[r * cols + i] != 0.0f;
+            bool kept = (size_t)rand() % (ROWS - 1) < r && (!m || stored < m / 2);
+            if (kept) w[r * cols + c] = uniform() + (rand() % 2 ? 2.0f : -2.0f);
+        }
+    pare_tensor t = {0};
+    pare_runtime *rt = test_runtime(1, pare_isa_best());
+    assert_ok(pare_tensor_encode(rt, &t, e, w, ROWS, cols, NULL, err));
+    pare_runtime_free(rt);
+    free(w);
+    return t;
+}
+
+/* From every multiple of 32 columns on, to every such multiple and to the row's end; nothing is
+ * written behind it. */
+static void check_sparse(const pare_unpack_kernels *k, const pare_tensor *t, size_t row, size_t col,
+                         size_t n) {
+    const pare_encoding *e = t->enc;
+    if (e->codes) {
+        if (!k->codes[e->dot]) return;
+        int8_t *q = malloc(n + 1), *want_q = malloc(n);
+        float scale[40], want[40];
+        q[n] = 99;
+        k->codes[e->dot](q, scale, NULL, &t->view, row, col, n);
+        e->codes(want_q, want, NULL, &t->view, row, col, n);
+        assert_memory_equal(q, want_q, n);
+        assert_memory_equal(scale, want, (n + 31) / 32 * sizeof *scale);
+        assert_int_equal(q[n], 99);
+        free(q);
+        free(want_q);
+        return;
+    }
+    if (!k->decode[e->dotf]) return;
+    float *y = malloc((n + 1) * sizeof *y), *want = malloc(n * sizeof *want);
+    y[n] = 99.0f;
+    k->decode[e->dotf](y, &t->view, row, col, n);
+    e->decode(want, &t->view, row, col, n);
+    assert_memory_equal(y, want, n * sizeof *y);
+    assert_true(y[n] == 99.0f);
+    free(y);
+    free(want);
+}
+
+static void sparse_rows(void **state) {
+    (void)state;
+    const struct {
+        const char *name;
+        size_t m;
+    } forms[] = {{"bitmap_bf16", 0}, {"bitmap_q8", 0}, {"bitmap_q4", 0},
+                 {"nm48_bf16", 8},   {"nm48_q8", 8},   {"nm48_q4", 8}};
+    const size_t widths[] = {8,   24,  32,  40,  56,  64,  72,  96,
+                             248, 256, 264, 288, 504, 512, 544, 1000};
+    srand(3);
+    for (size_t f = 0; f < sizeof forms / sizeof *forms; f++)
+        for (size_t v = 0; v < 2 * sizeof widths / sizeof *widths; v++) {
+            size_t cols = widths[v / 2];
+            if (v % 2 && !forms[f].m) cols -= 3; /* a bitmap has any width */
+            pare_tensor t = random_pattern(pare_encoding_find(forms[f].name), cols, forms[f].m);
+            for (pare_isa isa = PARE_ISA_AVX2; isa <= pare_isa_best(); isa++)
+                for (size_t row = 0; row < ROWS; row++)
+                    for (size_t col = 0; col < cols; col += 32)
+                        for (size_t n = 32; n < cols - col + 32; n += 32)
+                            check_sparse(pare_unpack_kernels_get(isa), &t, row, col,
+                                         n < cols - col ? n : cols - col);
+            pare_tensor_free(&t);
+        }
+}
+
 static void panels(void **state) {
     (void)state;
     srand(2);
@@ -121,6 +195,7 @@ static void panels(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_encoding), cmocka_unit_test(panels)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_encoding),
+                                       cmocka_unit_test(sparse_rows), cmocka_unit_test(panels)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
