@@ -4,32 +4,36 @@
 
 #include <string.h>
 
-/* Eight codes; *odd collects where they are NaN. */
-static inline __m256i eight(const float *x, const pare_act_grid *g, __m256i move, vmask *odd) {
-    vf c = code(vf_load(x), g);
+/* Eight codes; *odd collects where they are NaN. A conversion rounds half to even, as vf_round. */
+static inline __m256i eight(const float *x, const lanes *g, vmask *odd) {
+    vf c = unrounded(vf_load(x), g);
     *odd = vm_or(*odd, vf_unordered(c, c));
-    return _mm256_add_epi32(_mm256_cvtps_epi32(c), move);
+    return _mm256_cvtps_epi32(c);
 }
 
-bool pare_act_codes_avx2(int8_t *q, const float *x, const pare_act_grid *g, int move, size_t n) {
-    const __m256i by = _mm256_set1_epi32(move), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+/* 32 codes, moved, as bytes in their order. Codes fit into 16 bits before they are moved. */
+static inline __m256i codes_of(const float *x, const lanes *g, __m256i move, vmask *odd) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i low = _mm256_packs_epi32(eight(x, g, odd), eight(x + 8, g, odd)),
+            high = _mm256_packs_epi32(eight(x + 16, g, odd), eight(x + 24, g, odd));
+    low = _mm256_adds_epi16(low, move);
+    high = _mm256_adds_epi16(high, move);
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+}
+
+bool pare_act_codes_avx2(int8_t *q, const float *x, const pare_act_grid *grid, int move, size_t n) {
+    const lanes g = lanes_of(grid);
+    const __m256i by = _mm256_set1_epi16((short)move);
     vmask odd = vf_zero();
-    for (size_t i = 0; i < n; i += 32) {
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        _mm256_storeu_si256((__m256i *)(q + i), codes_of(x + i, &g, by, &odd));
+    if (i < n) {
         float rest[32] = {0};
-        const float *from = x + i;
-        size_t k = n - i < 32 ? n - i : 32;
-        if (k < 32) from = memcpy(rest, x + i, k * sizeof *x);
-        __m256i low = _mm256_packs_epi32(eight(from, g, by, &odd), eight(from + 8, g, by, &odd));
-        __m256i high =
-            _mm256_packs_epi32(eight(from + 16, g, by, &odd), eight(from + 24, g, by, &odd));
-        __m256i all = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-        if (k == 32) {
-            _mm256_storeu_si256((__m256i *)(q + i), all);
-        } else {
-            int8_t bytes[32];
-            _mm256_storeu_si256((__m256i *)bytes, all);
-            memcpy(q + i, bytes, k);
-        }
+        int8_t bytes[32];
+        memcpy(rest, x + i, (n - i) * sizeof *x);
+        _mm256_storeu_si256((__m256i *)bytes, codes_of(rest, &g, by, &odd));
+        memcpy(q + i, bytes, n - i);
     }
     return vm_bits(odd) == 0;
 }

@@ -4,13 +4,23 @@
 
 #include <math.h>
 
-static inline vf code(vf x, const pare_act_grid *g) {
-    vf c = vf_round(vf_div(vf_sub(x, vf_set(g->shift)), vf_set(g->s)));
-    return vf_min(vf_set(g->high), vf_max(vf_set(g->low), c)); /* NaN stays: it is the second one */
+/* A grid in registers: what is written may be the grid, for all that the compiler knows. */
+typedef struct lanes {
+    vf s, low, high, shift;
+} lanes;
+
+static inline lanes lanes_of(const pare_act_grid *g) {
+    return (lanes){vf_set(g->s), vf_set(g->low), vf_set(g->high), vf_set(g->shift)};
 }
 
-static inline vf value(vf x, const pare_act_grid *g) {
-    return vf_add(vf_mul(vf_set(g->s), code(x, g)), vf_set(g->shift));
+/* A code that is still to be rounded. The ends are whole, so what is clamped first rounds to the
+ * same. A NaN stays: it is the second one. */
+static inline vf unrounded(vf x, const lanes *g) {
+    return vf_min(g->high, vf_max(g->low, vf_div(vf_sub(x, g->shift), g->s)));
+}
+
+static inline vf value(vf x, const lanes *g) {
+    return vf_add(vf_mul(g->s, vf_round(unrounded(x, g))), g->shift);
 }
 
 static void range(pare_act_range *r, const float *x, size_t n) {
@@ -32,20 +42,22 @@ static void range(pare_act_range *r, const float *x, size_t n) {
     *r = nan ? (pare_act_range){NAN, NAN} : (pare_act_range){least, most};
 }
 
-static void apply(float *y, const float *x, const pare_act_grid *g, size_t n) {
+static void apply(float *y, const float *x, const pare_act_grid *grid, size_t n) {
+    const lanes g = lanes_of(grid);
     size_t i = 0;
-    for (; i + VF <= n; i += VF) vf_store(y + i, value(vf_load(x + i), g));
-    if (i < n) vf_store_n(y + i, value(vf_load_n(x + i, n - i), g), n - i);
+    for (; i + VF <= n; i += VF) vf_store(y + i, value(vf_load(x + i), &g));
+    if (i < n) vf_store_n(y + i, value(vf_load_n(x + i, n - i), &g), n - i);
 }
 
-static double error(const float *x, const pare_act_grid *g, size_t n) {
+static double error(const float *x, const pare_act_grid *grid, size_t n) {
+    const lanes g = lanes_of(grid);
     enum { PIECE = 64 }; /* so few squares are added in f32: 2^-20 of the sum */
     double sum = 0.0;
     for (size_t i = 0; i < n; i += PIECE) {
         vf squares = vf_zero();
         for (size_t j = i; j < n && j < i + PIECE; j += VF) {
             vf v = n - j < VF ? vf_load_n(x + j, n - j) : vf_load(x + j),
-               e = vf_sub(v, value(v, g));
+               e = vf_sub(v, value(v, &g));
             if (n - j < VF) { /* lanes that are none */
                 float rest[VF];
                 vf_store(rest, e);
