@@ -1,11 +1,10 @@
 /* The step of a recipe that searches a prefix and tunes it: what it writes, a run that was cut off,
- * steps behind it, starts, what is refused. */
+ * steps behind it, what is refused. */
 #include "support/program.h"
 #include "support/test.h"
 #include "support/tiny_model.h"
 
 #include "base/memory.h"
-#include "methods/cushion_search.h"
 #include "model/model.h"
 #include "model/prefix.h"
 #include "pare/compress.h"
@@ -16,10 +15,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-static void defaults(pare_cushion_options *o) {
-    pare_method_defaults(pare_method_find("cushioncache"), o);
-}
 
 static const char *text_file(void) {
     static char text[6000];
@@ -534,48 +529,6 @@ static void beginnings(void **state) {
     }
 }
 
-static void starts(void **state) {
-    (void)state;
-    pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
-    pare_cushion_options o;
-    pare_prefix *p;
-    char *record;
-    defaults(&o);
-    o.n = 12;
-    o.texts = 1;
-    o.pool = 8;
-    o.tau = 0; /* nothing is added */
-    o.epochs = 0;
-    o.start = PARE_CUSHION_START_OUTLIERS;
-    const pare_cushion_input in = {
-        .model = tiny_model("dense", NULL), .text = text_file(), .options = &o};
-    assert_ok(pare_cushion_make(&p, &record, rt, &in, err));
-    assert_true(p && p->attn.n >= 1);
-    pare_prefix_free(p);
-    pare_free(record);
-    /* a prompt's tokens, with their own keys and values */
-    o.start = PARE_CUSHION_START_NONE;
-    o.max_len = 3;
-    snprintf(o.prompt.s, sizeof o.prompt.s, "%s", "a b");
-    assert_ok(pare_cushion_make(&p, &record, rt, &in, err));
-    pare_model *m;
-    pare_prefix *same;
-    assert_ok(pare_model_load(&m, rt, in.model, err));
-    assert_ok(pare_prefix_from_ids(&same, m, p->ids, 3, err));
-    assert_int_equal(p->attn.n, 3);
-    assert_true(p->ids[0] != p->ids[1] && p->ids[1] != p->ids[2]);
-    assert_memory_equal(p->values, same->values, p->bytes);
-    pare_prefix_free(same);
-    pare_prefix_free(p);
-    pare_free(record);
-    snprintf(o.prompt.s, sizeof o.prompt.s, "%s", "a b c");
-    assert_fails(pare_cushion_make(&p, &record, rt, &in, err), PARE_ERR_ARG, "at most 3 (max_len)");
-    o.start = PARE_CUSHION_START_BOS;
-    assert_fails(pare_cushion_make(&p, &record, rt, &in, err), PARE_ERR_ARG, "prompt and start");
-    pare_model_free(m);
-    pare_runtime_free(rt);
-}
-
 static void refusals(void **state) {
     (void)state;
     pare_recipe *r;
@@ -626,7 +579,6 @@ int main(void) {
         cmocka_unit_test(combined),       cmocka_unit_test(smoothed),
         cmocka_unit_test(resumed),        cmocka_unit_test(tuning),
         cmocka_unit_test(ways_of_tuning), cmocka_unit_test(tuning_resumed),
-        cmocka_unit_test(beginnings),     cmocka_unit_test(starts),
-        cmocka_unit_test(refusals)};
+        cmocka_unit_test(beginnings),     cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -125,6 +125,37 @@ static void pair_columns(builder *b, size_t n_rows, float factor) {
     for (size_t i = 0; i < n_rows * TINY_DIM; i += 2) w[i + 1] = factor * w[i];
 }
 
+/* Column c of the last rows x cols values, and row c. */
+static void set_column(builder *b, size_t rows, size_t cols, size_t c, float value) {
+    float *w = b->data + b->n - rows * cols;
+    for (size_t r = 0; r < rows; r++) w[r * cols + c] = value;
+}
+
+static void set_row(builder *b, size_t rows, size_t cols, size_t r, float value) {
+    float *w = b->data + b->n - (rows - r) * cols;
+    for (size_t c = 0; c < cols; c++) w[c] = value;
+}
+
+/* Massive activations by hand: the last channel of the hidden state is that of the chosen tokens
+ * alone, since no other has it in its embedding and no matrix writes it. The first unit of the
+ * first block's feed-forward part sees that channel alone, some 8 there behind the norm: SiLU(240)
+ * times 240, thousands of times what other units have. */
+enum { MARK = TINY_DIM - 1 };
+
+static void mark_tokens(builder *b) {
+    float *embd = b->data + b->n - (size_t)TINY_VOCAB * TINY_DIM;
+    set_column(b, TINY_VOCAB, TINY_DIM, MARK, 0);
+    for (const char *c = b->options->outliers; *c; c++) embd[(uint8_t)*c * TINY_DIM + MARK] = 5;
+}
+
+static void mark_unit(builder *b, const char *tensor, size_t rows, size_t cols) {
+    if (strstr(tensor, "o_proj") || strstr(tensor, "down_proj")) set_row(b, rows, cols, MARK, 0);
+    if (!strstr(tensor, "gate_proj") && !strstr(tensor, "up_proj")) return;
+    set_column(b, rows, cols, MARK, 0);
+    set_row(b, rows, cols, 0, 0);
+    b->data[b->n - rows * cols + MARK] = 30;
+}
+
 static void add_layer(builder *b, int layer, float scale) {
     const struct {
         const char *name;
@@ -149,6 +180,8 @@ static void add_layer(builder *b, int layer, float scale) {
              i == 3 && layer < b->options->no_values && k < tensors[i].rows * TINY_DIM; k++)
             b->data[b->n - 1 - k] = 0;
         if (b->options->cancels && layer == 0 && i == 1) pair_columns(b, tensors[i].rows, -0.9f);
+        if (b->options->outliers && layer == 0)
+            mark_unit(b, tensors[i].name, tensors[i].rows, tensors[i].cols);
     }
 }
 
@@ -157,6 +190,7 @@ static void write_weights(const char *folder, const tiny_options *options) {
     float scale = options->scale != 0 ? options->scale : 0.08f;
     add(&b, "model.embed_tokens.weight", TINY_VOCAB, TINY_DIM, scale);
     if (options->cancels) pair_columns(&b, TINY_VOCAB, 1);
+    if (options->outliers) mark_tokens(&b);
     for (int i = 0; i < TINY_LAYERS; i++) add_layer(&b, i, scale);
     add(&b, "model.norm.weight", 1, TINY_DIM, 0);
     for (size_t i = 0; i < TINY_DIM && options->final_norm != 0; i++)

@@ -24,6 +24,8 @@ typedef struct tiny_options {
     int no_values;        /* so many blocks, from the first: v is 0, so attn_output's input is */
     bool cancels; /* inputs of the first block come in equal pairs; what its q makes of a pair is
                      nearly nothing: any zero among its weights is far off */
+    const char *outliers; /* tokens of these bytes carry a massive activation into the ffn_down of
+                             the first block, wherever they stand; NULL: none does */
 } tiny_options;
 
 /* Writes the folder test_folder()/name (options may be NULL) and returns its path. */
