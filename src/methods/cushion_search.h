@@ -46,6 +46,18 @@ typedef struct pare_cushion_step {
     size_t n_finished;    /* candidates that were computed to the end */
 } pare_cushion_step;
 
+/* How far the search for a token is, between two groups of candidates. */
+typedef struct pare_cushion_within {
+    size_t number;        /* of the step */
+    double before;        /* L_q without the token */
+    double *screen;       /* [n_candidates] errors on the screen; the search's own array */
+    size_t n_screened;    /* so many of them are known */
+    size_t n_tried;       /* in the order of the screen: finished, or given up */
+    size_t n_finished;    /* of those */
+    int32_t best;         /* of those; -1: none */
+    double best_lq, work; /* of the best one; rows through blocks so far */
+} pare_cushion_within;
+
 typedef struct pare_cushion_job {
     pare_runtime *rt;
     size_t n_blocks;
@@ -70,6 +82,11 @@ typedef struct pare_cushion_job {
     void (*keep)(void *arg, const size_t *which, size_t n);
     /* After each step, kept or not: a place to note it. */
     pare_status (*noted)(void *arg, const pare_cushion_step *step, pare_error *err);
+    /* The same between groups; last: the run ends here. `again` fills in what a run that was cut
+     * off had noted last of step w->number, and leaves *w alone where there is nothing. Both may be
+     * NULL. */
+    pare_status (*within)(void *arg, const pare_cushion_within *w, bool last, pare_error *err);
+    pare_status (*again)(void *arg, pare_cushion_within *w, pare_error *err);
 } pare_cushion_job;
 
 typedef struct pare_cushion_result {

@@ -22,7 +22,8 @@ enum {
     N_CHECKS = 8,         /* texts that the result is looked at on, which the search did not see */
     CHECK_NUMBER = 1 << 16,
     START_TEXTS = 64,
-    START_TOKENS = 512
+    START_TOKENS = 512,
+    NOTE_EVERY_S = 120
 };
 
 typedef struct cushion {
@@ -37,6 +38,7 @@ typedef struct cushion {
     size_t n_candidates, capacity;
     int32_t *texts; /* [texts][n] of the search at work */
     pare_cushion_result result;
+    pare_cushion_state state;
     double check_before[N_CHECKS], check_after[N_CHECKS], check_tuned[N_CHECKS];
     json_t *tuning; /* of the record, or NULL */
 } cushion;
@@ -277,49 +279,21 @@ static void keep(void *arg, const size_t *which, size_t n) {
     pare_cushion_eval_keep(c->eval, which, n);
 }
 
-/* --- steps as JSON: in the work folder and in the record --- */
-
-static json_t *steps_json(const pare_cushion_result *r) {
-    json_t *list = json_array();
-    for (size_t i = 0; i < r->n_steps; i++) {
-        const pare_cushion_step *s = &r->steps[i];
-        json_array_append_new(list, json_pack("{s:i, s:f, s:o, s:b, s:f, s:f, s:I}", "token_id",
-                                              (int)s->token, "error_before", s->before,
-                                              "error_after", pare_json_number(s->after), "kept",
-                                              s->kept, "work", s->work, "brute_force_work",
-                                              s->whole, "n_finished", (json_int_t)s->n_finished));
-    }
-    return list;
-}
+/* --- what a run that was cut off had found --- */
 
 static pare_status noted(void *arg, const pare_cushion_step *step, pare_error *err) {
-    const cushion *c = arg;
+    cushion *c = arg;
     (void)step;
-    return c->in->work ? pare_work_keep(c->in->work, "cushion", steps_json(&c->result), err)
-                       : PARE_OK;
+    return pare_cushion_keep_steps(&c->state, &c->result, err);
 }
 
-/* What a run that was cut off had found. */
-static void resume(cushion *c) {
-    pare_cushion_result *r = &c->result;
-    const json_t *list = c->in->work ? pare_work_kept(c->in->work, "cushion") : NULL;
-    for (size_t i = 0; i < json_array_size(list) && r->n < (size_t)c->o->max_len &&
-                       r->n_steps < PARE_CUSHION_MAX_LEN;
-         i++) {
-        const json_t *s = json_array_get(list, i);
-        pare_cushion_step step = {
-            .token = (int32_t)json_integer_value(json_object_get(s, "token_id")),
-            .before = json_number_value(json_object_get(s, "error_before")),
-            .after = json_is_number(json_object_get(s, "error_after"))
-                         ? json_number_value(json_object_get(s, "error_after"))
-                         : (double)INFINITY,
-            .kept = json_is_true(json_object_get(s, "kept")),
-            .work = json_number_value(json_object_get(s, "work")),
-            .whole = json_number_value(json_object_get(s, "brute_force_work")),
-            .n_finished = (size_t)json_integer_value(json_object_get(s, "n_finished"))};
-        r->steps[r->n_steps++] = step;
-        if (step.kept) r->ids[r->n++] = step.token;
-    }
+static pare_status within(void *arg, const pare_cushion_within *w, bool last, pare_error *err) {
+    return pare_cushion_keep_within(&((cushion *)arg)->state, w, last, err);
+}
+
+static pare_status again(void *arg, pare_cushion_within *w, pare_error *err) {
+    cushion *c = arg;
+    return pare_cushion_resume_within(&c->state, w, c->n_candidates, err);
 }
 
 /* --- a look at texts that the search did not see --- */
@@ -403,7 +377,7 @@ static pare_status make_record(const cushion *c, char **record, pare_error *err)
         json_object_set_new(o, "start_ids", ids_json(r->ids, r->n_start));
         json_object_set_new(o, "token_ids", ids_json(r->ids, r->n));
         json_object_set_new(o, "tokens", tokens_json(c));
-        json_object_set_new(o, "steps", steps_json(r));
+        json_object_set_new(o, "steps", pare_cushion_steps_json(r));
         json_object_set_new(o, "check_before", reals_json(c->check_before, r->n ? N_CHECKS : 0));
         json_object_set_new(o, "check_after", reals_json(c->check_after, r->n ? N_CHECKS : 0));
         if (c->tuning) {
@@ -524,7 +498,12 @@ static pare_status tune(cushion *c, pare_prefix **p, pare_error *err) {
 static pare_status make(cushion *c, pare_prefix **out, char **record, pare_error *err) {
     PARE_TRY(set_up(c, err));
     PARE_TRY(start(c, err));
-    resume(c);
+    c->state = (pare_cushion_state){.rt = c->rt,
+                                    .work = c->in->work,
+                                    .every_s = c->in->note_every_s != 0 ? c->in->note_every_s
+                                                                        : NOTE_EVERY_S,
+                                    .saved_s = pare_now_s()};
+    pare_cushion_resume_steps(&c->state, c->o, &c->result);
     const pare_cushion_job job = {.rt = c->rt,
                                   .n_blocks = c->m->config.n_layers,
                                   .capacity = c->capacity,
@@ -536,7 +515,9 @@ static pare_status make(cushion *c, pare_prefix **out, char **record, pare_error
                                   .begin = begin,
                                   .block = block,
                                   .keep = keep,
-                                  .noted = noted};
+                                  .noted = noted,
+                                  .within = within,
+                                  .again = again};
     PARE_TRY(pare_cushion_search(&job, c->o, &c->result, err));
     if (c->result.n) {
         PARE_TRY(errors_of_checks(c, c->check_before, NULL, err));

@@ -19,8 +19,9 @@ typedef struct pare_cushion_input {
     /* What is done otherwise than asked; may be NULL. */
     pare_status (*fallback)(void *arg, const char *line, pare_error *err);
     void *fallback_arg;
-    pare_work *work; /* each step is kept there, as "cushion", and checkpoints of the tuning, as
-                        "cushion_tuning"; NULL: nowhere */
+    pare_work *work; /* each step is kept there, as "cushion", how far one is, as "cushion_token",
+                        and checkpoints of the tuning, as "cushion_tuning"; NULL: nowhere */
+    double note_every_s; /* how far a step is, at most so often; 0: every two minutes */
 } pare_cushion_input;
 
 /* *out NULL: no token was worth it. *record: JSON text of every choice and of what was found, to be
@@ -49,6 +50,32 @@ double pare_cushion_tokens(const pare_cushion_options *o, const pare_model_confi
 pare_status pare_cushion_outlier_tokens(int32_t *ids, size_t *n_ids, size_t most, pare_model *m,
                                         const int32_t *texts, size_t n_texts, size_t n, int32_t bos,
                                         pare_compute compute, pare_error *err);
+
+/* ---- cushion_state.c ---- */
+
+/* Where a search notes what a run that is cut off goes on from. */
+typedef struct pare_cushion_state {
+    pare_runtime *rt;
+    pare_work *work; /* NULL: nowhere */
+    double every_s;  /* how far a step is is noted at most so often */
+    double saved_s;  /* when it last was, or the search began */
+    bool stale;      /* the file that is noted is damaged */
+} pare_cushion_state;
+
+/* For the manifest and the record. */
+json_t *pare_cushion_steps_json(const pare_cushion_result *r);
+/* Errors of all: PARE_ERR_IO, PARE_ERR_NOMEM. */
+pare_status pare_cushion_keep_steps(pare_cushion_state *s, const pare_cushion_result *r,
+                                    pare_error *err);
+/* r holds the start; the steps are appended. */
+void pare_cushion_resume_steps(const pare_cushion_state *s, const pare_cushion_options *o,
+                               pare_cushion_result *r);
+/* pare_cushion_job's `within` and `again`. A file that is damaged is told, and the step begins
+ * anew. */
+pare_status pare_cushion_keep_within(pare_cushion_state *s, const pare_cushion_within *w, bool last,
+                                     pare_error *err);
+pare_status pare_cushion_resume_within(pare_cushion_state *s, pare_cushion_within *w,
+                                       size_t n_candidates, pare_error *err);
 
 /* ---- cushion_tune.c ---- */
 

@@ -26,7 +26,11 @@ typedef struct fake {
     size_t number, n_prefix, n, layer, text;
     int32_t ids[MAX_V], prefix[PARE_CUSHION_MAX_LEN];
     bool alone;
-    size_t n_noted, blocks; /* calls */
+    size_t n_noted, blocks; /* calls, and candidates through blocks */
+    size_t n_calls, cut_at; /* of `block`; that one is interrupted, 0: none */
+    pare_cushion_within kept;
+    double screen[MAX_V];     /* kept.screen */
+    size_t n_within, keep_at; /* calls of `within`; that one is kept, 0: the last of a cut run */
 } fake;
 
 /* Of few different values, so that sums are equal; some are infinite or 0. */
@@ -70,8 +74,8 @@ static void fake_begin(void *arg, const int32_t *candidates, size_t n, size_t te
 
 static pare_status fake_block(void *arg, double *lq, pare_error *err) {
     fake *f = arg;
-    (void)err;
     assert_true(f->layer < BLOCKS);
+    if (++f->n_calls == f->cut_at) return pare_fail(err, PARE_ERR_INTERRUPTED, "cut");
     for (size_t i = 0; i < f->n; i++)
         lq[i] = f->alone ? without(f) : error_of(f, f->ids[i], f->text, f->layer);
     f->layer++;
@@ -93,6 +97,29 @@ static pare_status fake_noted(void *arg, const pare_cushion_step *step, pare_err
     return PARE_OK;
 }
 
+static pare_status fake_within(void *arg, const pare_cushion_within *w, bool last,
+                               pare_error *err) {
+    fake *f = arg;
+    (void)err;
+    f->n_within += !last;
+    if (f->keep_at ? f->n_within != f->keep_at || last : !last) return PARE_OK;
+    f->kept = *w;
+    memset(f->screen, 0x55, sizeof f->screen); /* what is not known is not looked at */
+    memcpy(f->screen, w->screen, w->n_screened * sizeof *w->screen);
+    return PARE_OK;
+}
+
+static pare_status fake_again(void *arg, pare_cushion_within *w, pare_error *err) {
+    const fake *f = arg;
+    double *screen = w->screen;
+    (void)err;
+    if (!f->kept.n_screened || f->kept.number != w->number) return PARE_OK;
+    *w = f->kept;
+    w->screen = screen;
+    memcpy(screen, f->screen, MAX_V * sizeof *screen);
+    return PARE_OK;
+}
+
 static pare_cushion_job fake_job(fake *f, pare_runtime *rt, const int32_t *ids, size_t n,
                                  size_t capacity) {
     return (pare_cushion_job){.rt = rt,
@@ -106,7 +133,9 @@ static pare_cushion_job fake_job(fake *f, pare_runtime *rt, const int32_t *ids, 
                               .begin = fake_begin,
                               .block = fake_block,
                               .keep = fake_keep,
-                              .noted = fake_noted};
+                              .noted = fake_noted,
+                              .within = fake_within,
+                              .again = fake_again};
 }
 
 /* The lowest id of the least sum; -1: none is finite. */
@@ -162,6 +191,64 @@ static void beside_brute_force(void **state) {
         }
     }
     assert_true(work < whole); /* something was given up early */
+    pare_runtime_free(rt);
+}
+
+/* A search that is cut off in any block, or killed behind any group, goes on within the token: what
+ * it finds is the same to the last count, and what was done is not done again. */
+static void within_a_token(void **state) {
+    (void)state;
+    pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
+    pare_cushion_options o;
+    int32_t ids[MAX_V];
+    size_t n_cuts = 0;
+    for (size_t i = 0; i < MAX_V; i++) ids[i] = (int32_t)(2 * i);
+    defaults(&o);
+    o.texts = TEXTS;
+    o.n = 40;
+    o.screen = 1;
+    o.max_len = 2;
+    o.tau = 1e30;
+    for (int kind = 0; kind < 3; kind++)
+        for (size_t capacity = 3; capacity <= 60; capacity += 19) {
+            fake whole = {.seed = 5, .kind = kind};
+            pare_cushion_result want = {0};
+            pare_cushion_job job = fake_job(&whole, rt, ids, MAX_V, capacity);
+            o.candidates = capacity == 22 ? 30 : 0;
+            assert_ok(pare_cushion_search(&job, &o, &want, err));
+            for (size_t k = 1; k <= whole.n_calls + whole.n_within; k++) {
+                fake f = {.seed = 5, .kind = kind};
+                pare_cushion_result r = {0};
+                if (k <= whole.n_calls)
+                    f.cut_at = k;
+                else
+                    f.keep_at = k - whole.n_calls;
+                job = fake_job(&f, rt, ids, MAX_V, capacity);
+                if (f.cut_at)
+                    assert_fails(pare_cushion_search(&job, &o, &r, err), PARE_ERR_INTERRUPTED,
+                                 "cut");
+                else
+                    assert_ok(pare_cushion_search(&job, &o, &r, err));
+                r.n_steps = f.kept.n_screened ? f.kept.number : r.n_steps; /* a kill, not an end */
+                r.n = r.n_steps;
+                const size_t done = f.blocks, left = whole.blocks - f.blocks;
+                f.cut_at = f.blocks = f.n_prefix = 0;
+                f.keep_at = SIZE_MAX;
+                assert_ok(pare_cushion_search(&job, &o, &r, err));
+                assert_int_equal(r.n_steps, want.n_steps);
+                for (size_t i = 0; i < r.n_steps; i++) {
+                    const pare_cushion_step *a = &r.steps[i], *b = &want.steps[i];
+                    assert_true(a->token == b->token && a->before == b->before &&
+                                a->after == b->after && a->kept == b->kept && a->work == b->work &&
+                                a->whole == b->whole && a->n_finished == b->n_finished);
+                }
+                /* of the group at work at most, and the error without it, is done twice */
+                if (k <= whole.n_calls)
+                    assert_true(f.blocks <= left + TEXTS * BLOCKS * (capacity + 1));
+                n_cuts += done > 0;
+            }
+        }
+    assert_true(n_cuts > 500);
     pare_runtime_free(rt);
 }
 
@@ -426,8 +513,9 @@ static void beside_each_alone(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(beside_brute_force), cmocka_unit_test(stopping),
-        cmocka_unit_test(beside_whole_pass), cmocka_unit_test(beside_each_alone)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(beside_brute_force),
+                                       cmocka_unit_test(within_a_token), cmocka_unit_test(stopping),
+                                       cmocka_unit_test(beside_whole_pass),
+                                       cmocka_unit_test(beside_each_alone)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

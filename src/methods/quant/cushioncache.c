@@ -112,13 +112,13 @@ static pare_status cushioncache_check(const void *options, pare_error *err) {
 
 typedef struct candidate {
     int32_t id;
-    double lq; /* of the screen, then of what was computed so far */
+    double lq; /* of the screen, or of what was computed so far */
 } candidate;
 
 typedef struct search {
     const pare_cushion_job *job;
     const pare_cushion_options *o;
-    candidate *list; /* [n] */
+    candidate *list; /* [n] in the order of the screen */
     size_t n;
     int32_t *ids;  /* [capacity] of a group: those that are left */
     size_t *which; /* [capacity] */
@@ -126,8 +126,9 @@ typedef struct search {
     candidate *group;
     candidate best; /* of those that are finished; id -1: none */
     pare_cushion_step step;
-    size_t number;       /* of the step */
-    size_t first, count; /* of the group at work */
+    size_t number;              /* of the step */
+    size_t first, count;        /* of the group at work */
+    pare_cushion_within within; /* before that group */
 } search;
 
 static int by_error(const void *a, const void *b) {
@@ -167,22 +168,44 @@ static void tell(const search *s, const char *stage, double done, size_t of) {
     pare_progress(s->job->rt, stage, (double)s->number * n + done, searches * n, "candidates");
 }
 
+/* A group is done: from here a run goes on that is cut off in the next one. */
+static pare_status note_group(search *s, size_t n_screened, size_t n_tried, pare_error *err) {
+    pare_cushion_within *w = &s->within;
+    w->n_screened = n_screened;
+    w->n_tried = n_tried;
+    w->n_finished = s->step.n_finished;
+    w->best = s->best.id;
+    w->best_lq = s->best.lq;
+    w->work = s->step.work;
+    return s->job->within ? s->job->within(s->job->arg, w, false, err) : PARE_OK;
+}
+
+static pare_status screen_group(search *s, size_t first, size_t n, pare_error *err) {
+    const pare_cushion_job *job = s->job;
+    const size_t rows = (size_t)s->o->screen + 1;
+    double *sums = s->within.screen + first;
+    for (size_t i = 0; i < n; i++) sums[i] = 0;
+    job->begin(job->arg, job->candidates + first, n, 0, rows - 1);
+    for (size_t b = 0; b < job->n_blocks; b++) {
+        PARE_TRY(job->block(job->arg, s->lq, err));
+        for (size_t i = 0; i < n; i++) sums[i] += s->lq[i];
+        s->step.work += (double)(n * rows);
+    }
+    return PARE_OK;
+}
+
 /* Puts all candidates in order. */
 static pare_status screen(search *s, pare_error *err) {
     const pare_cushion_job *job = s->job;
-    const size_t rows = (size_t)s->o->screen + 1;
-    for (size_t first = 0, n; first < s->n; first += n) {
+    for (size_t first = s->within.n_screened, n; first < s->n; first += n) {
         n = s->n - first < job->capacity ? s->n - first : job->capacity;
         tell(s, "cushion: screen", (double)first, s->n);
-        for (size_t i = 0; i < n; i++) s->ids[i] = s->list[first + i].id;
-        job->begin(job->arg, s->ids, n, 0, rows - 1);
-        for (size_t b = 0; b < job->n_blocks; b++) {
-            PARE_TRY(job->block(job->arg, s->lq, err));
-            for (size_t i = 0; i < n; i++) s->list[first + i].lq += s->lq[i];
-            s->step.work += (double)(n * rows);
-        }
+        PARE_TRY(screen_group(s, first, n, err));
+        PARE_TRY(note_group(s, first + n, 0, err));
     }
     tell(s, "cushion: screen", (double)s->n, s->n);
+    for (size_t i = 0; i < s->n; i++)
+        s->list[i] = (candidate){job->candidates[i], s->within.screen[i]};
     qsort(s->list, s->n, sizeof *s->list, by_error);
     return PARE_OK;
 }
@@ -213,7 +236,7 @@ static pare_status run_text(search *s, size_t text, size_t *n, pare_error *err) 
 /* Groups in order; the first is small, so that there is something to compare with soon. */
 static pare_status find_best(search *s, pare_error *err) {
     const size_t small = s->job->capacity / 8 ? s->job->capacity / 8 : 1;
-    for (size_t first = 0, count; first < s->n; first += count) {
+    for (size_t first = s->within.n_tried, count; first < s->n; first += count) {
         count = first ? s->job->capacity : small;
         if (count > s->n - first) count = s->n - first;
         s->first = first;
@@ -224,24 +247,46 @@ static pare_status find_best(search *s, pare_error *err) {
         s->step.n_finished += n;
         for (size_t i = 0; i < n; i++)
             if (may_win(s, &s->group[i])) s->best = s->group[i];
+        PARE_TRY(note_group(s, s->within.n_screened, first + count, err));
     }
     tell(s, "cushion: search", (double)s->n, s->n);
     return PARE_OK;
 }
 
-static pare_status find_token(search *s, const pare_cushion_result *r, pare_error *err) {
+/* The state of this step that a run which was cut off had noted, or that of one which begins. */
+static pare_status begin_token(search *s, pare_error *err) {
     const pare_cushion_job *job = s->job;
     const double rows = (double)(s->o->n + 1) * (double)s->o->texts;
+    pare_cushion_within *w = &s->within;
+    *w = (pare_cushion_within){
+        .number = s->number, .screen = w->screen, .best = -1, .best_lq = (double)INFINITY};
     s->n = job->n_candidates;
-    s->best = (candidate){-1, (double)INFINITY};
-    s->step =
-        (pare_cushion_step){.token = -1, .whole = (double)s->n * rows * (double)job->n_blocks};
-    for (size_t i = 0; i < s->n; i++) s->list[i] = (candidate){job->candidates[i], 0};
-    PARE_TRY(job->draw(job->arg, s->number, r->ids, r->n, err));
+    if (job->again) PARE_TRY(job->again(job->arg, w, err));
+    s->best = (candidate){w->best, w->best_lq};
+    s->step = (pare_cushion_step){.token = -1,
+                                  .before = w->before,
+                                  .work = w->work,
+                                  .whole = (double)s->n * rows * (double)job->n_blocks,
+                                  .n_finished = w->n_finished};
+    if (w->n_screened) return PARE_OK;
     PARE_TRY(error_without(s, &s->step.before, err));
-    PARE_TRY(screen(s, err));
+    w->before = s->step.before;
+    return PARE_OK;
+}
+
+static pare_status find_token(search *s, const pare_cushion_result *r, pare_error *err) {
+    const pare_cushion_job *job = s->job;
+    PARE_TRY(job->draw(job->arg, s->number, r->ids, r->n, err));
+    PARE_TRY(begin_token(s, err));
+    pare_status st = screen(s, err);
     if (s->o->candidates && (size_t)s->o->candidates < s->n) s->n = (size_t)s->o->candidates;
-    PARE_TRY(find_best(s, err));
+    if (st == PARE_OK) st = find_best(s, err);
+    if (st == PARE_ERR_INTERRUPTED && job->within && s->within.n_screened) {
+        pare_error own = {0}; /* at worst what was noted before is good */
+        if (job->within(job->arg, &s->within, true, &own) != PARE_OK)
+            pare_warn(job->rt, "%s", own.message);
+    }
+    if (st != PARE_OK) return st;
     s->step.token = s->best.id;
     s->step.after = s->best.lq;
     s->step.kept = s->best.id >= 0 && s->best.lq <= s->o->tau * s->step.before;
@@ -256,9 +301,10 @@ pare_status pare_cushion_search(const pare_cushion_job *job, const pare_cushion_
                 .ids = pare_calloc(job->capacity, sizeof *s.ids),
                 .which = pare_calloc(job->capacity, sizeof *s.which),
                 .lq = pare_calloc(job->capacity, sizeof *s.lq),
+                .within.screen = pare_calloc(job->n_candidates, sizeof *s.within.screen),
                 .group = pare_calloc(job->capacity, sizeof *s.group)};
     pare_status st = PARE_OK;
-    if (!s.list || !s.ids || !s.which || !s.lq || !s.group)
+    if (!s.list || !s.ids || !s.which || !s.lq || !s.group || !s.within.screen)
         st = pare_fail(err, PARE_ERR_NOMEM, "cushion: out of memory");
     bool over = o->tau <= 0 || (r->n_steps && !r->steps[r->n_steps - 1].kept);
     while (st == PARE_OK && !over && r->n < (size_t)o->max_len) {
@@ -276,6 +322,7 @@ pare_status pare_cushion_search(const pare_cushion_job *job, const pare_cushion_
     pare_free(s.which);
     pare_free(s.lq);
     pare_free(s.group);
+    pare_free(s.within.screen);
     return st;
 }
 
