@@ -5,8 +5,9 @@
  * the form that a kernel wants and runs all activation rows over it while it sits in L1. Forms:
  *
  *   f32   panel f32 [k][NR]                      exact; 16- and 32-bit weights where bf16 is slow
- *   bf16  panel bf16 [k/2][NR][2]                AMX; one product in `fast`, six of three parts of
- *                                                each number in `exact`
+ *   bf16  panel bf16 [k/2][NR][2]                AMX: one product in `fast`, six of three parts of
+ *                                                each number in `exact`; AVX512-BF16: `fast`, where
+ *                                                weights are bf16
  *   u8    panel u8 [k/4][NR][4] + group scales   codes of up to `u8_max`, x in int8
  *   s16   panel s16 [k/2][NR][2] + group scales  wider codes where bytes would overflow, x in int8
  *
@@ -54,9 +55,9 @@ typedef void (*pare_tile_f32_inputs_fn)(float *c, const float *a, size_t lda, co
 /* f32 for m rows alone: c[rows[i]] from a[rows[i]], with the bits that f32 gives them. */
 typedef void (*pare_tile_f32_rows_fn)(float *c, const float *a, size_t lda, const uint16_t *rows,
                                       const float *panel, size_t m, size_t k, bool add);
-/* k is a multiple of 32 (pad both sides with zeros); lda in elements. */
-typedef void (*pare_tile_bf16_fn)(float *c, const uint16_t *a, size_t lda, const uint16_t *panel,
-                                  size_t m, size_t k, bool add);
+/* c[m][ldc]; k is a multiple of 32 (pad both sides with zeros); lda in elements. */
+typedef void (*pare_tile_bf16_fn)(float *c, size_t ldc, const uint16_t *a, size_t lda,
+                                  const uint16_t *panel, size_t m, size_t k, bool add);
 typedef void (*pare_tile_int_fn)(float *c, const pare_tile_act *a, const pare_tile_panel *panel,
                                  size_t m, bool add);
 
@@ -69,16 +70,19 @@ typedef struct pare_tile_kernels {
     pare_tile_int_fn u8, s16; /* s16 NULL: u8 takes all codes */
     int u8_max;               /* largest code of the u8 form; beyond it s16 */
     pare_tile_bf16_fn bf16;   /* NULL: the level has no bf16 products */
+    bool bf16_first;          /* they beat those of codes, and of f32 even in parts */
     /* parts[0..n_parts) [n] bf16, each the rest of x[n] rounded to nearest: three add up to x while
      * the last is not denormal. n a multiple of 32. An input that is not finite gives parts that
      * are not. NULL without bf16. */
     void (*split)(uint16_t *const *parts, int n_parts, const float *x, size_t n);
 } pare_tile_kernels;
 
-/* The table for a level; static storage. */
+/* The table for a level, of AVX-512 with its bf16 products where this processor has them; static
+ * storage. */
 const pare_tile_kernels *pare_tile_kernels_get(pare_isa isa);
 
 /* One per level, for pare_tile_kernels_get and the tests. */
-extern const pare_tile_kernels pare_tile_ref, pare_tile_avx2, pare_tile_avx512, pare_tile_amx;
+extern const pare_tile_kernels pare_tile_ref, pare_tile_avx2, pare_tile_avx512,
+    pare_tile_avx512_bf16, pare_tile_amx;
 
 #endif

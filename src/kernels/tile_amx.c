@@ -36,13 +36,13 @@ static void configure(size_t rows) {
 }
 
 /* 64 rows: a panel's tile is loaded once for four products. */
-static void bf16_64(float *c, const uint16_t *a, size_t lda, const uint16_t *panel, size_t k,
-                    bool add) {
+static void bf16_64(float *c, size_t ldc, const uint16_t *a, size_t lda, const uint16_t *panel,
+                    size_t k, bool add) {
     if (add) {
-        _tile_loadd(0, c, NR * sizeof *c);
-        _tile_loadd(1, c + ROW * NR, NR * sizeof *c);
-        _tile_loadd(2, c + 2 * ROW * NR, NR * sizeof *c);
-        _tile_loadd(3, c + 3 * ROW * NR, NR * sizeof *c);
+        _tile_loadd(0, c, ldc * sizeof *c);
+        _tile_loadd(1, c + ROW * ldc, ldc * sizeof *c);
+        _tile_loadd(2, c + 2 * ROW * ldc, ldc * sizeof *c);
+        _tile_loadd(3, c + 3 * ROW * ldc, ldc * sizeof *c);
     } else {
         _tile_zero(0);
         _tile_zero(1);
@@ -61,17 +61,17 @@ static void bf16_64(float *c, const uint16_t *a, size_t lda, const uint16_t *pan
         _tile_loadd(5, a + 3 * ROW * lda + j, stride);
         _tile_dpbf16ps(3, 5, 4);
     }
-    _tile_stored(0, c, NR * sizeof *c);
-    _tile_stored(1, c + ROW * NR, NR * sizeof *c);
-    _tile_stored(2, c + 2 * ROW * NR, NR * sizeof *c);
-    _tile_stored(3, c + 3 * ROW * NR, NR * sizeof *c);
+    _tile_stored(0, c, ldc * sizeof *c);
+    _tile_stored(1, c + ROW * ldc, ldc * sizeof *c);
+    _tile_stored(2, c + 2 * ROW * ldc, ldc * sizeof *c);
+    _tile_stored(3, c + 3 * ROW * ldc, ldc * sizeof *c);
 }
 
 /* As many rows as a tile is configured for. */
-static void bf16_tile(float *c, const uint16_t *a, size_t lda, const uint16_t *panel, size_t k,
-                      bool add) {
+static void bf16_tile(float *c, size_t ldc, const uint16_t *a, size_t lda, const uint16_t *panel,
+                      size_t k, bool add) {
     if (add)
-        _tile_loadd(0, c, NR * sizeof *c);
+        _tile_loadd(0, c, ldc * sizeof *c);
     else
         _tile_zero(0);
     for (size_t j = 0; j < k; j += K_STEP) {
@@ -79,50 +79,21 @@ static void bf16_tile(float *c, const uint16_t *a, size_t lda, const uint16_t *p
         _tile_loadd(5, a + j, lda * sizeof *a);
         _tile_dpbf16ps(0, 5, 4);
     }
-    _tile_stored(0, c, NR * sizeof *c);
+    _tile_stored(0, c, ldc * sizeof *c);
 }
 
-static void bf16_amx(float *c, const uint16_t *a, size_t lda, const uint16_t *panel, size_t m,
-                     size_t k, bool add) {
+static void bf16_amx(float *c, size_t ldc, const uint16_t *a, size_t lda, const uint16_t *panel,
+                     size_t m, size_t k, bool add) {
     if (m >= ROW) configure(ROW);
-    for (; m >= 4 * ROW; m -= 4 * ROW, c += 4 * ROW * NR, a += 4 * ROW * lda)
-        bf16_64(c, a, lda, panel, k, add);
-    for (; m >= ROW; m -= ROW, c += ROW * NR, a += ROW * lda) bf16_tile(c, a, lda, panel, k, add);
+    for (; m >= 4 * ROW; m -= 4 * ROW, c += 4 * ROW * ldc, a += 4 * ROW * lda)
+        bf16_64(c, ldc, a, lda, panel, k, add);
+    for (; m >= ROW; m -= ROW, c += ROW * ldc, a += ROW * lda)
+        bf16_tile(c, ldc, a, lda, panel, k, add);
     if (m > 0) {
         configure(m);
-        bf16_tile(c, a, lda, panel, k, add);
+        bf16_tile(c, ldc, a, lda, panel, k, add);
     }
     _tile_release();
-}
-
-/* --- f32 to bf16 --- */
-
-/* To nearest, ties to even, in the upper 16 bits of each lane. What would round up to infinity is
- * cut off instead; a NaN keeps its upper bits and becomes quiet. */
-static __m512i round_bf16(__m512 x) {
-    const __m512i infinity = _mm512_set1_epi32(0x7F800000);
-    __m512i bits = _mm512_castps_si512(x);
-    __m512i cut = _mm512_and_si512(bits, _mm512_set1_epi32((int)0xFFFF0000u));
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
-    __m512i rounded =
-        _mm512_and_si512(_mm512_add_epi32(bits, half), _mm512_set1_epi32((int)0xFFFF0000u));
-    __mmask16 over = _mm512_cmpeq_epi32_mask(_mm512_and_si512(rounded, infinity), infinity);
-    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    cut = _mm512_mask_or_epi32(cut, nan, cut, _mm512_set1_epi32(0x400000));
-    return _mm512_mask_mov_epi32(rounded, over | nan, cut);
-}
-
-static void split_amx(uint16_t *const *parts, int n_parts, const float *x, size_t n) {
-    for (size_t i = 0; i < n; i += 16) {
-        __m512 rest = _mm512_loadu_ps(x + i);
-        for (int p = 0; p < n_parts; p++) {
-            __m512i part = round_bf16(rest);
-            _mm256_storeu_si256((__m256i *)(parts[p] + i),
-                                _mm512_cvtepi32_epi16(_mm512_srli_epi32(part, 16)));
-            rest = _mm512_sub_ps(rest, _mm512_castsi512_ps(part));
-        }
-    }
 }
 
 const pare_tile_kernels pare_tile_amx = {.transpose = pare_tile_transpose_avx2,
@@ -132,4 +103,5 @@ const pare_tile_kernels pare_tile_amx = {.transpose = pare_tile_transpose_avx2,
                                          .u8 = pare_tile_u8_avx512,
                                          .u8_max = 255,
                                          .bf16 = bf16_amx,
-                                         .split = split_amx};
+                                         .bf16_first = true,
+                                         .split = pare_tile_split_avx512};

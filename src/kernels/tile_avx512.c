@@ -3,7 +3,8 @@
  *
  * f32  24 rows x 16 outputs: 24 sums; the input is broadcast by the multiplication itself.
  * u8   vpdpbusd multiplies 64 pairs of bytes and adds groups of four to 32 bits, without saturation
- *      for any code: no s16 form. 12 rows: 12 integer and 12 f32 sums. */
+ *      for any code: no s16 form. 12 rows: 12 integer and 12 f32 sums.
+ * bf16 24 rows; twice the products of f32 in an instruction, half of those of u8. */
 #include "kernels/intrinsics.h"
 #include "kernels/tile_impl.h"
 
@@ -129,9 +130,80 @@ void pare_tile_u8_avx512(float *c, const pare_tile_act *a, const pare_tile_panel
         u8_all(c, a, p, m, add, 16);
 }
 
-const pare_tile_kernels pare_tile_avx512 = {.transpose = pare_tile_transpose_avx2,
-                                            .f32 = pare_tile_f32_avx512,
-                                            .f32_inputs = pare_tile_f32_inputs_avx512,
-                                            .f32_rows = pare_tile_f32_rows_avx512,
-                                            .u8 = pare_tile_u8_avx512,
-                                            .u8_max = 255};
+/* --- bf16 --- */
+
+/* The instruction is an extension of its own. */
+#ifdef PARE_EMULATE
+#define BF16
+#else
+#define BF16 __attribute__((target("avx512bf16")))
+#endif
+
+BF16 static inline __m512bh pairs(__m512i v) {
+    __m512bh r;
+    memcpy(&r, &v, sizeof r);
+    return r;
+}
+
+/* M rows: vdpbf16ps adds the products of a pair of inputs to the sums of 16 outputs. */
+BF16 TILE_INLINE void bf16_block(float *c, size_t ldc, const uint16_t *a, size_t lda,
+                                 const uint16_t *panel, size_t k, bool add, const int M) {
+    __m512 s[24];
+    TILE_UNROLL for (int i = 0; i < M; i++) s[i] =
+        add ? _mm512_loadu_ps(c + (size_t)i * ldc) : _mm512_setzero_ps();
+    for (size_t j = 0; j < k; j += 2) {
+        __m512bh w = pairs(_mm512_load_si512(panel + j * NR));
+        TILE_UNROLL for (int i = 0; i < M; i++) {
+            int32_t two;
+            memcpy(&two, a + (size_t)i * lda + j, sizeof two);
+            s[i] = _mm512_dpbf16_ps(s[i], pairs(_mm512_set1_epi32(two)), w);
+        }
+    }
+    TILE_UNROLL for (int i = 0; i < M; i++) _mm512_storeu_ps(c + (size_t)i * ldc, s[i]);
+}
+
+BF16 static void bf16_avx512(float *c, size_t ldc, const uint16_t *a, size_t lda,
+                             const uint16_t *panel, size_t m, size_t k, bool add) {
+    for (; m >= 24; m -= 24, c += 24 * ldc, a += 24 * lda)
+        bf16_block(c, ldc, a, lda, panel, k, add, 24);
+    for (; m >= 8; m -= 8, c += 8 * ldc, a += 8 * lda) bf16_block(c, ldc, a, lda, panel, k, add, 8);
+    for (; m > 0; m--, c += ldc, a += lda) bf16_block(c, ldc, a, lda, panel, k, add, 1);
+}
+
+/* --- f32 to bf16 --- */
+
+/* To nearest, ties to even, in the upper 16 bits of each lane. What would round up to infinity is
+ * cut off instead; a NaN keeps its upper bits and becomes quiet. */
+static __m512i round_bf16(__m512 x) {
+    const __m512i infinity = _mm512_set1_epi32(0x7F800000);
+    __m512i bits = _mm512_castps_si512(x);
+    __m512i cut = _mm512_and_si512(bits, _mm512_set1_epi32((int)0xFFFF0000u));
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+    __m512i rounded =
+        _mm512_and_si512(_mm512_add_epi32(bits, half), _mm512_set1_epi32((int)0xFFFF0000u));
+    __mmask16 over = _mm512_cmpeq_epi32_mask(_mm512_and_si512(rounded, infinity), infinity);
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    cut = _mm512_mask_or_epi32(cut, nan, cut, _mm512_set1_epi32(0x400000));
+    return _mm512_mask_mov_epi32(rounded, over | nan, cut);
+}
+
+void pare_tile_split_avx512(uint16_t *const *parts, int n_parts, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i += 16) {
+        __m512 rest = _mm512_loadu_ps(x + i);
+        for (int p = 0; p < n_parts; p++) {
+            __m512i part = round_bf16(rest);
+            _mm256_storeu_si256((__m256i *)(parts[p] + i),
+                                _mm512_cvtepi32_epi16(_mm512_srli_epi32(part, 16)));
+            rest = _mm512_sub_ps(rest, _mm512_castsi512_ps(part));
+        }
+    }
+}
+
+#define KERNELS                                                                                    \
+    .transpose = pare_tile_transpose_avx2, .f32 = pare_tile_f32_avx512,                            \
+    .f32_inputs = pare_tile_f32_inputs_avx512, .f32_rows = pare_tile_f32_rows_avx512,              \
+    .u8 = pare_tile_u8_avx512, .u8_max = 255
+const pare_tile_kernels pare_tile_avx512 = {KERNELS};
+const pare_tile_kernels pare_tile_avx512_bf16 = {KERNELS, .bf16 = bf16_avx512,
+                                                 .split = pare_tile_split_avx512};

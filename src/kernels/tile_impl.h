@@ -19,6 +19,7 @@ void pare_tile_f32_inputs_avx512(float *c, const float *a, size_t lda, const flo
                                  const uint16_t *inputs, size_t m, size_t k, bool add);
 void pare_tile_f32_rows_avx512(float *c, const float *a, size_t lda, const uint16_t *rows,
                                const float *panel, size_t m, size_t k, bool add);
+void pare_tile_split_avx512(uint16_t *const *parts, int n_parts, const float *x, size_t n);
 void pare_tile_u8_avx512(float *c, const pare_tile_act *a, const pare_tile_panel *panel, size_t m,
                          bool add);
 

@@ -86,7 +86,9 @@ const pare_tile_kernels pare_tile_ref = {.transpose = transpose_ref,
 const pare_tile_kernels *pare_tile_kernels_get(pare_isa isa) {
 #if defined(__x86_64__)
     if (isa >= PARE_ISA_AMX) return &pare_tile_amx;
-    if (isa == PARE_ISA_AVX512) return &pare_tile_avx512;
+    if (isa == PARE_ISA_AVX512)
+        return pare_cpu_features() & PARE_CPU_AVX512_BF16 ? &pare_tile_avx512_bf16
+                                                          : &pare_tile_avx512;
     if (isa == PARE_ISA_AVX2) return &pare_tile_avx2;
 #endif
     (void)isa;

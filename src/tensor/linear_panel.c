@@ -219,16 +219,8 @@ enum { N_PRODUCTS = sizeof products / sizeof *products };
 /* Parts that hold every weight exactly: bf16 keeps 8 bits of a number, f16 has 11. */
 static int weight_parts(const pare_panel_at *p) {
     if (p->form != PARE_FORM_BF16X3) return 1;
-    switch (p->out->w->enc->dotf) {
-    case PARE_DOTF_bf16:
-    case PARE_DOTF_bitmap_bf16:
-    case PARE_DOTF_nm_bf16:
-        return 1;
-    case PARE_DOTF_f16:
-        return 2;
-    default:
-        return PARTS;
-    }
+    if (pare_holds_bf16(p->out->w->enc)) return 1;
+    return p->out->w->enc->dotf == PARE_DOTF_f16 ? 2 : PARTS;
 }
 
 static void unpack_bf16(const pare_linear_job *job, const pare_many_space *s,
@@ -268,7 +260,7 @@ static void multiply_bf16(const pare_linear_job *job, const pare_many_space *s,
     bool more = kb > 0;
     for (int i = p->form == PARE_FORM_BF16X3 ? 0 : N_PRODUCTS - 1; i < N_PRODUCTS; i++) {
         if (products[i].w >= n_parts) continue;
-        job->tiles->bf16(c, s->x16[products[i].x] + (kb * s->slab + m0) * KC, KC,
+        job->tiles->bf16(c, NR, s->x16[products[i].x] + (kb * s->slab + m0) * KC, KC,
                          w->panel16[products[i].w], m, pare_padded(pare_block_k(job->in, kb)),
                          more);
         more = true;

@@ -34,7 +34,7 @@ typedef struct pare_panel_space {
 /* What the forms need of x: block kb of KC inputs begins at row kb * slab of each array. */
 typedef struct pare_many_space {
     size_t slab, n_kb; /* slab: rows */
-    float *x;          /* [n_kb][slab][KC]; x and x16 are the same memory */
+    float *x;          /* [n_kb][slab][KC]; in `exact` x16 is its memory, in `fast` that of q16 */
     /* of the f32 form: block kb of row m at x_f32 + kb * x_block + m * x_ld; x, or the caller's */
     const float *x_f32;
     size_t x_block, x_ld;
@@ -60,6 +60,12 @@ typedef struct pare_panel_at {
     pare_form form;
     const uint64_t *live; /* the panel's words (tensor/live.h), or NULL: all of it */
 } pare_panel_at;
+
+/* Is every weight a bf16 number? */
+static inline bool pare_holds_bf16(const pare_encoding *enc) {
+    return enc->dotf == PARE_DOTF_bf16 || enc->dotf == PARE_DOTF_bitmap_bf16 ||
+           enc->dotf == PARE_DOTF_nm_bf16 || enc->dotf == PARE_DOTF_nm24_bf16;
+}
 
 /* Inputs of block kb, and the same up to a multiple of 32. */
 static inline size_t pare_block_k(size_t in, size_t kb) {

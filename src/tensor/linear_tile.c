@@ -53,10 +53,11 @@ static void many_plan(pare_arena *arena, pare_many_space *s, int id, size_t slab
     size_t rows = s->slab * s->n_kb;
     bool fast = compute == PARE_COMPUTE_FAST;
     s->x = pare_arena_alloc(arena, rows * KC, fast ? sizeof(float) : PARTS * sizeof(uint16_t));
-    for (size_t p = 0; s->x && p < PARTS; p++) s->x16[p] = (uint16_t *)s->x + p * rows * KC;
     size_t codes = fast ? rows * KC : 0; /* `exact` has none */
     s->q = pare_arena_alloc(arena, codes, 1);
     s->q16 = pare_arena_alloc(arena, codes, sizeof(int16_t));
+    for (size_t p = 0; s->x && p < PARTS; p++) s->x16[p] = (uint16_t *)s->x + p * rows * KC;
+    if (fast) s->x16[0] = (uint16_t *)s->q16; /* no level has both; the one part of `fast` */
     s->d = pare_arena_alloc(arena, codes / 32, sizeof(float));
     s->sum[0] = pare_arena_alloc(arena, codes / 16, sizeof(float));
     s->sum[1] = pare_arena_alloc(arena, codes / 32, sizeof(float));
@@ -78,7 +79,9 @@ static pare_form form_of(const pare_linear_job *job, const pare_linear_out *out)
     bool exact = job->compute == PARE_COMPUTE_EXACT;
     if (job->grids.grid && enc->code_max - enc->code_min <= job->tiles->u8_max)
         return PARE_FORM_U8; /* before bf16: x is to be these codes */
-    if (job->tiles->bf16) return exact ? PARE_FORM_BF16X3 : PARE_FORM_BF16;
+    if (job->tiles->bf16_first) return exact ? PARE_FORM_BF16X3 : PARE_FORM_BF16;
+    if (job->tiles->bf16 && !exact && !out->transposed && pare_holds_bf16(enc))
+        return PARE_FORM_BF16;
     if (exact || out->transposed || !enc->codes) return PARE_FORM_F32;
     if (enc->code_max - enc->code_min <= job->tiles->u8_max) return PARE_FORM_U8;
     return enc->packed ? PARE_FORM_F32 : PARE_FORM_S16;

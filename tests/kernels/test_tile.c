@@ -26,9 +26,11 @@ static const struct {
     {"avx2", PARE_ISA_AVX2, &pare_tile_avx2},
 #ifdef PARE_EMULATE
     {"avx512", PARE_ISA_AVX2, &pare_tile_avx512},
+    {"avx512_bf16", PARE_ISA_AVX2, &pare_tile_avx512_bf16},
     {"amx", PARE_ISA_AVX2, &pare_tile_amx},
 #else
     {"avx512", PARE_ISA_AVX512, &pare_tile_avx512},
+    {"avx512_bf16", PARE_ISA_AMX, &pare_tile_avx512_bf16}, /* AMX comes with it */
     {"amx", PARE_ISA_AMX, &pare_tile_amx},
 #endif
 #endif
@@ -164,14 +166,15 @@ static uint16_t random_bf16(bool integer) {
 }
 
 static void bf16_product(const pare_tile_kernels *tiles, size_t m, size_t k, bool integers) {
-    size_t lda = k + 32;
+    size_t lda = k + 32, ldc = integers ? NR : 3 * NR;
     uint16_t *a = malloc(((m - 1) * lda + k) * sizeof *a), *panel = exact(k * NR * sizeof *panel);
-    float *c = exact(m * NR * sizeof *c);
+    float *c = exact(((m - 1) * ldc + NR) * sizeof *c);
     for (size_t i = 0; i < (m - 1) * lda + k; i++) a[i] = random_bf16(integers);
     for (size_t i = 0; i < k * NR; i++) panel[i] = random_bf16(integers);
     for (int add = 0; add < 2; add++) {
-        for (size_t i = 0; i < m * NR; i++) c[i] = add ? (float)(i % 9) : NAN;
-        tiles->bf16(c, a, lda, panel, m, k, add);
+        for (size_t i = 0; i < (m - 1) * ldc + NR; i++) c[i] = 99.0f;
+        for (size_t i = 0; i < m * NR; i++) c[i / NR * ldc + i % NR] = add ? (float)(i % 9) : NAN;
+        tiles->bf16(c, ldc, a, lda, panel, m, k, add);
         for (size_t i = 0; i < m * NR; i++) {
             size_t row = i / NR, r = i % NR;
             double want = add ? (double)(i % 9) : 0.0, mag = want;
@@ -182,9 +185,11 @@ static void bf16_product(const pare_tile_kernels *tiles, size_t m, size_t k, boo
                 mag += fabs(term);
             }
             double tol = integers ? 0.0 : (double)(k + 1) * FLT_EPSILON * mag;
-            assert_true(fabs((double)c[i] - want) <= tol);
+            assert_true(fabs((double)c[row * ldc + r] - want) <= tol);
         }
     }
+    for (size_t i = 0; i < (m - 1) * ldc + NR; i++) /* nothing beside */
+        if (i % ldc >= NR) assert_true(c[i] == 99.0f);
     free(a);
     free(panel);
     free(c);
