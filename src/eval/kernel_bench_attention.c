@@ -128,7 +128,7 @@ static pare_status measure(const attention_bench *a, const char *kernel, pare_ke
     const pare_kernel_bench *b = a->b;
     attention_call c = {.a = a, .rows = row.rows, .attn = a->attn};
     if (!pare_kernel_wanted(b, kernel)) return PARE_OK;
-    c.attn.integers = fn == run_attention_fast;
+    c.attn.integers = c.attn.bf16 = fn == run_attention_fast;
     row.kernel = kernel;
     row.encoding = a->codec->name;
     row.rms_error = NAN;

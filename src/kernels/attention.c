@@ -2,6 +2,8 @@
 
 #include "base/memory.h"
 #include "kernels/op_kernels.h"
+#include "kernels/tile.h"
+#include "kernels/unpack.h"
 
 #include <math.h>
 #include <string.h>
@@ -34,7 +36,9 @@ typedef struct attn_job {
     size_t group;  /* query heads per kv head */
     size_t dim_up; /* head_dim rounded up to a panel */
     size_t tile_rows;
-    bool integers; /* block_in_integers for few tokens */
+    bool integers;                     /* block_in_integers for few tokens */
+    const pare_tile_kernels *bf16;     /* products of bf16 for many tokens; NULL = f32 */
+    const pare_unpack_kernels *unpack; /* with bf16 */
     pare_isa isa;
     const pare_attn_prefix *prefix; /* of n > 0 keys, or NULL */
     size_t layer;
@@ -60,7 +64,7 @@ typedef struct attn_space {
     float *k, *v;     /* packed: [KEYS / NR][head_dim][NR], [dim_up / NR][KEYS][NR] */
     /* products of integers: queries and weights of the softmax, rounded, and their scales; codes
      * and scales of a block's keys or values */
-    int16_t *q_int, *p_int;   /* [tile_rows][head_dim], [tile_rows][KEYS] */
+    int16_t *q_int, *p_int;   /* [tile_rows][head_dim], [tile_rows][KEYS]; or the same as bf16 */
     float *q_scale, *p_scale; /* [tile_rows] */
     int16_t *codes;           /* of 16 keys [16][dim_up], or 32 columns of values [KEYS][CHUNK] */
     float *scales;            /* [head_dim / CHUNK][16] or [KEYS] */
@@ -196,6 +200,37 @@ static bool is_many(const attn_job *job, size_t n) { return n > PARE_ATTN_FEW ||
 
 /* ---- many tokens: tiles of queries ---- */
 
+static void round_to_bf16(const attn_job *job, void *to, const float *x, size_t n) {
+    uint16_t *part = to;
+    job->bf16->split(&part, 1, x, n);
+}
+
+/* Scores of rows [begin, end) with the keys in s->tile, by panels of 16 keys: [dim / 2][16][2]. */
+static void scores_in_bf16(const attn_job *job, attn_space *s, size_t begin, size_t end) {
+    size_t dim = job->kv->head_dim; /* no padding: a multiple of 32 */
+    const uint16_t *q = (const uint16_t *)s->q_int + begin * dim;
+    round_to_bf16(job, s->v, s->tile, KEYS * dim);
+    for (size_t j = 0; j < KEYS; j += NR) {
+        uint32_t *panel = (uint32_t *)s->k + j * dim / 2;
+        job->bf16->transpose(panel, (const uint32_t *)s->v + j * dim / 2, dim / 2, dim / 2);
+        job->bf16->bf16(s->s + begin * KEYS + j, KEYS, q, dim, (const uint16_t *)panel, end - begin,
+                        dim, false);
+    }
+}
+
+/* Their weights times the values, which are packed in s->v, added up. */
+static void values_in_bf16(const attn_job *job, attn_space *s, size_t begin, size_t end) {
+    size_t dim = job->kv->head_dim;
+    round_to_bf16(job, s->p_int, s->s + begin * KEYS, (end - begin) * KEYS);
+    round_to_bf16(job, s->k, s->v, KEYS * dim);
+    for (size_t d = 0; d < dim; d += NR) {
+        uint32_t *pairs = (uint32_t *)s->tile; /* [KEYS / 2][16][2] */
+        job->unpack->pair_panel(pairs, (const uint16_t *)s->k + d * KEYS, KEYS);
+        job->bf16->bf16(s->o + begin * dim + d, dim, (const uint16_t *)s->p_int, KEYS,
+                        (const uint16_t *)pairs, end - begin, KEYS, true);
+    }
+}
+
 /* Queries [q0, q0 + n_q) x n_h heads of kv head g over the keys before end_key. */
 static void tile_over_keys(const attn_job *job, attn_space *s, size_t g, size_t q0, size_t n_q,
                            size_t n_h, size_t end_key) {
@@ -211,12 +246,19 @@ static void tile_over_keys(const attn_job *job, attn_space *s, size_t g, size_t 
         rows_that_see(job, q0, n_q, n_h, lo, hi, &begin, &end);
         float *q = s->q + begin * dim, *scores = s->s + begin * KEYS, *o = s->o + begin * up;
         load_block(job, false, g, block, lo, hi, s->tile);
-        job->k->pack_k(s->k, s->tile, up, dim);
-        job->k->gemm(scores, KEYS, q, dim, end - begin, &keys, dim, false);
+        if (job->bf16) {
+            scores_in_bf16(job, s, begin, end);
+        } else {
+            job->k->pack_k(s->k, s->tile, up, dim);
+            job->k->gemm(scores, KEYS, q, dim, end - begin, &keys, dim, false);
+        }
         step_rows(job, s, q0, n_h, begin, end, block, lo, hi);
         load_block(job, true, g, block, lo, hi, s->tile);
         job->k->pack_v(s->v, s->tile, up, up / NR);
-        job->k->gemm(o, up, scores, KEYS, end - begin, &values, KEYS, true);
+        if (job->bf16)
+            values_in_bf16(job, s, begin, end);
+        else
+            job->k->gemm(o, up, scores, KEYS, end - begin, &values, KEYS, true);
     }
 }
 
@@ -225,6 +267,7 @@ static void run_tile(const attn_job *job, attn_space *s, size_t g, size_t q0, si
                      size_t n_h) {
     size_t dim = job->kv->head_dim, m = n_q * n_h;
     gather_queries(job, s, q0, n_q, h0, n_h);
+    if (job->bf16) round_to_bf16(job, s->q_int, s->q, m * dim);
     if (job->prefix) {
         attn_job front = job_on_prefix(job);
         tile_over_keys(&front, s, g, q0, n_q, n_h, job->prefix->n);
@@ -528,6 +571,10 @@ void pare_attention(pare_worker *w, pare_isa isa, void *scratch, float *out, siz
                     .layer = layer};
     /* by what all rows share, so that their bits do not depend on how many there are */
     all.integers = a->integers && all.codec->key_codes && all.group >= kv->codec->integer_heads;
+    if (a->bf16 && pare_tile_kernels_get(isa)->bf16 && dim % 32 == 0) {
+        all.bf16 = pare_tile_kernels_get(isa);
+        all.unpack = pare_unpack_kernels_get(isa);
+    }
     float *base = scratch;
     attn_space space = space_at(base + (size_t)w->id * space_floats(dim), dim);
     float *partials = base + (size_t)w->n * space_floats(dim);

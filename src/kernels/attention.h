@@ -24,6 +24,10 @@
  * result depends on nothing but its own keys, so any split into tiles or into such calls gives the
  * same bits.
  *
+ * Many tokens in bf16 (`fast`, levels with such products, heads of a multiple of 32): queries,
+ * keys, weights of the softmax and values are rounded to bf16 and multiplied by the tile kernels of
+ * linear layers; sums, softmax and the sum of weights stay in f32.
+ *
  * Few tokens: bound by reading the cache. Tasks are (kv head, range of positions), partial results
  * are merged in order; the ranges' length depends on pos0 + n and the window only. With several
  * such spans a task takes all ranges of its kv head. Where the codec can, the cache's rows are used
@@ -98,6 +102,7 @@ typedef struct pare_attn {
     float softcap; /* 0 = none */
     bool many;     /* the path of many tokens for spans of any length */
     bool integers; /* few tokens: products of integers where the codec has codes and it pays */
+    bool bf16;     /* many tokens: products of bf16 where the level has them */
 } pare_attn;
 
 /* A right-hand side in panels of 16 columns: row t, column j of panel p is b[p * panel + t * row +

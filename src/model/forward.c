@@ -184,7 +184,8 @@ void pare_block_attention(pare_fwd *f, const pare_model *m, const pare_pass *p, 
                       .scale = c->attn_scale,
                       .softcap = c->attn_softcap,
                       .many = f->many,
-                      .integers = f->compute == PARE_COMPUTE_FAST};
+                      .integers = f->compute == PARE_COMPUTE_FAST,
+                      .bf16 = f->compute == PARE_COMPUTE_FAST};
     if (f->attn_probe && !pare_fwd_planning(f))
         f->attn_probe(f, f->attn_probe_arg, q, ld, spans, p->n_spans, at, &attn, n);
     float *o = pare_fwd_alloc(f, n * q_dim, sizeof *o);

@@ -12,6 +12,7 @@
 
 #include "autograd/ops.h"
 #include "base/rng.h"
+#include "kernels/tile.h"
 
 typedef struct shape {
     size_t n_heads, n_kv_heads, head_dim, n, pos0, window;
@@ -169,6 +170,14 @@ TEST_PLAIN static const float *row_at(const problem *p, const float *front, cons
     return (j < m ? front + j * p->kv_dim : x + (j - m) * p->kv_dim) + g * p->s.head_dim;
 }
 
+/* 2^-8 of each factor, and of their product */
+#define BF16_PRODUCT 0x1.02p-7
+
+/* Does a level with products of bf16 take them? */
+static bool in_bf16(const problem *p) {
+    return p->attn.bf16 && (p->s.n > PARE_ATTN_FEW || p->attn.many) && p->s.head_dim % 32 == 0;
+}
+
 /* The naive computation of one query and head; returns the bound of an f32 result's error. */
 TEST_PLAIN static double naive_row(double *out, const problem *p, const float *k, const float *v,
                                    size_t i, size_t h) {
@@ -177,6 +186,7 @@ TEST_PLAIN static double naive_row(double *out, const problem *p, const float *k
     size_t first = s.window && pos + 1 > s.window ? pos + 1 - s.window : 0;
     double *score = malloc((pos + 1) * sizeof *score), max = -INFINITY, sum = 0, top_v = 0;
     double score_error = 0;
+    const bool bf16 = in_bf16(p);
     for (size_t j = first; j <= pos; j++) {
         const float *key = row_at(p, p->front_k, k, j, g), *value = row_at(p, p->front_v, v, j, g);
         double dot = 0, mag = 0;
@@ -192,7 +202,8 @@ TEST_PLAIN static double naive_row(double *out, const problem *p, const float *k
             assert_true(fabs(score[j]) < s.softcap);
         }
         max = fmax(max, score[j]);
-        score_error = fmax(score_error, (double)(dim + 4) * FLT_EPSILON * mag * p->attn.scale);
+        double rounding = (double)(dim + 4) * FLT_EPSILON + (bf16 ? BF16_PRODUCT : 0.0);
+        score_error = fmax(score_error, rounding * mag * p->attn.scale);
     }
     for (size_t d = 0; d < dim; d++) out[d] = 0;
     for (size_t j = first; j <= pos; j++) {
@@ -223,8 +234,8 @@ TEST_PLAIN static double naive_row(double *out, const problem *p, const float *k
     /* weights are off by the scores' error (twice: numerator and sum) and the roundings of n
      * additions; the cap adds 4 ulp of its range */
     double n = (double)(pos + 1 - first);
-    return top_v *
-           (2 * (score_error + 4 * FLT_EPSILON * s.softcap) + (n + 64) * FLT_EPSILON + integers);
+    return top_v * (expm1(2 * (score_error + 4 * FLT_EPSILON * s.softcap)) +
+                    (n + 64) * FLT_EPSILON + integers + (bf16 ? BF16_PRODUCT : 0.0));
 }
 
 static void check(problem *p, const char *what) {
@@ -277,7 +288,7 @@ static void matches_naive(void **state) {
     for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++)
         for (size_t i = 0; i < 2 * sizeof shapes / sizeof shapes[0]; i++) {
             problem p = make_problem(shapes[i / 2]);
-            p.attn.integers = i % 2;
+            p.attn.integers = p.attn.bf16 = i % 2;
             run(&p, (pare_isa)isa, 2, 0);
             check(&p, pare_isa_name((pare_isa)isa));
             free_problem(&p);
@@ -295,7 +306,7 @@ static void matches_naive_behind_a_prefix(void **state) {
         for (size_t i = 0; i < 2 * N_SHAPES; i++)
             for (size_t m = i % 2; m < N_FRONTS; m += 2) {
                 problem p = make_problem_behind(shapes[i / 2], fronts[m]);
-                p.attn.integers = (i + m / 2) % 2;
+                p.attn.integers = p.attn.bf16 = (i + m / 2) % 2;
                 p.attn.many = i % 3 == 0;
                 run(&p, (pare_isa)isa, 2, 0);
                 check(&p, pare_isa_name((pare_isa)isa));
@@ -370,11 +381,12 @@ static void threads_give_same_bits(void **state) {
 static void pieces_equal_the_whole(void **state) {
     (void)state;
     shape s = {6, 2, 64, 100, 45, 0, 0, "f16", false};
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 8; i++) {
         bool windowed = i % 2;
         s.window = windowed ? 50 : 0;
         s.ring = windowed;
-        problem p = make_problem_behind(s, i / 2 * 9);
+        problem p = make_problem_behind(s, (size_t)(i / 2 % 2) * 9);
+        p.attn.bf16 = i / 4;
         size_t bytes = s.n * p.q_dim * sizeof(float);
         run(&p, TOP_LEVEL, 2, 0);
         float *whole = malloc(bytes);
@@ -389,6 +401,27 @@ static void pieces_equal_the_whole(void **state) {
         free(whole);
         free_problem(&p);
     }
+}
+
+/* In bf16 the result is another one where a level has such products and the heads' size allows, and
+ * else that of f32. */
+static void bf16_where_it_can(void **state) {
+    (void)state;
+    const size_t dims[] = {32, 48, 64, 160};
+    for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++)
+        for (size_t i = 0; i < 2 * sizeof dims / sizeof *dims; i++) {
+            problem p = make_problem((shape){4, 2, dims[i / 2], 20, 70, 0, 0, "f16", false});
+            size_t bytes = p.s.n * p.q_dim * sizeof(float);
+            p.attn.many = i % 2;
+            run(&p, (pare_isa)isa, 1, 0);
+            float *f32 = memcpy(malloc(bytes), p.out, bytes);
+            p.attn.bf16 = true;
+            run(&p, (pare_isa)isa, 1, 0);
+            bool other = in_bf16(&p) && pare_tile_kernels_get((pare_isa)isa)->bf16;
+            assert_int_equal(memcmp(f32, p.out, bytes) != 0, other);
+            free(f32);
+            free_problem(&p);
+        }
 }
 
 /* Up to pare_attention_alike tokens together get the bits that each gets alone, for every codec, in
@@ -593,6 +626,7 @@ int main(void) {
         cmocka_unit_test(empty_prefix),
         cmocka_unit_test(threads_give_same_bits),
         cmocka_unit_test(pieces_equal_the_whole),
+        cmocka_unit_test(bf16_where_it_can),
         cmocka_unit_test(few_tokens_get_the_bits_of_one),
         cmocka_unit_test(windows),
         cmocka_unit_test(grouped_heads),
