@@ -18,15 +18,16 @@ static pare_status fail_memory(pare_error *err) {
 static const struct {
     const char *field;
     size_t offset, site;
+    size_t first, n; /* sites of what it makes, of those that attention multiplies */
 } matrices[] = {
-    {"attn_q", offsetof(pare_layer, attn_q), PARE_ACT_QKV},
-    {"attn_k", offsetof(pare_layer, attn_k), PARE_ACT_QKV},
-    {"attn_v", offsetof(pare_layer, attn_v), PARE_ACT_QKV},
-    {"attn_qkv", offsetof(pare_layer, attn_qkv), PARE_ACT_QKV},
-    {"attn_output", offsetof(pare_layer, attn_output), PARE_ACT_OUTPUT},
-    {"ffn_gate", offsetof(pare_layer, ffn_gate), PARE_ACT_FFN},
-    {"ffn_up", offsetof(pare_layer, ffn_up), PARE_ACT_FFN},
-    {"ffn_down", offsetof(pare_layer, ffn_down), PARE_ACT_DOWN},
+    {"attn_q", offsetof(pare_layer, attn_q), PARE_ACT_QKV, PARE_ACT_Q, 1},
+    {"attn_k", offsetof(pare_layer, attn_k), PARE_ACT_QKV, PARE_ACT_K, 1},
+    {"attn_v", offsetof(pare_layer, attn_v), PARE_ACT_QKV, PARE_ACT_V, 1},
+    {"attn_qkv", offsetof(pare_layer, attn_qkv), PARE_ACT_QKV, PARE_ACT_Q, 3},
+    {"attn_output", offsetof(pare_layer, attn_output), PARE_ACT_OUTPUT, 0, 0},
+    {"ffn_gate", offsetof(pare_layer, ffn_gate), PARE_ACT_FFN, 0, 0},
+    {"ffn_up", offsetof(pare_layer, ffn_up), PARE_ACT_FFN, 0, 0},
+    {"ffn_down", offsetof(pare_layer, ffn_down), PARE_ACT_DOWN, 0, 0},
 };
 enum { N_MATRICES = sizeof matrices / sizeof matrices[0] };
 
@@ -255,7 +256,8 @@ static pare_status read_site(pare_act_sites *a, const pare_model *m, const pare_
         a->schemes[i] = t->act;
         *to = grid;
     }
-    if (pare_act_same_scheme(&a->schemes[i], &t->act) && to->s == grid.s && to->low == grid.low)
+    if (pare_act_same_scheme(&a->schemes[i], &t->act) && to->s == grid.s && to->low == grid.low &&
+        to->shift == grid.shift)
         return PARE_OK;
     return pare_fail(err, PARE_ERR_UNSUPPORTED,
                      "%s: %s: found another grid of inputs than that of the matrix before, which "
@@ -263,15 +265,34 @@ static pare_status read_site(pare_act_sites *a, const pare_model *m, const pare_
                      pare_source_path(m->source), t->canonical);
 }
 
+static pare_status read_layer(pare_act_sites *a, const pare_model *m, size_t l, pare_error *err) {
+    pare_act_scheme *schemes = a->schemes + l * PARE_ACT_SITES;
+    size_t n = 0; /* of q, k, v */
+    for (size_t i = 0; i < N_MATRICES; i++) {
+        const pare_linear *linear = matrix_of(m, l, i);
+        const pare_source_tensor *t = linear ? pare_source_find(m->source, linear->name) : NULL;
+        if (!t || !t->act.bits) continue;
+        PARE_TRY(read_site(a, m, t, l * PARE_ACT_SITES + matrices[i].site, err));
+        for (size_t k = 0; k < matrices[i].n && t->act.bmm; k++, n++)
+            schemes[matrices[i].first + k] = t->act;
+    }
+    if (n == 0 || n == PARE_ACT_SITES - PARE_ACT_INPUTS) return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT,
+                     "%s: block %zu: found bmm of some of q, k and v, expected it of all",
+                     pare_source_path(m->source), l);
+}
+
 static pare_status read_sites(pare_act_sites *a, const pare_model *m, pare_error *err) {
-    for (size_t l = 0; l < a->n_layers; l++)
-        for (size_t i = 0; i < N_MATRICES; i++) {
-            const pare_linear *linear = matrix_of(m, l, i);
-            const pare_source_tensor *t = linear ? pare_source_find(m->source, linear->name) : NULL;
-            if (t && t->act.bits)
-                PARE_TRY(read_site(a, m, t, l * PARE_ACT_SITES + matrices[i].site, err));
-        }
+    for (size_t l = 0; l < a->n_layers; l++) PARE_TRY(read_layer(a, m, l, err));
     return PARE_OK;
+}
+
+/* Has it also what attention multiplies? */
+static bool has_bmm(const pare_act_sites *a, const pare_act_scheme *s) {
+    for (size_t i = 0; i < a->n_layers * PARE_ACT_SITES; i++)
+        if (i % PARE_ACT_SITES >= PARE_ACT_INPUTS && pare_act_same_scheme(&a->schemes[i], s))
+            return true;
+    return false;
 }
 
 /* "a8:act=per_token", all that occur. */
@@ -283,9 +304,12 @@ static char *name_of(const pare_act_sites *a) {
         const pare_act_scheme *s = &a->schemes[i];
         size_t k = 0;
         while (k < i && !pare_act_same_scheme(&a->schemes[k], s)) k++;
-        if (!s->bits || k < i || len > sizeof text - 64) continue;
-        len += (size_t)snprintf(text + len, sizeof text - len, "%sa%d:act=%s%s", len ? " + " : "",
-                                s->bits, acts[s->granularity], s->symmetric ? ",sym=true" : "");
+        if (!s->bits || k < i || len > sizeof text - 96) continue;
+        len +=
+            (size_t)snprintf(text + len, sizeof text - len, "%sa%d:act=%s%s%s%s", len ? " + " : "",
+                             s->bits, acts[s->granularity], s->symmetric ? ",sym=true" : "",
+                             s->formula == PARE_ACT_PAPER_EQ4 ? ",formula=paper_eq4" : "",
+                             has_bmm(a, s) ? ",bmm=true" : "");
     }
     return pare_strdup(text);
 }

@@ -161,6 +161,7 @@ static pare_status open_any(pare_source *s, pare_error *err) {
     } else {
         PARE_TRY(open_gguf(s, err));
     }
+    PARE_TRY(source_act_open(s, err));
     s->config.tied = pare_source_find(s, "output.weight") == NULL;
     return PARE_OK;
 }

@@ -42,10 +42,11 @@ typedef struct pare_source_tensor {
     size_t n_parts;      /* of enc */
     pare_layout layout;  /* kind not NONE: stored by another program. The parts in the file are its,
                             bytes 0 = absent; name is MODULE.weight whatever they are called */
-    pare_act_scheme act; /* how its inputs are quantized (compressed-tensors); bits 0: they are not
-                          */
+    pare_act_scheme act; /* how its inputs are quantized; bits 0: they are not */
     size_t file[PARE_SOURCE_PARTS];                               /* index for pare_source_file */
     uint64_t offset[PARE_SOURCE_PARTS], bytes[PARE_SOURCE_PARTS]; /* absolute offset there */
+    bool own_act;           /* act is what pare's own key says (model/act_table.h), */
+    pare_act_grid act_grid; /* and this its grid where it is static */
 } pare_source_tensor;
 
 typedef struct pare_source pare_source;

@@ -51,6 +51,10 @@ void source_quant_close(source_quant *q);
 pare_status source_quant_add(pare_source *s, const source_quant *q, pare_table *parts,
                              pare_error *err);
 
+/* What pare's own key says of the inputs of matrices (model/act_table.h), over what their groups
+ * say. Errors: PARE_ERR_UNSUPPORTED (words of a later version), PARE_ERR_INPUT. */
+pare_status source_act_open(pare_source *s, pare_error *err);
+
 /* The file that holds part 0, for messages. */
 const char *source_file_path(const pare_source *s, const pare_source_tensor *t);
 

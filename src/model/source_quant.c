@@ -462,6 +462,10 @@ pare_status pare_source_act_grid(pare_act_grid *out, const pare_source *s,
                                  const pare_source_tensor *t, pare_error *err) {
     char module[PARE_ST_MAX_NAME + 1];
     const char *dot = strrchr(t->name, '.');
+    if (t->own_act) {
+        *out = t->act_grid;
+        return PARE_OK;
+    }
     snprintf(module, sizeof module, "%.*s", (int)(dot ? dot - t->name : 0), t->name);
     const pare_st_tensor *scale = find_part(s, module, "input_scale"),
                          *zero = find_part(s, module, "input_zero_point");

@@ -19,20 +19,12 @@ static bool share_input(const tensor_plan *p, const tensor_plan *q) {
 
 static pare_status check(const compress_run *c, const tensor_plan *p, const pare_step *step,
                          const pare_act_scheme *a, pare_error *err) {
-    pare_layout_kind kind = c->format->kind;
-    const char *found = NULL;
-    if (a->bmm) found = "bmm=true";
-    if (a->formula == PARE_ACT_PAPER_EQ4) found = "formula=paper_eq4";
-    if (found)
+    if (a->bmm && a->granularity == PARE_ACT_PER_TENSOR_STATIC)
         return pare_fail(err, PARE_ERR_UNSUPPORTED,
-                         "recipe: %s: found %s, which no file says; expected it with --act, on a "
-                         "model in memory",
-                         step->method->name, found);
-    if (kind != PARE_LAYOUT_PACK && kind != PARE_LAYOUT_INT)
-        return pare_fail(err, PARE_ERR_UNSUPPORTED,
-                         "recipe: %s: found format %s, expected int-quantized or "
-                         "compressed-tensors: others cannot say how inputs are quantized",
-                         step->method->name, c->format->name);
+                         "recipe: %s: found bmm=true with static grids, expected per_token or "
+                         "per_tensor_dynamic: calibration measures inputs of matrices only (--act "
+                         "measures q, k and v, on a model in memory)",
+                         step->method->name);
     for (const tensor_plan *q = c->plans; q != p; q++) {
         pare_act_scheme b;
         if (!compress_act_of(q, &b)) continue;
@@ -41,11 +33,6 @@ static pare_status check(const compress_run *c, const tensor_plan *p, const pare
                              "recipe: %s: found another grid for the input of %s than for that of "
                              "%s, which is the same",
                              step->method->name, p->t->canonical, q->t->canonical);
-        if (b.formula == a->formula) continue;
-        return pare_fail(err, PARE_ERR_UNSUPPORTED,
-                         "recipe: %s: found another formula than that of the inputs of %s, "
-                         "expected one, which a file can say",
-                         step->method->name, q->t->canonical);
     }
     if (p->act)
         return pare_fail(err, PARE_ERR_ARG,
@@ -67,6 +54,40 @@ pare_status compress_plan_act(compress_run *c, tensor_plan *p, const pare_step *
     if (a.granularity == PARE_ACT_PER_TENSOR_STATIC) p->needs |= PARE_NEED_RANGE;
     *weights = p->quantizer == NULL;
     return PARE_OK;
+}
+
+pare_status compress_check_bmm(const compress_run *c, pare_error *err) {
+    for (const tensor_plan *p = c->plans; p != c->plans + c->n_plans; p++) {
+        pare_act_scheme a, b;
+        size_t layer;
+        if (!compress_act_of(p, &a) || !a.bmm ||
+            pare_act_site_of(p->t->canonical, &layer) != PARE_ACT_QKV)
+            continue;
+        for (const tensor_plan *q = c->plans; q != c->plans + c->n_plans; q++)
+            if (q->t->canonical && share_input(p, q) && (!compress_act_of(q, &b) || !b.bmm))
+                return pare_fail(err, PARE_ERR_ARG,
+                                 "recipe: %s: found bmm=true for %s and not for %s, expected it "
+                                 "for all of q, k and v of a block",
+                                 p->act->method->name, p->t->canonical, q->t->canonical);
+    }
+    return PARE_OK;
+}
+
+bool compress_carries_act(const compress_run *c) { return c->recipe->n_steps == 0; }
+
+pare_status compress_stored_act(const compress_run *c, const tensor_plan *p,
+                                pare_act_scheme *scheme, pare_act_grid *grid, pare_error *err) {
+    *scheme = (pare_act_scheme){0};
+    *grid = (pare_act_grid){0};
+    if (compress_act_of(p, scheme)) {
+        *grid = pare_act_grid_of(scheme, p->range);
+        return PARE_OK;
+    }
+    if (!compress_carries_act(c) || !p->t->act.bits) return PARE_OK;
+    *scheme = p->t->act;
+    return scheme->granularity == PARE_ACT_PER_TENSOR_STATIC
+               ? pare_source_act_grid(grid, c->source, p->t, err)
+               : PARE_OK;
 }
 
 /* int-quantized holds codes of 8 bits only. */

@@ -454,15 +454,14 @@ static pare_status write_tensors(compress_run *c, pare_output *output, const par
     for (size_t i = 0; i < c->n_plans; i++) {
         const tensor_plan *p = &c->plans[i];
         pare_output_item item = {.name = p->raw ? p->t->name : p->t->canonical,
+                                 .canonical = p->t->canonical,
                                  .enc = p->enc,
                                  .stored = p->stored,
                                  .n_dims = p->n_dims,
                                  .raw = p->raw};
         pare_act_scheme scheme;
-        if (compress_act_of(p, &scheme)) {
-            item.act = &scheme;
-            item.act_grid = pare_act_grid_of(&scheme, p->range);
-        }
+        PARE_TRY(compress_stored_act(c, p, &scheme, &item.act_grid, err));
+        if (scheme.bits) item.act = &scheme;
         pare_export_way way;
         if (way_of(&way, c, p)) item.way = &way;
         memcpy(item.dims, p->raw ? p->t->dims : p->dims, sizeof item.dims);
@@ -660,6 +659,7 @@ static pare_status run(compress_run *c, pare_error *err) {
     PARE_TRY(compress_open_imatrix(c, err));
     if (c->o->lora) PARE_TRY(pare_lora_load(&c->lora, c->source, c->o->lora, err));
     PARE_TRY(make_plan(c, err));
+    PARE_TRY(compress_check_bmm(c, err));
     PARE_TRY(tell_idle_steps(c, err));
     PARE_TRY(compress_plan_sparsities(c, err));
     for (size_t i = 0; i < c->n_plans; i++) c->needs |= c->plans[i].dense_needs;
@@ -668,7 +668,7 @@ static pare_status run(compress_run *c, pare_error *err) {
                          "recipe: found dist=owl and a step that tunes blocks, expected two runs, "
                          "one after the other");
     PARE_TRY(begin_report(c, err));
-    if (pare_source_act(c->source) && !c->acts)
+    if (pare_source_act(c->source) && !c->acts && !compress_carries_act(c))
         PARE_TRY(compress_add_fallback(c, err,
                                        "%s quantizes the inputs of its matrices, the output does "
                                        "not: only a step of the recipe (w8a8) has it do so",

@@ -138,8 +138,17 @@ const char *compress_act_format(const compress_run *c);
 void compress_note_range(tensor_plan *p, const pare_input_stats *x);
 /* Errors: PARE_ERR_INPUT (a static grid of inputs that calibration never saw, or saw as 0 only). */
 pare_status compress_check_range(const tensor_plan *p, pare_error *err);
-/* The scheme of a tensor's inputs, as the output stores it; false: none. */
+/* The scheme of a tensor's inputs by a step; false: none. */
 bool compress_act_of(const tensor_plan *p, pare_act_scheme *scheme);
+/* What attention multiplies is quantized for all of q, k and v of a block, or none. Errors:
+ * PARE_ERR_ARG. */
+pare_status compress_check_bmm(const compress_run *c, pare_error *err);
+/* Does the input's own scheme go along? It does where no step changes weights or inputs. */
+bool compress_carries_act(const compress_run *c);
+/* What the output stores of a tensor's inputs; bits 0: nothing. Errors: those of the file's grids.
+ */
+pare_status compress_stored_act(const compress_run *c, const tensor_plan *p,
+                                pare_act_scheme *scheme, pare_act_grid *grid, pare_error *err);
 
 /* ---- tune.c ---- */
 

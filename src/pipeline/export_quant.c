@@ -202,7 +202,7 @@ static json_t *config_groups(pare_layout_kind kind, const pare_export_item *item
     json_t *groups = json_object();
     size_t n_forms = 0;
     bool by_default = kind == PARE_LAYOUT_INT;
-    for (size_t i = 0; i < n; i++) by_default &= items[i].act == NULL;
+    for (size_t i = 0; i < n; i++) by_default &= !items[i].act && !items[i].own_act;
     for (size_t pass = 0; pass < 2; pass++)
         for (size_t i = 0, form = 0; i < n; i++) {
             const pare_layout *l = items[i].layout;

@@ -43,6 +43,7 @@ typedef struct pare_export_item {
     const pare_layout *layout;  /* NULL = plain */
     bool linear;                /* a matrix that tokens are multiplied with */
     const pare_act_scheme *act; /* of its inputs, or NULL: as the format has them by default */
+    bool own_act;               /* pare's own key says it: no default */
     const pare_export_way *way; /* NULL: the codes are the input's, and nothing is told */
 } pare_export_item;
 

@@ -8,6 +8,8 @@
 #include "io/gguf_writer.h"
 #include "io/json.h"
 #include "io/safetensors_writer.h"
+#include "model/act.h"
+#include "model/act_table.h"
 #include "model/names.h"
 #include "model/prefix.h"
 #include "pipeline/export_config.h"
@@ -16,6 +18,7 @@
 #include "tensor/grouped_row.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* One declared tensor: how it is called and laid out in the file, and what its bytes were. */
@@ -26,7 +29,9 @@ typedef struct written {
     size_t n_dims, dims[4];          /* in the file's form */
     unsigned fix;                    /* file's form -> canonical: undone on writing */
     bool linear;
-    bool has_act; /* its inputs are quantized; static: two more tensors */
+    bool has_act;          /* its inputs are quantized, */
+    bool act_group;        /* as a group of the format says; static: two more tensors */
+    const char *canonical; /* of these */
     pare_act_scheme act;
     pare_act_grid act_grid;
     bool has_way; /* this run has found its codes */
@@ -163,6 +168,7 @@ pare_status pare_output_declare(pare_output *o, const pare_output_item *item, pa
     memcpy(w->dims, item->dims, sizeof w->dims);
     w->has_act = item->act != NULL;
     if (item->act) w->act = *item->act;
+    w->canonical = item->canonical;
     w->act_grid = item->act_grid;
     w->has_way = item->way != NULL;
     if (item->way) w->way = *item->way;
@@ -263,12 +269,61 @@ static json_t *packing_json(const pare_output *o) {
     if (!items) return NULL;
     for (size_t i = 0; i < o->n_items; i++) {
         const written *w = &o->items[i];
-        items[i] = (pare_export_item){w->name, w->layout.kind ? &w->layout : NULL, w->linear,
-                                      w->has_act ? &w->act : NULL, w->has_way ? &w->way : NULL};
+        items[i] = (pare_export_item){w->name,
+                                      w->layout.kind ? &w->layout : NULL,
+                                      w->linear,
+                                      w->act_group ? &w->act : NULL,
+                                      w->has_act && !w->act_group,
+                                      w->has_way ? &w->way : NULL};
     }
     json_t *j = pare_export_quantization(o->kind, items, o->n_items);
     pare_free(items);
     return j;
+}
+
+/* --- quantized inputs --- */
+
+/* Groups of compressed-tensors say schemes of one formula, pare's key beside them which. */
+static void settle_acts(pare_output *o) {
+    const bool groups = o->kind == PARE_LAYOUT_PACK || o->kind == PARE_LAYOUT_INT;
+    const pare_act_scheme *first = NULL;
+    for (size_t i = 0; i < o->n_items && groups; i++) {
+        written *w = &o->items[i];
+        if (!w->has_act || !w->layout.kind || w->act.formula == PARE_ACT_PAPER_EQ4) continue;
+        if (!first) first = &w->act;
+        w->act_group = w->act.formula == first->formula;
+    }
+}
+
+/* What they cannot say goes under pare's own key, and in other formats all. *out NULL: nothing. */
+static pare_status inputs_json(json_t **out, const pare_output *o, pare_error *err) {
+    *out = NULL;
+    bool ok = true;
+    for (size_t i = 0; i < o->n_items && ok; i++) {
+        const written *w = &o->items[i];
+        size_t layer;
+        if (!w->has_act || !w->canonical) continue;
+        const bool bmm = w->act.bmm && pare_act_site_of(w->canonical, &layer) == PARE_ACT_QKV;
+        if (w->act_group && !bmm) continue;
+        ok = *out || (*out = pare_act_table_new());
+        ok = ok && pare_act_table_add(*out, w->canonical, &w->act, &w->act_grid);
+    }
+    if (ok) return PARE_OK;
+    json_decref(*out);
+    *out = NULL;
+    return fail_memory(o, err);
+}
+
+static pare_status put_inputs_gguf(pare_output *o, pare_error *err) {
+    json_t *table;
+    PARE_TRY(inputs_json(&table, o, err));
+    if (!table) return PARE_OK;
+    char *text = json_dumps(table, JSON_COMPACT);
+    pare_status st = text ? pare_gguf_set_str(o->gguf_writer, PARE_ACT_GGUF_KEY, text, err)
+                          : fail_memory(o, err);
+    free(text); /* jansson's */
+    json_decref(table);
+    return st;
 }
 
 /* The dtype that holds most values, in transformers' words. */
@@ -356,6 +411,10 @@ static pare_status write_config_json(pare_output *o, const char *recipe, pare_er
         json_object_set_new(config, "quantization_config", quantization);
     else
         json_object_del(config, "quantization_config");
+    json_t *inputs = NULL;
+    if (st == PARE_OK) st = inputs_json(&inputs, o, err);
+    json_object_del(config, PARE_ACT_KEY);
+    if (inputs) json_object_set_new(quantization ? quantization : config, PARE_ACT_KEY, inputs);
     json_object_del(config, PARE_PREFIX_KEY);
     if (o->prefix)
         json_object_set_new(quantization ? quantization : config, PARE_PREFIX_KEY,
@@ -425,7 +484,7 @@ static pare_status declare_layout(pare_output *o, written *w, pare_error *err) {
 /* --- static grids of inputs --- */
 
 static bool has_grid(const written *w) {
-    return w->has_act && w->act.granularity == PARE_ACT_PER_TENSOR_STATIC;
+    return w->act_group && w->act.granularity == PARE_ACT_PER_TENSOR_STATIC;
 }
 
 /* Behind all others, single bytes last: tensors begin where their dtype's may. */
@@ -456,6 +515,7 @@ static pare_status write_grid(pare_output *o, const written *w, pare_error *err)
 
 static pare_status begin_hf(pare_output *o, const char *recipe, pare_error *err) {
     PARE_TRY(settle_groups(o, err));
+    settle_acts(o);
     PARE_TRY(write_config_json(o, recipe, err));
     if (o->same_format)
         PARE_TRY(copy_companions(o, err));
@@ -490,10 +550,11 @@ static pare_status begin_hf(pare_output *o, const char *recipe, pare_error *err)
 static pare_status begin_gguf(pare_output *o, const pare_mix *mix, const char *recipe,
                               pare_error *err) {
     static const char *const replaced[] = {"general.file_type", "general.quantization_version",
-                                           "pare.recipe", "pare.version"};
+                                           "pare.recipe", "pare.version", "pare.act.*"};
     pare_gguf_writer *w = o->gguf_writer;
     if (o->same_format) {
-        PARE_TRY(pare_gguf_copy(w, pare_source_gguf(o->source), replaced, 4, err));
+        PARE_TRY(pare_gguf_copy(w, pare_source_gguf(o->source), replaced,
+                                sizeof replaced / sizeof replaced[0], err));
         uint32_t type = 0;
         bool known = pare_gguf_has(pare_source_gguf(o->source), "general.file_type");
         if (known)
@@ -517,6 +578,7 @@ static pare_status begin_gguf(pare_output *o, const pare_mix *mix, const char *r
         PARE_TRY(pare_gguf_set_str(w, "pare.version", PARE_VERSION, err));
         PARE_TRY(pare_gguf_set_str(w, "pare.recipe", recipe, err));
     }
+    PARE_TRY(put_inputs_gguf(o, err));
     for (size_t i = 0; i < o->n_items; i++) {
         o->items[i].number[0] = i;
         PARE_TRY(pare_gguf_declare(w, o->items[i].name, (uint32_t)o->items[i].enc->ggml_type,

@@ -20,7 +20,8 @@
 #include "tensor/act_quant.h"
 
 typedef struct pare_output_item {
-    const char *name; /* raw: as stored in the input; else canonical. Borrowed until close */
+    const char *name;      /* raw: as stored in the input; else canonical. Borrowed until close */
+    const char *canonical; /* what it is to the model, for act; borrowed until close */
     const pare_encoding *enc;
     const pare_encoding *stored; /* what the file says it as (pare_export_fits) */
     size_t n_dims, dims[4];      /* slowest first; of a raw item as stored, else canonical */

@@ -1,5 +1,5 @@
 /* Recipes with steps that quantize inputs: what the output says, that it runs by itself as the same
- * scheme does in memory, other quantizers before it, formats that cannot say it, damaged grids. */
+ * scheme does in memory, other quantizers before it, what is refused, damaged grids. */
 #include "support/test.h"
 #include "support/tiny_model.h"
 
@@ -258,15 +258,9 @@ static void refused(void **state) {
         const char *recipe, *format, *calib, *says;
         pare_status status;
     } cases[] = {
-        {"w8a8", "gguf", text, "expected int-quantized", PARE_ERR_UNSUPPORTED},
-        {"w8a8", "hf", text, "expected int-quantized", PARE_ERR_UNSUPPORTED},
-        {"w8a8:bmm=true", NULL, text, "bmm=true", PARE_ERR_UNSUPPORTED},
-        {"w8a8:formula=paper_eq4", NULL, text, "paper_eq4", PARE_ERR_UNSUPPORTED},
         {"w8a8 + w6a6", NULL, text, "already", PARE_ERR_ARG},
         {"w8a8@/attn_q/:act=per_token + w8a8@/attn_k/:act=per_tensor_dynamic", NULL, text,
          "blk.0.attn_k.weight than for that of blk.0.attn_q.weight", PARE_ERR_ARG},
-        {"w8a8@attn:act=per_token + w8a8@ffn:act=per_token,formula=full", NULL, text, "formula",
-         PARE_ERR_UNSUPPORTED},
         {"w4a4", "int-quantized", text, "found 4 bits", PARE_ERR_UNSUPPORTED},
         {"w8a8:per_tensor_static", NULL, NULL, "calib", PARE_ERR_ARG},
         {"w8a8@embd", NULL, text, "matrices of blocks", PARE_ERR_ARG},

@@ -42,7 +42,7 @@ typedef struct w8a8_options {
                      "in f32), or compressed-tensors'"},                                           \
             PARE_PARAM(w8a8_options, bmm, PARE_PARAM_BOOL, 0, 0, 1,                                \
                        "also quantize the queries, keys and values that attention multiplies "     \
-                       "(with --act only)"),                                                       \
+                       "(static grids: --act only)"),                                              \
             {0},                                                                                   \
     }
 static const pare_param w8a8_params[] = W8A8_PARAMS(8), w6a6_params[] = W8A8_PARAMS(6),
