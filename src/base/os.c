@@ -145,6 +145,7 @@ pare_status pare_writer_open(pare_writer *w, const char *path, pare_error *err) 
         pare_writer_discard(w);
         return fail_memory(err, path);
     }
+    pare_stale_discard(path);
     w->fd = pare_os_open(w->temporary, O_RDWR | O_CREAT | O_TRUNC);
     if (w->fd < 0) {
         pare_status st = pare_os_fail(err, path, "create");

@@ -62,6 +62,9 @@ pare_status pare_folder_check(const char *path, pare_error *err); /* would it be
 pare_status pare_folder_begin(char **temporary, const char *path, pare_error *err);
 pare_status pare_folder_commit(const char *temporary, const char *path, pare_error *err);
 void pare_folder_discard(const char *temporary);
+/* Removes what processes that are gone left of unfinished files and folders of that name beside it
+ * (path.tmp-PID). pare_folder_begin and pare_writer_open call it. */
+void pare_stale_discard(const char *path);
 
 /* Bytes free for this user on the file system that `path` is or will be on. */
 pare_status pare_disk_free(uint64_t *bytes, const char *path, pare_error *err);

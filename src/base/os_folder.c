@@ -88,9 +88,8 @@ pare_status pare_folder_check(const char *path, pare_error *err) {
     return check_place(path, err);
 }
 
-/* Temporary folders that processes which are gone left beside `path` (n bytes of it). */
-static void discard_stale(const char *path, size_t n) {
-    size_t base = n;
+void pare_stale_discard(const char *path) {
+    size_t n = strlen(path), base = n;
     while (base > 0 && path[base - 1] != '/') base--;
     char *folder = base ? pare_strndup(path, base) : pare_strdup(".");
     DIR *dir = folder ? opendir(folder) : NULL;
@@ -102,7 +101,7 @@ static void discard_stale(const char *path, size_t n) {
         long pid = strtol(e->d_name + n - base + 5, &end, 10);
         if (*end || pid <= 0 || kill((pid_t)pid, 0) == 0 || errno != ESRCH) continue;
         char *stale = pare_path_join(folder, e->d_name);
-        pare_folder_discard(stale);
+        if (stale && unlink(stale) != 0) pare_folder_discard(stale);
         pare_free(stale);
     }
     if (dir) closedir(dir);
@@ -111,16 +110,19 @@ static void discard_stale(const char *path, size_t n) {
 
 pare_status pare_folder_begin(char **temporary, const char *path, pare_error *err) {
     *temporary = NULL;
-    size_t n = strlen(path);
-    while (n > 1 && path[n - 1] == '/') n--;
-    char *name = pare_asprintf("%.*s.tmp-%ld", (int)n, path, (long)getpid());
-    if (!name) return fail_memory(err, path);
+    char *clean = without_slash(path),
+         *name = clean ? pare_asprintf("%s.tmp-%ld", clean, (long)getpid()) : NULL;
+    if (!name) {
+        pare_free(clean);
+        return fail_memory(err, path);
+    }
     pare_status st = make_way(path, err);
     if (st == PARE_OK) {
-        discard_stale(path, n);
+        pare_stale_discard(clean);
         pare_folder_discard(name);
         if (mkdir(name, 0777) != 0) st = pare_os_fail(err, path, "create");
     }
+    pare_free(clean);
     if (st != PARE_OK) {
         pare_free(name);
         return st;

@@ -10,9 +10,12 @@
 #include "base/team.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* --- memory --- */
@@ -371,6 +374,41 @@ static void writers_are_atomic(void **state) {
     pare_writer_discard(&(pare_writer){0});
 }
 
+/* What a process that was killed left of a file is removed by the next writer of that name; what
+ * another one is writing, or has called alike, is not. */
+static void writers_remove_what_was_left(void **state) {
+    (void)state;
+    const char *path = test_path("left.bin");
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        pare_writer w;
+        bool ok = pare_writer_open(&w, path, NULL) == PARE_OK &&
+                  pare_writer_write(&w, "half", 4, NULL) == PARE_OK;
+        kill(getpid(), ok ? SIGKILL : SIGTERM);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    char *stale = pare_asprintf("%s.tmp-%ld", path, (long)pid),
+         *used = pare_asprintf("%s.tmp-%ld", path, (long)getppid()),
+         *longer = pare_asprintf("%s.tmp-%ldx", path, (long)pid);
+    assert_true(pare_path_exists(stale));
+    FILE *files[] = {fopen(used, "w"), fopen(longer, "w")};
+    for (size_t i = 0; i < 2; i++) assert_true(files[i] && fclose(files[i]) == 0);
+    pare_writer w;
+    assert_ok(pare_writer_open(&w, path, err));
+    assert_false(pare_path_exists(stale));
+    assert_true(pare_path_exists(used) && pare_path_exists(longer));
+    assert_ok(pare_writer_write(&w, "whole", 5, err));
+    assert_ok(pare_writer_commit(&w, err));
+    assert_true(pare_path_exists(path));
+    assert_true(unlink(used) == 0 && unlink(longer) == 0);
+    pare_free(stale);
+    pare_free(used);
+    pare_free(longer);
+}
+
 static void folders_are_atomic(void **state) {
     (void)state;
     const char *target = test_path("out");
@@ -550,6 +588,7 @@ int main(void) {
         cmocka_unit_test(only_regular_files_open),
         cmocka_unit_test(whole_files),
         cmocka_unit_test(writers_are_atomic),
+        cmocka_unit_test(writers_remove_what_was_left),
         cmocka_unit_test(folders_are_atomic),
         cmocka_unit_test(teams),
         cmocka_unit_test(shares_cover),
