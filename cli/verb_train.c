@@ -237,6 +237,7 @@ static pare_status print_plan(cli *c, const pare_train_plan *p, const train_opti
                  {"copies_bytes", "copies of the weights", p->copies_bytes},
                  {"passes_bytes", "activations", p->passes_bytes},
                  {"teacher_bytes", "teacher", p->teacher_bytes},
+                 {"tokenizer_bytes", "tokenizer", p->tokenizer_bytes},
                  {"memory_bytes", "memory", p->memory_bytes},
                  {"tokens_bytes", "tokens", p->tokens_bytes},
                  {"checkpoint_bytes", "a checkpoint", p->checkpoint_bytes},

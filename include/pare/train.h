@@ -126,7 +126,7 @@ typedef struct pare_train_plan {
     uint64_t optimizer_bytes, masks_bytes; /* state, estimate of the Hessian; masks and scores */
     uint64_t copies_bytes;                 /* in bf16, masked, averages, the best ones */
     uint64_t passes_bytes;                 /* activations, what the backward pass keeps, logits */
-    uint64_t teacher_bytes;
+    uint64_t teacher_bytes, tokenizer_bytes; /* the latter as it was found here */
     uint64_t memory_bytes; /* all of these; the process itself takes a few MiB more */
     uint64_t tokens_bytes, checkpoint_bytes, model_bytes; /* files, one of each */
     uint64_t disk_bytes; /* at most at a time: tokens, a new model's first weights, checkpoints, the
@@ -137,7 +137,8 @@ typedef struct pare_train_plan {
 
 /* Opens everything as a run does (a work folder OUT.plan.work, removed at the end), and measures
  * three steps and an evaluation where memory_bytes are there. OUT and OUT.work are not touched.
- * Errors: as pare_train. */
+ * Errors: as pare_train, also those of an OUT.work of another run (but not that one works there).
+ */
 pare_status pare_train_estimate(pare_train_plan *out, pare_runtime *rt, const pare_train_options *o,
                                 pare_error *err);
 

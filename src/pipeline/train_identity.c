@@ -3,6 +3,7 @@
 #include "pipeline/train_run.h"
 
 #include "base/file_digest.h"
+#include "base/group.h"
 #include "base/memory.h"
 #include "base/os.h"
 #include "io/json.h"
@@ -121,4 +122,39 @@ pare_status pare_train_fingerprint(json_t **out, pare_train_run *r, pare_error *
         json_object_set_new(f, "hard", json_real(o->hard));
     }
     return pare_json_failures() == failures ? PARE_OK : fail_memory(err);
+}
+
+/* Only the warm-up differs, which nobody gave: what was changed is the number of steps. */
+static pare_status check_default_warmup(const pare_train_run *r, const pare_work *earlier,
+                                        json_t *fingerprint, pare_error *err) {
+    json_t *then = json_object_get(pare_work_fingerprint(earlier), "warmup"),
+           *now = json_object_get(fingerprint, "warmup");
+    if (r->o->warmup != UINT64_MAX || !then || json_equal(then, now)) return PARE_OK;
+    json_t *alike = json_copy(fingerprint);
+    pare_error other;
+    bool alone = alike && json_object_set(alike, "warmup", then) == 0 &&
+                 pare_work_compare(earlier, alike, &other) == PARE_OK;
+    json_decref(alike);
+    if (!alone) return PARE_OK; /* the fields are named as ever */
+    if (pare_train_trunk(r->o) == 0 && pare_work_kept(earlier, "checkpoint"))
+        return pare_train_fail_steps(r, earlier, err);
+    return pare_fail(err, PARE_ERR_ARG,
+                     "%s: steps: found %llu, of which the warm-up is %lld where none is given, "
+                     "expected the %lld steps of warm-up that the unfinished run in it has: give "
+                     "them as its warm-up (or --restart, which drops it)",
+                     pare_work_path(earlier), (unsigned long long)r->o->steps,
+                     (long long)json_integer_value(now), (long long)json_integer_value(then));
+}
+
+pare_status pare_train_check_earlier(const pare_train_run *r, json_t *fingerprint,
+                                     pare_error *err) {
+    const pare_train_options *o = r->planned ? r->planned : r->o;
+    pare_work *earlier;
+    if (o->restart || pare_group_rank() > 0) return PARE_OK;
+    PARE_TRY(pare_work_look(&earlier, r->rt, o->out, err));
+    if (!earlier) return PARE_OK;
+    pare_status st = check_default_warmup(r, earlier, fingerprint, err);
+    if (st == PARE_OK && r->planned) st = pare_work_compare(earlier, fingerprint, err);
+    pare_work_close(earlier);
+    return st;
 }

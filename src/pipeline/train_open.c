@@ -164,6 +164,19 @@ static pare_status set_top_k(pare_train_run *r, pare_error *err) {
     return PARE_OK;
 }
 
+/* A plan notes how much memory that leaves in use: its tables, and what reading them left in pieces
+ * that the system does not get back. */
+static pare_status load_tokenizer(pare_train_run *r, const char *path, pare_error *err) {
+    if (!r->planned) return pare_tokenizer_load(&r->tok, path, err);
+    pare_peak_rss_reset(); /* the peak is then what is in use */
+    size_t before = pare_peak_rss_bytes();
+    PARE_TRY(pare_tokenizer_load(&r->tok, path, err));
+    pare_peak_rss_reset();
+    size_t now = pare_peak_rss_bytes();
+    r->tokenizer_bytes = now > before ? now - before : 0;
+    return PARE_OK;
+}
+
 /* The model before the first step: given, or made in the work folder. */
 static pare_status begin_model(pare_train_run *r, pare_error *err) {
     const pare_train_options *o = r->o;
@@ -184,7 +197,7 @@ static pare_status begin_model(pare_train_run *r, pare_error *err) {
                  : pare_train_weights_open(&r->weights, r->rt, path,
                                            r->compute == PARE_COMPUTE_FAST, err);
     if (st == PARE_OK) st = set_top_k(r, err);
-    if (st == PARE_OK) st = pare_tokenizer_load(&r->tok, path, err);
+    if (st == PARE_OK) st = load_tokenizer(r, path, err);
     if (st == PARE_OK) st = check_ctx(r->weights->model, path, o->ctx, err);
     pare_free(made);
     return st;
@@ -398,6 +411,7 @@ pare_status pare_train_open(pare_train_run *r, pare_error *err) {
             pare_spec_parse(&r->top_k, "activation_sparsity", "act-sparsity", o->act_sparsity, err);
     if (st == PARE_OK) st = pare_train_fingerprint(&fingerprint, r, err);
     if (st == PARE_OK) st = pare_folder_check(o->out, err);
+    if (st == PARE_OK) st = pare_train_check_earlier(r, fingerprint, err);
     if (st == PARE_OK)
         st = pare_work_open(&r->work, r->rt, o->out, fingerprint, 0, o->restart, err);
     json_decref(fingerprint);
@@ -433,6 +447,7 @@ pare_status pare_train_open(pare_train_run *r, pare_error *err) {
         .loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .first_val_loss = NAN};
     pare_train_tell_begin(r);
     PARE_TRY(pare_train_restore(r, err));
+    PARE_TRY(pare_train_check_steps(r, err));
     if (r->state.step < o->steps) PARE_TRY(pare_train_check_disk(r, err));
     if (pare_train_warmup(o) >= o->steps)
         pare_warn(r->rt,

@@ -52,9 +52,10 @@ static void fill_plan(pare_train_plan *p, const pare_train_run *r) {
     add_weights(p, r);
     add_optimizer(p, r);
     p->passes_bytes = pare_step_bytes(r->step);
+    p->tokenizer_bytes = r->tokenizer_bytes;
     if (r->teacher) p->teacher_bytes = pare_model_weight_bytes(r->teacher);
     p->memory_bytes = p->weights_bytes + p->gradients_bytes + p->optimizer_bytes + p->masks_bytes +
-                      p->copies_bytes + p->passes_bytes + p->teacher_bytes;
+                      p->copies_bytes + p->passes_bytes + p->teacher_bytes + p->tokenizer_bytes;
     add_disk(p, r);
     p->tokens_per_step = (uint64_t)o->batch * o->ctx;
     p->text_tokens = r->batches.n_train * o->ctx;
@@ -100,6 +101,7 @@ pare_status pare_train_estimate(pare_train_plan *out, pare_runtime *rt, const pa
     own.resume = false;
     r->rt = rt;
     r->o = &own;
+    r->planned = o;
     r->tokens.file.fd = r->val_tokens.file.fd = -1;
     pare_status st = pare_train_open(r, err);
     if (st == PARE_OK) {

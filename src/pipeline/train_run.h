@@ -57,12 +57,14 @@ typedef struct pare_train_run {
     float *ema, *best; /* [n_values] all tensors in their order, or NULL: the average of the
                           weights; the weights of least held-out loss, as a forward pass saw them */
     size_t n_values;
-    double flop_per_token; /* of a step, forward and backward */
-    int passes;            /* gradients that a step takes */
-    double left_out;       /* share of them that the last step left out */
-    double done_flop;      /* of all steps of this call */
-    double zeros_before;   /* share of zeros in linear layers of the model that it goes on from, */
-    uint64_t *was_zero;    /* and which; NULL: not noted */
+    const pare_train_options *planned; /* of the run that this one plans, or NULL */
+    size_t tokenizer_bytes;            /* of a plan: memory in use */
+    double flop_per_token;             /* of a step, forward and backward */
+    int passes;                        /* gradients that a step takes */
+    double left_out;                   /* share of them that the last step left out */
+    double done_flop;                  /* of all steps of this call */
+    double zeros_before; /* share of zeros in linear layers of the model that it goes on from, */
+    uint64_t *was_zero;  /* and which; NULL: not noted */
     pare_train_state state;
     struct {
         char *data;
@@ -81,6 +83,14 @@ void pare_train_close(pare_train_run *r, bool remove);
 /* All that the result depends on, for the work folder; also fills in the hashes of the text. *out
  * is the caller's, also after a failure. Errors: those of reading the files. */
 pare_status pare_train_fingerprint(json_t **out, pare_train_run *r, pare_error *err);
+
+/* Does OUT.work of an earlier run belong to another run? In a run only what pare_work_open cannot
+ * say as well; in a plan all of it. Errors: PARE_ERR_ARG, PARE_ERR_NOMEM. */
+pare_status pare_train_check_earlier(const pare_train_run *r, json_t *fingerprint, pare_error *err);
+/* In a plan: does one of its checkpoints lie on the way of this run? Errors: PARE_ERR_ARG. */
+pare_status pare_train_check_steps(const pare_train_run *r, pare_error *err);
+/* The error of a run that cannot go on with so many steps. */
+pare_status pare_train_fail_steps(const pare_train_run *r, const pare_work *work, pare_error *err);
 
 /* Steps to the full learning rate. */
 uint64_t pare_train_warmup(const pare_train_options *o);

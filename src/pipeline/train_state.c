@@ -348,12 +348,37 @@ pare_status pare_train_restore(pare_train_run *r, pare_error *err) {
         if (st != PARE_ERR_INPUT) break;
     }
     if (st != PARE_OK) return pare_fail(err, st, "%s", own.message);
+    return pare_train_fail_steps(r, r->work, err);
+}
+
+pare_status pare_train_check_steps(const pare_train_run *r, pare_error *err) {
+    pare_work *earlier;
+    if (!r->planned || r->planned->restart) return PARE_OK;
+    PARE_TRY(pare_work_look(&earlier, r->rt, r->planned->out, err));
+    if (!earlier && !r->planned->resume) return PARE_OK;
+    const json_t *last = earlier ? pare_work_kept(earlier, "checkpoint") : NULL;
+    const json_t *all[] = {last, json_object_get(last, "before"),
+                           earlier ? pare_work_kept(earlier, "trunk") : NULL};
+    bool found = !last;
+    for (size_t i = 0; i < 3; i++) found |= json_is_object(all[i]) && is_of_run(r, all[i]);
+    pare_status st = PARE_OK;
+    if (!found)
+        st = pare_train_fail_steps(r, earlier, err);
+    else if (!last && r->planned->resume)
+        st = pare_fail(err, PARE_ERR_ARG, "%s.work: found no checkpoint to go on from",
+                       r->planned->out);
+    pare_work_close(earlier);
+    return st;
+}
+
+pare_status pare_train_fail_steps(const pare_train_run *r, const pare_work *work, pare_error *err) {
+    const json_t *last = pare_work_kept(work, "checkpoint");
     return pare_fail(err, PARE_ERR_ARG,
                      "%s: steps: found %llu, expected %llu as the run in it has: no checkpoint in "
                      "it lies on the way of the longer one too (schedule wsd with keep-work keeps "
                      "one before its rate falls, constant ends with one; masks must have the same "
                      "every, from and until)",
-                     pare_work_path(r->work), (unsigned long long)r->o->steps,
+                     pare_work_path(work), (unsigned long long)r->o->steps,
                      (unsigned long long)json_integer_value(json_object_get(last, "steps")));
 }
 

@@ -162,9 +162,13 @@ static void add_field(char *fields, size_t size, const char *key) {
     snprintf(fields + n, size - n, "%s%s", n ? ", " : "", key);
 }
 
+const json_t *pare_work_fingerprint(const pare_work *w) {
+    return json_object_get(w->manifest, "fingerprint");
+}
+
 /* Fields that differ, and those that only one of the two has. */
-static pare_status compare_fingerprints(const pare_work *w, const json_t *now, pare_error *err) {
-    const json_t *then = json_object_get(w->manifest, "fingerprint");
+pare_status pare_work_compare(const pare_work *w, const json_t *now, pare_error *err) {
+    const json_t *then = pare_work_fingerprint(w);
     char fields[400] = "";
     const char *key;
     json_t *value;
@@ -220,7 +224,7 @@ static pare_status follow(pare_work *w, const json_t *fingerprint, pare_error *e
                          "%s: found no manifest on rank %d of %d, expected a folder that all ranks "
                          "see",
                          w->path, pare_group_rank(), pare_group_size());
-    PARE_TRY(compare_fingerprints(w, fingerprint, err));
+    PARE_TRY(pare_work_compare(w, fingerprint, err));
     return settle_n_done(w, err);
 }
 
@@ -238,27 +242,45 @@ static pare_status enter(pare_work *w, const json_t *fingerprint, bool restart, 
                       w->path);
     }
     if (!w->manifest) return start_anew(w, fingerprint, err);
-    PARE_TRY(compare_fingerprints(w, fingerprint, err));
+    PARE_TRY(pare_work_compare(w, fingerprint, err));
     return settle_n_done(w, err);
+}
+
+/* NULL: out of memory. */
+static pare_work *work_of(pare_runtime *rt, const char *output) {
+    pare_work *w = pare_calloc(1, sizeof *w);
+    size_t n = strlen(output);
+    if (!w) return NULL;
+    while (n > 1 && output[n - 1] == '/') n--;
+    w->rt = rt;
+    w->lock.fd = -1;
+    w->path = pare_asprintf("%.*s.work", (int)n, output);
+    if (w->path) return w;
+    pare_free(w);
+    return NULL;
+}
+
+pare_status pare_work_look(pare_work **out, pare_runtime *rt, const char *output, pare_error *err) {
+    pare_work *w = *out = work_of(rt, output);
+    if (!w) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", output);
+    pare_status st = load_manifest(w, "manifest", err);
+    if (st == PARE_OK && !w->manifest) st = load_manifest(w, "manifest.old", err);
+    if (st == PARE_OK && w->manifest) return PARE_OK;
+    pare_work_close(w);
+    *out = NULL;
+    return st;
 }
 
 pare_status pare_work_open(pare_work **out, pare_runtime *rt, const char *output,
                            const json_t *fingerprint, size_t n_units, bool restart,
                            pare_error *err) {
-    pare_work *w = pare_calloc(1, sizeof *w);
+    pare_work *w = work_of(rt, output);
     *out = NULL;
     if (!w) return pare_fail(err, PARE_ERR_NOMEM, "%s: out of memory", output);
-    size_t n = strlen(output);
-    while (n > 1 && output[n - 1] == '/') n--;
-    w->rt = rt;
     w->n_units = n_units;
-    w->lock.fd = -1;
-    w->path = pare_asprintf("%.*s.work", (int)n, output);
     w->follows = pare_group_rank() > 0;
     if (w->follows) pare_group_barrier(); /* the first rank is through */
-    pare_status st = !w->path     ? fail_memory(w, err)
-                     : w->follows ? follow(w, fingerprint, err)
-                                  : enter(w, fingerprint, restart, err);
+    pare_status st = w->follows ? follow(w, fingerprint, err) : enter(w, fingerprint, restart, err);
     if (st != PARE_OK) {
         pare_work_close(w);
         return st;

@@ -32,6 +32,17 @@ pare_status pare_work_open(pare_work **out, pare_runtime *rt, const char *output
                            const json_t *fingerprint, size_t n_units, bool restart,
                            pare_error *err);
 
+/* OUT.work of an earlier run as it is, without its lock and without a change to it: for
+ * pare_work_kept, _fingerprint, _compare and _close. *out: NULL where there is none with a
+ * manifest. Errors: PARE_ERR_NOMEM. */
+pare_status pare_work_look(pare_work **out, pare_runtime *rt, const char *output, pare_error *err);
+
+/* Borrowed. */
+const json_t *pare_work_fingerprint(const pare_work *w);
+
+/* Errors: PARE_ERR_ARG: as pare_work_open, the run in it had another fingerprint. */
+pare_status pare_work_compare(const pare_work *w, const json_t *fingerprint, pare_error *err);
+
 /* Gives back the lock. The folder stays. */
 void pare_work_close(pare_work *w);
 

@@ -119,7 +119,24 @@ static void others_are_refused(void **state) {
     o.stop_at = 3;
     assert_ok(toy_run(&r, &o, 1, NULL, err));
     o.steps = 80;
-    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "another warmup");
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_ARG,
+                 "steps: found 80, of which the warm-up is 4");
+    o.optim = "sgd:lr=0.1"; /* not alone: the fields are named */
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "another warmup, optim");
+    o = options("wsd", NULL);
+    o.steps = 80;
+    o.stop_at = 4;
+    o.warmup = 2; /* what the message asks for */
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    /* of a schedule that cannot go on in any case the steps are the reason */
+    o = options("cosine", NULL);
+    toy_clean();
+    o.warmup = UINT64_MAX;
+    o.steps = 40;
+    o.stop_at = 3;
+    assert_ok(toy_run(&r, &o, 1, NULL, err));
+    o.steps = 80;
+    assert_fails(toy_run(&r, &o, 1, NULL, err), PARE_ERR_ARG, "steps: found 80, expected 40");
     toy_clean();
 }
 

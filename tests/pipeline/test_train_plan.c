@@ -95,6 +95,9 @@ static void memory_is_that_of_a_run(void **state) {
         assert_int_equal(p.weights_bytes, 4 * p.n_params);
         assert_int_equal(p.gradients_bytes, p.weights_bytes);
         assert_int_equal(p.tokens_per_step, 6 * 128);
+        assert_int_equal(p.memory_bytes, p.weights_bytes + p.gradients_bytes + p.optimizer_bytes +
+                                             p.masks_bytes + p.copies_bytes + p.passes_bytes +
+                                             p.teacher_bytes + p.tokenizer_bytes);
         if (COUNTS_MORE) continue;
         size_t peak = peak_of(&o);
         double mib = 1 << 20, ratio = (double)p.memory_bytes / ((double)peak - 3 * mib);
@@ -134,6 +137,19 @@ static void disk_is_that_of_a_run(void **state) {
     assert_string_equal(test_hash(toy.work), before);
     assert_false(pare_path_exists(toy.out));
     assert_false(pare_path_exists(plan));
+    /* one that would not go on is refused as the run would be, but for a fresh start */
+    o.steps = 4;
+    assert_fails(estimate(&p, &o, err), PARE_ERR_ARG, "steps: found 4, expected 3");
+    o.steps = 3;
+    o.ctx = 64;
+    assert_fails(estimate(&p, &o, err), PARE_ERR_ARG, "another ctx");
+    assert_false(pare_path_exists(plan));
+    o.restart = true;
+    assert_ok(estimate(&p, &o, err));
+    o.restart = false;
+    o.ctx = 128;
+    assert_string_equal(test_hash(toy.work), before);
+    assert_ok(estimate(&p, &o, err));
     o.stop_at = 0;
     assert_ok(toy_run(&r, &o, 1, NULL, err));
     assert_int_equal(p.n_params, r.n_params);
