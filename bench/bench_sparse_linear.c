@@ -67,7 +67,7 @@ static void measure(layer *l, const char *structure, const pare_live *live) {
     printf("%4zu x %-4zu %-22s %6.1f %6.1f %6.1f  %5.2f %5.2f %5.2f  %5.2f   %5.1f%% %5.1f%%\n",
            l->out, l->in, structure, 1e3 * best[0][0], 1e3 * best[1][0], 1e3 * best[2][0],
            best[0][0] / best[0][1], best[1][0] / best[1][1], best[2][0] / best[2][1],
-           sum[0] / sum[1], 100 * live->forward, 100 * live->backward);
+           sum[0] / sum[1], 100 * live->y, 100 * live->dx);
     fflush(stdout);
 }
 

@@ -11,7 +11,8 @@
  *   u8    panel u8 [k/4][NR][4] + group scales   codes of up to `u8_max`, x in int8
  *   s16   panel s16 [k/2][NR][2] + group scales  wider codes where bytes would overflow, x in int8
  *
- * f32_inputs and f32_rows multiply a part of the inputs or of the rows: sparse training.
+ * f32_inputs and f32_rows multiply a part of the inputs or of the rows, weights those of a row that
+ * are not 0: sparse training.
  *
  * Every form is [..][NR] units of 32 bits, so one transposition serves them all.
  *
@@ -23,8 +24,9 @@
 #include "kernels/activation.h"
 #include "pare/base.h"
 
-#define PARE_TILE_NR 16  /* outputs of a panel */
-#define PARE_TILE_KC 256 /* inputs of a panel: every encoding's block length divides it */
+#define PARE_TILE_NR 16    /* outputs of a panel */
+#define PARE_TILE_KC 256   /* inputs of a panel: every encoding's block length divides it */
+#define PARE_TILE_PIECE 64 /* of single weights: inputs, and rows of x, that lie in L1 together */
 
 /* m rows of int8 activations, one scale per 32 inputs; k a multiple of 32. Strides in elements. */
 typedef struct pare_tile_act {
@@ -55,6 +57,18 @@ typedef void (*pare_tile_f32_inputs_fn)(float *c, const float *a, size_t lda, co
 /* f32 for m rows alone: c[rows[i]] from a[rows[i]], with the bits that f32 gives them. */
 typedef void (*pare_tile_f32_rows_fn)(float *c, const float *a, size_t lda, const uint16_t *rows,
                                       const float *panel, size_t m, size_t k, bool add);
+/* Of w[n] those that are not 0, in their order: value[], and place[] = first + index; returns their
+ * number. first + n <= 256. Writes no more than n elements, rounded up to 8. */
+typedef size_t (*pare_tile_pick_fn)(float *value, uint8_t *place, const float *w, size_t n,
+                                    size_t first);
+/* Rows of the matrix as such lists, one behind the other, count[l] <= PARE_TILE_PIECE long:
+ * to[l][T] = plus[l] + (from[l] + sum of value * x[T][place], in the order of the list), T =
+ * PARE_TILE_PIECE rows of x. from, plus: NULL for 0; they may be `to`. xt [T / NR][PIECE inputs]
+ * [NR], 64-byte aligned. The bits of f32 over all inputs, with from and plus as its sums so far
+ * within a block of inputs and before it. */
+typedef void (*pare_tile_weights_fn)(float *to, const float *from, const float *plus,
+                                     const float *xt, const float *value, const uint8_t *place,
+                                     const uint8_t *count, size_t n_lists);
 /* c[m][ldc]; k is a multiple of 32 (pad both sides with zeros); lda in elements. */
 typedef void (*pare_tile_bf16_fn)(float *c, size_t ldc, const uint16_t *a, size_t lda,
                                   const uint16_t *panel, size_t m, size_t k, bool add);
@@ -67,6 +81,8 @@ typedef struct pare_tile_kernels {
     pare_tile_f32_fn f32;
     pare_tile_f32_inputs_fn f32_inputs;
     pare_tile_f32_rows_fn f32_rows;
+    pare_tile_pick_fn pick; /* this and the next: NULL where they have not been measured */
+    pare_tile_weights_fn weights;
     pare_tile_int_fn u8, s16; /* s16 NULL: u8 takes all codes */
     int u8_max;               /* largest code of the u8 form; beyond it s16 */
     pare_tile_bf16_fn bf16;   /* NULL: the level has no bf16 products */

@@ -312,6 +312,8 @@ const pare_tile_kernels pare_tile_avx2 = {.transpose = pare_tile_transpose_avx2,
                                           .f32 = f32_avx2,
                                           .f32_inputs = f32_inputs_avx2,
                                           .f32_rows = f32_rows_avx2,
+                                          .pick = pare_tile_pick_avx2,
+                                          .weights = pare_tile_weights_avx2,
                                           .u8 = u8_avx2,
                                           .s16 = s16_avx2,
                                           .u8_max = 127};

@@ -13,6 +13,10 @@
 #define TILE_INLINE static inline __attribute__((always_inline))
 
 void pare_tile_transpose_avx2(uint32_t *out, const uint32_t *in, size_t ld, size_t k);
+size_t pare_tile_pick_avx2(float *value, uint8_t *place, const float *w, size_t n, size_t first);
+void pare_tile_weights_avx2(float *to, const float *from, const float *plus, const float *xt,
+                            const float *value, const uint8_t *place, const uint8_t *count,
+                            size_t n_lists);
 void pare_tile_f32_avx512(float *c, const float *a, size_t lda, const float *panel, size_t m,
                           size_t k, bool add);
 void pare_tile_f32_inputs_avx512(float *c, const float *a, size_t lda, const float *panel,

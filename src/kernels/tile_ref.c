@@ -35,6 +35,29 @@ static void f32_rows_ref(float *c, const float *a, size_t lda, const uint16_t *r
         f32_ref(c + (size_t)rows[i] * NR, a + rows[i] * lda, lda, panel, 1, k, add);
 }
 
+static size_t pick_ref(float *value, uint8_t *place, const float *w, size_t n, size_t first) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        if (w[i] != 0.0f) {
+            value[count] = w[i];
+            place[count++] = (uint8_t)(first + i);
+        }
+    return count;
+}
+
+static void weights_ref(float *to, const float *from, const float *plus, const float *xt,
+                        const float *value, const uint8_t *place, const uint8_t *count,
+                        size_t n_lists) {
+    enum { T = PARE_TILE_PIECE };
+    for (size_t l = 0; l < n_lists; value += count[l], place += count[l], l++)
+        for (size_t t = 0; t < T; t++) {
+            float acc = from ? from[l * T + t] : 0.0f;
+            for (size_t j = 0; j < count[l]; j++)
+                acc += value[j] * xt[(t / NR * T + place[j]) * NR + t % NR];
+            to[l * T + t] = acc + (plus ? plus[l * T + t] : 0.0f);
+        }
+}
+
 /* c[r] += isum[r] * (scale[r] * d) + offset[r] * sum, group by group: the order that all levels
  * keep. */
 static void group_add(float *c, const int32_t *isum, const pare_tile_panel *p, size_t g, float d,
@@ -79,6 +102,8 @@ const pare_tile_kernels pare_tile_ref = {.transpose = transpose_ref,
                                          .f32 = f32_ref,
                                          .f32_inputs = f32_inputs_ref,
                                          .f32_rows = f32_rows_ref,
+                                         .pick = pick_ref,
+                                         .weights = weights_ref,
                                          .u8 = u8_ref,
                                          .s16 = s16_ref,
                                          .u8_max = 255};

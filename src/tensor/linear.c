@@ -189,6 +189,14 @@ static bool takes_few(const pare_linear_job *job, const pare_linear_out *o) {
     return n <= few_rows(o->w->enc, takes_int8(job, o), job->dots->packed_max_n);
 }
 
+/* Matrices that go by lists of their single weights: masked ones in f32. */
+static bool goes_by_weight(const pare_linear_job *job, const pare_linear_out *o,
+                           const pare_live *l) {
+    return l && (o->transposed ? l->dx_by_weight : l->y_by_weight) && job->tiles->weights &&
+           !job->tiles->bf16_first && o->w->enc->dotf == PARE_DOTF_f32 &&
+           pare_live_takes_rows(job->n);
+}
+
 /* Codes of grids: kernels that are exact for every code of w and all of x from -128 on. */
 static bool is_safe(const pare_encoding *e, bool wide) {
     if (!e->packed || e->dot == PARE_DOT_NONE) return false;
@@ -230,11 +238,15 @@ void pare_linear_forward(pare_worker *w, pare_isa isa, pare_compute compute, voi
                            .in = outs[0].w->view.cols,
                            .outs = list};
     if (grids) job.grids = *grids;
-    for (int few = 1; few >= 0; few--) {
+    for (int way = 0; way < 3; way++) { /* few rows, single weights, panels */
         job.n_outs = 0;
-        for (size_t o = 0; o < n_outs; o++)
-            if (takes_few(&job, &outs[o]) == few) list[job.n_outs++] = outs[o];
-        if (job.n_outs) (few ? pare_linear_few : pare_linear_many)(w, &job);
+        job.by_weight = way == 1;
+        for (size_t o = 0; o < n_outs; o++) {
+            bool few = takes_few(&job, &outs[o]),
+                 by_weight = !few && goes_by_weight(&job, &outs[o], outs[o].w->live);
+            if (way == (few ? 0 : by_weight ? 1 : 2)) list[job.n_outs++] = outs[o];
+        }
+        if (job.n_outs) (way == 0 ? pare_linear_few : pare_linear_many)(w, &job);
     }
 }
 
@@ -276,6 +288,7 @@ void pare_linear_backward_input(pare_worker *w, pare_isa isa, pare_compute compu
         job.outs = &out;
         job.live = t.live;
         job.live_row0 = g->rows ? g->row0 : 0;
+        job.by_weight = goes_by_weight(&job, &out, t.live);
         pare_linear_many(w, &job);
     }
 }

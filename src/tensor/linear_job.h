@@ -21,6 +21,7 @@ typedef struct pare_linear_job {
     pare_linear_grids grids; /* grid NULL: none */
     const pare_linear_out *outs;
     size_t n_outs;
+    bool by_weight; /* masked matrices as lists of their single weights */
     /* backward products of a masked matrix: its panels; the row of it that is the first input (of
      * dx) or output row (of dw) */
     const pare_live *live;

@@ -13,6 +13,7 @@ enum {
 
 typedef enum pare_form {
     PARE_FORM_F32,
+    PARE_FORM_WEIGHTS, /* f32, but lists of single weights: of all matrices of a call, or none */
     PARE_FORM_BF16,
     PARE_FORM_BF16X3,
     PARE_FORM_U8,
@@ -29,6 +30,9 @@ typedef struct pare_panel_space {
     size_t n_inputs; /* rows of `panel` */
     bool listed;     /* only these inputs of the block, not all */
     uint16_t inputs[PARE_TILE_KC];
+    /* as lists of single weights (linear_weights.c): values in `panel`, places in panel16[0] */
+    size_t piece_at[PARE_TILE_KC / PARE_TILE_PIECE]; /* where a piece's lists begin */
+    uint8_t count[PARE_TILE_KC / PARE_TILE_PIECE][PARE_TILE_NR];
 } pare_panel_space;
 
 /* What the forms need of x: block kb of KC inputs begins at row kb * slab of each array. */
@@ -81,5 +85,15 @@ void pare_panel_unpack(const pare_linear_job *job, const pare_many_space *s, con
 void pare_panel_multiply(const pare_linear_job *job, const pare_many_space *s,
                          const pare_panel_at *p, const pare_panel_space *w, size_t kb, size_t m0,
                          size_t m, float *c);
+
+/* In place of both for lists of single weights. x: n rows of a slab, into s->x. */
+void pare_weights_prepare(pare_worker *w, const pare_linear_job *job, const pare_many_space *s,
+                          const float *x, size_t n);
+/* Block kb of the panels as lists. */
+void pare_weights_list(const pare_linear_job *job, pare_many_space *s, const pare_panel_at *panels,
+                       size_t n_panels, size_t kb);
+/* Multiplies them with rows [m0, m0 + PARE_TILE_PIECE): s->c, complete after the last block. */
+void pare_weights_multiply(const pare_linear_job *job, const pare_many_space *s, size_t n_panels,
+                           size_t kb, size_t m0);
 
 #endif

@@ -17,6 +17,7 @@
 enum {
     NR = PARE_TILE_NR,
     KC = PARE_TILE_KC,
+    PIECE = PARE_TILE_PIECE,
     SLAB = PARE_SLAB,
     MC = 192,         /* at most, in equal blocks of whole kernel rows */
     KERNEL_ROWS = 12, /* a multiple of every kernel's */
@@ -67,16 +68,24 @@ static void many_plan(pare_arena *arena, pare_many_space *s, int id, size_t slab
     for (int t = id + 1; t < n_threads; t++) plan_thread(arena, &other);
 }
 
+/* Slabs of about equal size; such that hold lists of single weights are of whole pieces. */
+static size_t slab_rows(size_t n, bool by_weight) {
+    size_t slabs = (n + SLAB - 1) / SLAB, slab = slabs ? (n + slabs - 1) / slabs : 0;
+    return by_weight ? (slab + PIECE - 1) / PIECE * PIECE : slab;
+}
+
 size_t pare_linear_many_bytes(size_t n, size_t in, int n_threads, pare_compute compute) {
     pare_arena arena = {.capacity = SIZE_MAX};
     pare_many_space s;
-    many_plan(&arena, &s, 0, n < SLAB ? n : SLAB, in, n_threads, compute);
+    size_t slab = n < SLAB ? slab_rows(n, pare_live_takes_rows(n)) : SLAB;
+    many_plan(&arena, &s, 0, slab, in, n_threads, compute);
     return arena.peak;
 }
 
 static pare_form form_of(const pare_linear_job *job, const pare_linear_out *out) {
     const pare_encoding *enc = out->w->enc;
     bool exact = job->compute == PARE_COMPUTE_EXACT;
+    if (job->by_weight) return PARE_FORM_WEIGHTS;
     if (job->grids.grid && enc->code_max - enc->code_min <= job->tiles->u8_max)
         return PARE_FORM_U8; /* before bf16: x is to be these codes */
     if (job->tiles->bf16_first) return exact ? PARE_FORM_BF16X3 : PARE_FORM_BF16;
@@ -259,6 +268,22 @@ static void list_rows(const pare_linear_job *job, const pare_panel_at *p, size_t
     to->listed = pare_live_pays(to->n, m1 - m0);
 }
 
+/* run_item for lists of single weights. */
+static void run_weights(const pare_linear_job *job, pare_many_space *s, size_t first, size_t last,
+                        size_t y_row, size_t m0, size_t m1) {
+    pare_panel_at panels[ITEM_PANELS];
+    size_t n = last - first;
+    for (size_t i = 0; i < n; i++) panels[i] = find_panel(job, first + i);
+    for (size_t kb = 0; kb < s->n_kb; kb++) {
+        pare_weights_list(job, s, panels, n, kb);
+        for (size_t m = m0; m < m1; m += PIECE) {
+            pare_weights_multiply(job, s, n, kb, m);
+            if (kb + 1 == s->n_kb) /* while they are in L1 */
+                write_panels(job, s, panels, n, y_row, m, m1 - m < PIECE ? m1 : m + PIECE);
+        }
+    }
+}
+
 /* Panels [first, last) for rows [m0, m1) of the slab that begins at row y_row. */
 static void run_item(const pare_linear_job *job, pare_many_space *s, size_t first, size_t last,
                      size_t y_row, size_t m0, size_t m1) {
@@ -312,6 +337,7 @@ static cut cut_work(const pare_linear_job *job, size_t n, size_t n_threads) {
         if (c.splits > most) c.splits = most ? most : 1;
     }
     c.split_rows = (n + c.splits - 1) / c.splits;
+    if (job->by_weight) c.split_rows = (c.split_rows + PIECE - 1) / PIECE * PIECE;
     c.n_items = groups * c.splits;
     return c;
 }
@@ -319,7 +345,7 @@ static cut cut_work(const pare_linear_job *job, size_t n, size_t n_threads) {
 void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
     pare_many_space s = {0};
     pare_arena arena = {.base = job->scratch, .capacity = SIZE_MAX};
-    size_t slabs = (job->n + SLAB - 1) / SLAB, slab = (job->n + slabs - 1) / slabs;
+    size_t slab = slab_rows(job->n, job->by_weight);
     many_plan(&arena, &s, w->id, slab, job->in, w->n, job->compute);
     bool in_place = reads_in_place(job);
     s.x_f32 = s.x;
@@ -328,7 +354,9 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
     for (size_t row = 0; row < job->n; row += s.slab) {
         size_t n = job->n - row < s.slab ? job->n - row : s.slab;
         const float *x = job->x + row * (job->x_transposed ? 1 : job->ldx);
-        if (in_place)
+        if (job->by_weight)
+            pare_weights_prepare(w, job, &s, x, n);
+        else if (in_place)
             s.x_f32 = x;
         else
             prepare(w, job, &s, x, row, n);
@@ -337,8 +365,8 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
             size_t first = item / c.splits * c.item_panels, last = first + c.item_panels;
             size_t m0 = item % c.splits * c.split_rows, m1 = m0 + c.split_rows;
             if (m0 < n)
-                run_item(job, &s, first, last < c.panels ? last : c.panels, row, m0,
-                         m1 < n ? m1 : n);
+                (job->by_weight ? run_weights : run_item)(
+                    job, &s, first, last < c.panels ? last : c.panels, row, m0, m1 < n ? m1 : n);
         }
         pare_barrier(w);
     }

@@ -352,9 +352,9 @@ double pare_train_weights_left_out(const pare_train_weights *w) {
         const pare_train_tensor *t = &w->tensors[i];
         if (!t->live) continue;
         const pare_linear *linear = place_of(w->model, t->name).linear;
-        double n = 2.0 * (double)t->rows * (double)t->cols, back = n * (1 - t->live->backward);
-        if (linear && linear->w.live) sum += n * (1 - t->live->forward) + back;
-        if (t->kept) sum += back;
+        double n = 2.0 * (double)t->rows * (double)t->cols;
+        if (linear && linear->w.live) sum += n * (2 - t->live->y - t->live->dx);
+        if (t->kept) sum += n * (1 - t->live->dw);
     }
     return sum;
 }

@@ -150,6 +150,99 @@ static void f32_parts_have_the_bits_of_the_whole(void **state) {
             }
 }
 
+static void picks(const pare_tile_kernels *tiles, size_t n, size_t first, unsigned keep) {
+    size_t room = (n + 7) / 8 * 8, found = 0;
+    float *w = calloc(n + 1, sizeof *w), *value = malloc((room + 1) * sizeof *value);
+    uint8_t *place = malloc(room + 1);
+    static const float odd[] = {-0.0f, NAN, 1e-42f, -INFINITY};
+    for (size_t i = 0; i < n; i++)
+        w[i] = (unsigned)rand() % 8 < keep ? (float)uniform() : rand() % 4 ? 0 : odd[rand() % 4];
+    size_t count = tiles->pick(value, place, w, n, first);
+    for (size_t i = 0; i < n; i++) {
+        if (w[i] == 0.0f) continue;
+        assert_true(found < count);
+        assert_memory_equal(&value[found], &w[i], sizeof *w);
+        assert_int_equal(place[found++], first + i);
+    }
+    assert_int_equal(count, found);
+    free(w);
+    free(value);
+    free(place);
+}
+
+static void picks_what_is_not_zero(void **state) {
+    (void)state;
+    srand(8);
+    for (size_t n = 0; n <= 64; n++)
+        for (unsigned keep = 0; keep <= 8; keep += 2) {
+            picks(&pare_tile_ref, n, n * 3, keep);
+            for (size_t l = 0; l < N_LEVELS && levels[l].needs <= pare_isa_best(); l++)
+                if (levels[l].kernels->pick) picks(levels[l].kernels, n, n * 3, keep);
+        }
+}
+
+/* Lists of the single weights of two pieces of inputs, k in the second: the bits of f32 over all
+ * inputs. */
+static void weights_product(const pare_tile_kernels *tiles, size_t n_lists, size_t k,
+                            unsigned keep) {
+    enum { T = PARE_TILE_PIECE, IN = 2 * T };
+    float *x = exact(T * IN * sizeof *x), *panel = exact(IN * NR * sizeof *panel),
+          *want = exact(T * NR * sizeof *want), *xt = exact(IN * T * sizeof *xt),
+          *c = malloc(n_lists * T * sizeof *c), *before = malloc(n_lists * T * sizeof *before);
+    for (size_t i = 0; i < T * IN; i++) x[i] = (float)uniform();
+    for (size_t i = 0; i < IN * NR; i++)
+        panel[i] = (unsigned)rand() % 8 < keep && i / NR < T + k ? (float)uniform() : 0.0f;
+    for (size_t i = 0; i < T * IN; i++) {
+        size_t t = i / IN, j = i % IN, piece = j / T;
+        xt[piece * T * T + (t / NR * T + j % T) * NR + t % NR] = x[i];
+    }
+    for (int add = 0; add < 2; add++) {
+        for (size_t i = 0; i < n_lists * T; i++) before[i] = (float)uniform();
+        for (size_t i = 0; i < T * NR; i++)
+            want[i] = i % NR < n_lists ? before[i % NR * T + i / NR] : 0;
+        for (size_t piece = 0; piece < 2; piece++) {
+            float *value = malloc((n_lists * T + 1) * sizeof *value);
+            uint8_t *place = malloc(n_lists * T + 1), *count = malloc(n_lists);
+            size_t at = 0;
+            for (size_t l = 0; l < n_lists; l++) {
+                float row[T];
+                for (size_t j = 0; j < T; j++) row[j] = panel[(piece * T + j) * NR + l];
+                count[l] = (uint8_t)tiles->pick(value + at, place + at, row, T, 0);
+                at += count[l];
+            }
+            tiles->weights(c, piece ? c : NULL, piece && add ? before : NULL, xt + piece * T * T,
+                           value, place, count, n_lists);
+            free(value);
+            free(place);
+            free(count);
+        }
+        tiles->f32(want, x, IN, panel, T, IN, add);
+        for (size_t l = 0; l < n_lists; l++)
+            for (size_t t = 0; t < T; t++)
+                assert_memory_equal(&c[l * T + t], &want[t * NR + l], sizeof *c);
+    }
+    free(x);
+    free(panel);
+    free(want);
+    free(xt);
+    free(c);
+    free(before);
+}
+
+static void weights_have_the_bits_of_the_whole(void **state) {
+    (void)state;
+    const size_t ks[] = {0, 1, 31, 64};
+    srand(9);
+    for (size_t n = 1; n <= NR; n++)
+        for (size_t j = 0; j < sizeof ks / sizeof *ks; j++)
+            for (unsigned keep = 0; keep <= 8; keep += 2) {
+                weights_product(&pare_tile_ref, n, ks[j], keep);
+                for (size_t l = 0; l < N_LEVELS && levels[l].needs <= pare_isa_best(); l++)
+                    if (levels[l].kernels->weights)
+                        weights_product(levels[l].kernels, n, ks[j], keep);
+            }
+}
+
 /* A bf16 number as the units read it: denormals count as zero. */
 static float from_bf16(uint16_t h) {
     uint32_t bits = (uint32_t)h << 16;
@@ -410,6 +503,8 @@ int main(void) {
         cmocka_unit_test(transposes),
         cmocka_unit_test(f32_products),
         cmocka_unit_test(f32_parts_have_the_bits_of_the_whole),
+        cmocka_unit_test(picks_what_is_not_zero),
+        cmocka_unit_test(weights_have_the_bits_of_the_whole),
         cmocka_unit_test(bf16_products),
         cmocka_unit_test(splits_into_bf16),
         cmocka_unit_test(int_products),

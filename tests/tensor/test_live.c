@@ -24,11 +24,20 @@ static float *normal(size_t n, uint64_t stream) {
     return v;
 }
 
-/* Tiles of height x width, each kept with a probability. The caller frees. */
+/* Tiles of height x width, each kept with a probability; width 0: two of every four inputs. The
+ * caller frees. */
 static uint64_t *tiles(size_t rows, size_t cols, size_t height, size_t width, float keep) {
     uint64_t *mask = pare_calloc(pare_bit_words(rows * cols), sizeof *mask);
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < cols; c++) {
+            size_t four = c / 4, i = r * (cols + 4) + four,
+                   first = (size_t)(pare_rng_uniform(4, 1, i) * 4),
+                   other = (first + 1 + (size_t)(pare_rng_uniform(4, 2, i) * 3)) % 4;
+            if (width == 0) {
+                size_t at = r * cols + c;
+                if (c % 4 == first || c % 4 == other) mask[at / 64] |= (uint64_t)1 << at % 64;
+                continue;
+            }
             size_t tile = r / height * (cols + 1) + c / width, k = r * cols + c;
             if (pare_rng_uniform(4, rows * 1000 + cols, tile) < keep)
                 mask[k / 64] |= (uint64_t)1 << k % 64;
@@ -42,9 +51,9 @@ typedef struct structure {
     size_t height, width;
     float keep;
 } structure;
-static const structure structures[] = {{16, 16, 0.2f}, {16, 16, 0.6f}, {8, 8, 0.1f},
-                                       {4, 4, 0.05f},  {1, 1, 0.03f},  {1, 1, 0.5f},
-                                       {64, 1, 0.3f},  {1, 300, 0.2f}, {16, 16, 0}};
+static const structure structures[] = {
+    {16, 16, 0.2f}, {16, 16, 0.6f}, {8, 8, 0.1f}, {4, 4, 0.05f}, {1, 1, 0.03f}, {1, 1, 0.5f},
+    {64, 1, 0.3f},  {1, 300, 0.2f}, {16, 16, 0},  {1, 1, 0.2f},  {1, 0, 0}};
 enum { N_STRUCTURES = sizeof structures / sizeof *structures };
 
 static void masks_are_read_as_defined(void **state) {
@@ -75,10 +84,10 @@ static void masks_are_read_as_defined(void **state) {
                             any |= bit(mask, r * cols + c);
                         assert_int_equal(bit(l->by_input + p * pare_bit_words(rows), r), any);
                     }
-                assert_true(l->forward >= 0 && l->forward <= 1);
-                if (t->keep == 0) assert_true(l->forward == 0 && l->backward == 0);
+                assert_true(l->y >= 0 && l->y <= 1);
+                if (t->width && t->keep == 0) assert_true(l->y == 0 && l->dx == 0 && l->dw == 0);
                 pare_live_set(rt, l, NULL);
-                assert_true(l->forward == 1 && bit(l->by_output, 0));
+                assert_true(l->y == 1 && bit(l->by_output, 0));
                 pare_live_free(l);
                 pare_runtime_free(rt);
                 pare_free(mask);
@@ -148,7 +157,8 @@ static float *products(layer l, const float *w, const float *x, int threads, con
     return l.y;
 }
 
-static void check(layer l, const structure *t) {
+/* by_weight: also where panels would be chosen. */
+static void check(layer l, const structure *t, bool by_weight) {
     uint64_t *mask = tiles(l.out, l.in, t->height, t->width, t->keep);
     float *w = normal(l.out * l.in, 1), *x = normal(l.n * l.in, 2), *dy = normal(l.n * l.rows, 3);
     pare_runtime *rt = test_runtime(1, pare_isa_best());
@@ -158,6 +168,7 @@ static void check(layer l, const structure *t) {
     assert_ok(pare_live_create(&live, l.out, l.in, err));
     pare_live_set(rt, live, mask);
     pare_runtime_free(rt);
+    if (by_weight) live->y_by_weight = live->dx_by_weight = true;
     l.dy = dy;
     for (int isa = FIRST_LEVEL; isa <= (int)TOP_LEVEL; isa++)
         for (int add = 0; add < 2; add++) {
@@ -178,7 +189,7 @@ static void check(layer l, const structure *t) {
                                  pare_isa_name(l.isa), i, l.rows, l.in, (double)g,
                                  (double)dense[before + i]);
                 }
-                if (t->keep == 0 && isa <= PARE_ISA_AVX512)
+                if (t->width && t->keep == 0 && isa <= PARE_ISA_AVX512)
                     assert_int_equal(n_left_out, l.rows * l.in);
                 pare_free(got);
             }
@@ -202,16 +213,68 @@ static void products_have_the_bits_of_the_dense_ones(void **state) {
                           .out = shapes[i][1],
                           .in = shapes[i][2],
                           .rows = shapes[i][1]},
-                  &structures[k]);
+                  &structures[k], false);
     for (size_t k = 0; k < N_STRUCTURES; k++) { /* rows of a matrix, of whole panels and not */
-        check((layer){.n = 21, .out = 96, .in = 50, .row0 = 32, .rows = 48}, &structures[k]);
-        check((layer){.n = 21, .out = 96, .in = 50, .row0 = 23, .rows = 40}, &structures[k]);
+        check((layer){.n = 21, .out = 96, .in = 50, .row0 = 32, .rows = 48}, &structures[k], false);
+        check((layer){.n = 21, .out = 96, .in = 50, .row0 = 23, .rows = 40}, &structures[k], false);
     }
 }
 
+/* Rows by 64 and not, one slab and two, inputs and outputs of one block and of more, with tails. */
+static void single_weights_have_the_bits_of_the_dense_ones(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {/* n, out, in */
+                                       {64, 16, 64}, {64, 3, 1},     {128, 33, 300}, {257, 70, 65},
+                                       {64, 300, 7}, {300, 20, 257}, {600, 64, 48}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (size_t k = 4; k < N_STRUCTURES; k++)
+            check((layer){.n = shapes[i][0],
+                          .out = shapes[i][1],
+                          .in = shapes[i][2],
+                          .rows = shapes[i][1]},
+                  &structures[k], true);
+    for (size_t k = 4; k < N_STRUCTURES; k++) {
+        check((layer){.n = 64, .out = 96, .in = 50, .row0 = 32, .rows = 48}, &structures[k], true);
+        check((layer){.n = 64, .out = 96, .in = 50, .row0 = 23, .rows = 40}, &structures[k], true);
+    }
+}
+
+/* What is chosen: lists where little is left but of all panels, for rows that fill pieces. */
+static void chosen_by_what_is_left(void **state) {
+    (void)state;
+    static const struct {
+        structure s;
+        bool by_weight;
+    } cases[] = {{{1, 0, 0}, true},       {{1, 1, 0.2f}, true}, {{1, 1, 0.75f}, false},
+                 {{16, 16, 0.2f}, false}, {{4, 4, 0.3f}, true}, {{64, 1, 0.3f}, false}};
+    pare_runtime *rt = test_runtime(1, pare_isa_best());
+    bool has = pare_tile_kernels_get(pare_isa_best())->weights != NULL;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const structure *t = &cases[i].s;
+        uint64_t *mask = tiles(320, 256, t->height, t->width, t->keep);
+        pare_live *l;
+        assert_ok(pare_live_create(&l, 320, 256, err));
+        pare_live_set(rt, l, mask);
+        assert_int_equal(l->y_by_weight, has && cases[i].by_weight);
+        assert_true(!l->y_by_weight || l->y == l->kept);
+        pare_live_set(rt, l, NULL);
+        assert_true(!l->y_by_weight && !l->dx_by_weight);
+        pare_live_free(l);
+        pare_free(mask);
+    }
+    pare_runtime_free(rt);
+    assert_false(pare_live_takes_rows(0));
+    assert_false(pare_live_takes_rows(63));
+    assert_true(pare_live_takes_rows(64));
+    assert_false(pare_live_takes_rows(100));
+    assert_true(pare_live_takes_rows(257));
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(masks_are_read_as_defined),
-                                       cmocka_unit_test(lists_begin_anywhere),
-                                       cmocka_unit_test(products_have_the_bits_of_the_dense_ones)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(masks_are_read_as_defined), cmocka_unit_test(lists_begin_anywhere),
+        cmocka_unit_test(products_have_the_bits_of_the_dense_ones),
+        cmocka_unit_test(single_weights_have_the_bits_of_the_dense_ones),
+        cmocka_unit_test(chosen_by_what_is_left)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,7 @@
 #include "pare/sparsity.h"
 #include "train/step.h"
 
-enum { N = 47, STEPS = 9 };
+enum { IDS = 47, N = 111, STEPS = 9 };
 
 typedef struct training {
     pare_train_weights *w;
@@ -37,7 +37,7 @@ static void begin(training *t, pare_runtime *rt, const char *spec) {
     assert_ok(pare_json_load(&j, path, PARE_JSON_CONFIG_MAX, 0, err));
     for (int i = 0; i <= N; i++) {
         int64_t id;
-        snprintf(path, sizeof path, "ids.%d", i);
+        snprintf(path, sizeof path, "ids.%d", i % IDS);
         assert_ok(pare_json_int(&j, path, PARE_REQUIRED, 0, 1 << 20, &id, err));
         t->ids[i] = (int32_t)id;
     }
@@ -89,7 +89,7 @@ static double norm_of(const training *t) {
 
 /* A step in two halves that are added up; *left_out: operations that were. */
 static double run_step(training *t, bool leave_out, double *left_out) {
-    const size_t lengths[2] = {30, 17};
+    const size_t lengths[2] = {64, 47};
     double loss = 0, nll;
     assert_ok(pare_pruner_pre_forward(t->pruner, err));
     bool sparse = leave_out && !pare_pruner_needs_dense_gradient(t->pruner);
@@ -127,7 +127,10 @@ static const struct {
     {"magnitude:sparsity=0.9,type=block_8x8,every=1,from=0,until=6,sparse_grads=true", true},
     {"acdc:sparsity=0.8,type=block_8x8,dense_until=1,sparse_from=8,sparse_steps=2,dense_steps=2",
      false},
-    {"magnitude_ste:sparsity=0.9,type=block_8x8,schedule=none", false}};
+    {"magnitude_ste:sparsity=0.9,type=block_8x8,schedule=none", false},
+    {"magnitude_ste:sparsity=2:4,schedule=none", false},
+    {"static_sparse:sparsity=2:4", true},
+    {"rigl:sparsity=0.8,every=3,from=1,until=8,drop=0.5", true}};
 
 static void the_same_training(void **state) {
     (void)state;
