@@ -33,8 +33,8 @@ static const cli_option compress_table[] = {
     CLI_SWITCH(compress_options, 0, "keep-zeros", keep_zeros,
                "with --lora: weights that are 0 stay 0"),
     CLI_OPTION(compress_options, 0, "prefix", CLI_TEXT, prefix, "FILE", 0, 0,
-               "a cushion that becomes part of the output folder, and that calibration stands "
-               "behind; none = no cushion (default: what MODEL's folder has)"),
+               "a cushion that becomes part of the output, and that calibration stands "
+               "behind; none = no cushion (default: what MODEL has)"),
     CLI_OPTION(compress_options, 0, "calib", CLI_TEXT, calib, "FILE", 0, 0,
                "calibration text, for methods that measure a layer's inputs"),
     CLI_OPTION(compress_options, 0, "calib-samples", CLI_INT, calib_samples, "N", 0, 1 << 20,
@@ -547,7 +547,7 @@ static const cli_option convert_table[] = {
                "when OUT ends in .gguf, else hf)"),
     CLI_OPTION(convert_options, 0, "split", CLI_SIZE, split, "SIZE", 0, 0, "parts of at most SIZE"),
     CLI_OPTION(convert_options, 0, "prefix", CLI_TEXT, prefix, "FILE", 0, 0,
-               "a cushion that becomes part of the output folder; none = no cushion (default: what "
+               "a cushion that becomes part of the output; none = no cushion (default: what "
                "MODEL's folder has)"),
     CLI_OPTION(convert_options, 0, "lora", CLI_TEXT, lora, "ADAPTER", 0, 0,
                "merge a low-rank adapter (a folder of PEFT's or pare train's); its matrices become "

@@ -13,6 +13,32 @@ static void set(pare_gguf_writer *w, const pare_arch *arch, const char *name, ui
     FUZZ_CHECK(pare_gguf_set_u32(w, key, value, NULL) == PARE_OK);
 }
 
+/* pare's own keys: an input on a static grid, and a prefix of one position. */
+static void set_own(pare_gguf_writer *w, const pare_arch *arch, const pare_model_config *c) {
+    const struct {
+        const char *key;
+        size_t n;
+    } facts[] = {{"n_layers", c->n_layers},     {"n_kv_heads", c->n_kv_heads},
+                 {"head_dim", c->head_dim},     {"dim", c->dim},
+                 {"vocab_size", c->vocab_size}, {"version", 1}};
+    char key[96], text[32];
+    FUZZ_CHECK(pare_gguf_set_str(w, "pare.act.inputs",
+                                 "{\"version\":1,\"inputs\":{\"blk.0.ffn_down.weight\":{\"bits\":8,"
+                                 "\"granularity\":\"per_tensor_static\",\"symmetric\":false,"
+                                 "\"formula\":\"default\",\"scale\":0.1,\"zero\":7}}}",
+                                 NULL) == PARE_OK);
+    FUZZ_CHECK(pare_gguf_set_str(w, "pare.cushion.format", "pare-cushion", NULL) == PARE_OK);
+    FUZZ_CHECK(pare_gguf_set_str(w, "pare.cushion.arch", arch->name, NULL) == PARE_OK);
+    FUZZ_CHECK(pare_gguf_set_str(w, "pare.cushion.token_ids", "[1]", NULL) == PARE_OK);
+    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
+        snprintf(key, sizeof key, "pare.cushion.%s", facts[i].key);
+        snprintf(text, sizeof text, "%zu", facts[i].n);
+        FUZZ_CHECK(pare_gguf_set_str(w, key, text, NULL) == PARE_OK);
+    }
+    FUZZ_CHECK(pare_gguf_set_f32s(w, "pare.cushion.values", tiny_values(),
+                                  2 * c->n_layers * c->n_kv_heads * c->head_dim, NULL) == PARE_OK);
+}
+
 /* The architectures that GGUF files know. */
 size_t fuzz_seed(unsigned i, uint8_t *out, size_t capacity) {
     const pare_arch *arch = NULL;
@@ -38,6 +64,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t capacity) {
     snprintf(name, sizeof name, "%s.attention.layer_norm%s_epsilon", arch->gguf,
              arch->layer_norm ? "" : "_rms");
     FUZZ_CHECK(pare_gguf_set_f32(w, name, 1e-5f, NULL) == PARE_OK);
+    set_own(w, arch, &c);
     size_t n = 0;
     for (; tiny_weight(arch, &c, PARE_NAMES_GGUF, n, name, dims, &n_dims); n++)
         FUZZ_CHECK(pare_gguf_declare(w, name, PARE_GGML_F32, dims, n_dims, NULL) == PARE_OK);

@@ -47,7 +47,7 @@ typedef struct pare_compress_options {
     const char *lora;
     bool lora_keep_zeros; /* weights that are 0 stay 0: the model keeps its sparsity, at some loss,
                              since the adapter was trained beside all of it */
-    /* A cushion (pare_model_set_prefix) that becomes part of the output folder, in place of the
+    /* A cushion (pare_model_set_prefix) that becomes part of the output, in place of the
      * model's own: calibration stands behind it. NULL: the model's own, if it has one; "": none. */
     const char *prefix;
     /* Calibration, for methods that need it: NULL and 0 elsewhere. */
@@ -105,7 +105,8 @@ typedef struct pare_compress_info {
     const char *imatrix_sha256; /* of the importance matrix that was read; NULL = none */
     size_t prefix_length;       /* positions of the cushion; 0 = none */
     const char *prefix_sha256;  /* of its file; NULL = none */
-    const char *prefix_file;    /* its file in the output folder; NULL = none, or a dry run */
+    const char *prefix_file;    /* the file that has it: in the output folder, or the output
+                                   itself; NULL = none, or a dry run */
     double bits_per_weight, sparsity, seconds;
     const char *prefix_search; /* JSON text of a search for the cushion: choices, tokens, errors
                                   (docs/cushion.md); NULL: none was searched */

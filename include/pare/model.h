@@ -40,7 +40,7 @@ typedef struct pare_model_info {
     double bits_per_weight;
     size_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab_size, ctx_max;
     size_t sliding_window; /* 0 = none */
-    size_t prefix_length;  /* positions of the folder's cushion (pare_model_set_prefix); 0 = none */
+    size_t prefix_length;  /* positions of its own cushion (pare_model_set_prefix); 0 = none */
     bool tied_embeddings;
     size_t n_tensors;
     const pare_tensor_info *tensors;
@@ -75,7 +75,7 @@ void pare_model_free(pare_model *m);
 pare_status pare_model_add_lora(pare_model *m, const char *path, pare_error *err);
 
 /* Every sequence of the model stands behind the prefix of a file from now on (a cushion: keys and
- * values of some positions, docs/cushion.md), in place of what it had: a folder that holds one is
+ * values of some positions, docs/cushion.md), in place of what it had: a model that holds one is
  * loaded with it. All functions count a sequence's own positions, from 0. path NULL: behind none.
  * Before any session is made of it. Errors: PARE_ERR_INPUT (damaged, or another model's),
  * PARE_ERR_UNSUPPORTED, PARE_ERR_IO, PARE_ERR_NOMEM. */

@@ -12,6 +12,7 @@
 #ifndef PARE_SRC_MODEL_PREFIX_H
 #define PARE_SRC_MODEL_PREFIX_H
 
+#include "io/gguf_writer.h"
 #include "model/model.h"
 
 enum { PARE_PREFIX_MAX = 1024 /* positions */ };
@@ -20,6 +21,8 @@ enum { PARE_PREFIX_MAX = 1024 /* positions */ };
  * quantization_config where there is one. */
 #define PARE_PREFIX_FILE "cushion.safetensors"
 #define PARE_PREFIX_KEY "cushion_file"
+/* A GGUF file has it in its metadata, under keys that begin so. */
+#define PARE_PREFIX_GGUF "pare.cushion."
 
 typedef struct pare_prefix {
     pare_attn_prefix attn; /* for spans */
@@ -54,16 +57,26 @@ uint64_t pare_prefix_read_bytes(const pare_model *m, size_t pos);
 
 /* ---- files (prefix_file.c) ---- */
 
-/* Reads a file. c: of the model that it is for. Errors: PARE_ERR_INPUT (damaged, another model's by
- * architecture or shapes, NaN or Inf), PARE_ERR_UNSUPPORTED (a later version), PARE_ERR_IO,
- * PARE_ERR_NOMEM; those of pare_prefix_create. */
+/* Reads a file, of its own or a GGUF file that has one. c: of the model that it is for. Errors:
+ * PARE_ERR_INPUT (damaged, another model's by architecture or shapes, NaN or Inf),
+ * PARE_ERR_UNSUPPORTED (a later version), PARE_ERR_IO, PARE_ERR_NOMEM; those of pare_prefix_create.
+ */
 pare_status pare_prefix_load(pare_prefix **out, const pare_model_config *c, const char *path,
                              pare_error *err);
 /* Writes a file. record: JSON text about how it came to be, or NULL. Errors: PARE_ERR_IO,
  * PARE_ERR_NOMEM. */
 pare_status pare_prefix_save(const pare_prefix *p, const pare_model_config *c, const char *record,
                              const char *path, pare_error *err);
-/* The path of the file that belongs to a model's folder, to be freed; NULL: there is none. Errors:
+/* Is it a GGUF file? Errors: those of opening and reading it. */
+pare_status pare_prefix_in_gguf(bool *out, const char *path, pare_error *err);
+/* The record of a file, to be freed; NULL: none. Errors: those of opening it, PARE_ERR_NOMEM. */
+pare_status pare_prefix_record(char **out, const char *path, pare_error *err);
+/* Puts a file's prefix into the metadata of a GGUF file of that architecture. Errors: those of
+ * pare_prefix_load. */
+pare_status pare_prefix_put_gguf(pare_gguf_writer *w, const char *path, const pare_model_config *c,
+                                 const char *arch, pare_error *err);
+/* The path of the file that belongs to a model, to be freed: a folder's, or the GGUF file itself
+ * where it has one; NULL: there is none. Errors:
  * PARE_ERR_INPUT (the configuration names something that is no file name), PARE_ERR_NOMEM. */
 pare_status pare_prefix_path_of(char **out, const pare_source *s, pare_error *err);
 /* Attaches what the model's folder has, if it has one. */

@@ -7,10 +7,9 @@
  *     token_ids  "[1, 2]", where the prefix was computed from tokens, or
  *     tuned_from the same, where it was tuned since
  *     record     a JSON object about how it came to be */
-#include "model/prefix.h"
+#include "model/prefix_internal.h"
 
 #include "io/json.h"
-#include "io/safetensors_writer.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -48,13 +47,15 @@ static void print_name(char name[NAME], size_t layer, bool value) {
 
 /* ---- reading ---- */
 
-static pare_status check_facts(const pare_st *st, const pare_model_config *c, const char *path,
+static const char *st_text(const void *st, const char *key) { return pare_st_metadata(st, key); }
+
+pare_status prefix_check_facts(const prefix_words *words, const pare_model_config *c,
                                pare_error *err) {
     fact facts[FACTS];
     facts_of(facts, c);
-    const char *version = pare_st_metadata(st, "version");
+    const char *version = words->get(words->file, "version"), *path = words->path;
     for (size_t i = 0; i < FACTS; i++) {
-        const char *found = pare_st_metadata(st, facts[i].key);
+        const char *found = words->get(words->file, facts[i].key);
         if (i == 1 && version && strcmp(version, "1") != 0)
             return pare_fail(err, PARE_ERR_UNSUPPORTED, "%s: version: found %.40s, expected %d",
                              path, version, VERSION);
@@ -113,12 +114,12 @@ static pare_status read_rows(float *to, const pare_st *st, const pare_st_tensor 
     return status;
 }
 
-static pare_status read_ids(pare_prefix *p, const pare_st *st, size_t vocab, const char *path,
+pare_status prefix_read_ids(pare_prefix *p, const prefix_words *words, size_t vocab,
                             pare_error *err) {
-    const char *key = "token_ids", *text = pare_st_metadata(st, key);
+    const char *key = "token_ids", *text = words->get(words->file, key), *path = words->path;
     pare_json j = {0};
     p->tuned = !text;
-    if (!text) text = pare_st_metadata(st, key = "tuned_from");
+    if (!text) text = words->get(words->file, key = "tuned_from");
     if (!text) return PARE_OK;
     p->ids = pare_calloc(p->attn.n, sizeof *p->ids);
     if (!p->ids) return pare_fail(err, PARE_ERR_NOMEM, "%s: %s", path, key);
@@ -142,7 +143,8 @@ static pare_status read_ids(pare_prefix *p, const pare_st *st, size_t vocab, con
 static pare_status read_all(pare_prefix **p, const pare_st *st, const pare_model_config *c,
                             const char *path, pare_error *err) {
     size_t n;
-    PARE_TRY(check_facts(st, c, path, err));
+    const prefix_words words = {st_text, st, path};
+    PARE_TRY(prefix_check_facts(&words, c, err));
     PARE_TRY(check_tensors(&n, st, c, path, err));
     pare_error own = {0};
     pare_status status = pare_prefix_create(p, c, n, &own);
@@ -155,7 +157,7 @@ static pare_status read_all(pare_prefix **p, const pare_st *st, const pare_model
         PARE_TRY(
             read_rows(pare_prefix_rows(*p, i / 2, i % 2), st, pare_st_find(st, name), path, err));
     }
-    return read_ids(*p, st, c->vocab_size, path, err);
+    return prefix_read_ids(*p, &words, c->vocab_size, err);
 }
 
 pare_status pare_prefix_load(pare_prefix **out, const pare_model_config *c, const char *path,
@@ -163,6 +165,9 @@ pare_status pare_prefix_load(pare_prefix **out, const pare_model_config *c, cons
     pare_st *st;
     pare_prefix *p = NULL;
     *out = NULL;
+    bool gguf;
+    PARE_TRY(pare_prefix_in_gguf(&gguf, path, err));
+    if (gguf) return prefix_load_gguf(out, c, path, err);
     PARE_TRY(pare_st_open(&st, path, err));
     pare_status status = read_all(&p, st, c, path, err);
     pare_st_close(st);
@@ -184,30 +189,35 @@ static char *print_ids(const pare_prefix *p) {
     return text;
 }
 
-static pare_status set_metadata(pare_st_writer *w, const pare_prefix *p, const pare_model_config *c,
-                                const char *record, pare_error *err) {
+pare_status prefix_put_words(pare_status (*set)(void *to, const char *key, const char *text,
+                                                pare_error *err),
+                             void *to, const pare_prefix *p, const pare_model_config *c,
+                             const char *record, pare_error *err) {
     fact facts[FACTS];
     char number[NAME];
     facts_of(facts, c);
-    for (size_t i = 0; i < FACTS; i++)
-        PARE_TRY(pare_st_set_metadata(w, facts[i].key, facts[i].text, err));
+    for (size_t i = 0; i < FACTS; i++) PARE_TRY(set(to, facts[i].key, facts[i].text, err));
     snprintf(number, sizeof number, "%d", VERSION);
-    PARE_TRY(pare_st_set_metadata(w, "version", number, err));
+    PARE_TRY(set(to, "version", number, err));
     snprintf(number, sizeof number, "%zu", p->attn.n);
-    PARE_TRY(pare_st_set_metadata(w, "length", number, err));
-    if (record) PARE_TRY(pare_st_set_metadata(w, "record", record, err));
+    PARE_TRY(set(to, "length", number, err));
+    if (record) PARE_TRY(set(to, "record", record, err));
     if (!p->ids) return PARE_OK;
     char *ids = print_ids(p);
-    pare_status st = ids ? pare_st_set_metadata(w, p->tuned ? "tuned_from" : "token_ids", ids, err)
+    pare_status st = ids ? set(to, p->tuned ? "tuned_from" : "token_ids", ids, err)
                          : pare_fail(err, PARE_ERR_NOMEM, "prefix: token_ids");
     pare_free(ids);
     return st;
 }
 
+static pare_status st_set(void *w, const char *key, const char *text, pare_error *err) {
+    return pare_st_set_metadata(w, key, text, err);
+}
+
 static pare_status write_all(pare_st_writer *w, const pare_prefix *p, const pare_model_config *c,
                              const char *record, pare_error *err) {
     const size_t dims[] = {p->attn.n, c->n_kv_heads, c->head_dim};
-    PARE_TRY(set_metadata(w, p, c, record, err));
+    PARE_TRY(prefix_put_words(st_set, w, p, c, record, err));
     for (size_t i = 0; i < 2 * p->n_layers; i++) {
         char name[NAME];
         print_name(name, i / 2, i % 2);
@@ -233,9 +243,15 @@ pare_status pare_prefix_save(const pare_prefix *p, const pare_model_config *c, c
 
 pare_status pare_prefix_path_of(char **out, const pare_source *s, pare_error *err) {
     const pare_json *j = pare_source_config_json(s);
+    const pare_gguf *g = pare_source_gguf(s);
     const char *name = NULL;
     *out = NULL;
-    if (!j->root) return PARE_OK; /* GGUF has none */
+    if (g && !pare_gguf_has(g, PARE_PREFIX_GGUF "format")) return PARE_OK;
+    if (g) {
+        *out = pare_strdup(pare_source_path(s));
+        return *out ? PARE_OK
+                    : pare_fail(err, PARE_ERR_NOMEM, "%s: its cushion", pare_gguf_path(g));
+    }
     PARE_TRY(pare_json_str(j, "quantization_config." PARE_PREFIX_KEY, PARE_OPTIONAL, &name, err));
     if (!name) PARE_TRY(pare_json_str(j, PARE_PREFIX_KEY, PARE_OPTIONAL, &name, err));
     if (!name) return PARE_OK;

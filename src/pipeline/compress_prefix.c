@@ -66,14 +66,11 @@ pare_status compress_plan_prefix(compress_run *c, pare_error *err) {
     else if (c->o->prefix && *c->o->prefix && !(c->prefix = pare_strdup(c->o->prefix)))
         return fail_memory(err);
     if (!step && !c->prefix) return PARE_OK;
-    if (!c->o->dry_run && !(c->report->prefix_file = pare_path_join(c->o->out, PARE_PREFIX_FILE)))
+    const bool gguf = strcmp(c->format->container, "gguf") == 0;
+    if (!c->o->dry_run &&
+        !(c->report->prefix_file =
+              gguf ? pare_strdup(c->o->out) : pare_path_join(c->o->out, PARE_PREFIX_FILE)))
         return fail_memory(err); /* when OUT is there nothing may fail any more */
-    if (strcmp(c->format->container, "gguf") == 0)
-        return pare_fail(
-            err, PARE_ERR_UNSUPPORTED,
-            "%s: format gguf: found a cushion, expected a folder as output: GGUF files "
-            "have no place for one%s",
-            step ? step->method->name : c->prefix, step ? "" : " (--prefix none leaves it out)");
     if (!c->prefix) return PARE_OK;
     PARE_TRY(pare_prefix_load(&p, pare_source_config(c->source), c->prefix, err));
     pare_status st = describe(c, p, err);

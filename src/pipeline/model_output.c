@@ -456,8 +456,17 @@ static pare_status copy_companions(pare_output *o, pare_error *err) {
 }
 
 static pare_status copy_prefix(pare_output *o, pare_error *err) {
-    char *to = pare_path_join(o->folder, PARE_PREFIX_FILE);
-    pare_status st = to ? pare_file_copy(to, o->prefix, err) : fail_memory(o, err);
+    const pare_model_config *c = pare_source_config(o->source);
+    char *to = pare_path_join(o->folder, PARE_PREFIX_FILE), *record = NULL;
+    pare_prefix *p = NULL;
+    bool gguf = false;
+    pare_status st = to ? pare_prefix_in_gguf(&gguf, o->prefix, err) : fail_memory(o, err);
+    if (st == PARE_OK && !gguf) st = pare_file_copy(to, o->prefix, err);
+    if (st == PARE_OK && gguf) st = pare_prefix_load(&p, c, o->prefix, err);
+    if (st == PARE_OK && gguf) st = pare_prefix_record(&record, o->prefix, err);
+    if (st == PARE_OK && gguf) st = pare_prefix_save(p, c, record, to, err);
+    pare_prefix_free(p);
+    pare_free(record);
     pare_free(to);
     return st;
 }
@@ -550,7 +559,8 @@ static pare_status begin_hf(pare_output *o, const char *recipe, pare_error *err)
 static pare_status begin_gguf(pare_output *o, const pare_mix *mix, const char *recipe,
                               pare_error *err) {
     static const char *const replaced[] = {"general.file_type", "general.quantization_version",
-                                           "pare.recipe", "pare.version", "pare.act.*"};
+                                           "pare.recipe",       "pare.version",
+                                           "pare.act.*",        PARE_PREFIX_GGUF "*"};
     pare_gguf_writer *w = o->gguf_writer;
     if (o->same_format) {
         PARE_TRY(pare_gguf_copy(w, pare_source_gguf(o->source), replaced,
@@ -579,6 +589,9 @@ static pare_status begin_gguf(pare_output *o, const pare_mix *mix, const char *r
         PARE_TRY(pare_gguf_set_str(w, "pare.recipe", recipe, err));
     }
     PARE_TRY(put_inputs_gguf(o, err));
+    if (o->prefix)
+        PARE_TRY(
+            pare_prefix_put_gguf(w, o->prefix, pare_source_config(o->source), o->arch->name, err));
     for (size_t i = 0; i < o->n_items; i++) {
         o->items[i].number[0] = i;
         PARE_TRY(pare_gguf_declare(w, o->items[i].name, (uint32_t)o->items[i].enc->ggml_type,

@@ -49,8 +49,8 @@ pare_status pare_output_declare(pare_output *o, const pare_output_item *item, pa
 /* Before begin: the model's activations are sparse (borrowed until begin), in place of what the
  * input's configuration says. A GGUF output cannot say it. */
 void pare_output_set_top_k(pare_output *o, const pare_top_k *k);
-/* Before begin: the folder's sequences stand behind the prefix of this file (borrowed until begin),
- * which goes along. The input's own goes along only so. A GGUF output has none. */
+/* Before begin: the output's sequences stand behind the prefix of this file (borrowed until begin),
+ * which goes along. The input's own goes along only so. */
 void pare_output_set_prefix(pare_output *o, const char *path);
 /* mix: the recipe's mix for general.file_type, or NULL; recipe: stored in the metadata, or NULL. */
 pare_status pare_output_begin(pare_output *o, const pare_mix *mix, const char *recipe,

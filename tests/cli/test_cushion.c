@@ -112,8 +112,18 @@ static void folders(void **state) {
         snprintf(command, sizeof command, "pare eval packed%zu" EVAL, i);
         assert_int_equal(positions_of(command), 2);
     }
-    program_refuses("pare convert out1 out.gguf", "format gguf: found a cushion");
-    program_refuses("pare convert model.gguf out.gguf --prefix cushion", "found a cushion");
+    /* a GGUF file holds it, from a folder and from a file, and gives it back */
+    json_decref(program_json(NULL, "pare convert out1 out1.gguf"));
+    assert_int_equal(positions_of("pare eval out1.gguf" EVAL), 2);
+    assert_true(fabs(ppl_of("pare eval out1.gguf" EVAL) - behind) < 1e-3);
+    assert_true(ppl_of("pare eval out1 --prefix out1.gguf" EVAL) == behind);
+    json_decref(program_json(NULL, "pare convert out1.gguf out4"));
+    assert_string_equal(test_hash(test_path("out4/cushion.safetensors")),
+                        test_hash(test_path("out1/cushion.safetensors")));
+    json_decref(program_json(NULL, "pare convert model.gguf out2.gguf --prefix cushion"));
+    assert_int_equal(positions_of("pare eval out2.gguf" EVAL), 2);
+    json_decref(program_json(NULL, "pare convert out2.gguf out3.gguf --prefix none"));
+    assert_int_equal(positions_of("pare eval out3.gguf" EVAL), 0);
     json_decref(program_json(NULL, "pare convert out1 out.gguf --prefix none"));
     assert_true(fabs(ppl_of("pare eval out.gguf --prefix cushion" EVAL) - behind) < 1e-3);
 }
