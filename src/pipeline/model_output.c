@@ -15,7 +15,7 @@
 #include "pipeline/export_config.h"
 #include "pipeline/export_metadata.h"
 #include "pipeline/export_tokenizer.h"
-#include "tensor/grouped_row.h"
+#include "pipeline/output_form.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -611,59 +611,6 @@ pare_status pare_output_begin(pare_output *o, const pare_mix *mix, const char *r
 
 /* --- writing --- */
 
-/* Canonical values -> the file's: 1 taken away, transposed, heads' rows in pairs. Only plain dtypes
- * are recomputed. */
-static pare_status undo_add_one(const pare_tensor *t, uint8_t *to, pare_error *err) {
-    float *x = pare_malloc(t->view.cols, sizeof *x);
-    if (!x) return pare_fail(err, PARE_ERR_NOMEM, "norm: out of memory");
-    pare_status st = PARE_OK;
-    for (size_t r = 0; r < t->view.rows && st == PARE_OK; r++) {
-        t->enc->decode(x, &t->view, r, 0, t->view.cols);
-        for (size_t i = 0; i < t->view.cols; i++) x[i] -= 1.0f;
-        st = pare_encoding_encode_row(t->enc, to + r * t->view.row_bytes, x, t->view.cols, NULL,
-                                      err);
-    }
-
-    pare_free(x);
-    return st;
-}
-
-static void undo_transpose(const pare_tensor *t, uint8_t *to) {
-    const uint8_t *from = t->view.part[0];
-    size_t size = t->enc->block_bytes, rows = t->view.rows, cols = t->view.cols;
-    for (size_t c = 0; c < cols; c++)
-        for (size_t r = 0; r < rows; r++)
-            memcpy(to + (c * rows + r) * size, from + (r * cols + c) * size, size);
-}
-
-static void undo_rope_rows(const pare_tensor *t, uint8_t *to, bool vector, size_t head_dim) {
-    const uint8_t *from = t->view.part[0];
-    size_t rows = vector ? t->view.cols : t->view.rows,
-           bytes = vector ? t->enc->block_bytes : t->view.row_bytes;
-    for (size_t r = 0; r < rows; r++) {
-        size_t head = r / head_dim * head_dim;
-        memcpy(to + (head + pare_rope_row(r - head, head_dim)) * bytes, from + r * bytes, bytes);
-    }
-}
-
-static pare_status undo_fix(const pare_output *o, const written *w, const pare_tensor *t,
-                            uint8_t *to, pare_error *err) {
-    bool vector = w->n_dims == 1;
-    if (t->enc->block_bytes == 0 ||
-        (t->enc->block_len != 1 &&
-         (vector || !(w->fix & (PARE_FIX_ROPE_ROWS_Q | PARE_FIX_ROPE_ROWS_K)))))
-        return pare_fail(
-            err, PARE_ERR_UNSUPPORTED,
-            "%s: found %s, expected a plain type (its layout differs in this container)", w->name,
-            t->enc->name);
-    if (w->fix & PARE_FIX_ADD_ONE) return undo_add_one(t, to, err);
-    if (w->fix & PARE_FIX_TRANSPOSE)
-        undo_transpose(t, to);
-    else
-        undo_rope_rows(t, to, vector, pare_source_config(o->source)->head_dim);
-    return PARE_OK;
-}
-
 static pare_status write_parts(pare_output *o, written *w, const pare_tensor *t, const void *part0,
                                pare_error *err) {
     for (size_t k = 0; k < t->enc->n_parts; k++) {
@@ -723,32 +670,12 @@ static pare_status write_layout(pare_output *o, written *w, const pare_tensor *t
     return st == PARE_OK && has_grid(w) ? write_grid(o, w, err) : st;
 }
 
-/* Grouped integers as blocks of the same numbers. */
-static pare_status to_blocks(const pare_tensor *t, const pare_encoding *enc, pare_tensor *out,
-                             pare_error *err) {
-    pare_grid_form form;
-    pare_grouped_row row;
-    size_t row_bytes = pare_encoding_row_bytes(enc, t->view.cols), n = row_bytes * t->view.rows;
-    if (!pare_grouped_form(&form, t->enc) || !pare_grouped_row_alloc(&row, &form, t->view.cols))
-        return pare_fail(err, PARE_ERR_NOMEM, "a row of %zu", t->view.cols);
-    uint8_t *to = pare_big_alloc(n);
-    for (size_t r = 0; to && r < t->view.rows; r++) {
-        pare_grouped_get(&row, &t->view, t->enc, r);
-        pare_grouped_put(to + r * row_bytes, enc, t->view.cols, &row, &form);
-    }
-    pare_grouped_row_free(&row);
-    if (!to) return pare_fail(err, PARE_ERR_NOMEM, "%zu bytes of %s", n, enc->name);
-    *out = pare_tensor_wrap(enc, to, t->view.rows, t->view.cols);
-    out->storage = to;
-    out->storage_bytes = n;
-    return PARE_OK;
-}
-
 static pare_status write_stored(pare_output *o, written *w, const pare_tensor *t, pare_error *err) {
     if (!w->fix) return write_parts(o, w, t, NULL, err);
     uint8_t *moved = pare_big_alloc(t->part_bytes[0]);
     if (!moved) return fail_memory(o, err);
-    pare_status st = undo_fix(o, w, t, moved, err);
+    pare_status st = pare_output_form(moved, t, w->fix, w->n_dims == 1,
+                                      pare_source_config(o->source)->head_dim, w->name, err);
     if (st == PARE_OK) st = write_parts(o, w, t, moved, err);
     pare_big_free(moved, t->part_bytes[0]);
     return st;
@@ -761,7 +688,7 @@ pare_status pare_output_write(pare_output *o, const pare_tensor *t, pare_error *
     if (w->layout.kind) return write_layout(o, w, t, err);
     if (w->from == w->enc) return write_stored(o, w, t, err);
     pare_tensor blocks;
-    PARE_TRY(to_blocks(t, w->enc, &blocks, err));
+    PARE_TRY(pare_output_blocks(t, w->enc, &blocks, err));
     pare_status st = write_stored(o, w, &blocks, err);
     pare_tensor_free(&blocks);
     return st;
