@@ -560,7 +560,7 @@ static pare_status begin_gguf(pare_output *o, const pare_mix *mix, const char *r
                               pare_error *err) {
     static const char *const replaced[] = {"general.file_type", "general.quantization_version",
                                            "pare.recipe",       "pare.version",
-                                           "pare.act.*",        PARE_PREFIX_GGUF "*"};
+                                           "pare.act.*",        (PARE_PREFIX_GGUF "*")};
     pare_gguf_writer *w = o->gguf_writer;
     if (o->same_format) {
         PARE_TRY(pare_gguf_copy(w, pare_source_gguf(o->source), replaced,
