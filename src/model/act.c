@@ -298,6 +298,7 @@ static bool has_bmm(const pare_act_sites *a, const pare_act_scheme *s) {
 /* "a8:act=per_token", all that occur. */
 static char *name_of(const pare_act_sites *a) {
     static const char *const acts[] = {"per_tensor_static", "per_tensor_dynamic", "per_token"};
+    static const char *const formulas[] = {"", ",formula=paper_eq4", ",formula=full"};
     char text[256] = "";
     size_t n = a->n_layers * PARE_ACT_SITES, len = 0;
     for (size_t i = 0; i < n; i++) {
@@ -308,8 +309,7 @@ static char *name_of(const pare_act_sites *a) {
         len +=
             (size_t)snprintf(text + len, sizeof text - len, "%sa%d:act=%s%s%s%s", len ? " + " : "",
                              s->bits, acts[s->granularity], s->symmetric ? ",sym=true" : "",
-                             s->formula == PARE_ACT_PAPER_EQ4 ? ",formula=paper_eq4" : "",
-                             has_bmm(a, s) ? ",bmm=true" : "");
+                             formulas[s->formula], has_bmm(a, s) ? ",bmm=true" : "");
     }
     return pare_strdup(text);
 }

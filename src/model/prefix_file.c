@@ -166,6 +166,9 @@ pare_status pare_prefix_load(pare_prefix **out, const pare_model_config *c, cons
     pare_prefix *p = NULL;
     *out = NULL;
     bool gguf;
+    if (pare_path_is_folder(path))
+        return pare_fail(err, PARE_ERR_INPUT,
+                         "%s: found a folder, expected a file (its " PARE_PREFIX_FILE ")", path);
     PARE_TRY(pare_prefix_in_gguf(&gguf, path, err));
     if (gguf) return prefix_load_gguf(out, c, path, err);
     PARE_TRY(pare_st_open(&st, path, err));

@@ -36,6 +36,12 @@ static pare_status check_step(compress_run *c, const pare_step *step, pare_error
                          "recipe: found %s, which searches on a text, expected --calib FILE",
                          step->method->name);
     const pare_cushion_options *o = step->options;
+    const size_t ctx = pare_source_config(c->source)->ctx_max;
+    if (ctx && (size_t)o->max_len + (size_t)o->n > ctx)
+        return pare_fail(err, PARE_ERR_ARG,
+                         "recipe: %s: found max_len=%d and n=%d, expected at most %zu together, "
+                         "the model's context",
+                         step->method->name, o->max_len, o->n, ctx);
     int32_t ids[PARE_CUSHION_MAX_LEN];
     pare_tokenizer *tok;
     PARE_TRY(pare_tokenizer_load(&tok, c->o->model, err));

@@ -164,17 +164,17 @@ static pare_status set_top_k(pare_train_run *r, pare_error *err) {
     return PARE_OK;
 }
 
-/* A plan notes how much memory that leaves in use: its tables, and what reading them left in pieces
- * that the system does not get back. */
-static pare_status load_tokenizer(pare_train_run *r, const char *path, pare_error *err) {
-    if (!r->planned) return pare_tokenizer_load(&r->tok, path, err);
+/* For a plan: what reading the tokenizer leaves in use is its tables, and pieces that the system
+ * does not get back. */
+static size_t memory_in_use(const pare_train_run *r) {
+    if (!r->planned) return 0;
     pare_peak_rss_reset(); /* the peak is then what is in use */
-    size_t before = pare_peak_rss_bytes();
-    PARE_TRY(pare_tokenizer_load(&r->tok, path, err));
-    pare_peak_rss_reset();
-    size_t now = pare_peak_rss_bytes();
-    r->tokenizer_bytes = now > before ? now - before : 0;
-    return PARE_OK;
+    return pare_peak_rss_bytes();
+}
+
+static void add_tokenizer(pare_train_run *r, size_t before) {
+    size_t now = memory_in_use(r);
+    if (now > before) r->tokenizer_bytes += now - before;
 }
 
 /* The model before the first step: given, or made in the work folder. */
@@ -186,7 +186,9 @@ static pare_status begin_model(pare_train_run *r, pare_error *err) {
     bool make = made && !pare_work_kept(r->work, "init");
     if (make && pare_group_rank() == 0) {
         if (pare_path_exists(made)) pare_folder_discard(made);
-        st = pare_train_init(r->rt, &o->shape, o->ctx, made, err);
+        size_t before = memory_in_use(r);
+        st = pare_train_init(r->rt, &o->shape, o->ctx, made, err); /* reads it too */
+        add_tokenizer(r, before);
         if (st == PARE_OK) st = pare_work_keep(r->work, "init", json_true(), err);
     }
     if (make && st == PARE_OK) pare_group_barrier();
@@ -197,7 +199,9 @@ static pare_status begin_model(pare_train_run *r, pare_error *err) {
                  : pare_train_weights_open(&r->weights, r->rt, path,
                                            r->compute == PARE_COMPUTE_FAST, err);
     if (st == PARE_OK) st = set_top_k(r, err);
-    if (st == PARE_OK) st = load_tokenizer(r, path, err);
+    size_t before = memory_in_use(r);
+    if (st == PARE_OK) st = pare_tokenizer_load(&r->tok, path, err);
+    add_tokenizer(r, before);
     if (st == PARE_OK) st = check_ctx(r->weights->model, path, o->ctx, err);
     pare_free(made);
     return st;

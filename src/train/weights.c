@@ -161,8 +161,11 @@ pare_status pare_train_weights_open(pare_train_weights **out, pare_runtime *rt, 
     if (st == PARE_OK) st = fill(w, fast, err);
     if (st == PARE_OK) st = pare_prefix_path_of(&cushion, source, err);
     if (cushion)
-        pare_warn(rt, "%s: it belongs to the weights as they are; the training leaves it out",
-                  cushion);
+        pare_warn(rt,
+                  "%s: its cushion belongs to the weights as they are; the training leaves it out",
+                  path);
+    if (st == PARE_OK && pare_source_act(source))
+        pare_warn(rt, "%s: its inputs are quantized; the training leaves that out", path);
     pare_free(cushion);
     if (st != PARE_OK) {
         pare_train_weights_free(w);

@@ -259,6 +259,9 @@ static void what_is_written_is_read(void **state) {
         assert_memory_equal(p->ids, back->ids, 5 * sizeof *ids);
         assert_false(back->tuned);
         pare_prefix_free(back);
+        pare_error e = {0};
+        assert_int_equal(pare_prefix_load(&back, &m->config, test_path("."), &e), PARE_ERR_INPUT);
+        assert_non_null(strstr(e.message, "expected a file"));
         p->tuned = true;
         assert_ok(pare_prefix_save(p, &m->config, NULL, path, err));
         assert_ok(pare_prefix_load(&back, &m->config, path, err));

@@ -96,7 +96,7 @@ static const char *const specs[] = {
     "w8a8:act=per_tensor_static",
     "w8a8:act=per_tensor_static,sym=true",
     "w8a8:act=per_tensor_static,formula=paper_eq4",
-    "w8a8:act=per_tensor_static,formula=paper_eq4,sym=true",
+    "w8a8:act=per_tensor_static,sym=true,formula=paper_eq4",
     "w8a8:act=per_token,bmm=true",
     "w8a8:act=per_tensor_dynamic,formula=paper_eq4,bmm=true",
     "w8a8@attn:act=per_token + w8a8@ffn:act=per_tensor_static,formula=paper_eq4",
@@ -131,6 +131,8 @@ static void in_every_format(void **state) {
             const pare_act_options o = {
                 .spec = specs[i], .calib = text, .calib_samples = 4, .calib_ctx = CTX};
             assert_ok(pare_model_quantize_act(in_memory, &o, err));
+            /* the name of what was read says all of it: "a8:act=..." of "w8a8:act=..." */
+            assert_string_equal(pare_model_act(first) + 1, specs[i] + 3);
             for (size_t s = 0; s < first->act->n_layers * PARE_ACT_SITES; s++) {
                 const pare_act_scheme *x = &first->act->schemes[s],
                                       *y = &in_memory->act->schemes[s];
