@@ -12,6 +12,16 @@ enum { NR = PARE_TILE_NR, KC = PARE_TILE_KC, ROWS = 5 };
 
 static float uniform(void) { return (float)rand() / (float)RAND_MAX * 2.0f - 1.0f; }
 
+/* Takes w[ROWS][cols] over. */
+static pare_tensor encoded(const pare_encoding *e, float *w, size_t cols) {
+    pare_tensor t = {0};
+    pare_runtime *rt = test_runtime(1, pare_isa_best());
+    assert_ok(pare_tensor_encode(rt, &t, e, w, ROWS, cols, NULL, err));
+    pare_runtime_free(rt);
+    free(w);
+    return t;
+}
+
 /* Values of many sizes, in the pattern that the N:M encodings demand. */
 static pare_tensor make_tensor(const pare_encoding *e, size_t cols) {
     float *w = malloc(ROWS * cols * sizeof *w);
@@ -19,12 +29,7 @@ static pare_tensor make_tensor(const pare_encoding *e, size_t cols) {
         w[i] = uniform() * ldexpf(1.0f, (int)(i / 32 % 9) - 5);
         if (e->block_bytes == 0 && i % 4 >= 2) w[i] = 0.0f;
     }
-    pare_tensor t = {0};
-    pare_runtime *rt = test_runtime(1, pare_isa_best());
-    assert_ok(pare_tensor_encode(rt, &t, e, w, ROWS, cols, NULL, err));
-    pare_runtime_free(rt);
-    free(w);
-    return t;
+    return encoded(e, w, cols);
 }
 
 static void check_row(const pare_unpack_kernels *k, const pare_tensor *t, size_t row, size_t col,
@@ -95,12 +100,7 @@ static pare_tensor random_pattern(const pare_encoding *e, size_t cols, size_t m)
             bool kept = (size_t)rand() % (ROWS - 1) < r && (!m || stored < m / 2);
             if (kept) w[r * cols + c] = uniform() + (rand() % 2 ? 2.0f : -2.0f);
         }
-    pare_tensor t = {0};
-    pare_runtime *rt = test_runtime(1, pare_isa_best());
-    assert_ok(pare_tensor_encode(rt, &t, e, w, ROWS, cols, NULL, err));
-    pare_runtime_free(rt);
-    free(w);
-    return t;
+    return encoded(e, w, cols);
 }
 
 /* From every multiple of 32 columns on, to every such multiple and to the row's end; nothing is

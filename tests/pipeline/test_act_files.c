@@ -48,22 +48,6 @@ static pare_model *load(const char *path) {
     return m;
 }
 
-static void logits_of(pare_model *m, pare_compute compute, float out[TINY_VOCAB]) {
-    int32_t ids[N];
-    for (int i = 0; i < N; i++) ids[i] = (i * 37 + 11) % 200;
-    pare_session_options o = {.n_ctx = N, .compute = compute, .kv = "f32"};
-    pare_session *s;
-    assert_ok(pare_session_create(&s, m, &o, err));
-    assert_ok(pare_session_eval(s, ids, N, out, err));
-    pare_session_free(s);
-}
-
-static float off_by(const float *a, const float *b) {
-    float off = 0;
-    for (int i = 0; i < TINY_VOCAB; i++) off = fmaxf(off, fabsf(a[i] - b[i]));
-    return isfinite(off) ? off : INFINITY;
-}
-
 /* The same schemes and grids at every site. */
 static void same_sites(const char *what, const pare_model *a, const pare_model *b, bool grids) {
     assert_string_equal(pare_model_act(a), pare_model_act(b));
@@ -83,9 +67,9 @@ static void same_sites(const char *what, const pare_model *a, const pare_model *
 static void same_results(const char *what, pare_model *a, pare_model *b) {
     for (int c = 0; c < 2; c++) {
         float x[TINY_VOCAB], y[TINY_VOCAB];
-        logits_of(a, (pare_compute)c, x);
-        logits_of(b, (pare_compute)c, y);
-        const float off = off_by(x, y);
+        tiny_logits(x, a, (pare_compute)c, N);
+        tiny_logits(y, b, (pare_compute)c, N);
+        const float off = tiny_off_by(x, y);
         if (!(off < 0.5f)) fail_msg("%s: compute %d: off by %g", what, c, (double)off);
     }
 }
@@ -218,20 +202,6 @@ static void seen_by_others(void **state) {
 
 /* --- refused --- */
 
-/* `from` in a file becomes `to`, of the same length. */
-static void edit(const char *path, const char *from, const char *to) {
-    static char all[4 << 20];
-    const size_t length = strlen(from);
-    FILE *f = fopen(path, "r+b");
-    assert_true(f && strlen(to) == length);
-    size_t n = fread(all, 1, sizeof all, f), at = 0;
-    while (at + length <= n && memcmp(all + at, from, length) != 0) at++;
-    assert_true(at + length <= n);
-    fseek(f, (long)at, SEEK_SET);
-    fwrite(to, 1, length, f);
-    fclose(f);
-}
-
 static void refused(void **state) {
     (void)state;
     static const struct {
@@ -268,7 +238,8 @@ static void refused(void **state) {
         pare_error e = {0};
         snprintf(out, sizeof out, "%s", fresh(true));
         assert_ok(make(model, out, cases[i].recipe, "gguf", err));
-        edit(out, cases[i].from, cases[i].to);
+        assert_int_equal(strlen(cases[i].from), strlen(cases[i].to));
+        test_edit_file(out, cases[i].from, cases[i].to, strlen(cases[i].to));
         pare_status st = pare_model_load(&m, rt, out, &e);
         if (st != cases[i].status || !strstr(e.message, cases[i].says))
             fail_msg("%s: found %s \"%s\", expected \"%s\"", cases[i].to, pare_status_name(st),

@@ -54,22 +54,6 @@ static pare_model *made(const char *recipe) {
     return load(out);
 }
 
-static void logits_of(pare_model *m, pare_compute compute, float out[TINY_VOCAB]) {
-    int32_t ids[N];
-    for (int i = 0; i < N; i++) ids[i] = (i * 37 + 11) % 200;
-    pare_session_options o = {.n_ctx = N, .compute = compute, .kv = "f32"};
-    pare_session *s;
-    assert_ok(pare_session_create(&s, m, &o, err));
-    assert_ok(pare_session_eval(s, ids, N, out, err));
-    pare_session_free(s);
-}
-
-static float off_by(const float *a, const float *b) {
-    float off = 0;
-    for (int i = 0; i < TINY_VOCAB; i++) off = fmaxf(off, fabsf(a[i] - b[i]));
-    return isfinite(off) ? off : INFINITY;
-}
-
 /* An output computes what the scheme does in memory: bit by bit where grids do not come from
  * calibration, whose blocks have their weights before in one case and after in the other: then
  * codes fall on other sides of halves (found at most 0.24, with 6 bits). */
@@ -95,9 +79,9 @@ static void as_in_memory(void **state) {
         if (!is_static) assert_true(x->formula == y->formula);
         for (int c = 0; c < 2; c++) {
             float p[TINY_VOCAB], q[TINY_VOCAB];
-            logits_of(a, (pare_compute)c, p);
-            logits_of(b, (pare_compute)c, q);
-            float off = off_by(p, q);
+            tiny_logits(p, a, (pare_compute)c, N);
+            tiny_logits(q, b, (pare_compute)c, N);
+            float off = tiny_off_by(p, q);
             if (!(off <= (is_static ? 0.5f : 0.0f)))
                 fail_msg("%s, compute %d: off by %g", specs[i], c, (double)off);
         }
@@ -168,8 +152,8 @@ static void of_some_matrices(void **state) {
                         cases[i].wanted(k / PARE_ACT_SITES, k % PARE_ACT_SITES));
         for (int c = 0; c < 2; c++) {
             float p[TINY_VOCAB], q[TINY_VOCAB];
-            logits_of(m, (pare_compute)c, p);
-            logits_of(by_hand, (pare_compute)c, q);
+            tiny_logits(p, m, (pare_compute)c, N);
+            tiny_logits(q, by_hand, (pare_compute)c, N);
             assert_memory_equal(p, q, sizeof p);
         }
         pare_model_free(m);
@@ -213,11 +197,11 @@ static void by_targets(void **state) {
         assert_true((layer->ffn_up.act != NULL) == (l == 1));
     }
     float p[TINY_VOCAB], q[TINY_VOCAB], r[TINY_VOCAB];
-    logits_of(all, PARE_COMPUTE_EXACT, p);
-    logits_of(some, PARE_COMPUTE_EXACT, q);
+    tiny_logits(p, all, PARE_COMPUTE_EXACT, N);
+    tiny_logits(q, some, PARE_COMPUTE_EXACT, N);
     assert_ok(pare_model_quantize_act(some, &(pare_act_options){.spec = "none"}, err));
-    logits_of(some, PARE_COMPUTE_EXACT, r);
-    assert_true(off_by(q, r) > 0 && off_by(q, r) < off_by(p, r));
+    tiny_logits(r, some, PARE_COMPUTE_EXACT, N);
+    assert_true(tiny_off_by(q, r) > 0 && tiny_off_by(q, r) < tiny_off_by(p, r));
     pare_model_free(all);
     pare_model_free(some);
 }
@@ -235,8 +219,8 @@ static void after_others(void **state) {
     float p[TINY_VOCAB], q[TINY_VOCAB];
     assert_ok(pare_model_quantize_act(both, &(pare_act_options){.spec = "none"}, err));
     assert_string_equal(pare_model_act(both), "");
-    logits_of(plain, PARE_COMPUTE_EXACT, p);
-    logits_of(both, PARE_COMPUTE_EXACT, q);
+    tiny_logits(p, plain, PARE_COMPUTE_EXACT, N);
+    tiny_logits(q, both, PARE_COMPUTE_EXACT, N);
     assert_memory_equal(p, q, sizeof p);
     pare_model_free(plain);
     pare_model_free(both);
@@ -245,9 +229,9 @@ static void after_others(void **state) {
                *smooth = made("smoothquant:alpha=0.5 + w8a8:per_tensor_static,sym=true");
     float x[TINY_VOCAB], y[TINY_VOCAB];
     assert_true(fabsf(reach(smooth) / reach(rough) - 1) > 0.01f);
-    logits_of(rough, PARE_COMPUTE_EXACT, x);
-    logits_of(smooth, PARE_COMPUTE_EXACT, y);
-    assert_true(off_by(x, y) < 0.3f);
+    tiny_logits(x, rough, PARE_COMPUTE_EXACT, N);
+    tiny_logits(y, smooth, PARE_COMPUTE_EXACT, N);
+    assert_true(tiny_off_by(x, y) < 0.3f);
     pare_model_free(rough);
     pare_model_free(smooth);
 }
@@ -348,9 +332,9 @@ static void prefixes(void **state) {
     assert_ok(pare_prefix_from_ids(&b, plain, ids, 3, err));
     assert_memory_equal(a->values, b->values, a->bytes);
     float x[TINY_VOCAB], y[TINY_VOCAB]; /* and the text is quantized again */
-    logits_of(quantized, PARE_COMPUTE_EXACT, x);
-    logits_of(plain, PARE_COMPUTE_EXACT, y);
-    assert_true(off_by(x, y) > 0);
+    tiny_logits(x, quantized, PARE_COMPUTE_EXACT, N);
+    tiny_logits(y, plain, PARE_COMPUTE_EXACT, N);
+    assert_true(tiny_off_by(x, y) > 0);
     pare_prefix_free(a);
     pare_prefix_free(b);
     pare_model_free(quantized);

@@ -74,19 +74,6 @@ static void goes_along(void **state) {
     assert_true(gguf);
 }
 
-/* `from` in the file becomes `to`, of the same length. */
-static void edit(const void *from, const void *to, size_t length) {
-    static char all[4 << 20];
-    FILE *f = fopen(file, "r+b");
-    assert_non_null(f);
-    size_t n = fread(all, 1, sizeof all, f), at = 0;
-    while (at + length <= n && memcmp(all + at, from, length) != 0) at++;
-    assert_true(at + length <= n);
-    fseek(f, (long)at, SEEK_SET);
-    fwrite(to, 1, length, f);
-    fclose(f);
-}
-
 static void refused(void **state) {
     (void)state;
     pare_model *m;
@@ -101,20 +88,20 @@ static void refused(void **state) {
     c.n_kv_heads++;
     assert_fails(pare_prefix_load(&p, &c, file, err), PARE_ERR_INPUT, "n_kv_heads: found 2");
     c.n_kv_heads--;
-    edit(&first, &nan, sizeof first);
+    test_edit_file(file, &first, &nan, sizeof first);
     assert_fails(pare_model_load(&m, rt, file, err), PARE_ERR_INPUT, "value 5: found NaN");
-    edit(&nan, &first, sizeof first);
-    edit("[257, 97]", "[257, 9x]", 9);
+    test_edit_file(file, &nan, &first, sizeof first);
+    test_edit_file(file, "[257, 97]", "[257, 9x]", 9);
     assert_fails(pare_model_load(&m, rt, file, err), PARE_ERR_INPUT, "damaged.gguf");
-    edit("[257, 9x]", "[257,997]", 9);
+    test_edit_file(file, "[257, 9x]", "[257,997]", 9);
     assert_fails(pare_model_load(&m, rt, file, err), PARE_ERR_INPUT, "997");
-    edit("[257,997]", "[257, 97]", 9);
-    edit("pare.cushion.values", "pare.cushion.valuez", 19);
+    test_edit_file(file, "[257,997]", "[257, 97]", 9);
+    test_edit_file(file, "pare.cushion.values", "pare.cushion.valuez", 19);
     assert_fails(pare_model_load(&m, rt, file, err), PARE_ERR_INPUT, "pare.cushion.values");
-    edit("pare.cushion.valuez", "pare.cushion.values", 19);
-    edit("pare-cushion", "pare-kushion", 12);
+    test_edit_file(file, "pare.cushion.valuez", "pare.cushion.values", 19);
+    test_edit_file(file, "pare-cushion", "pare-kushion", 12);
     assert_fails(pare_model_load(&m, rt, file, err), PARE_ERR_INPUT, "found pare-kushion");
-    edit("pare-kushion", "pare-cushion", 12);
+    test_edit_file(file, "pare-kushion", "pare-cushion", 12);
     assert_ok(pare_model_load(&m, rt, file, err));
     pare_model_free(m);
 }

@@ -24,6 +24,20 @@ const char *fixture_path(const char *name) {
     return path;
 }
 
+void fixture_ids(int32_t *ids, size_t n, const char *fixture) {
+    char path[1200];
+    pare_json j;
+    snprintf(path, sizeof path, "%s/reference.json", fixture_path(fixture));
+    assert_ok(pare_json_load(&j, path, PARE_JSON_CONFIG_MAX, 0, err));
+    for (size_t i = 0; i < n; i++) {
+        int64_t id;
+        snprintf(path, sizeof path, "ids.%zu", i);
+        assert_ok(pare_json_int(&j, path, PARE_REQUIRED, 0, 1 << 20, &id, err));
+        ids[i] = (int32_t)id;
+    }
+    pare_json_free(&j);
+}
+
 static copied_tensor read_tensor(const pare_st *st, size_t i) {
     const pare_st_tensor *s = pare_st_tensor_at(st, i);
     copied_tensor t = {.name = s->name, .dtype = s->dtype->name, .n_dims = s->n_dims};

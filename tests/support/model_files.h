@@ -11,6 +11,8 @@
 
 /* The path of a fixture's folder; static ring. A path from the root stands for itself. */
 const char *fixture_path(const char *name);
+/* The first n token ids of its reference.json. */
+void fixture_ids(int32_t *ids, size_t n, const char *fixture);
 
 /* One tensor on its way into a copy. An edit may change everything; name NULL leaves it out. The
  * values are owned by the copier. */

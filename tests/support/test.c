@@ -169,3 +169,15 @@ pare_runtime *test_runtime(int n_threads, pare_isa isa) {
     if (pare_runtime_create(&rt, &options, &err) != PARE_OK) fail_msg("%s", err.message);
     return rt;
 }
+
+void test_edit_file(const char *path, const void *from, const void *to, size_t length) {
+    static char all[4 << 20];
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    size_t n = fread(all, 1, sizeof all, f), at = 0;
+    while (at + length <= n && memcmp(all + at, from, length) != 0) at++;
+    assert_true(at + length <= n);
+    assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+    assert_int_equal(fwrite(to, 1, length, f), length);
+    assert_int_equal(fclose(f), 0);
+}

@@ -34,6 +34,8 @@
                      part);                                                                        \
     } while (0)
 
+/* Where the file first has `from`, it gets `to`; both of `length` bytes. */
+void test_edit_file(const char *path, const void *from, const void *to, size_t length);
 /* A new folder under $TMPDIR; the same for the whole process; removed at exit. */
 const char *test_folder(void);
 /* test_folder() + "/" + name; static ring of 16 buffers. */

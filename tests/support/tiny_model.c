@@ -5,6 +5,7 @@
 #include "base/rng.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,4 +229,21 @@ const char *tiny_model(const char *name, const tiny_options *options) {
     write_tokenizer(folder, o.template ? o.template : chatml, o.bos);
     write_weights(folder, &o);
     return folder;
+}
+
+void tiny_logits(float out[TINY_VOCAB], pare_model *m, pare_compute compute, size_t n) {
+    int32_t ids[TINY_CTX];
+    assert_true(n <= TINY_CTX);
+    for (size_t i = 0; i < n; i++) ids[i] = (int32_t)((i * 37 + 11) % 200);
+    pare_session_options o = {.n_ctx = n, .compute = compute, .kv = "f32"};
+    pare_session *s;
+    assert_ok(pare_session_create(&s, m, &o, err));
+    assert_ok(pare_session_eval(s, ids, n, out, err));
+    pare_session_free(s);
+}
+
+float tiny_off_by(const float *a, const float *b) {
+    float off = 0;
+    for (int i = 0; i < TINY_VOCAB; i++) off = fmaxf(off, fabsf(a[i] - b[i]));
+    return isfinite(off) ? off : INFINITY;
 }

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "pare/model.h"
+
 enum {
     TINY_VOCAB = 259, /* 256 bytes, then <|endoftext|>, <|im_start|>, <|im_end|> */
     TINY_DIM = 64,
@@ -33,5 +35,10 @@ const char *tiny_model(const char *name, const tiny_options *options);
 
 /* Writes a byte-level tokenizer of 256 tokens into a folder. */
 void tiny_tokenizer(const char *folder);
+
+/* Logits behind n tokens that are always the same; cache in f32. */
+void tiny_logits(float out[TINY_VOCAB], pare_model *m, pare_compute compute, size_t n);
+/* The largest difference; infinite where one is no number. */
+float tiny_off_by(const float *a, const float *b);
 
 #endif

@@ -6,6 +6,7 @@
  * A pass of pare's says where values fall: codes of L_q, and what rounding moves inputs by. The
  * plain model computes with these held, so that what it computes has a derivative, which is the one
  * that is meant. */
+#include "support/model_files.h"
 #include "support/test.h"
 
 #include <math.h>
@@ -14,7 +15,6 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "io/json.h"
 #include "model/act.h"
 #include "model/prefix.h"
 #include "train/prefix_loss.h"
@@ -385,32 +385,15 @@ static void compare(const plain *p, pare_train_weights *w, const slopes *want, s
         fail_msg("%s, way %d: a gradient is off by %g of %g", name, way, off, most);
 }
 
-static void read_ids(int32_t *ids, size_t n, const char *folder) {
-    char path[1200];
-    pare_json j;
-    snprintf(path, sizeof path, "%s/reference.json", folder);
-    assert_ok(pare_json_load(&j, path, PARE_JSON_CONFIG_MAX, 0, err));
-    for (size_t i = 0; i < n; i++) {
-        int64_t id;
-        snprintf(path, sizeof path, "ids.%zu", i);
-        assert_ok(pare_json_int(&j, path, PARE_REQUIRED, 0, 1 << 20, &id, err));
-        ids[i] = (int32_t)id;
-    }
-    pare_json_free(&j);
-}
-
 /* granularity -1: inputs as they are. */
 static void gradients(const char *name, int granularity, size_t stride) {
-    const char *source = getenv("PARE_SOURCE");
     pare_runtime *rt = test_runtime(2, pare_isa_best());
-    char folder[1024];
     int32_t ids[M + ROWS];
     pare_model *m;
     pare_train_weights *w;
     plain p;
-    snprintf(folder, sizeof folder, "%s/tests/fixtures/models/%s", source ? source : ".", name);
-    read_ids(ids, M + ROWS, folder);
-    assert_ok(pare_model_load(&m, rt, folder, err));
+    fixture_ids(ids, M + ROWS, name);
+    assert_ok(pare_model_load(&m, rt, fixture_path(name), err));
     assert_ok(pare_model_set_prefix_ids(m, ids, M, err));
     assert_ok(pare_train_weights_of_prefix(&w, m, err));
     open_plain(&p, m, ids + M);

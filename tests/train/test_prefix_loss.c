@@ -1,6 +1,7 @@
 /* The loss of prefix tuning on the fixtures of all architectures: L_q beside the search's, its
  * gradient beside differences of the error with codes held (CushionCache's sheet, check 5), the
  * trap of the straight-through estimator, threads, batches. */
+#include "support/model_files.h"
 #include "support/test.h"
 
 #include <math.h>
@@ -9,7 +10,6 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "io/json.h"
 #include "model/act.h"
 #include "model/prefix.h"
 #include "pipeline/cushion_eval.h"
@@ -19,27 +19,6 @@ enum { M = 3, N = 20, TEXTS = 2 };
 
 static const char *const fixtures[] = {"llama", "qwen3", "gemma3", "gpt2", "opt"};
 enum { N_FIXTURES = sizeof fixtures / sizeof fixtures[0] };
-
-static const char *folder_of(const char *name) {
-    static char folder[1024];
-    const char *source = getenv("PARE_SOURCE");
-    snprintf(folder, sizeof folder, "%s/tests/fixtures/models/%s", source ? source : ".", name);
-    return folder;
-}
-
-static void read_ids(int32_t *ids, size_t n, const char *folder) {
-    char path[1200];
-    pare_json j;
-    snprintf(path, sizeof path, "%s/reference.json", folder);
-    assert_ok(pare_json_load(&j, path, PARE_JSON_CONFIG_MAX, 0, err));
-    for (size_t i = 0; i < n; i++) {
-        int64_t id;
-        snprintf(path, sizeof path, "ids.%zu", i);
-        assert_ok(pare_json_int(&j, path, PARE_REQUIRED, 0, 1 << 20, &id, err));
-        ids[i] = (int32_t)id;
-    }
-    pare_json_free(&j);
-}
 
 static pare_train_weights *behind_prefix(pare_runtime *rt, const char *folder, const int32_t *ids) {
     pare_model *m;
@@ -68,9 +47,9 @@ static void error_of_the_search(void **state) {
     (void)state;
     pare_runtime *rt = test_runtime(2, pare_isa_best());
     for (size_t k = 0; k < N_FIXTURES; k++) {
-        const char *folder = folder_of(fixtures[k]);
+        const char *folder = fixture_path(fixtures[k]);
         int32_t ids[M + TEXTS * N];
-        read_ids(ids, M + TEXTS * N, folder);
+        fixture_ids(ids, M + TEXTS * N, fixtures[k]);
         pare_train_weights *w = behind_prefix(rt, folder, ids);
         pare_model *m;
         assert_ok(pare_model_load(&m, rt, folder, err));
@@ -195,10 +174,10 @@ static void gradient_of_held_codes(void **state) {
     (void)state;
     pare_runtime *rt = test_runtime(2, pare_isa_best());
     for (size_t k = 0; k < N_FIXTURES; k++) {
-        const char *folder = folder_of(fixtures[k]);
+        const char *folder = fixture_path(fixtures[k]);
         int32_t ids[M + TEXTS * N], targets[TEXTS * N];
         const size_t lengths[TEXTS] = {N, N};
-        read_ids(ids, M + TEXTS * N, folder);
+        fixture_ids(ids, M + TEXTS * N, fixtures[k]);
         for (size_t i = 0; i < TEXTS * N; i++) targets[i] = -1;
         targets[0] = 0;
         const pare_batch b = {ids + M, targets, lengths, TEXTS * N, TEXTS};
@@ -259,12 +238,12 @@ static void gradient_of_held_codes(void **state) {
 /* The same bits with one thread and three; a batch is the mean of its texts. */
 static void threads_and_batches(void **state) {
     (void)state;
-    const char *folder = folder_of("llama");
+    const char *folder = fixture_path("llama");
     int32_t ids[M + TEXTS * N];
     pare_prefix_losses first = {0}, got, one;
     float *kept = NULL;
     size_t n = 0;
-    read_ids(ids, M + TEXTS * N, folder);
+    fixture_ids(ids, M + TEXTS * N, "llama");
     for (int threads = 1; threads <= 3; threads += 2) {
         pare_runtime *rt = test_runtime(threads, pare_isa_best());
         pare_train_weights *w = behind_prefix(rt, folder, ids);
@@ -304,11 +283,11 @@ static void threads_and_batches(void **state) {
  * and gradients pass through them. */
 static void behind_quantized_activations(void **state) {
     (void)state;
-    const char *folder = folder_of("llama");
+    const char *folder = fixture_path("llama");
     int32_t ids[M + N];
     float logprobs[N];
     pare_runtime *rt = test_runtime(2, pare_isa_best());
-    read_ids(ids, M + N, folder);
+    fixture_ids(ids, M + N, "llama");
     for (int g = 0; g < 3; g++) {
         const pare_act_scheme scheme = {.granularity = (pare_act_granularity)g, .bits = 5};
         pare_train_weights *w = behind_prefix(rt, folder, ids);
