@@ -249,7 +249,9 @@ pare_status pare_prefix_path_of(char **out, const pare_source *s, pare_error *er
     const pare_gguf *g = pare_source_gguf(s);
     const char *name = NULL;
     *out = NULL;
-    if (g && !pare_gguf_has(g, PARE_PREFIX_GGUF "format")) return PARE_OK;
+    if (g && !pare_gguf_has(g, PARE_PREFIX_GGUF "format") &&
+        !pare_gguf_has(g, PARE_PREFIX_GGUF "values"))
+        return PARE_OK; /* with one of them it is read, and what is missing is told */
     if (g) {
         *out = pare_strdup(pare_source_path(s));
         return *out ? PARE_OK

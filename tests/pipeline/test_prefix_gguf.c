@@ -102,6 +102,9 @@ static void refused(void **state) {
     test_edit_file(file, "pare-cushion", "pare-kushion", 12);
     assert_fails(pare_model_load(&m, rt, file, err), PARE_ERR_INPUT, "found pare-kushion");
     test_edit_file(file, "pare-kushion", "pare-cushion", 12);
+    test_edit_file(file, "pare.cushion.format", "pare.cushion.formaz", 19);
+    assert_fails(pare_model_load(&m, rt, file, err), PARE_ERR_INPUT, "format");
+    test_edit_file(file, "pare.cushion.formaz", "pare.cushion.format", 19);
     assert_ok(pare_model_load(&m, rt, file, err));
     pare_model_free(m);
 }
