@@ -159,7 +159,7 @@ static void region_thread(pare_worker *w, void *arg) {
     pare_fwd f = pare_tape_room_fwd(&s->room, w, rt, s->o.compute, r->gradient ? &tape : NULL);
     float *y = NULL;
     if (r->gradient && s->o.teacher) {
-        pare_fwd t = pare_pass_room_fwd(&s->taught, w, rt, PARE_COMPUTE_FAST);
+        pare_fwd t = pare_pass_room_fwd(&s->taught, w, rt, s->o.compute);
         t.own = (pare_arena){0};
         t.many = true;
         y = run_teacher(&t, r);
@@ -173,7 +173,7 @@ static pare_status allocate_teacher(pare_step *s, pare_error *err) {
     pare_worker worker;
     if (!s->o.teacher) return PARE_OK;
     pare_fwd t =
-        pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), PARE_COMPUTE_FAST);
+        pare_fwd_plan(&worker, pare_runtime_threads(rt), pare_runtime_isa(rt), s->o.compute);
     t.own.capacity = 0;
     t.many = true;
     run_teacher(&t, &(region){.s = s});

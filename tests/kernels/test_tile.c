@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cpu.h"
 #include "kernels/tile.h"
 #include "support/test.h"
 
@@ -20,22 +21,28 @@ static const size_t ms[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 17, 31, 32, 
 static const struct {
     const char *name;
     pare_isa needs;
+    unsigned features; /* that it needs besides, PARE_CPU_* */
     const pare_tile_kernels *kernels;
 } levels[] = {
 #if defined(__x86_64__)
-    {"avx2", PARE_ISA_AVX2, &pare_tile_avx2},
+    {"avx2", PARE_ISA_AVX2, 0, &pare_tile_avx2},
 #ifdef PARE_EMULATE
-    {"avx512", PARE_ISA_AVX2, &pare_tile_avx512},
-    {"avx512_bf16", PARE_ISA_AVX2, &pare_tile_avx512_bf16},
-    {"amx", PARE_ISA_AVX2, &pare_tile_amx},
+    {"avx512", PARE_ISA_AVX2, 0, &pare_tile_avx512},
+    {"avx512_bf16", PARE_ISA_AVX2, 0, &pare_tile_avx512_bf16},
+    {"amx", PARE_ISA_AVX2, 0, &pare_tile_amx},
 #else
-    {"avx512", PARE_ISA_AVX512, &pare_tile_avx512},
-    {"avx512_bf16", PARE_ISA_AMX, &pare_tile_avx512_bf16}, /* AMX comes with it */
-    {"amx", PARE_ISA_AMX, &pare_tile_amx},
+    {"avx512", PARE_ISA_AVX512, 0, &pare_tile_avx512},
+    {"avx512_bf16", PARE_ISA_AVX512, PARE_CPU_AVX512_BF16, &pare_tile_avx512_bf16},
+    {"amx", PARE_ISA_AMX, 0, &pare_tile_amx},
 #endif
 #endif
 };
 enum { N_LEVELS = sizeof levels / sizeof *levels };
+
+static bool runs(size_t level) {
+    return levels[level].needs <= pare_isa_best() &&
+           (levels[level].features & ~pare_cpu_features()) == 0;
+}
 
 /* Exact-size memory: a kernel that reads or writes past its operands is seen by the sanitizer. */
 static void *exact(size_t bytes) {
@@ -50,7 +57,7 @@ static void transposes(void **state) {
     (void)state;
     const size_t ks[] = {1, 2, 7, 8, 9, 15, 16, 33, 64, 255, 256};
     for (size_t l = 0; l < N_LEVELS; l++)
-        for (size_t t = 0; t < sizeof ks / sizeof *ks && levels[l].needs <= pare_isa_best(); t++) {
+        for (size_t t = 0; t < sizeof ks / sizeof *ks && runs(l); t++) {
             size_t k = ks[t], ld = k + t % 3;
             uint32_t *in = malloc(((NR - 1) * ld + k) * sizeof *in), *out = exact(k * NR * 4);
             for (size_t i = 0; i < (NR - 1) * ld + k; i++) in[i] = (uint32_t)i * 2654435761u;
@@ -94,7 +101,7 @@ static void f32_products(void **state) {
     const size_t ks[] = {1, 2, 3, 31, 32, 64, 255, 256};
     srand(1);
     for (size_t l = 0; l < N_LEVELS; l++)
-        for (size_t i = 0; i < sizeof ms / sizeof *ms && levels[l].needs <= pare_isa_best(); i++)
+        for (size_t i = 0; i < sizeof ms / sizeof *ms && runs(l); i++)
             for (size_t j = 0; j < sizeof ks / sizeof *ks; j++) {
                 f32_product(levels[l].kernels, ms[i], ks[j], true);
                 f32_product(levels[l].kernels, ms[i], ks[j], false);
@@ -145,7 +152,7 @@ static void f32_parts_have_the_bits_of_the_whole(void **state) {
         for (size_t i = 0; i < sizeof ms / sizeof *ms; i++)
             for (unsigned keep = 0; keep <= 8; keep += 4) {
                 f32_parts(&pare_tile_ref, ms[i], ks[j], keep);
-                for (size_t l = 0; l < N_LEVELS && levels[l].needs <= pare_isa_best(); l++)
+                for (size_t l = 0; l < N_LEVELS && runs(l); l++)
                     f32_parts(levels[l].kernels, ms[i], ks[j], keep);
             }
 }
@@ -176,7 +183,7 @@ static void picks_what_is_not_zero(void **state) {
     for (size_t n = 0; n <= 64; n++)
         for (unsigned keep = 0; keep <= 8; keep += 2) {
             picks(&pare_tile_ref, n, n * 3, keep);
-            for (size_t l = 0; l < N_LEVELS && levels[l].needs <= pare_isa_best(); l++)
+            for (size_t l = 0; l < N_LEVELS && runs(l); l++)
                 if (levels[l].kernels->pick) picks(levels[l].kernels, n, n * 3, keep);
         }
 }
@@ -237,7 +244,7 @@ static void weights_have_the_bits_of_the_whole(void **state) {
         for (size_t j = 0; j < sizeof ks / sizeof *ks; j++)
             for (unsigned keep = 0; keep <= 8; keep += 2) {
                 weights_product(&pare_tile_ref, n, ks[j], keep);
-                for (size_t l = 0; l < N_LEVELS && levels[l].needs <= pare_isa_best(); l++)
+                for (size_t l = 0; l < N_LEVELS && runs(l); l++)
                     if (levels[l].kernels->weights)
                         weights_product(levels[l].kernels, n, ks[j], keep);
             }
@@ -293,7 +300,7 @@ static void bf16_products(void **state) {
     const size_t ks[] = {32, 64, 256};
     srand(4);
     for (size_t l = 0; l < N_LEVELS; l++)
-        for (size_t i = 0; i < sizeof ms / sizeof *ms && levels[l].needs <= pare_isa_best(); i++)
+        for (size_t i = 0; i < sizeof ms / sizeof *ms && runs(l); i++)
             for (size_t j = 0; j < 3 && levels[l].kernels->bf16; j++) {
                 bf16_product(levels[l].kernels, ms[i], ks[j], true);
                 bf16_product(levels[l].kernels, ms[i], ks[j], false);
@@ -306,7 +313,7 @@ static void splits_into_bf16(void **state) {
     enum { N = 96 };
     srand(5);
     for (size_t l = 0; l < N_LEVELS; l++) {
-        if (!levels[l].kernels->split || levels[l].needs > pare_isa_best()) continue;
+        if (!levels[l].kernels->split || !runs(l)) continue;
         float x[N];
         uint16_t memory[3][N], *parts[3] = {memory[0], memory[1], memory[2]};
         for (int i = 0; i < N; i++) x[i] = ldexpf((float)uniform(), rand() % 100 - 50);
@@ -449,7 +456,7 @@ static void int_products(void **state) {
     srand(2);
     for (size_t l = 0; l < N_LEVELS; l++) {
         const pare_tile_kernels *tiles = levels[l].kernels;
-        for (size_t i = 0; i < sizeof ms / sizeof *ms && levels[l].needs <= pare_isa_best(); i++)
+        for (size_t i = 0; i < sizeof ms / sizeof *ms && runs(l); i++)
             for (size_t v = 0; v < sizeof ks / sizeof *ks * 2 * 6 * FILLS; v++) {
                 int_case t = {.m = ms[i],
                               .k = ks[v % 4],
@@ -471,7 +478,7 @@ static void int_products(void **state) {
 static void rows_are_independent(void **state) {
     (void)state;
     srand(3);
-    for (size_t l = 0; l < N_LEVELS && levels[l].needs <= pare_isa_best(); l++) {
+    for (size_t l = 0; l < N_LEVELS && runs(l); l++) {
         const pare_tile_kernels *tiles = levels[l].kernels;
         int_case t = {.m = M_MAX, .k = 256, .group = 32, .code_max = 15, .offset = true};
         int_data x = make_int(&t);

@@ -105,10 +105,12 @@ static void the_losses_of_one_rank(void **state) {
         size_t n = losses("one", one, 32);
         assert_true(n >= 6);
         int ranks = i == 0 ? 3 : 2;
+        /* others add up in another order, which `fast` may round to bf16 */
+        double bound = strstr(cases[i], "exact") ? 2e-5 : 2e-4;
         trained(ranks, "many", cases[i]);
         assert_int_equal(losses("many", many, 32), n);
         for (size_t k = 0; k < n; k++)
-            if (!(fabs(one[k] - many[k]) < 2e-5))
+            if (!(fabs(one[k] - many[k]) < bound))
                 fail_msg("%s: %d ranks, loss %zu: found %.8g, expected %.8g", cases[i], ranks, k,
                          many[k], one[k]);
     }

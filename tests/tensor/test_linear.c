@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cpu.h"
 #include "base/team.h"
 #include "support/test.h"
 #include "tensor/linear_panel.h"
@@ -444,7 +445,10 @@ static void packed_matrices(void **state) {
  * error that f32 would not have; the others, and `exact`, are as without. */
 static void bf16_beside_others(void **state) {
     (void)state;
-#ifdef PARE_EMULATE
+#if defined(__x86_64__)
+#ifndef PARE_EMULATE
+    if (!(pare_cpu_features() & PARE_CPU_AVX512_BF16)) skip();
+#endif
     srand(9);
     const char *const names[][MAX_OUTS] = {{"bf16", "bitmap_bf16", "q8_0"},
                                            {"nm48_bf16", "f16", "f32"}};
