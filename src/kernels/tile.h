@@ -7,7 +7,7 @@
  *   f32   panel f32 [k][NR]                      exact; 16- and 32-bit weights where bf16 is slow
  *   bf16  panel bf16 [k/2][NR][2]                AMX: one product in `fast`, six of three parts of
  *                                                each number in `exact`; AVX512-BF16: `fast`, where
- *                                                weights are bf16
+ *                                                weights are bf16, and backward
  *   u8    panel u8 [k/4][NR][4] + group scales   codes of up to `u8_max`, x in int8
  *   s16   panel s16 [k/2][NR][2] + group scales  wider codes where bytes would overflow, x in int8
  *
@@ -26,6 +26,8 @@
 
 #define PARE_TILE_NR 16    /* outputs of a panel */
 #define PARE_TILE_KC 256   /* inputs of a panel: every encoding's block length divides it */
+#define PARE_TILE_AHEAD 8  /* rows of y that are fetched ahead: each may lie in a page of its own  \
+                            */
 #define PARE_TILE_PIECE 64 /* of single weights: inputs, and rows of x, that lie in L1 together */
 
 /* m rows of int8 activations, one scale per 32 inputs; k a multiple of 32. Strides in elements. */
@@ -75,9 +77,15 @@ typedef void (*pare_tile_bf16_fn)(float *c, size_t ldc, const uint16_t *a, size_
 typedef void (*pare_tile_int_fn)(float *c, const pare_tile_act *a, const pare_tile_panel *panel,
                                  size_t m, bool add);
 
+/* Sums to their place: y[m][n * NR] (+)= c + bias, of n panels side by side. Panel i is c + i *
+ * c_panel, [m][NR], 64-byte aligned; bias [n][NR], aligned too. */
+typedef void (*pare_tile_place_fn)(float *y, size_t ldy, const float *c, size_t c_panel, size_t m,
+                                   size_t n, const float *bias, bool add);
+
 typedef struct pare_tile_kernels {
     /* out[k][NR] = in[NR][ld], units of 32 bits. */
     void (*transpose)(uint32_t *out, const uint32_t *in, size_t ld, size_t k);
+    pare_tile_place_fn place;
     pare_tile_f32_fn f32;
     pare_tile_f32_inputs_fn f32_inputs;
     pare_tile_f32_rows_fn f32_rows;
@@ -91,6 +99,10 @@ typedef struct pare_tile_kernels {
      * the last is not denormal. n a multiple of 32. An input that is not finite gives parts that
      * are not. NULL without bf16. */
     void (*split)(uint16_t *const *parts, int n_parts, const float *x, size_t n);
+    /* panel [k/2][NR][2] bf16 = rows [k][ld], NR of each: f32 rounded as by split, or bf16. An odd
+     * last row is paired with zeros. NULL without bf16. */
+    void (*pair_f32)(uint32_t *panel, const float *rows, size_t ld, size_t k);
+    void (*pair_bf16)(uint32_t *panel, const uint16_t *rows, size_t ld, size_t k);
 } pare_tile_kernels;
 
 /* The table for a level, of AVX-512 with its bf16 products where this processor has them; static

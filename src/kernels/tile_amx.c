@@ -97,6 +97,7 @@ static void bf16_amx(float *c, size_t ldc, const uint16_t *a, size_t lda, const 
 }
 
 const pare_tile_kernels pare_tile_amx = {.transpose = pare_tile_transpose_avx2,
+                                         .place = pare_tile_place_avx512,
                                          .f32 = pare_tile_f32_avx512,
                                          .f32_inputs = pare_tile_f32_inputs_avx512,
                                          .f32_rows = pare_tile_f32_rows_avx512,
@@ -104,4 +105,6 @@ const pare_tile_kernels pare_tile_amx = {.transpose = pare_tile_transpose_avx2,
                                          .u8_max = 255,
                                          .bf16 = bf16_amx,
                                          .bf16_first = true,
-                                         .split = pare_tile_split_avx512};
+                                         .split = pare_tile_split_avx512,
+                                         .pair_f32 = pare_tile_pair_f32_avx512,
+                                         .pair_bf16 = pare_tile_pair_bf16_avx512};

@@ -49,6 +49,30 @@ void pare_tile_transpose_avx2(uint32_t *out, const uint32_t *in, size_t ld, size
         for (size_t r = 0; r < NR; r++) out[i * NR + r] = in[r * ld + i];
 }
 
+/* --- sums to their place --- */
+
+TILE_INLINE void place_rows(float *y, size_t ldy, const float *c, size_t c_panel, size_t m,
+                            size_t n, const float *bias, const bool add) {
+    for (size_t i = 0; i < m; i++, y += ldy, c += NR)
+        for (size_t p = 0; p < n; p++) {
+            float *to = y + p * NR;
+            if (i + PARE_TILE_AHEAD < m) __builtin_prefetch(to + PARE_TILE_AHEAD * ldy, 1);
+            TILE_UNROLL for (int h = 0; h < NR; h += 8) {
+                __m256 sum = _mm256_add_ps(_mm256_load_ps(c + p * c_panel + h),
+                                           _mm256_load_ps(bias + p * NR + h));
+                _mm256_storeu_ps(to + h, add ? _mm256_add_ps(_mm256_loadu_ps(to + h), sum) : sum);
+            }
+        }
+}
+
+void pare_tile_place_avx2(float *y, size_t ldy, const float *c, size_t c_panel, size_t m, size_t n,
+                          const float *bias, bool add) {
+    if (add)
+        place_rows(y, ldy, c, c_panel, m, n, bias, true);
+    else
+        place_rows(y, ldy, c, c_panel, m, n, bias, false);
+}
+
 /* --- f32 --- */
 
 TILE_INLINE void f32_store(float *c, __m256 s[2], bool add) {
@@ -309,6 +333,7 @@ static void s16_avx2(float *c, const pare_tile_act *a, const pare_tile_panel *p,
 }
 
 const pare_tile_kernels pare_tile_avx2 = {.transpose = pare_tile_transpose_avx2,
+                                          .place = pare_tile_place_avx2,
                                           .f32 = f32_avx2,
                                           .f32_inputs = f32_inputs_avx2,
                                           .f32_rows = f32_rows_avx2,

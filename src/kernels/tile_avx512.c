@@ -12,6 +12,28 @@
 
 enum { NR = PARE_TILE_NR };
 
+/* --- sums to their place --- */
+
+TILE_INLINE void place_rows(float *y, size_t ldy, const float *c, size_t c_panel, size_t m,
+                            size_t n, const float *bias, const bool add) {
+    for (size_t i = 0; i < m; i++, y += ldy, c += NR)
+        for (size_t p = 0; p < n; p++) {
+            float *to = y + p * NR;
+            if (i + PARE_TILE_AHEAD < m) __builtin_prefetch(to + PARE_TILE_AHEAD * ldy, 1);
+            __m512 sum =
+                _mm512_add_ps(_mm512_load_ps(c + p * c_panel), _mm512_load_ps(bias + p * NR));
+            _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sum) : sum);
+        }
+}
+
+void pare_tile_place_avx512(float *y, size_t ldy, const float *c, size_t c_panel, size_t m,
+                            size_t n, const float *bias, bool add) {
+    if (add)
+        place_rows(y, ldy, c, c_panel, m, n, bias, true);
+    else
+        place_rows(y, ldy, c, c_panel, m, n, bias, false);
+}
+
 /* --- f32 --- */
 
 /* M rows; inputs: NULL for all. */
@@ -37,6 +59,8 @@ TILE_INLINE void f32_all(float *c, const float *a, size_t lda, const float *pane
         f32_block(c, a, lda, panel, inputs, k, add, 24);
     for (; m >= 8; m -= 8, c += 8 * NR, a += 8 * lda)
         f32_block(c, a, lda, panel, inputs, k, add, 8);
+    for (; m >= 4; m -= 4, c += 4 * NR, a += 4 * lda)
+        f32_block(c, a, lda, panel, inputs, k, add, 4);
     for (; m > 0; m--, c += NR, a += lda) f32_block(c, a, lda, panel, inputs, k, add, 1);
 }
 
@@ -167,25 +191,29 @@ BF16 static void bf16_avx512(float *c, size_t ldc, const uint16_t *a, size_t lda
     for (; m >= 24; m -= 24, c += 24 * ldc, a += 24 * lda)
         bf16_block(c, ldc, a, lda, panel, k, add, 24);
     for (; m >= 8; m -= 8, c += 8 * ldc, a += 8 * lda) bf16_block(c, ldc, a, lda, panel, k, add, 8);
+    for (; m >= 4; m -= 4, c += 4 * ldc, a += 4 * lda) bf16_block(c, ldc, a, lda, panel, k, add, 4);
     for (; m > 0; m--, c += ldc, a += lda) bf16_block(c, ldc, a, lda, panel, k, add, 1);
 }
 
 /* --- f32 to bf16 --- */
 
-/* To nearest, ties to even, in the upper 16 bits of each lane. What would round up to infinity is
- * cut off instead; a NaN keeps its upper bits and becomes quiet. */
-static __m512i round_bf16(__m512 x) {
-    const __m512i infinity = _mm512_set1_epi32(0x7F800000);
+/* To nearest, ties to even, in the upper 16 bits of each lane; others hold what was left. What
+ * would round up to infinity is cut off instead; a NaN keeps its upper bits and becomes quiet. */
+static __m512i rounded(__m512 x) {
+    const __m512i last = _mm512_set1_epi32(0x7F7F7FFF); /* that does not round up to infinity */
     __m512i bits = _mm512_castps_si512(x);
-    __m512i cut = _mm512_and_si512(bits, _mm512_set1_epi32((int)0xFFFF0000u));
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
-    __m512i rounded =
-        _mm512_and_si512(_mm512_add_epi32(bits, half), _mm512_set1_epi32((int)0xFFFF0000u));
-    __mmask16 over = _mm512_cmpeq_epi32_mask(_mm512_and_si512(rounded, infinity), infinity);
+    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    __mmask16 rare =
+        _mm512_cmpgt_epi32_mask(_mm512_and_si512(bits, _mm512_set1_epi32(0x7FFFFFFF)), last);
+    if (!rare) return up;
     __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    cut = _mm512_mask_or_epi32(cut, nan, cut, _mm512_set1_epi32(0x400000));
-    return _mm512_mask_mov_epi32(rounded, over | nan, cut);
+    bits = _mm512_mask_or_epi32(bits, nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_mask_mov_epi32(up, rare, bits);
+}
+
+static __m512i round_bf16(__m512 x) {
+    return _mm512_and_si512(rounded(x), _mm512_set1_epi32((int)0xFFFF0000u));
 }
 
 void pare_tile_split_avx512(uint16_t *const *parts, int n_parts, const float *x, size_t n) {
@@ -200,10 +228,38 @@ void pare_tile_split_avx512(uint16_t *const *parts, int n_parts, const float *x,
     }
 }
 
+/* --- panels of pairs --- */
+
+static __m512i pair_of(__m512i upper0, __m512i upper1) {
+    return _mm512_or_si512(_mm512_srli_epi32(upper0, 16),
+                           _mm512_and_si512(upper1, _mm512_set1_epi32((int)0xFFFF0000u)));
+}
+
+void pare_tile_pair_f32_avx512(uint32_t *panel, const float *rows, size_t ld, size_t k) {
+    size_t j = 0;
+    for (; j + 2 <= k; j += 2, panel += NR, rows += 2 * ld)
+        _mm512_storeu_si512(
+            panel, pair_of(rounded(_mm512_loadu_ps(rows)), rounded(_mm512_loadu_ps(rows + ld))));
+    if (j < k) _mm512_storeu_si512(panel, _mm512_srli_epi32(rounded(_mm512_loadu_ps(rows)), 16));
+}
+
+static __m512i widened(const uint16_t *from) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+}
+
+void pare_tile_pair_bf16_avx512(uint32_t *panel, const uint16_t *rows, size_t ld, size_t k) {
+    size_t j = 0;
+    for (; j + 2 <= k; j += 2, panel += NR, rows += 2 * ld)
+        _mm512_storeu_si512(
+            panel, _mm512_or_si512(widened(rows), _mm512_slli_epi32(widened(rows + ld), 16)));
+    if (j < k) _mm512_storeu_si512(panel, widened(rows));
+}
+
 #define KERNELS                                                                                    \
-    .transpose = pare_tile_transpose_avx2, .f32 = pare_tile_f32_avx512,                            \
-    .f32_inputs = pare_tile_f32_inputs_avx512, .f32_rows = pare_tile_f32_rows_avx512,              \
-    .u8 = pare_tile_u8_avx512, .u8_max = 255
+    .transpose = pare_tile_transpose_avx2, .place = pare_tile_place_avx512,                        \
+    .f32 = pare_tile_f32_avx512, .f32_inputs = pare_tile_f32_inputs_avx512,                        \
+    .f32_rows = pare_tile_f32_rows_avx512, .u8 = pare_tile_u8_avx512, .u8_max = 255
 const pare_tile_kernels pare_tile_avx512 = {KERNELS};
-const pare_tile_kernels pare_tile_avx512_bf16 = {KERNELS, .bf16 = bf16_avx512,
-                                                 .split = pare_tile_split_avx512};
+const pare_tile_kernels pare_tile_avx512_bf16 = {
+    KERNELS, .bf16 = bf16_avx512, .split = pare_tile_split_avx512,
+    .pair_f32 = pare_tile_pair_f32_avx512, .pair_bf16 = pare_tile_pair_bf16_avx512};

@@ -9,6 +9,15 @@ static void transpose_ref(uint32_t *out, const uint32_t *in, size_t ld, size_t k
         for (size_t r = 0; r < NR; r++) out[i * NR + r] = in[r * ld + i];
 }
 
+static void place_ref(float *y, size_t ldy, const float *c, size_t c_panel, size_t m, size_t n,
+                      const float *bias, bool add) {
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n * NR; j++) {
+            float sum = c[j / NR * c_panel + i * NR + j % NR] + bias[j];
+            y[i * ldy + j] = add ? y[i * ldy + j] + sum : sum;
+        }
+}
+
 static void f32_ref(float *c, const float *a, size_t lda, const float *panel, size_t m, size_t k,
                     bool add) {
     for (size_t i = 0; i < m; i++) {
@@ -99,6 +108,7 @@ static void s16_ref(float *c, const pare_tile_act *a, const pare_tile_panel *p, 
 }
 
 const pare_tile_kernels pare_tile_ref = {.transpose = transpose_ref,
+                                         .place = place_ref,
                                          .f32 = f32_ref,
                                          .f32_inputs = f32_inputs_ref,
                                          .f32_rows = f32_rows_ref,

@@ -223,11 +223,40 @@ static int weight_parts(const pare_panel_at *p) {
     return p->out->w->enc->dotf == PARE_DOTF_f16 ? 2 : PARTS;
 }
 
+/* A panel of one part straight from where its weights lie, f32 or bf16; false at edges, and where
+ * it is another encoding. */
+static bool paired_panel(const pare_linear_job *job, const pare_panel_at *p, size_t kb,
+                         uint32_t *panel) {
+    const pare_view *v = &p->out->w->view;
+    pare_dotf_id id = p->out->w->enc->dotf;
+    bool half = id == PARE_DOTF_bf16;
+    size_t k = pare_block_k(job->in, kb), ld = v->row_bytes / (half ? 2 : 4);
+    if ((!half && id != PARE_DOTF_f32) || p->n_rows < NR) return false;
+    const uint8_t *from = v->part[0];
+    if (p->out->transposed) {
+        from += kb * KC * v->row_bytes + p->row0 * (half ? 2 : 4);
+        memset(panel + k / 2 * NR, 0, (pare_padded(k) - k / 2 * 2) / 2 * NR * sizeof *panel);
+        if (half)
+            job->tiles->pair_bf16(panel, (const uint16_t *)(const void *)from, ld, k);
+        else
+            job->tiles->pair_f32(panel, (const float *)(const void *)from, ld, k);
+        return true;
+    }
+    if (!half || ld % 2 || k % 32) return false;
+    from += p->row0 * v->row_bytes + kb * KC * 2;
+    job->tiles->transpose(panel, (const uint32_t *)(const void *)from, ld / 2, k / 2);
+    return true;
+}
+
 static void unpack_bf16(const pare_linear_job *job, const pare_many_space *s,
                         const pare_panel_at *p, size_t kb, pare_panel_space *to) {
     size_t k = pare_padded(pare_block_k(job->in, kb));
     const int n_parts = weight_parts(p);
     const pare_encoding *enc = p->out->w->enc;
+    if (n_parts == 1 && paired_panel(job, p, kb, (uint32_t *)to->panel16[0])) {
+        to->listed = false;
+        return;
+    }
     if (p->out->transposed || (enc->codes && enc->packed)) { /* all 16 rows at once */
         if (p->out->transposed) {
             size_t filled = pare_block_k(job->in, kb);

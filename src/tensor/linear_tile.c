@@ -20,12 +20,11 @@ enum {
     PIECE = PARE_TILE_PIECE,
     SLAB = PARE_SLAB,
     MC = 192,         /* at most, in equal blocks of whole kernel rows */
-    KERNEL_ROWS = 12, /* a multiple of every kernel's */
+    KERNEL_ROWS = 24, /* a multiple of every kernel's */
     ITEM_PANELS = PARE_PANELS,
     ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
     PARTS = PARE_BF16_PARTS,
     SPLIT_ROWS = 64, /* with more threads than panels, rows are split too, not below this */
-    AHEAD = 8        /* rows of y, each in a page of its own */
 };
 
 static void plan_thread(pare_arena *arena, pare_many_space *s) {
@@ -89,7 +88,7 @@ static pare_form form_of(const pare_linear_job *job, const pare_linear_out *out)
     if (job->grids.grid && enc->code_max - enc->code_min <= job->tiles->u8_max)
         return PARE_FORM_U8; /* before bf16: x is to be these codes */
     if (job->tiles->bf16_first) return exact ? PARE_FORM_BF16X3 : PARE_FORM_BF16;
-    if (job->tiles->bf16 && !exact && !out->transposed && pare_holds_bf16(enc))
+    if (job->tiles->bf16 && !exact && (out->transposed || pare_holds_bf16(enc)))
         return PARE_FORM_BF16;
     if (exact || out->transposed || !enc->codes) return PARE_FORM_F32;
     if (enc->code_max - enc->code_min <= job->tiles->u8_max) return PARE_FORM_U8;
@@ -158,6 +157,20 @@ static void gather_rows(const pare_linear_job *job, float *to, const float *from
         for (size_t r = 0; r < n_rows; r++) to[r * KC + i] = from[i * job->ldx + r];
 }
 
+/* Block kb of rows [row, row + NR) in bf16, from an x that lies transposed. */
+static void gather_bf16(const pare_linear_job *job, const pare_many_space *s, const float *from,
+                        size_t k, size_t kb, size_t row) {
+    uint32_t block[NR * NR] __attribute__((aligned(64))), *pairs = (uint32_t *)s->rows;
+    size_t padded = pare_padded(k);
+    memset(pairs + k / 2 * NR, 0, (padded - k / 2 * 2) / 2 * NR * sizeof *pairs);
+    job->tiles->pair_f32(pairs, from, job->ldx, k);
+    uint16_t *to = s->x16[0] + (kb * s->slab + row) * KC;
+    for (size_t i = 0; i < padded; i += 2 * NR) {
+        job->tiles->transpose(block, pairs + i / 2 * NR, NR, NR);
+        for (size_t r = 0; r < NR; r++) memcpy(to + r * KC + i, block + r * NR, sizeof *block * NR);
+    }
+}
+
 /* Rows that lie whole pages apart would fall into a few sets of the caches. */
 static bool reads_in_place(const pare_linear_job *job) {
     enum { PAGE = 4096 };
@@ -172,12 +185,17 @@ static void prepare(pare_worker *w, const pare_linear_job *job, const pare_many_
     bool wanted[PARE_FORMS] = {false};
     for (size_t o = 0; o < job->n_outs; o++) wanted[form_of(job, &job->outs[o])] = true;
     size_t begin, end;
+    bool bf16_only = wanted[PARE_FORM_BF16] && job->x_transposed; /* of one matrix */
     pare_share(w, n, job->x_transposed ? NR : 1, &begin, &end);
     for (size_t first = begin; first < end; first += NR)
         for (size_t kb = 0; kb < s->n_kb; kb++) {
             size_t n_rows = end - first < NR ? end - first : NR, ld = job->ldx;
             size_t k = pare_block_k(job->in, kb);
             const float *from = x + first * ld + kb * KC;
+            if (bf16_only && n_rows == NR) {
+                gather_bf16(job, s, x + kb * KC * ld + first, k, kb, first);
+                continue;
+            }
             if (job->x_transposed) {
                 gather_rows(job, s->rows, x + kb * KC * ld + first, n_rows, k);
                 from = s->rows;
@@ -194,37 +212,42 @@ static void prepare(pare_worker *w, const pare_linear_job *job, const pare_many_
     pare_barrier(w);
 }
 
+/* The sums c[m][NR] of one panel to their place: one at the edge of its matrix, or of codes that
+ * were moved. */
+static void write_panel(const pare_linear_job *job, const pare_panel_at *p, const float *c,
+                        size_t y_row, size_t m, const float *bias) {
+    const pare_linear_out *o = p->out;
+    float *y = o->y + y_row * o->ldy + (p->row0 - o->row0);
+    for (size_t i = 0; i < m; i++, y += o->ldy, c += NR) {
+        float by = pare_linear_moved(job, y_row + i);
+        for (size_t r = 0; r < p->n_rows; r++) {
+            float sum = c[r] + bias[r];
+            if (by != 0.0f) sum += by * (o->row_sums ? o->row_sums[p->row0 + r] : 0.0f);
+            y[r] = o->accumulate ? y[r] + sum : sum;
+        }
+    }
+}
+
 /* Sums to their place, with the bias: for each row of x what the item's panels give it, so that
  * neighbours in memory are written together. */
 static void write_panels(const pare_linear_job *job, const pare_many_space *s,
                          const pare_panel_at *panels, size_t n_panels, size_t y_row, size_t m0,
                          size_t m1) {
-    float bias[ITEM_PANELS][NR] = {{0}}, row_sums[ITEM_PANELS][NR] = {{0}};
-    for (size_t i = 0; i < n_panels; i++) {
-        const pare_linear_out *o = panels[i].out;
-        size_t row0 = panels[i].row0, bytes = panels[i].n_rows * sizeof(float);
-        if (o->bias) memcpy(bias[i], o->bias + row0, bytes);
-        if (o->row_sums) memcpy(row_sums[i], o->row_sums + row0, bytes);
-    }
-    for (size_t m = m0; m < m1; m++) {
-        float by = pare_linear_moved(job, y_row + m);
-        for (size_t i = 0; i < n_panels; i++) {
-            const pare_panel_at *p = &panels[i];
-            const float *c = s->c + (i * s->slab + m) * NR;
-            float *y = p->out->y + (y_row + m) * p->out->ldy + (p->row0 - p->out->row0);
-            float sums[NR];
-            if (m + AHEAD < m1) __builtin_prefetch(y + AHEAD * p->out->ldy, 1);
-            for (size_t r = 0; r < NR; r++) sums[r] = c[r] + bias[i][r];
-            if (by != 0.0f)
-                for (size_t r = 0; r < NR; r++) sums[r] += by * row_sums[i][r];
-            if (p->out->accumulate && p->n_rows == NR)
-                for (size_t r = 0; r < NR; r++) y[r] += sums[r]; /* a constant count: vectors */
-            else if (p->out->accumulate)
-                for (size_t r = 0; r < p->n_rows; r++) y[r] += sums[r];
-            else if (p->n_rows == NR)
-                memcpy(y, sums, sizeof sums);
-            else
-                memcpy(y, sums, p->n_rows * sizeof *y);
+    float bias[ITEM_PANELS][NR] __attribute__((aligned(64))) = {{0}};
+    for (size_t i = 0; i < n_panels; i++)
+        if (panels[i].out->bias)
+            memcpy(bias[i], panels[i].out->bias + panels[i].row0, panels[i].n_rows * sizeof(float));
+    for (size_t i = 0, n; i < n_panels; i += n) {
+        const pare_panel_at *p = &panels[i];
+        const pare_linear_out *o = p->out;
+        const float *c = s->c + (i * s->slab + m0) * NR;
+        for (n = 0; i + n < n_panels && p[n].out == o && p[n].n_rows == NR; n++) continue;
+        if (n == 0 || job->grids.grid) {
+            n = 1;
+            write_panel(job, p, c, y_row + m0, m1 - m0, bias[i]);
+        } else {
+            job->tiles->place(o->y + (y_row + m0) * o->ldy + (p->row0 - o->row0), o->ldy, c,
+                              s->slab * NR, m1 - m0, n, bias[i], o->accumulate);
         }
     }
 }

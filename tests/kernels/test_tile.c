@@ -69,6 +69,33 @@ static void transposes(void **state) {
         }
 }
 
+/* The same bits as the plain one, with nothing written beside. */
+static void places(void **state) {
+    (void)state;
+    enum { N = 4, LDY = N * NR + 5 };
+    srand(10);
+    for (size_t l = 0; l < N_LEVELS; l++)
+        for (size_t i = 0; i < sizeof ms / sizeof *ms && runs(l); i++)
+            for (size_t n = 1; n <= N; n++)
+                for (int add = 0; add < 2; add++) {
+                    size_t m = ms[i], c_panel = (m + 3) * NR;
+                    size_t y_bytes = ((m - 1) * LDY + n * NR) * sizeof(float);
+                    float *c = exact(N * c_panel * sizeof *c), *bias = exact(n * NR * sizeof *bias);
+                    float *y = malloc(y_bytes), *want = malloc(y_bytes);
+                    for (size_t j = 0; j < N * c_panel; j++) c[j] = (float)uniform();
+                    for (size_t j = 0; j < n * NR; j++) bias[j] = (float)uniform();
+                    for (size_t j = 0; j < y_bytes / sizeof *y; j++)
+                        y[j] = want[j] = (float)uniform();
+                    levels[l].kernels->place(y, LDY, c, c_panel, m, n, bias, add);
+                    pare_tile_ref.place(want, LDY, c, c_panel, m, n, bias, add);
+                    assert_memory_equal(y, want, y_bytes);
+                    free(c);
+                    free(bias);
+                    free(y);
+                    free(want);
+                }
+}
+
 static void f32_product(const pare_tile_kernels *tiles, size_t m, size_t k, bool integers) {
     size_t lda = k + 5;
     float *a = malloc(((m - 1) * lda + k) * sizeof *a), *panel = exact(k * NR * sizeof *panel);
@@ -343,6 +370,51 @@ static void splits_into_bf16(void **state) {
     }
 }
 
+/* Panels of pairs hold what split makes of each number, and bf16 as it is. */
+static void pairs_of_rows(void **state) {
+    (void)state;
+    enum { LD = NR + 3 };
+    static const size_t ks[] = {1, 2, 3, 31, 32, 255, 256};
+    static float rows[KC * LD + 32], padded[(KC * LD + 32) / 32 * 32];
+    static uint16_t half[(KC * LD + 32) / 32 * 32], *parts[] = {half};
+    srand(11);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        rows[i] = ldexpf((float)uniform(), rand() % 60 - 30);
+    rows[3] = FLT_MAX;
+    rows[4] = -FLT_MAX;
+    rows[5] = NAN;
+    rows[LD + 5] = -INFINITY;
+    rows[LD + 6] = 0x1.01p0f;
+    rows[LD + 7] = 0x1.03p0f;
+    memcpy(padded, rows, sizeof padded);
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        const pare_tile_kernels *tiles = levels[l].kernels;
+        if (!tiles->pair_f32 || !runs(l)) continue;
+        tiles->split(parts, 1, padded, sizeof padded / sizeof *padded);
+        for (size_t j = 0; j < sizeof ks / sizeof *ks; j++) {
+            size_t k = ks[j], units = (k + 1) / 2 * NR;
+            float *from = malloc(((k - 1) * LD + NR) * sizeof *from);
+            uint16_t *from_half = malloc(((k - 1) * LD + NR) * sizeof *from_half);
+            memcpy(from, rows, ((k - 1) * LD + NR) * sizeof *from);
+            memcpy(from_half, half, ((k - 1) * LD + NR) * sizeof *from_half);
+            uint32_t *got[2] = {exact(units * sizeof **got), exact(units * sizeof **got)};
+            tiles->pair_f32(got[0], from, LD, k);
+            tiles->pair_bf16(got[1], from_half, LD, k);
+            for (size_t i = 0; i < units; i++) {
+                size_t row = i / NR * 2;
+                uint32_t want = half[row * LD + i % NR];
+                if (row + 1 < k) want |= (uint32_t)half[(row + 1) * LD + i % NR] << 16;
+                assert_int_equal(got[0][i], want);
+                assert_int_equal(got[1][i], want);
+            }
+            free(from);
+            free(from_half);
+            free(got[0]);
+            free(got[1]);
+        }
+    }
+}
+
 typedef enum fill { RANDOM, POWERS, EXTREME_HIGH, EXTREME_LOW, FILLS } fill;
 
 typedef struct int_case {
@@ -508,12 +580,14 @@ static void rows_are_independent(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(transposes),
+        cmocka_unit_test(places),
         cmocka_unit_test(f32_products),
         cmocka_unit_test(f32_parts_have_the_bits_of_the_whole),
         cmocka_unit_test(picks_what_is_not_zero),
         cmocka_unit_test(weights_have_the_bits_of_the_whole),
         cmocka_unit_test(bf16_products),
         cmocka_unit_test(splits_into_bf16),
+        cmocka_unit_test(pairs_of_rows),
         cmocka_unit_test(int_products),
         cmocka_unit_test(rows_are_independent),
     };

@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/runtime.h"
+#include "kernels/tile.h"
 #include "tensor/linear.h"
 
 typedef struct call {
@@ -86,7 +87,7 @@ static void one(const char *encoding, size_t n, size_t out, size_t in, size_t ro
                 pare_runtime *team = test_runtime(threads, (pare_isa)isa);
                 pare_team_run(team, run, &c);
                 pare_runtime_free(team);
-                bool half = mode && isa >= PARE_ISA_AMX;
+                bool half = mode && pare_tile_kernels_get((pare_isa)isa)->bf16;
                 check("dx", &c, c.dx, in + 1, dx, n, in, half ? 4e-2 : 2e-5);
                 check("dw", &c, c.dw, in, dw, width, in, half ? 4e-2 : 2e-5);
                 if (first) assert_memory_equal(first, c.dx, n * (in + 1) * sizeof(float));
