@@ -24,9 +24,10 @@
 #include "kernels/activation.h"
 #include "pare/base.h"
 
-#define PARE_TILE_NR 16    /* outputs of a panel */
-#define PARE_TILE_KC 256   /* inputs of a panel: every encoding's block length divides it */
-#define PARE_TILE_AHEAD 8  /* rows of y that are fetched ahead: each may lie in a page of its own  \
+#define PARE_TILE_NR 16  /* outputs of a panel */
+#define PARE_TILE_KC 256 /* inputs of a panel: every encoding's block length divides it */
+#define PARE_TILE_AHEAD                                                                            \
+    8                      /* rows of y that are fetched ahead: each may lie in a page of its own  \
                             */
 #define PARE_TILE_PIECE 64 /* of single weights: inputs, and rows of x, that lie in L1 together */
 
@@ -74,6 +75,11 @@ typedef void (*pare_tile_weights_fn)(float *to, const float *from, const float *
 /* c[m][ldc]; k is a multiple of 32 (pad both sides with zeros); lda in elements. */
 typedef void (*pare_tile_bf16_fn)(float *c, size_t ldc, const uint16_t *a, size_t lda,
                                   const uint16_t *panel, size_t m, size_t k, bool add);
+/* The same with the last of the inputs, and the sums to their place: y[m][NR] (+)= (c + a * panel)
+ * + bias; c [m][NR] or NULL for 0, bias [NR] or NULL. */
+typedef void (*pare_tile_bf16_place_fn)(float *y, size_t ldy, const float *c, const uint16_t *a,
+                                        size_t lda, const uint16_t *panel, const float *bias,
+                                        size_t m, size_t k, bool add);
 typedef void (*pare_tile_int_fn)(float *c, const pare_tile_act *a, const pare_tile_panel *panel,
                                  size_t m, bool add);
 
@@ -91,10 +97,11 @@ typedef struct pare_tile_kernels {
     pare_tile_f32_rows_fn f32_rows;
     pare_tile_pick_fn pick; /* this and the next: NULL where they have not been measured */
     pare_tile_weights_fn weights;
-    pare_tile_int_fn u8, s16; /* s16 NULL: u8 takes all codes */
-    int u8_max;               /* largest code of the u8 form; beyond it s16 */
-    pare_tile_bf16_fn bf16;   /* NULL: the level has no bf16 products */
-    bool bf16_first;          /* they beat those of codes, and of f32 even in parts */
+    pare_tile_int_fn u8, s16;           /* s16 NULL: u8 takes all codes */
+    int u8_max;                         /* largest code of the u8 form; beyond it s16 */
+    pare_tile_bf16_fn bf16;             /* NULL: the level has no bf16 products */
+    pare_tile_bf16_place_fn bf16_place; /* or NULL: bf16, then place */
+    bool bf16_first;                    /* they beat those of codes, and of f32 even in parts */
     /* parts[0..n_parts) [n] bf16, each the rest of x[n] rounded to nearest: three add up to x while
      * the last is not denormal. n a multiple of 32. An input that is not finite gives parts that
      * are not. NULL without bf16. */

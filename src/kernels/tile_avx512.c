@@ -170,12 +170,14 @@ BF16 static inline __m512bh pairs(__m512i v) {
 }
 
 /* M rows: vdpbf16ps adds the products of a pair of inputs to the sums of 16 outputs. */
-BF16 TILE_INLINE void bf16_block(float *c, size_t ldc, const uint16_t *a, size_t lda,
-                                 const uint16_t *panel, size_t k, bool add, const int M) {
-    __m512 s[24];
-    TILE_UNROLL for (int i = 0; i < M; i++) s[i] =
-        add ? _mm512_loadu_ps(c + (size_t)i * ldc) : _mm512_setzero_ps();
+BF16 TILE_INLINE void bf16_sums(__m512 *s, const uint16_t *a, size_t lda, const uint16_t *panel,
+                                size_t k, const int M) {
+    const uint16_t *next = a + (size_t)M * lda; /* rows lie one behind the other: few streams */
     for (size_t j = 0; j < k; j += 2) {
+        if (M == 24) {
+            __builtin_prefetch(next + j * 24);
+            __builtin_prefetch(next + j * 24 + 32);
+        }
         __m512bh w = pairs(_mm512_load_si512(panel + j * NR));
         TILE_UNROLL for (int i = 0; i < M; i++) {
             int32_t two;
@@ -183,6 +185,14 @@ BF16 TILE_INLINE void bf16_block(float *c, size_t ldc, const uint16_t *a, size_t
             s[i] = _mm512_dpbf16_ps(s[i], pairs(_mm512_set1_epi32(two)), w);
         }
     }
+}
+
+BF16 TILE_INLINE void bf16_block(float *c, size_t ldc, const uint16_t *a, size_t lda,
+                                 const uint16_t *panel, size_t k, bool add, const int M) {
+    __m512 s[24];
+    TILE_UNROLL for (int i = 0; i < M; i++) s[i] =
+        add ? _mm512_loadu_ps(c + (size_t)i * ldc) : _mm512_setzero_ps();
+    bf16_sums(s, a, lda, panel, k, M);
     TILE_UNROLL for (int i = 0; i < M; i++) _mm512_storeu_ps(c + (size_t)i * ldc, s[i]);
 }
 
@@ -193,6 +203,39 @@ BF16 static void bf16_avx512(float *c, size_t ldc, const uint16_t *a, size_t lda
     for (; m >= 8; m -= 8, c += 8 * ldc, a += 8 * lda) bf16_block(c, ldc, a, lda, panel, k, add, 8);
     for (; m >= 4; m -= 4, c += 4 * ldc, a += 4 * lda) bf16_block(c, ldc, a, lda, panel, k, add, 4);
     for (; m > 0; m--, c += ldc, a += lda) bf16_block(c, ldc, a, lda, panel, k, add, 1);
+}
+
+/* Rows of y, each in a page of its own perhaps, are fetched while the products are made. */
+BF16 TILE_INLINE void bf16_place_block(float *y, size_t ldy, const float *c, const uint16_t *a,
+                                       size_t lda, const uint16_t *panel, __m512 bias, size_t k,
+                                       bool add, const int M) {
+    __m512 s[24];
+    TILE_UNROLL for (int i = 0; i < M; i++) {
+        __builtin_prefetch(y + (size_t)i * ldy, 1);
+        s[i] = c ? _mm512_load_ps(c + i * NR) : _mm512_setzero_ps();
+    }
+    bf16_sums(s, a, lda, panel, k, M);
+    TILE_UNROLL for (int i = 0; i < M; i++) {
+        float *to = y + (size_t)i * ldy;
+        __m512 sum = _mm512_add_ps(s[i], bias);
+        _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sum) : sum);
+    }
+}
+
+BF16 static void bf16_place_avx512(float *y, size_t ldy, const float *c, const uint16_t *a,
+                                   size_t lda, const uint16_t *panel, const float *bias, size_t m,
+                                   size_t k, bool add) {
+    const __m512 b = bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
+    size_t i = 0;
+#define ROWS(M)                                                                                    \
+    for (; i + (M) <= m; i += (M))                                                                 \
+        bf16_place_block(y + i * ldy, ldy, c ? c + i * NR : NULL, a + i * lda, lda, panel, b, k,   \
+                         add, M);
+    ROWS(24)
+    ROWS(8)
+    ROWS(4)
+    ROWS(1)
+#undef ROWS
 }
 
 /* --- f32 to bf16 --- */
@@ -260,6 +303,9 @@ void pare_tile_pair_bf16_avx512(uint32_t *panel, const uint16_t *rows, size_t ld
     .f32 = pare_tile_f32_avx512, .f32_inputs = pare_tile_f32_inputs_avx512,                        \
     .f32_rows = pare_tile_f32_rows_avx512, .u8 = pare_tile_u8_avx512, .u8_max = 255
 const pare_tile_kernels pare_tile_avx512 = {KERNELS};
-const pare_tile_kernels pare_tile_avx512_bf16 = {
-    KERNELS, .bf16 = bf16_avx512, .split = pare_tile_split_avx512,
-    .pair_f32 = pare_tile_pair_f32_avx512, .pair_bf16 = pare_tile_pair_bf16_avx512};
+const pare_tile_kernels pare_tile_avx512_bf16 = {KERNELS,
+                                                 .bf16 = bf16_avx512,
+                                                 .bf16_place = bf16_place_avx512,
+                                                 .split = pare_tile_split_avx512,
+                                                 .pair_f32 = pare_tile_pair_f32_avx512,
+                                                 .pair_bf16 = pare_tile_pair_bf16_avx512};

@@ -296,6 +296,17 @@ static void multiply_bf16(const pare_linear_job *job, const pare_many_space *s,
     }
 }
 
+void pare_panel_place(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,
+                      const pare_panel_space *w, size_t m0, size_t m, const float *c,
+                      size_t y_row) {
+    const pare_linear_out *o = p->out;
+    size_t kb = s->n_kb - 1;
+    job->tiles->bf16_place(o->y + y_row * o->ldy + (p->row0 - o->row0), o->ldy, kb ? c : NULL,
+                           s->x16[0] + (kb * s->slab + m0) * KC, KC, w->panel16[0],
+                           o->bias ? o->bias + p->row0 : NULL, m,
+                           pare_padded(pare_block_k(job->in, kb)), o->accumulate);
+}
+
 /* --- int8 --- */
 
 static void unpack_int(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,

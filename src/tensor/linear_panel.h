@@ -63,6 +63,7 @@ typedef struct pare_panel_at {
     size_t row0, n_rows;
     pare_form form;
     const uint64_t *live; /* the panel's words (tensor/live.h), or NULL: all of it */
+    bool places;          /* its last block puts the sums in their place */
 } pare_panel_at;
 
 /* Is every weight a bf16 number? */
@@ -85,6 +86,10 @@ void pare_panel_unpack(const pare_linear_job *job, const pare_many_space *s, con
 void pare_panel_multiply(const pare_linear_job *job, const pare_many_space *s,
                          const pare_panel_at *p, const pare_panel_space *w, size_t kb, size_t m0,
                          size_t m, float *c);
+
+/* The same with the last block of a panel that `places`: to the rows of y from y_row on. */
+void pare_panel_place(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,
+                      const pare_panel_space *w, size_t m0, size_t m, const float *c, size_t y_row);
 
 /* In place of both for lists of single weights. x: n rows of a slab, into s->x. */
 void pare_weights_prepare(pare_worker *w, const pare_linear_job *job, const pare_many_space *s,

@@ -241,6 +241,10 @@ static void write_panels(const pare_linear_job *job, const pare_many_space *s,
         const pare_panel_at *p = &panels[i];
         const pare_linear_out *o = p->out;
         const float *c = s->c + (i * s->slab + m0) * NR;
+        if (p->places) {
+            n = 1;
+            continue;
+        }
         for (n = 0; i + n < n_panels && p[n].out == o && p[n].n_rows == NR; n++) continue;
         if (n == 0 || job->grids.grid) {
             n = 1;
@@ -272,7 +276,10 @@ static pare_panel_at find_panel(const pare_linear_job *job, size_t i) {
     const pare_linear_out *o = job->outs;
     while (i >= panels_of(o)) i -= panels_of(o++);
     size_t row0 = o->row0 + i * NR, left = rows_of(o) - i * NR;
-    return (pare_panel_at){o, row0, left < NR ? left : NR, form_of(job, o), live_of(job, o, row0)};
+    pare_form form = form_of(job, o);
+    bool places =
+        form == PARE_FORM_BF16 && job->tiles->bf16_place && left >= NR && !job->grids.grid;
+    return (pare_panel_at){o, row0, left < NR ? left : NR, form, live_of(job, o, row0), places};
 }
 
 /* The rows of an item that a panel is multiplied with: all, or a list. */
@@ -332,11 +339,14 @@ static void run_item(const pare_linear_job *job, pare_many_space *s, size_t firs
                                      lists[i].rows, s->panels[i].panel, lists[i].n,
                                      s->panels[i].n_inputs, kb > 0);
         for (size_t m = m0; m < m1; m += step)
-            for (size_t i = 0; i < n; i++)
-                if (!lists[i].listed)
-                    pare_panel_multiply(job, s, &panels[i], &s->panels[i], kb, m,
-                                        m1 - m < step ? m1 - m : step,
-                                        s->c + (i * s->slab + m) * NR);
+            for (size_t i = 0; i < n; i++) {
+                size_t rows = m1 - m < step ? m1 - m : step;
+                float *c = s->c + (i * s->slab + m) * NR;
+                if (panels[i].places && kb + 1 == s->n_kb)
+                    pare_panel_place(job, s, &panels[i], &s->panels[i], m, rows, c, y_row + m);
+                else if (!lists[i].listed)
+                    pare_panel_multiply(job, s, &panels[i], &s->panels[i], kb, m, rows, c);
+            }
     }
     write_panels(job, s, panels, n, y_row, m0, m1);
 }

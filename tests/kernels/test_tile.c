@@ -322,6 +322,30 @@ static void bf16_product(const pare_tile_kernels *tiles, size_t m, size_t k, boo
     free(c);
 }
 
+/* Sums in c, the last inputs and the place: the bits of bf16 and place one after the other. */
+static void bf16_placed(const pare_tile_kernels *tiles, size_t m, size_t k) {
+    size_t lda = k + 32, ldy = 3 * NR + 1, y_bytes = ((m - 1) * ldy + NR) * sizeof(float);
+    uint16_t *a = malloc(((m - 1) * lda + k) * sizeof *a), *panel = exact(k * NR * sizeof *panel);
+    float *c = exact(m * NR * sizeof *c), *sums = exact(m * NR * sizeof *sums);
+    float *y = malloc(y_bytes), *want = malloc(y_bytes), *bias = exact(NR * sizeof *bias);
+    float *none = exact(NR * sizeof *none);
+    for (size_t i = 0; i < (m - 1) * lda + k; i++) a[i] = random_bf16(false);
+    for (size_t i = 0; i < k * NR; i++) panel[i] = random_bf16(false);
+    for (size_t i = 0; i < m * NR; i++) c[i] = (float)uniform();
+    for (size_t i = 0; i < NR; i++) bias[i] = (float)uniform(), none[i] = 0;
+    for (int way = 0; way < 8; way++) {
+        bool add = way & 1, first = way & 2, biased = way & 4;
+        for (size_t i = 0; i < y_bytes / sizeof *y; i++) y[i] = want[i] = (float)uniform();
+        memcpy(sums, c, m * NR * sizeof *c);
+        tiles->bf16(sums, NR, a, lda, panel, m, k, !first);
+        tiles->place(want, ldy, sums, 0, m, 1, biased ? bias : none, add);
+        tiles->bf16_place(y, ldy, first ? NULL : c, a, lda, panel, biased ? bias : NULL, m, k, add);
+        assert_memory_equal(y, want, y_bytes);
+    }
+    void *all[] = {a, panel, c, sums, y, want, bias, none};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
 static void bf16_products(void **state) {
     (void)state;
     const size_t ks[] = {32, 64, 256};
@@ -331,6 +355,7 @@ static void bf16_products(void **state) {
             for (size_t j = 0; j < 3 && levels[l].kernels->bf16; j++) {
                 bf16_product(levels[l].kernels, ms[i], ks[j], true);
                 bf16_product(levels[l].kernels, ms[i], ks[j], false);
+                if (levels[l].kernels->bf16_place) bf16_placed(levels[l].kernels, ms[i], ks[j]);
             }
 }
 
