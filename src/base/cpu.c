@@ -54,6 +54,8 @@ static unsigned detect(void) {
     if ((f & PARE_CPU_AVX2) && (b7 & avx512) == avx512 && (c7 & 1u << 11) && (xcr0 & 0xE6) == 0xE6)
         f |= PARE_CPU_AVX512;
     if ((f & PARE_CPU_AVX512) && (a71 & 1u << 5)) f |= PARE_CPU_AVX512_BF16;
+    const uint32_t vbmi = 1u << 1 | 1u << 6; /* VBMI VBMI2 */
+    if ((f & PARE_CPU_AVX512) && (c7 & vbmi) == vbmi) f |= PARE_CPU_AVX512_VBMI2;
     const uint32_t amx = 1u << 22 | 1u << 24 | 1u << 25; /* bf16, tile, int8 */
     if ((f & PARE_CPU_AVX512_BF16) && (d7 & amx) == amx && (xcr0 & 0x60000) == 0x60000 &&
         request_amx())

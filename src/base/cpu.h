@@ -9,7 +9,8 @@ enum {
     PARE_CPU_AVX512 = 2,
     PARE_CPU_AVX512_BF16 = 4,
     PARE_CPU_AMX = 8,
-    PARE_CPU_SHA = 16 /* rounds of SHA-256; of no level */
+    PARE_CPU_SHA = 16,          /* rounds of SHA-256; of no level */
+    PARE_CPU_AVX512_VBMI2 = 32, /* with VBMI: bytes and words expanded, moved across a register */
 };
 
 /* Bits above, as found at start; the AMX bit also means that the system granted the tile state. */

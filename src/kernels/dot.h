@@ -36,8 +36,10 @@
 #define PARE_DOT_ROWS_LIST(X) X(bitmap_q8) X(bitmap_q4) X(nm48_q8) X(nm48_q4)
 #define PARE_DOT_LIST(X) PARE_DOT_PACKED_LIST(X) PARE_DOT_ROWS_LIST(X)
 #define PARE_DOT_F32_PACKED_LIST(X) X(nm24_bf16)
-#define PARE_DOT_F32_ROWS_LIST(X) X(f32) X(f16) X(bf16) X(bitmap_bf16) X(nm_bf16)
-#define PARE_DOT_F32_LIST(X) PARE_DOT_F32_PACKED_LIST(X) PARE_DOT_F32_ROWS_LIST(X)
+#define PARE_DOT_F32_PLAIN_LIST(X) X(f32) X(f16) X(bf16)
+#define PARE_DOT_F32_SPARSE_LIST(X) X(bitmap_bf16) X(nm_bf16)
+#define PARE_DOT_F32_LIST(X)                                                                       \
+    PARE_DOT_F32_PACKED_LIST(X) PARE_DOT_F32_PLAIN_LIST(X) PARE_DOT_F32_SPARSE_LIST(X)
 
 typedef enum pare_dot_id {
     PARE_DOT_NONE = 0,
@@ -73,7 +75,11 @@ typedef struct pare_dot_kernels {
     size_t packed_max_n;
 } pare_dot_kernels;
 
-/* The table for a level; static storage. */
+/* The table for a level, of AVX-512 with its expansions (VBMI2) where this processor has them;
+ * static storage. */
 const pare_dot_kernels *pare_dot_kernels_get(pare_isa isa);
+
+/* For the tests. */
+extern const pare_dot_kernels pare_dot_avx512_vbmi2;
 
 #endif

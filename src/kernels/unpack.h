@@ -33,18 +33,26 @@ typedef struct pare_unpack_kernels {
     void (*pair_panel)(uint32_t *pairs, const uint16_t *w, size_t k);
 } pare_unpack_kernels;
 
-/* The table for a level; static storage. */
+/* The table for a level, of AVX-512 with its expansions (VBMI2) where this processor has them;
+ * static storage. */
 const pare_unpack_kernels *pare_unpack_kernels_get(pare_isa isa);
 
-extern const pare_unpack_kernels pare_unpack_ref, pare_unpack_avx2;
+extern const pare_unpack_kernels pare_unpack_ref, pare_unpack_avx2, pare_unpack_avx512_vbmi2;
 
-/* Sparse rows with AVX2 (unpack_sparse_avx2.c). */
+/* Sparse rows (unpack_sparse_avx2.c, unpack_sparse_avx512.c). */
 #define X(name)                                                                                    \
     void pare_codes_##name##_avx2(int8_t *q, float *scale, float *offset, const pare_view *w,      \
-                                  size_t row, size_t col, size_t n);
+                                  size_t row, size_t col, size_t n);                               \
+    void pare_codes_##name##_avx512(int8_t *q, float *scale, float *offset, const pare_view *w,    \
+                                    size_t row, size_t col, size_t n);
 PARE_DOT_ROWS_LIST(X)
 #undef X
-void pare_decode_bitmap_bf16_avx2(float *y, const pare_view *w, size_t row, size_t col, size_t n);
-void pare_decode_nm_bf16_avx2(float *y, const pare_view *w, size_t row, size_t col, size_t n);
+#define X(name)                                                                                    \
+    void pare_decode_##name##_avx2(float *y, const pare_view *w, size_t row, size_t col,           \
+                                   size_t n);                                                      \
+    void pare_decode_##name##_avx512(float *y, const pare_view *w, size_t row, size_t col,         \
+                                     size_t n);
+PARE_DOT_F32_SPARSE_LIST(X)
+#undef X
 
 #endif

@@ -344,21 +344,31 @@ static void pair_panel_avx2(uint32_t *pairs, const uint16_t *w, size_t k) {
 }
 
 #define CODES(name) [PARE_DOT_##name] = name##_codes
-#define X(name) [PARE_DOT_##name] = pare_codes_##name##_avx2,
-const pare_unpack_kernels pare_unpack_avx2 = {
-    .codes = {CODES(q4_0), CODES(q4_1), CODES(q5_0), CODES(q5_1), CODES(q8_0), CODES(iq4_nl),
-              CODES(q2_k), CODES(q3_k), CODES(q4_k), CODES(q5_k), CODES(q6_k), CODES(iq4_xs),
-              PARE_DOT_ROWS_LIST(X)},
-#undef X
-    .decode = {[PARE_DOTF_bitmap_bf16] = pare_decode_bitmap_bf16_avx2,
-               [PARE_DOTF_nm_bf16] = pare_decode_nm_bf16_avx2},
-#define X(name, ...) [PARE_DOT_##name] = pare_unpack_##name##_avx2,
-    .packed = {PARE_PACKED_LIST(X)},
-#undef X
-    .expand = expand_avx2,
-    .shift = shift_avx2,
-    .widen = widen_avx2,
-    .expand_panel = expand_panel_avx2,
-    .f16_panel = f16_panel_avx2,
-    .bf16_panel = bf16_panel_avx2,
-    .pair_panel = pair_panel_avx2};
+#define PACKED(name, ...) [PARE_DOT_##name] = pare_unpack_##name##_avx2,
+#define SPARSE_avx2(name) [PARE_DOT_##name] = pare_codes_##name##_avx2,
+#define SPARSE_avx512(name) [PARE_DOT_##name] = pare_codes_##name##_avx512,
+#define DECODE_avx2(name) [PARE_DOTF_##name] = pare_decode_##name##_avx2,
+#define DECODE_avx512(name) [PARE_DOTF_##name] = pare_decode_##name##_avx512,
+/* The level of sparse rows. */
+#define KERNELS(sparse)                                                                            \
+    {                                                                                              \
+        .codes = {CODES(q4_0),                                                                     \
+                  CODES(q4_1),                                                                     \
+                  CODES(q5_0),                                                                     \
+                  CODES(q5_1),                                                                     \
+                  CODES(q8_0),                                                                     \
+                  CODES(iq4_nl),                                                                   \
+                  CODES(q2_k),                                                                     \
+                  CODES(q3_k),                                                                     \
+                  CODES(q4_k),                                                                     \
+                  CODES(q5_k),                                                                     \
+                  CODES(q6_k),                                                                     \
+                  CODES(iq4_xs),                                                                   \
+                  PARE_DOT_ROWS_LIST(SPARSE_##sparse)},                                            \
+        .decode = {PARE_DOT_F32_SPARSE_LIST(DECODE_##sparse)},                                     \
+        .packed = {PARE_PACKED_LIST(PACKED)}, .expand = expand_avx2, .shift = shift_avx2,          \
+        .widen = widen_avx2, .expand_panel = expand_panel_avx2, .f16_panel = f16_panel_avx2,       \
+        .bf16_panel = bf16_panel_avx2, .pair_panel = pair_panel_avx2                               \
+    }
+const pare_unpack_kernels pare_unpack_avx2 = KERNELS(avx2);
+const pare_unpack_kernels pare_unpack_avx512_vbmi2 = KERNELS(avx512);

@@ -1,5 +1,6 @@
 #include "kernels/unpack.h"
 
+#include "base/cpu.h"
 #include "kernels/blocks.h"
 
 enum { NR = PARE_TILE_NR };
@@ -62,6 +63,8 @@ const pare_unpack_kernels pare_unpack_ref = {
 
 const pare_unpack_kernels *pare_unpack_kernels_get(pare_isa isa) {
 #if defined(__x86_64__)
+    if (isa >= PARE_ISA_AVX512 && (pare_cpu_features() & PARE_CPU_AVX512_VBMI2))
+        return &pare_unpack_avx512_vbmi2;
     if (isa >= PARE_ISA_AVX2) return &pare_unpack_avx2;
 #endif
     (void)isa;

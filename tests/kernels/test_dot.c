@@ -198,6 +198,9 @@ static void drop_input(input *in) {
 static void run(float *y, size_t ldy, pare_isa isa, const pare_tensor *t, size_t begin, size_t end,
                 const input *in, size_t first, size_t n) {
     const pare_dot_kernels *k = pare_dot_kernels_get(isa);
+#ifdef PARE_EMULATE /* with the extensions that this processor may lack */
+    if (isa == PARE_ISA_AVX512) k = &pare_dot_avx512_vbmi2;
+#endif
     if (t->enc->dot) {
         pare_act a = pare_act_row(&in->act, first);
         a.n = n;

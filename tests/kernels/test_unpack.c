@@ -1,5 +1,5 @@
 /* Unpacking at every level: codes as the encoding's own, expanded codes as its decode(), panels as
- * the plain kernels. All bit for bit. */
+ * the plain kernels. All bit for bit. Built twice: the second program runs AVX-512 emulated. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +7,18 @@
 #include "kernels/unpack.h"
 #include "support/test.h"
 #include "tensor/encoding.h"
+
+#ifdef PARE_EMULATE
+#define FIRST_LEVEL PARE_ISA_AVX512
+#define FIRST_VECTOR_LEVEL PARE_ISA_AVX512
+#define TOP_LEVEL PARE_ISA_AVX512
+#define KERNELS_OF(isa) ((void)(isa), &pare_unpack_avx512_vbmi2)
+#else
+#define FIRST_LEVEL PARE_ISA_REF
+#define FIRST_VECTOR_LEVEL PARE_ISA_AVX2
+#define TOP_LEVEL pare_isa_best()
+#define KERNELS_OF(isa) pare_unpack_kernels_get(isa)
+#endif
 
 enum { NR = PARE_TILE_NR, KC = PARE_TILE_KC, ROWS = 5 };
 
@@ -64,11 +76,10 @@ static void check_row(const pare_unpack_kernels *k, const pare_tensor *t, size_t
 
 static void check_tensor(const pare_encoding *e, size_t cols) {
     pare_tensor t = make_tensor(e, cols);
-    for (pare_isa isa = PARE_ISA_REF; isa <= pare_isa_best(); isa++)
+    for (pare_isa isa = FIRST_LEVEL; isa <= TOP_LEVEL; isa++)
         for (size_t row = 0; row < ROWS; row++)
             for (size_t col = 0; col < cols; col += KC)
-                check_row(pare_unpack_kernels_get(isa), &t, row, col,
-                          cols - col < KC ? cols - col : KC);
+                check_row(KERNELS_OF(isa), &t, row, col, cols - col < KC ? cols - col : KC);
     pare_tensor_free(&t);
 }
 
@@ -148,11 +159,11 @@ static void sparse_rows(void **state) {
             size_t cols = widths[v / 2];
             if (v % 2 && !forms[f].m) cols -= 3; /* a bitmap has any width */
             pare_tensor t = random_pattern(pare_encoding_find(forms[f].name), cols, forms[f].m);
-            for (pare_isa isa = PARE_ISA_AVX2; isa <= pare_isa_best(); isa++)
+            for (pare_isa isa = FIRST_VECTOR_LEVEL; isa <= TOP_LEVEL; isa++)
                 for (size_t row = 0; row < ROWS; row++)
                     for (size_t col = 0; col < cols; col += 32)
                         for (size_t n = 32; n < cols - col + 32; n += 32)
-                            check_sparse(pare_unpack_kernels_get(isa), &t, row, col,
+                            check_sparse(KERNELS_OF(isa), &t, row, col,
                                          n < cols - col ? n : cols - col);
             pare_tensor_free(&t);
         }
@@ -169,9 +180,9 @@ static void panels(void **state) {
         offset[i] = uniform();
     }
     const pare_unpack_kernels *ref = &pare_unpack_ref;
-    for (pare_isa isa = PARE_ISA_AVX2; isa <= pare_isa_best(); isa++)
+    for (pare_isa isa = FIRST_VECTOR_LEVEL; isa <= TOP_LEVEL; isa++)
         for (size_t k = 4; k <= KC; k = k < 32 ? k + 4 : k * 2) {
-            const pare_unpack_kernels *level = pare_unpack_kernels_get(isa);
+            const pare_unpack_kernels *level = KERNELS_OF(isa);
             size_t bytes = k * NR * sizeof(float);
             float *w = malloc(bytes), *want = malloc(bytes);
             for (uint32_t group = 16; group <= 32; group += 16)

@@ -36,6 +36,7 @@ static inline __m256i emulated_mm512_cvtepi32_epi16(__m512i v) {
 }
 #define _mm512_cvtepi32_epi16 emulated_mm512_cvtepi32_epi16
 
+#include "support/emulate_sparse.h"
 #include "support/emulate_vec.h"
 
 #endif
