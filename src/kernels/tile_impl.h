@@ -21,6 +21,9 @@ void pare_tile_weights_avx2(float *to, const float *from, const float *plus, con
                             size_t n_lists);
 void pare_tile_place_avx512(float *y, size_t ldy, const float *c, size_t c_panel, size_t m,
                             size_t n, const float *bias, bool add);
+void pare_tile_weights_avx512(float *to, const float *from, const float *plus, const float *xt,
+                              const float *value, const uint8_t *place, const uint8_t *count,
+                              size_t n_lists);
 void pare_tile_f32_avx512(float *c, const float *a, size_t lda, const float *panel, size_t m,
                           size_t k, bool add);
 void pare_tile_f32_inputs_avx512(float *c, const float *a, size_t lda, const float *panel,

@@ -92,8 +92,8 @@ static double share(const uint64_t *bits, size_t n_panels, size_t n) {
     return n_panels && n ? (double)done / ((double)n_panels * (double)n) : 1;
 }
 
-/* Times of a product in units of the whole one, fitted to what was measured with AVX2
- * (docs/sparse_training.md); a choice that never changes bits. */
+/* Times of a product in units of the whole one, fitted to what was measured with AVX2,
+ * and right with AVX-512 (docs/sparse_training.md); a choice that never changes bits. */
 static double time_of_panels(double multiplied) { return fmin(1, 0.14 + 0.95 * multiplied); }
 static double time_of_weights(double kept) { return 0.27 + 1.15 * kept; }
 
