@@ -73,6 +73,8 @@ typedef struct pare_dot_kernels {
     void (*quantize)(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols);
     /* The kernels of packed formats take any n; above this tile kernels are faster. */
     size_t packed_max_n;
+    /* The same for 2:4 with codes of a table: half the products, each with a shuffle. */
+    size_t two_four_max_n;
 } pare_dot_kernels;
 
 /* The table for a level, of AVX-512 with its expansions (VBMI2) where this processor has them;

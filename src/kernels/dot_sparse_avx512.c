@@ -42,8 +42,8 @@ VBMI2 INLINE void tail_bf16(__m512 acc[4], row a, const float *x, size_t n, bool
     }
 }
 
-/* Rows a[n_rows] times n rows of x; one of both numbers is 1. Values are asked for `ahead` bytes
- * before they are read. */
+/* Rows a[n_rows] times n rows of x; one of both numbers is 1. Of several rows values are
+ * asked for `ahead` bytes before they are read. */
 VBMI2 INLINE void dot_sparse_bf16(float *y, size_t ldy, row *a, size_t n_rows, size_t cols,
                                   const float *x, size_t ldx, size_t n, size_t ahead, bool half) {
     __m512 acc[PARE_DOT_MAX_N][4];
@@ -54,7 +54,10 @@ VBMI2 INLINE void dot_sparse_bf16(float *y, size_t ldy, row *a, size_t n_rows, s
             uint64_t mask = load_u64(a[r].mask);
             size_t first = half ? 16 : (size_t)__builtin_popcount((uint32_t)mask);
             if (c % 512 == 0) prefetch(a[r].mask, 64);
-            prefetch_at(a[r].values, 64, ahead);
+            if (n_rows == 1)
+                prefetch(a[r].values, 64);
+            else /* into level 2: level 1 is full of inputs */
+                _mm_prefetch((const char *)((uintptr_t)a[r].values + ahead), _MM_HINT_T1);
             UNROLL for (int h = 0; h < 2; h++) {
                 __m512i w =
                     spread_16(a[r].values + (h ? 2 * first : 0), (uint32_t)(mask >> 32 * h));
@@ -92,7 +95,7 @@ VBMI2 INLINE void dot_sparse_bf16(float *y, size_t ldy, row *a, size_t n_rows, s
         }                                                                                          \
         for (; r < row_end; r++) {                                                                 \
             row a[1] = {name##_row(w, r, 16)};                                                     \
-            dot_sparse_bf16(y + r, ldy, a, 1, w->cols, x, ldx, n, PREFETCH_BYTES, half);           \
+            dot_sparse_bf16(y + r, ldy, a, 1, w->cols, x, ldx, n, 0, half);                        \
         }                                                                                          \
     }
 DOTF(bitmap, false)

@@ -162,12 +162,13 @@ void pare_linear_few(pare_worker *w, const pare_linear_job *job) {
 
 /* --- the entry point --- */
 
-/* Largest n for which multiplying the weights as they are is the faster way, measured on Zen 3.
- * Without a kernel of its own a matrix is better off as panels even for one row. */
-static size_t few_rows(const pare_encoding *enc, bool int8, size_t packed_max_n) {
+/* Largest n for which multiplying the weights as they are is the faster way, measured on Zen 3 and,
+ * with AVX-512, on Zen 4; packed_max_n and two_four_max_n: of the level. Without a kernel of its
+ * own a matrix is better off as panels even for one row. */
+static size_t few_rows(const pare_encoding *enc, bool int8, size_t packed_max_n,
+                       size_t two_four_max_n) {
     if (!int8 && enc->dotf == PARE_DOTF_NONE) return 0;
-    /* half the products, each with a shuffle: no gain over dense codes that add up in 16 bits */
-    if (enc->packed && enc->packed->two_four && enc->packed->table) return PARE_DOT_MAX_N;
+    if (enc->packed && enc->packed->two_four && enc->packed->table) return two_four_max_n;
     if (enc->packed) return packed_max_n;
     if (int8) return PARE_DOT_MAX_N;
     bool plain =
@@ -176,17 +177,24 @@ static size_t few_rows(const pare_encoding *enc, bool int8, size_t packed_max_n)
 }
 
 size_t pare_linear_alike_rows(const pare_encoding *enc) {
-    size_t exact = few_rows(enc, false, 0),
-           fast = few_rows(enc, has_int8_kernel(enc), PARE_DOT_MAX_N);
+    size_t exact = few_rows(enc, false, 0, PARE_DOT_MAX_N),
+           fast = few_rows(enc, has_int8_kernel(enc), PARE_DOT_MAX_N, PARE_DOT_MAX_N);
     if (exact == 0) exact = PARE_DOT_MAX_N; /* panels for any n */
     if (fast == 0) fast = PARE_DOT_MAX_N;
     return exact < fast ? exact : fast;
 }
 
+enum { EXPANDING_PAYS = 128 };
+
 static bool takes_few(const pare_linear_job *job, const pare_linear_out *o) {
     if (o->rows && !o->w->enc->packed) return false; /* the kernels write whole rows of y */
     size_t n = o->many && job->n <= PARE_DOT_MAX_N ? PARE_DOT_MAX_N + 1 : job->n;
-    return n <= few_rows(o->w->enc, takes_int8(job, o), job->dots->packed_max_n);
+    size_t packed_max_n = job->dots->packed_max_n;
+    /* where there are enough to pay for expanding, products of bf16 outdo half of those in f32 */
+    if (o->w->enc->dotf == PARE_DOTF_nm24_bf16 && job->compute == PARE_COMPUTE_FAST &&
+        job->tiles->bf16 && packed_max_n > EXPANDING_PAYS)
+        packed_max_n = EXPANDING_PAYS;
+    return n <= few_rows(o->w->enc, takes_int8(job, o), packed_max_n, job->dots->two_four_max_n);
 }
 
 /* Matrices that go by lists of their single weights: masked ones in f32. */
