@@ -83,13 +83,13 @@ static pare_status run_cpu(cli *c, const info_options *o) {
                     pare_cpu_name(), pare_isa_name(isa), pare_isa_name(pare_isa_best()),
                     pare_runtime_threads(c->rt), mpi ? mpi : "without MPI");
     if (st == PARE_OK && o->measure)
-        st =
-            cli_printf(c,
-                       "memory   %.1f GB/s read\nf32      %.1f GFLOP/s\nbf16     %.1f GFLOP/s%s\n"
-                       "int8     %.1f GOP/s\nint4     %.1f GOP/s (int8 with codes of 4 bits)\n",
-                       limits.dram_read_bytes_per_s / 1e9, limits.f32_flop_per_s / 1e9,
-                       limits.bf16_flop_per_s / 1e9, isa < PARE_ISA_AMX ? " (products in f32)" : "",
-                       limits.int8_op_per_s / 1e9, limits.int4_op_per_s / 1e9);
+        st = cli_printf(c,
+                        "memory   %.1f GB/s read\nf32      %.1f GFLOP/s\nbf16     %.1f GFLOP/s%s\n"
+                        "int8     %.1f GOP/s\nint4     %.1f GOP/s (int8 with codes of 4 bits)\n",
+                        limits.dram_read_bytes_per_s / 1e9, limits.f32_flop_per_s / 1e9,
+                        limits.bf16_flop_per_s / 1e9,
+                        limits.bf16_flop_per_s == limits.f32_flop_per_s ? " (products in f32)" : "",
+                        limits.int8_op_per_s / 1e9, limits.int4_op_per_s / 1e9);
     if (st == PARE_OK) st = cli_printf(c, "\n");
     return st == PARE_OK ? print_kernels(c, isa) : st;
 }

@@ -2,6 +2,7 @@
  * several samples counts: whatever disturbs a sample only makes it slower. */
 #include "pare/bench.h"
 
+#include "base/cpu.h"
 #include "base/memory.h"
 #include "base/os.h"
 #include "base/team.h"
@@ -102,6 +103,8 @@ static pare_peak_loops choose_loops(pare_isa isa) {
 #if defined(__x86_64__)
     if (isa >= PARE_ISA_AVX2) pare_peak_loops_avx2(&loops);
     if (isa >= PARE_ISA_AVX512) pare_peak_loops_avx512(&loops);
+    if (isa >= PARE_ISA_AVX512 && pare_cpu_features() & PARE_CPU_AVX512_BF16)
+        pare_peak_loops_avx512_bf16(&loops);
     if (isa >= PARE_ISA_AMX) pare_peak_loops_amx(&loops);
 #else
     (void)isa;

@@ -22,6 +22,7 @@ typedef struct pare_peak_loops {
 void pare_peak_loops_ref(pare_peak_loops *loops);
 void pare_peak_loops_avx2(pare_peak_loops *loops);
 void pare_peak_loops_avx512(pare_peak_loops *loops);
+void pare_peak_loops_avx512_bf16(pare_peak_loops *loops); /* beside: its extension */
 void pare_peak_loops_amx(pare_peak_loops *loops);
 
 #endif

@@ -1,7 +1,9 @@
-/* AVX-512: FMA on 16 floats, VNNI's dpbusd on 64 bytes. */
+/* AVX-512: FMA on 16 floats, VNNI's dpbusd on 64 bytes, dpbf16ps on 32 pairs of bf16 where the
+ * processor has it. */
 #include "eval/peak.h"
 
 #include <immintrin.h>
+#include <string.h>
 
 enum { CHAINS = 16 };
 #define OPAQUE(x) __asm__ volatile("" : "+v"(x))
@@ -27,6 +29,26 @@ static float run_int8(size_t rounds) {
     }
     for (int i = 1; i < CHAINS; i++) sum[0] = _mm512_xor_si512(sum[0], sum[i]);
     return (float)_mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0]));
+}
+
+__attribute__((target("avx512bf16"))) static float run_bf16(size_t rounds) {
+    __m512 sum[CHAINS];
+    __m512i half = _mm512_set1_epi16(0x3F00); /* 0.5 */
+    for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_setzero_ps();
+    for (size_t r = 0; r < rounds; r++) {
+        OPAQUE(half);
+        __m512bh a, b;
+        memcpy(&a, &half, sizeof a);
+        b = a;
+#pragma GCC unroll 16
+        for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_dpbf16_ps(sum[i], a, b);
+    }
+    for (int i = 1; i < CHAINS; i++) sum[0] = _mm512_add_ps(sum[0], sum[i]);
+    return _mm512_cvtss_f32(sum[0]);
+}
+
+void pare_peak_loops_avx512_bf16(pare_peak_loops *loops) {
+    loops->bf16 = (pare_peak_loop){run_bf16, 2.0 * 32 * CHAINS};
 }
 
 void pare_peak_loops_avx512(pare_peak_loops *loops) {

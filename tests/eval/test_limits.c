@@ -2,6 +2,8 @@
 #include "support/model_files.h"
 #include "support/test.h"
 
+#include "base/runtime.h"
+#include "kernels/tile.h"
 #include "pare/bench.h"
 
 #include <string.h>
@@ -17,6 +19,8 @@ static void measured(void **state) {
         assert_in_range((uint64_t)(l.dram_read_bytes_per_s / 1e6), 20, 1000000);
         assert_in_range((uint64_t)(l.f32_flop_per_s / 1e6), 20, 10000000);
         assert_in_range((uint64_t)(l.bf16_flop_per_s / 1e6), 20, 100000000);
+        bool own = level && pare_tile_kernels_get(pare_runtime_isa(rt))->bf16;
+        assert_true(own == (l.bf16_flop_per_s != l.f32_flop_per_s)); /* else measured once */
         assert_in_range((uint64_t)(l.int8_op_per_s / 1e6), 20, 100000000);
         assert_in_range((uint64_t)(l.int4_op_per_s / 1e6), 20, 100000000);
         pare_runtime_free(rt);
