@@ -7,6 +7,9 @@
  * p is computed again from the saved q and k. A task is one key/value head of one sequence, with
  * all query heads that read it: its sums have one order.
  *
+ * Where the forward pass multiplies in bf16 (kernels/attention.h) the five products do too, of
+ * inputs rounded for each; sums, softmax and its slope stay in f32.
+ *
  * Keys and values of a prefix are the first of every sequence. Their gradients are kept apart for
  * each sequence and added up in order; they are parameters (tape.h), found by where they lie. */
 #include "autograd/tape.h"
@@ -48,12 +51,14 @@ typedef struct attention_space {
     float *q, *dout, *dq;       /* [TILE][dim] */
     float *p, *ds, *capped;     /* [TILE][keys] */
     float *turned;              /* [keys][TILE] */
+    float *halves;              /* in bf16: q and dout, as they are and as panels */
 } attention_space;
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 static attention_space space_of(pare_arena *arena, int id, int n_threads, size_t longest,
-                                size_t head_dim, bool capped) {
+                                size_t head_dim, const pare_attn *a) {
+    bool capped = a->softcap > 0;
     attention_space mine = {0};
     for (int t = 0; t < n_threads; t++) {
         attention_space s = {.keys = round_up(longest, KEYS), .dim = round_up(head_dim, NR)};
@@ -66,6 +71,7 @@ static attention_space space_of(pare_arena *arena, int id, int n_threads, size_t
         float **scores[] = {&s.p, &s.ds, &s.turned, &s.capped};
         for (size_t i = 0; i < (capped ? 4 : 3); i++)
             *scores[i] = pare_arena_alloc(arena, TILE * s.keys, sizeof(float));
+        if (a->bf16) s.halves = pare_arena_alloc(arena, 2 * TILE * s.dim, sizeof(float));
         if (t == id) mine = s;
     }
     return mine;
@@ -119,6 +125,120 @@ static void probabilities(const pare_fwd *f, const pare_attn *a, float *s, float
     f->k->softmax->softmax(s + from, s + from, scale, to - from);
 }
 
+/* ---- in bf16: panels are [k / 2][16][2], of which tile.h multiplies one at a time ---- */
+
+/* The level's kernels where this attention goes in bf16, else NULL. */
+static const pare_tile_kernels *bf16_kernels(const pare_fwd *f, const attention_record *r) {
+    const pare_tile_kernels *k = pare_tile_kernels_get(f->isa);
+    return r->a.bf16 && k->bf16 && r->head_dim % 32 == 0 ? k : NULL;
+}
+
+static void round_rows(const pare_tile_kernels *k, uint16_t *to, const float *x, size_t n) {
+    k->split(&to, 1, x, n);
+}
+
+/* Panels of `rows` as right-hand side: [dim / 16][ld / 2][16][2], n <= ld of its rows. */
+static void pair_rows(const pare_tile_kernels *k, uint32_t *to, const float *rows, size_t dim,
+                      size_t n, size_t ld) {
+    for (size_t d = 0; d < dim; d += NR) k->pair_f32(to + d * ld / 2, rows + d, dim, n);
+}
+
+/* Panels of their transpose: [n / 16][dim / 2][16][2]. room: [16][dim] bf16 */
+static void pack_rows(const pare_tile_kernels *k, uint32_t *to, uint16_t *room, const float *rows,
+                      size_t dim, size_t n) {
+    for (size_t i = 0; i < n; i += NR) {
+        round_rows(k, room, rows + i * dim, NR * dim);
+        k->transpose(to + i * dim / 2, (const uint32_t *)room, dim / 2, dim / 2);
+    }
+}
+
+/* to[n][TILE] = from[TILE][n]^T */
+static void turn_rounded(const pare_tile_kernels *k, uint16_t *to, const float *from, size_t n) {
+    uint32_t pairs[TILE / 2 * NR] __attribute__((aligned(64)));
+    uint32_t block[NR * NR] __attribute__((aligned(64)));
+    for (size_t c = 0; c < n; c += NR) {
+        k->pair_f32(pairs, from + c, n, TILE);
+        for (size_t t = 0; t < TILE; t += 2 * NR) {
+            k->transpose(block, pairs + t / 2 * NR, NR, NR);
+            for (size_t i = 0; i < NR; i++)
+                memcpy(to + (c + i) * TILE + t, block + i * NR, NR * sizeof *block);
+        }
+    }
+}
+
+/* c[m][width] (+)= a[m][k] times panels `step` apart */
+static void multiply(const pare_tile_kernels *t, float *c, size_t width, const uint16_t *a,
+                     const uint32_t *panels, size_t step, size_t m, size_t k, bool add) {
+    for (size_t j = 0; j < width; j += NR)
+        t->bf16(c + j, width, a, k, (const uint16_t *)(panels + j / NR * step), m, k, add);
+}
+
+/* Where the parts of a space lie: those of f32 have twice the room. */
+static uint32_t *key_pairs(const attention_space *s) {
+    return (uint32_t *)s->k_packed + s->keys * s->dim / 2;
+}
+static uint16_t *half_of(const attention_space *s, size_t i) {
+    return (uint16_t *)s->halves + i * TILE * s->dim;
+}
+
+static void pack_in_bf16(const pare_tile_kernels *t, const attention_space *s, size_t keys) {
+    uint16_t *room = (uint16_t *)s->q;
+    pack_rows(t, (uint32_t *)s->k_packed, room, s->k, s->dim, keys);
+    pack_rows(t, (uint32_t *)s->v_packed, room, s->v, s->dim, keys);
+    pair_rows(t, key_pairs(s), s->k, s->dim, keys, s->keys);
+}
+
+/* s->p = q K^T, s->ds = dout V^T for n keys from lo on. */
+static void scores_in_bf16(const pare_tile_kernels *t, const attention_space *s, size_t lo,
+                           size_t n, size_t m) {
+    const float *rows[2] = {s->q, s->dout}, *panels[2] = {s->k_packed, s->v_packed};
+    float *to[2] = {s->p, s->ds};
+    for (size_t i = 0; i < 2; i++) {
+        round_rows(t, half_of(s, i), rows[i], TILE * s->dim);
+        multiply(t, to[i], n, half_of(s, i), (const uint32_t *)panels[i] + lo * s->dim / 2,
+                 s->dim * NR / 2, m, s->dim, false);
+    }
+}
+
+/* s->dq = ds K, dk += ds^T q, dv += p^T dout. */
+static void gradients_in_bf16(const pare_tile_kernels *t, const attention_space *s, size_t lo,
+                              size_t n, size_t m) {
+    uint16_t *turned = (uint16_t *)s->turned, *ds = turned + s->keys * TILE;
+    const float *from[2] = {s->ds, s->p}, *rows[2] = {s->q, s->dout};
+    float *to[2] = {s->dk + lo * s->dim, s->dv + lo * s->dim};
+    round_rows(t, ds, s->ds, m * n);
+    multiply(t, s->dq, s->dim, ds, key_pairs(s) + lo / 2 * NR, s->keys / 2 * NR, m, n, false);
+    for (size_t i = 0; i < 2; i++) {
+        uint32_t *panels = (uint32_t *)half_of(s, 2 + i);
+        pair_rows(t, panels, rows[i], s->dim, TILE, TILE);
+        turn_rounded(t, turned, from[i], n);
+        multiply(t, to[i], s->dim, turned, panels, TILE / 2 * NR, n, TILE, true);
+    }
+}
+
+/* ---- in f32 ---- */
+
+static void scores_in_f32(const pare_attn_kernels *k, const attention_space *s, size_t lo, size_t n,
+                          size_t m) {
+    pare_attn_panels keys = packed(s->k_packed + lo * s->dim, n, s->dim);
+    pare_attn_panels values = packed(s->v_packed + lo * s->dim, n, s->dim);
+    k->gemm(s->p, n, s->q, s->dim, m, &keys, s->dim, false);
+    k->gemm(s->ds, n, s->dout, s->dim, m, &values, s->dim, false);
+}
+
+static void gradients_in_f32(const pare_attn_kernels *k, const pare_tile_kernels *tiles,
+                             const attention_space *s, size_t lo, size_t n, size_t m) {
+    pare_attn_panels k_rows = in_place(s->k + lo * s->dim, s->dim);
+    k->gemm(s->dq, s->dim, s->ds, n, m, &k_rows, n, false);
+    pare_attn_panels q_rows = in_place(s->q, s->dim), do_rows = in_place(s->dout, s->dim);
+    turn(tiles, s->turned, s->ds, n, n);
+    k->gemm(s->dk + lo * s->dim, s->dim, s->turned, TILE, n, &q_rows, TILE, true);
+    turn(tiles, s->turned, s->p, n, n);
+    k->gemm(s->dv + lo * s->dim, s->dim, s->turned, TILE, n, &do_rows, TILE, true);
+}
+
+/* ---- tiles and heads ---- */
+
 /* Queries [i0, i0 + m) of head h of one sequence. Keys count from the prefix on. */
 static void tile_backward(const pare_fwd *f, const attention_record *r, const attention_space *s,
                           const attention_span *span, size_t row0, size_t h, size_t i0) {
@@ -132,10 +252,11 @@ static void tile_backward(const pare_fwd *f, const attention_record *r, const at
     gather(s->q, TILE, s->dim, r->q + ((row0 + i0) * a->n_heads + h) * hd, a->n_heads * hd, m, hd);
     gather(s->dout, TILE, s->dim, dout, r->ldo, m, hd);
 
-    pare_attn_panels keys = packed(s->k_packed + lo * s->dim, n, s->dim);
-    pare_attn_panels values = packed(s->v_packed + lo * s->dim, n, s->dim);
-    k->gemm(s->p, n, s->q, s->dim, m, &keys, s->dim, false);
-    k->gemm(s->ds, n, s->dout, s->dim, m, &values, s->dim, false);
+    const pare_tile_kernels *bf16 = bf16_kernels(f, r);
+    if (bf16)
+        scores_in_bf16(bf16, s, lo, n, m);
+    else
+        scores_in_f32(k, s, lo, n, m);
     for (size_t i = 0; i < m; i++) {
         float *ds = s->ds + i * n, *capped = s->capped ? s->capped + i * n : NULL;
         probabilities(f, a, s->p + i * n, capped, lo, n, pos + i);
@@ -145,19 +266,15 @@ static void tile_backward(const pare_fwd *f, const attention_record *r, const at
     memset(s->p + m * n, 0, (TILE - m) * n * sizeof *s->p);
     memset(s->ds + m * n, 0, (TILE - m) * n * sizeof *s->ds);
 
-    pare_attn_panels k_rows = in_place(s->k + lo * s->dim, s->dim);
-    k->gemm(s->dq, s->dim, s->ds, n, m, &k_rows, n, false);
+    if (bf16)
+        gradients_in_bf16(bf16, s, lo, n, m);
+    else
+        gradients_in_f32(k, pare_tile_kernels_get(f->isa), s, lo, n, m);
     for (size_t i = 0; i < m; i++) {
         float *dq = r->dq + (row0 + i0 + i) * r->ldq + h * hd;
         f->k->act->add(dq, dq, s->dq + i * s->dim, hd);
         memset(dout + i * r->ldo, 0, hd * sizeof *dout);
     }
-    const pare_tile_kernels *tiles = pare_tile_kernels_get(f->isa);
-    pare_attn_panels q_rows = in_place(s->q, s->dim), do_rows = in_place(s->dout, s->dim);
-    turn(tiles, s->turned, s->ds, n, n);
-    k->gemm(s->dk + lo * s->dim, s->dim, s->turned, TILE, n, &q_rows, TILE, true);
-    turn(tiles, s->turned, s->p, n, n);
-    k->gemm(s->dv + lo * s->dim, s->dim, s->turned, TILE, n, &do_rows, TILE, true);
 }
 
 /* Key/value head g of one sequence, whose rows begin at row0. fronts: the sequence's gradients of
@@ -169,14 +286,16 @@ static void head_backward(const pare_fwd *f, const attention_record *r, const at
     size_t keys = round_up(front->n + span->n, KEYS), first = front->n * s->dim;
     const float *from[2] = {r->k + row0 * ld + g * hd, r->v + row0 * ld + g * hd};
     float *rows[2] = {s->k, s->v}, *panels[2] = {s->k_packed, s->v_packed};
+    const pare_tile_kernels *bf16 = bf16_kernels(f, r);
     for (int i = 0; i < 2; i++) {
         gather(rows[i] + first, keys - front->n, s->dim, from[i], ld, span->n, hd);
         if (front->n)
             gather(rows[i], front->n, s->dim, front->rows[i] + g * hd, front->ld, front->n, hd);
-        for (size_t block = 0; block < keys; block += KEYS)
+        for (size_t block = 0; !bf16 && block < keys; block += KEYS)
             f->k->attn->pack_k(panels[i] + block * s->dim, rows[i] + block * s->dim, s->dim,
                                s->dim);
     }
+    if (bf16) pack_in_bf16(bf16, s, keys);
     memset(s->dk, 0, keys * s->dim * sizeof *s->dk);
     memset(s->dv, 0, keys * s->dim * sizeof *s->dv);
     for (size_t h = g * group; h < (g + 1) * group; h++)
@@ -220,8 +339,8 @@ static size_t longest_span(const attention_record *r) {
 static void attention_backward(pare_fwd *f, pare_record *record) {
     const attention_record *r = (attention_record *)record;
     pare_arena work = f->tape->work;
-    attention_space s = space_of(&work, f->w->id, f->w->n, r->front.n + longest_span(r),
-                                 r->head_dim, r->a.softcap > 0);
+    attention_space s =
+        space_of(&work, f->w->id, f->w->n, r->front.n + longest_span(r), r->head_dim, &r->a);
     bool wanted = r->front.param[0] || r->front.param[1];
     size_t kv_dim = r->n_kv_heads * r->head_dim, count = 2 * r->front.n * kv_dim;
     float *fronts = wanted ? front_space(&work, r->n_spans, r->front.n, kv_dim) : NULL;
@@ -273,7 +392,7 @@ void pare_tape_attention(pare_fwd *f, const float *out, size_t ldo, const float 
     /* a plan's spans may tell the prefix, no more */
     size_t front = spans ? pare_attn_span_front(&spans[0]) : 0, most = n_spans ? n_spans : n;
     pare_arena work = f->tape->work;
-    space_of(&work, 0, f->w->n, front + n, head_dim, a->softcap > 0);
+    space_of(&work, 0, f->w->n, front + n, head_dim, a);
     front_space(&work, most, front, kv_dim);
     if (work.peak > f->tape->work.peak) f->tape->work.peak = work.peak;
     if (!r || f->w->id != 0) return;

@@ -170,8 +170,8 @@ BF16 static inline __m512bh pairs(__m512i v) {
 }
 
 /* M rows: vdpbf16ps adds the products of a pair of inputs to the sums of 16 outputs. */
-BF16 TILE_INLINE void bf16_sums(__m512 *s, const uint16_t *a, size_t lda, const uint16_t *panel,
-                                size_t k, const int M) {
+BF16 TILE_INLINE void bf16_products(__m512 *s, const uint16_t *a, size_t lda, const uint16_t *panel,
+                                    size_t k, const int M) {
     const uint16_t *next = a + (size_t)M * lda; /* rows lie one behind the other: few streams */
     for (size_t j = 0; j < k; j += 2) {
         if (M == 24) {
@@ -185,6 +185,15 @@ BF16 TILE_INLINE void bf16_sums(__m512 *s, const uint16_t *a, size_t lda, const 
             s[i] = _mm512_dpbf16_ps(s[i], pairs(_mm512_set1_epi32(two)), w);
         }
     }
+}
+
+/* Rows a constant apart need one address for all. */
+BF16 TILE_INLINE void bf16_sums(__m512 *s, const uint16_t *a, size_t lda, const uint16_t *panel,
+                                size_t k, const int M) {
+    if (M == 24 && lda == PARE_TILE_KC)
+        bf16_products(s, a, PARE_TILE_KC, panel, k, M);
+    else
+        bf16_products(s, a, lda, panel, k, M);
 }
 
 BF16 TILE_INLINE void bf16_block(float *c, size_t ldc, const uint16_t *a, size_t lda,
