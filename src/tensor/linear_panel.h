@@ -61,8 +61,8 @@ typedef struct pare_many_space {
 typedef struct pare_panel_at {
     const pare_linear_out *out;
     size_t row0, n_rows;
-    pare_form form;
     const uint64_t *live; /* the panel's words (tensor/live.h), or NULL: all of it */
+    pare_form form;
     bool places;          /* its last block puts the sums in their place */
 } pare_panel_at;
 

@@ -279,7 +279,7 @@ static pare_panel_at find_panel(const pare_linear_job *job, size_t i) {
     pare_form form = form_of(job, o);
     bool places =
         form == PARE_FORM_BF16 && job->tiles->bf16_place && left >= NR && !job->grids.grid;
-    return (pare_panel_at){o, row0, left < NR ? left : NR, form, live_of(job, o, row0), places};
+    return (pare_panel_at){o, row0, left < NR ? left : NR, live_of(job, o, row0), form, places};
 }
 
 /* The rows of an item that a panel is multiplied with: all, or a list. */
