@@ -39,8 +39,10 @@ static void wake_all(atomic_uint *word) { (void)word; }
 #endif
 
 typedef struct member {
+    _Alignas(64) _Atomic uint64_t share; /* loop << 32 | items of its share that are taken */
     pare_team *team;
-    pthread_t thread;
+    int id;
+    pthread_t thread; /* of all but the first, which is the caller's */
 } member;
 
 /* The workers live as long as the team, and sleep between jobs. */
@@ -53,8 +55,9 @@ struct pare_team {
     atomic_uint n_idle;           /* workers that sleep until the next job */
     pare_team_fn fn;              /* NULL: the workers leave */
     void *arg;
+    uint32_t n_loops; /* of all jobs before this one */
     int n;            /* with the calling thread */
-    member members[]; /* [n - 1], without it */
+    member members[]; /* [n] */
 };
 
 /* Spins, then sleeps, until *word is no longer `value`. */
@@ -74,15 +77,18 @@ static void change(atomic_uint *word, unsigned value, atomic_uint *n_asleep) {
     if (atomic_load(n_asleep)) wake_all(word);
 }
 
+static pare_worker worker_of(pare_team *team, int id) {
+    return (pare_worker){team, id, team->n, atomic_load(&team->sense), team->n_loops};
+}
+
 static void *work(void *arg) {
     const member *self = arg;
     pare_team *team = self->team;
-    const int id = 1 + (int)(self - team->members);
     for (unsigned seen = 0;; seen++) {
         await_change(&team->job, seen, &team->n_idle);
         if (!team->fn) return NULL;
         /* all workers are here, so nobody passes a barrier: the sense stands still */
-        pare_worker w = {team, id, team->n, atomic_load(&team->sense)};
+        pare_worker w = worker_of(team, self->id);
         team->fn(&w, team->arg);
         pare_barrier(&w);
     }
@@ -96,8 +102,9 @@ pare_status pare_team_create(pare_team **out, int n, pare_error *err) {
         return pare_fail(err, PARE_ERR_NOMEM, "a team of %d threads: out of memory", n);
     memset(team, 0, size);
     for (team->n = 1; team->n < n; team->n++) {
-        member *m = &team->members[team->n - 1];
+        member *m = &team->members[team->n];
         m->team = team;
+        m->id = team->n;
         int failed = pthread_create(&m->thread, NULL, work, m);
         if (!failed) continue;
         pare_fail(err, PARE_ERR_NOMEM, "threads: found room for %d, expected %d: %s", team->n, n,
@@ -113,7 +120,7 @@ void pare_team_free(pare_team *team) {
     if (!team) return;
     team->fn = NULL;
     change(&team->job, atomic_load(&team->job) + 1, &team->n_idle);
-    for (int i = 0; i < team->n - 1; i++) pthread_join(team->members[i].thread, NULL);
+    for (int i = 1; i < team->n; i++) pthread_join(team->members[i].thread, NULL);
     free(team);
 }
 
@@ -137,12 +144,45 @@ size_t pare_take(pare_worker *w, size_t chunk) {
     return atomic_fetch_add_explicit(&w->team->next, chunk, memory_order_relaxed);
 }
 
+/* The number of the next of `size` items of a share, or size. Who is in an earlier loop than its
+ * owner finds nothing left: the owner went on when all was taken. */
+static uint32_t take_of_share(_Atomic uint64_t *share, uint32_t loop, uint32_t size) {
+    uint64_t seen = atomic_load_explicit(share, memory_order_relaxed);
+    for (;;) {
+        int32_t ahead = (int32_t)((uint32_t)(seen >> 32) - loop);
+        uint32_t taken = ahead > 0 ? size : ahead < 0 ? 0 : (uint32_t)seen;
+        if (taken >= size) return size;
+        if (atomic_compare_exchange_weak_explicit(share, &seen, (uint64_t)loop << 32 | (taken + 1),
+                                                  memory_order_relaxed, memory_order_relaxed))
+            return taken;
+    }
+}
+
+bool pare_take_near(pare_worker *w, pare_near *loop, size_t n, size_t *item) {
+    if (!loop->begun) {
+        loop->begun = true;
+        loop->number = ++w->n_loops;
+    }
+    for (; loop->at < w->n; loop->at++) {
+        const pare_worker owner = {.id = (w->id + loop->at) % w->n, .n = w->n};
+        size_t begin, end;
+        pare_share(&owner, n, 1, &begin, &end);
+        size_t taken =
+            take_of_share(&w->team->members[owner.id].share, loop->number, (uint32_t)(end - begin));
+        if (taken == end - begin) continue;
+        *item = begin + taken;
+        return true;
+    }
+    return false;
+}
+
 void pare_team_run(pare_runtime *rt, pare_team_fn fn, void *arg) {
     pare_team *team = rt->team;
-    pare_worker w = {team, 0, team->n, atomic_load(&team->sense)};
+    pare_worker w = worker_of(team, 0);
     atomic_store_explicit(&team->next, 0, memory_order_relaxed);
     if (team->n == 1) {
         fn(&w, arg);
+        team->n_loops = w.n_loops;
         return;
     }
     team->fn = fn;
@@ -150,6 +190,7 @@ void pare_team_run(pare_runtime *rt, pare_team_fn fn, void *arg) {
     change(&team->job, atomic_load(&team->job) + 1, &team->n_idle);
     fn(&w, arg);
     pare_barrier(&w);
+    team->n_loops = w.n_loops;
 }
 
 typedef struct for_job {

@@ -10,8 +10,9 @@ typedef struct pare_team pare_team;
 /* One thread's place in the team; lives on that thread's stack during pare_team_run. */
 typedef struct pare_worker {
     pare_team *team;
-    int id, n;      /* 0-based number of this thread, number of threads */
-    uint32_t sense; /* private to the barrier */
+    int id, n;        /* 0-based number of this thread, number of threads */
+    uint32_t sense;   /* private to the barrier */
+    uint32_t n_loops; /* that it ran with pare_take_near, since the team was made */
 } pare_worker;
 
 /* A team of n threads with the caller; the others start now and sleep between jobs. Errors:
@@ -31,6 +32,18 @@ void pare_barrier(pare_worker *w);
 /* Dynamic sharing of n items between two barriers: returns the first index of the next `chunk`
  * items; the loop ends when it is >= n. At most one such loop between two barriers. */
 size_t pare_take(pare_worker *w, size_t chunk);
+
+/* Dynamic sharing of items [0, n) that are neighbours in memory: a worker takes those of its own
+ * share in their order, so that it reads on where it was, and then what others have left of theirs.
+ * False when nothing is left. `loop` is the caller's, zero before the first call of a loop; all
+ * workers run the same loops in the same order. Unlike pare_take any number of loops may stand
+ * between two barriers. */
+typedef struct pare_near {
+    bool begun;
+    int at;          /* whose share is taken from, counted from the worker's own on */
+    uint32_t number; /* of this loop among those of its worker */
+} pare_near;
+bool pare_take_near(pare_worker *w, pare_near *loop, size_t n, size_t *item);
 
 /* This worker's static share [*begin, *end) of n items, cut at multiples of `grain`. */
 static inline void pare_share(const pare_worker *w, size_t n, size_t grain, size_t *begin,

@@ -11,7 +11,7 @@
  * leaves do not fit the registers. */
 #define KEEP(v) __asm__("" : "+x"(v))
 
-enum { MAX_M = 4 };
+enum { MAX_M = 4, ASKS_AHEAD = 1 };
 #define LEVEL avx2
 
 INLINE __m256i broadcast_quad(const int8_t *p) {

@@ -1,6 +1,7 @@
 /* Packed panels times int8 activations; the file that includes this defines before
  *
  *   MAX_M, LEVEL    rows of x at a time; the ending of the functions' names
+ *   ASKS_AHEAD      whether cache lines are asked for before the processor does it by itself
  *   unsigned_sums   s[M][HALVES] = sums of code * q of quads [j0, j0 + n) for M rows of x, codes
  *                   below 64
  *   signed_sums     the same for codes of 8 bits and tables
@@ -29,7 +30,7 @@ INLINE void panel_rows(vf c[][HALVES], pare_packed p, const uint8_t *panel, size
             head = block;
             block += head_bytes;
         }
-        prefetch(block, block_bytes);
+        if (ASKS_AHEAD) prefetch(block, block_bytes);
         UNROLL for (int sub = 0; sub < subs; sub++) {
             vi s[MAX_M][HALVES];
             const uint8_t *codes = block + pare_packed_scale_bytes(p);
@@ -111,7 +112,7 @@ INLINE void panel24_rows(vf c[][HALVES], const uint8_t *panel, size_t blocks, co
     const vi upper = vi_set32((int32_t)0xffff0000);
     UNROLL for (int i = 0; i < M; i++) UNROLL for (int h = 0; h < HALVES; h++) c[i][h] = vf_zero();
     for (size_t b = 0; b < blocks; b++, panel += block_bytes, x += 32) {
-        prefetch(panel, block_bytes);
+        if (ASKS_AHEAD) prefetch(panel, block_bytes);
         UNROLL for (int h = 0; h < HALVES; h++) {
             vi at = vi_load(panel + 512 + 4 * VF * h);
             vf sum[MAX_M];

@@ -127,20 +127,14 @@ static void few_slab(pare_worker *w, const pare_linear_job *job) {
     pare_arena arena = {.base = job->scratch, .capacity = SIZE_MAX};
     few_plan(&arena, &a, w->id, job->n, job->in, w->n);
     few_quantize(w, job, &a);
-    size_t first = 0; /* number of the first chunk of matrix o */
-    size_t o = 0, next = pare_take(w, 1);
-    while (o < job->n_outs) {
+    for (size_t o = 0; o < job->n_outs; o++) {
         const pare_linear_out *out = &job->outs[o];
         pare_view v = view_of(out);
-        size_t chunk = chunk_rows(out->w, job->n), n_chunks = (v.rows + chunk - 1) / chunk;
-        if (next >= first + n_chunks) {
-            first += n_chunks;
-            o++;
-            continue;
+        size_t chunk = chunk_rows(out->w, job->n), n_chunks = (v.rows + chunk - 1) / chunk, c;
+        for (pare_near loop = {0}; pare_take_near(w, &loop, n_chunks, &c);) {
+            size_t begin = c * chunk;
+            few_chunk(job, &a, out, &v, begin, v.rows - begin < chunk ? v.rows : begin + chunk);
         }
-        size_t begin = (next - first) * chunk;
-        few_chunk(job, &a, out, &v, begin, v.rows - begin < chunk ? v.rows : begin + chunk);
-        next = pare_take(w, 1);
     }
     pare_barrier(w);
 }

@@ -453,7 +453,7 @@ static void folders_are_atomic(void **state) {
 enum { ITEMS = 1009, ROUNDS = 200 };
 
 typedef struct team_job {
-    atomic_int taken[ITEMS], shared[ITEMS], ran[7], broken;
+    atomic_int taken[ITEMS], shared[ITEMS], near[ROUNDS], ran[7], broken;
     int plain[ROUNDS]; /* written by one thread, read by all after the barrier */
 } team_job;
 
@@ -478,6 +478,27 @@ static void team_body(pare_worker *w, void *arg) {
     }
 }
 
+/* Loops of neighbours, one after the other without a barrier; one worker is late, so that others
+ * take its share, and finds it gone. */
+static void near_body(pare_worker *w, void *arg) {
+    team_job *job = arg;
+    for (size_t round = 0; round < ROUNDS; round++) {
+        size_t n = round % 50, item, last = 0;
+        if (round % 40 == 7 && w->id == w->n - 1) usleep(300);
+        for (pare_near loop = {0}; pare_take_near(w, &loop, n, &item);) {
+            if (item >= n) atomic_store(&job->broken, 1);
+            if (loop.at == 0 && item < last) atomic_store(&job->broken, 1);
+            last = item;
+            atomic_fetch_add(&job->near[round], 1 + (int)item);
+        }
+    }
+    pare_barrier(w);
+    for (size_t round = 0; round < ROUNDS; round++) {
+        int n = (int)round % 50;
+        if (atomic_load(&job->near[round]) != n * (n + 1) / 2) atomic_store(&job->broken, 1);
+    }
+}
+
 static void count_range(void *arg, size_t begin, size_t end) {
     for (size_t i = begin; i < end; i++) atomic_fetch_add(&((atomic_int *)arg)[i], 1);
 }
@@ -490,6 +511,10 @@ static void teams(void **state) {
         assert_int_equal(pare_runtime_threads(rt), counts[c]);
         team_job *job = calloc(1, sizeof *job);
         pare_team_run(rt, team_body, job);
+        for (int again = 0; again < 20; again++) {
+            for (size_t round = 0; round < ROUNDS; round++) atomic_store(&job->near[round], 0);
+            pare_team_run(rt, near_body, job);
+        }
         for (int i = 0; i < ITEMS; i++) {
             assert_int_equal(atomic_load(&job->taken[i]), 1);
             assert_int_equal(atomic_load(&job->shared[i]), 1);
@@ -521,7 +546,7 @@ static void shares_cover(void **state) {
                 size_t grain = grains_of[k];
                 size_t next = 0, largest = 0, smallest = SIZE_MAX;
                 for (int id = 0; id < threads; id++) {
-                    pare_worker w = {NULL, id, threads, 0};
+                    pare_worker w = {.id = id, .n = threads};
                     size_t begin, end;
                     pare_share(&w, n, grain, &begin, &end);
                     assert_int_equal(begin, next);

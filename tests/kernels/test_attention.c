@@ -547,7 +547,7 @@ static void without_a_cache(void **state) {
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
     pare_team *team;
     assert_int_equal(pare_team_create(&team, 1, NULL), PARE_OK);
-    pare_worker alone = {team, 0, 1, 0};
+    pare_worker alone = {.team = team, .n = 1};
     pare_attention(&alone, TOP_LEVEL, memory, plain.out, plain.q_dim, plain.q, plain.q_dim, &span,
                    1, 0, &plain.attn);
     assert_memory_equal(p.out, plain.out, s.n * p.q_dim * sizeof(float));
