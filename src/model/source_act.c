@@ -156,8 +156,20 @@ static pare_status find_table(pare_json *out, const pare_source *s, pare_error *
         return st;
     }
     const pare_json *j = &s->config_json;
+    pare_json top;
     PARE_TRY(pare_json_part(out, j, "quantization_config." PARE_ACT_KEY, PARE_OPTIONAL, err));
-    return out->root ? PARE_OK : pare_json_part(out, j, PARE_ACT_KEY, PARE_OPTIONAL, err);
+    PARE_TRY(pare_json_part(&top, j, PARE_ACT_KEY, PARE_OPTIONAL, err));
+    if (!out->root) {
+        *out = top;
+        return PARE_OK;
+    }
+    const bool same = !top.root || json_equal(out->root, top.root);
+    pare_json_free(&top);
+    if (same) return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT,
+                     "%s: found one " PARE_ACT_KEY " in quantization_config and another beside it, "
+                     "expected one of them",
+                     j->place);
 }
 
 pare_status source_act_open(pare_source *s, pare_error *err) {

@@ -200,6 +200,35 @@ static void seen_by_others(void **state) {
     json_decref(q);
 }
 
+/* --- in config.json at two places --- */
+
+static void two_tables(void **state) {
+    (void)state;
+    static const char place[] = "quantization_config";
+    char out[1024], path[1100];
+    snprintf(out, sizeof out, "%s", fresh(false));
+    assert_ok(make(model, out, "w8a8:act=per_token,formula=paper_eq4", "int-quantized", err));
+    snprintf(path, sizeof path, "%s/config.json", out);
+    for (int differs = 0; differs < 2; differs++) {
+        json_t *config = json_load_file(path, 0, NULL),
+               *own = json_object_get(json_object_get(config, place), "pare_act"),
+               *copy = json_deep_copy(own);
+        if (differs) json_object_del(json_object_get(copy, "inputs"), "blk.0.attn_q.weight");
+        json_object_set_new(config, "pare_act", copy);
+        assert_int_equal(json_dump_file(config, path, 0), 0);
+        json_decref(config);
+        pare_model *m;
+        if (differs) {
+            assert_fails(pare_model_load(&m, rt, out, err), PARE_ERR_INPUT,
+                         "found one pare_act in quantization_config and another beside it");
+        } else {
+            m = load(out);
+            assert_string_equal(pare_model_act(m), "a8:act=per_token,formula=paper_eq4");
+            pare_model_free(m);
+        }
+    }
+}
+
 /* --- refused --- */
 
 static void refused(void **state) {
@@ -258,9 +287,9 @@ int main(void) {
     for (size_t i = 0; i < sizeof words; i++) words[i] = (char)('a' + i * i % 23);
     snprintf(model, sizeof model, "%s", tiny_model("act", NULL));
     snprintf(text, sizeof text, "%s", test_write("calib.txt", words, sizeof words));
-    const struct CMUnitTest tests[] = {cmocka_unit_test(in_every_format),
-                                       cmocka_unit_test(converted),
-                                       cmocka_unit_test(seen_by_others), cmocka_unit_test(refused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(in_every_format), cmocka_unit_test(converted),
+        cmocka_unit_test(seen_by_others), cmocka_unit_test(two_tables), cmocka_unit_test(refused)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     pare_runtime_free(rt);
     return failed;
