@@ -120,6 +120,73 @@ static size_t sum_encodings(encoding_sum *sums, const pare_model_info *m) {
     return n;
 }
 
+/* How the inputs of some matrices are quantized. */
+typedef struct input_sum {
+    const char *scheme;
+    size_t tensors, n_kinds;
+    const char *kinds[8]; /* see kind_of */
+} input_sum;
+
+enum { MAX_SCHEMES = 16 };
+
+/* What the matrix is in its block: "attn_q.weight" of "blk.0.attn_q.weight". */
+static const char *kind_of(const pare_tensor_info *t) {
+    const char *dot = t->canonical ? strchr(t->canonical, '.') : NULL;
+    return dot && (dot = strchr(dot + 1, '.')) ? dot + 1 : "?";
+}
+
+static int kind_length(const char *kind) { return (int)strcspn(kind, "."); }
+
+/* By scheme and, in each, by kind, in the order of first appearance. */
+static size_t sum_inputs(input_sum *sums, const pare_model_info *m) {
+    size_t n = 0;
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const pare_tensor_info *t = &m->tensors[i];
+        size_t k = 0, j = 0;
+        while (t->act && k < n && strcmp(sums[k].scheme, t->act) != 0) k++;
+        if (!t->act || k == MAX_SCHEMES) continue;
+        if (k == n) sums[n++] = (input_sum){.scheme = t->act};
+        const char *kind = kind_of(t);
+        sums[k].tensors++;
+        while (j < sums[k].n_kinds && strcmp(sums[k].kinds[j], kind) != 0) j++;
+        if (j == sums[k].n_kinds && j < sizeof sums->kinds / sizeof *sums->kinds)
+            sums[k].kinds[sums[k].n_kinds++] = kind;
+    }
+    return n;
+}
+
+static json_t *inputs_json(const pare_model_info *m) {
+    input_sum sums[MAX_SCHEMES];
+    size_t n = sum_inputs(sums, m);
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++) {
+        json_t *o = json_object(), *kinds = json_array();
+        for (size_t k = 0; k < sums[i].n_kinds; k++)
+            json_array_append_new(
+                kinds, cli_json_text(sums[i].kinds[k], (size_t)kind_length(sums[i].kinds[k])));
+        json_object_set_new(o, "scheme", cli_json_string(sums[i].scheme));
+        json_object_set_new(o, "tensors", json_integer((json_int_t)sums[i].tensors));
+        json_object_set_new(o, "kinds", kinds);
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+/* A line a scheme. */
+static pare_status print_inputs(cli *c, const pare_model_info *m) {
+    input_sum sums[MAX_SCHEMES];
+    size_t n = sum_inputs(sums, m);
+    pare_status st = PARE_OK;
+    for (size_t i = 0; i < n && st == PARE_OK; i++) {
+        st = cli_printf(c, "inputs     %s, %zu matrices: ", sums[i].scheme, sums[i].tensors);
+        for (size_t k = 0; k < sums[i].n_kinds && st == PARE_OK; k++)
+            st = cli_printf(c, "%s%.*s", k ? ", " : "", kind_length(sums[i].kinds[k]),
+                            sums[i].kinds[k]);
+        if (st == PARE_OK) st = cli_printf(c, "\n");
+    }
+    return st;
+}
+
 static const char *shape_text(const pare_tensor_info *t, char *out, size_t size) {
     size_t n = 0;
     out[0] = '\0';
@@ -145,6 +212,7 @@ static json_t *tensors_json(const pare_model_info *m) {
         json_object_set_new(item, "name", cli_json_string(t->name));
         json_object_set_new(item, "canonical", cli_json_string(t->canonical));
         json_object_set_new(item, "encoding", cli_json_string(t->encoding));
+        json_object_set_new(item, "input", t->act ? cli_json_string(t->act) : json_null());
         json_object_set_new(item, "shape", shape);
         json_object_set_new(item, "params", json_integer((json_int_t)t->n_params));
         json_object_set_new(item, "bytes", json_integer((json_int_t)t->n_bytes));
@@ -214,6 +282,7 @@ static pare_status print_model_json(cli *c, const info_options *o, const pare_de
         json_object_set_new(encodings, sums[i].name, e);
     }
     json_object_set_new(out, "encodings", encodings);
+    json_object_set_new(out, "inputs", inputs_json(m));
     json_object_set_new(out, "tensors", o->tensors ? tensors_json(m) : json_array());
     if (o->memory) json_object_set_new(out, "memory", memory_json(d, memory_ctx(o, m)));
     if (o->verify) json_object_set_new(out, "verified", json_true());
@@ -291,6 +360,7 @@ static pare_status print_memory(cli *c, const pare_description *d, size_t ctx) {
 static pare_status print_model(cli *c, const info_options *o, const pare_description *d) {
     const pare_model_info *m = pare_description_info(d);
     pare_status st = print_summary(c, m);
+    if (st == PARE_OK) st = print_inputs(c, m);
     if (st == PARE_OK) st = cli_printf(c, "\n");
     if (st == PARE_OK) st = print_encodings(c, m);
     if (st == PARE_OK && o->memory) st = cli_printf(c, "\n");

@@ -24,6 +24,7 @@ typedef struct pare_tensor_info {
     const char *canonical;  /* pare's own name ("blk.0.attn_q.weight"), or NULL for a tensor the
                                model does not use */
     const char *encoding;   /* "q4_k", ... */
+    const char *act;        /* how its inputs are quantized ("a8:act=per_token"); NULL: not */
     size_t n_dims, dims[4]; /* [out, in]: slowest first */
     uint64_t n_bytes, n_params;
 } pare_tensor_info;

@@ -295,21 +295,25 @@ static bool has_bmm(const pare_act_sites *a, const pare_act_scheme *s) {
     return false;
 }
 
-/* "a8:act=per_token", all that occur. */
-static char *name_of(const pare_act_sites *a) {
+size_t pare_act_scheme_text(char out[PARE_ACT_TEXT], const pare_act_scheme *s, bool bmm) {
     static const char *const acts[] = {"per_tensor_static", "per_tensor_dynamic", "per_token"};
     static const char *const formulas[] = {"", ",formula=paper_eq4", ",formula=full"};
-    char text[256] = "";
+    return (size_t)snprintf(out, PARE_ACT_TEXT, "a%d:act=%s%s%s%s", s->bits, acts[s->granularity],
+                            s->symmetric ? ",sym=true" : "", formulas[s->formula],
+                            bmm ? ",bmm=true" : "");
+}
+
+/* All that occur. */
+static char *name_of(const pare_act_sites *a) {
+    char text[256] = "", one[PARE_ACT_TEXT];
     size_t n = a->n_layers * PARE_ACT_SITES, len = 0;
     for (size_t i = 0; i < n; i++) {
         const pare_act_scheme *s = &a->schemes[i];
         size_t k = 0;
         while (k < i && !pare_act_same_scheme(&a->schemes[k], s)) k++;
         if (!s->bits || k < i || len > sizeof text - 96) continue;
-        len +=
-            (size_t)snprintf(text + len, sizeof text - len, "%sa%d:act=%s%s%s%s", len ? " + " : "",
-                             s->bits, acts[s->granularity], s->symmetric ? ",sym=true" : "",
-                             formulas[s->formula], has_bmm(a, s) ? ",bmm=true" : "");
+        pare_act_scheme_text(one, s, has_bmm(a, s));
+        len += (size_t)snprintf(text + len, sizeof text - len, "%s%s", len ? " + " : "", one);
     }
     return pare_strdup(text);
 }

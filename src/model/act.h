@@ -51,6 +51,11 @@ pare_status pare_act_sites_create(pare_act_sites **out, const pare_model *m,
                                   const pare_act_scheme *scheme, pare_error *err);
 void pare_act_sites_free(pare_act_sites *a);
 
+enum { PARE_ACT_TEXT = 80 };
+
+/* "a8:act=per_token,sym=true", and ",bmm=true" where it has that; the length. */
+size_t pare_act_scheme_text(char out[PARE_ACT_TEXT], const pare_act_scheme *s, bool bmm);
+
 /* The site that a matrix of a layer takes its input from, by its canonical name
  * ("blk.0.ffn_up.weight"); *layer and the result. PARE_ACT_SITES: none. */
 size_t pare_act_site_of(const char *canonical, size_t *layer);

@@ -4,6 +4,7 @@
 #include "base/runtime.h"
 #include "io/gguf.h"
 #include "io/json.h"
+#include "model/act.h"
 #include "model/kv_cache.h"
 #include "model/prefix.h"
 #include "model/source.h"
@@ -18,6 +19,8 @@ struct pare_description {
     pare_source *source;
     pare_model_info info;
     pare_tensor_info *tensors;
+    char **acts; /* [n_acts] texts of schemes, each once */
+    size_t n_acts;
     char tokenizer[160];
     size_t prefix_bytes;
 };
@@ -84,6 +87,24 @@ static pare_status describe_prefix(pare_description *d, pare_error *err) {
     return st;
 }
 
+/* The text of a scheme, of which a matrix before may have had the same. */
+static pare_status describe_act(const char **out, pare_description *d, const pare_act_scheme *s,
+                                pare_error *err) {
+    char text[PARE_ACT_TEXT];
+    *out = NULL;
+    if (!s->bits) return PARE_OK;
+    pare_act_scheme_text(text, s, s->bmm);
+    for (size_t i = 0; i < d->n_acts && !*out; i++)
+        if (strcmp(d->acts[i], text) == 0) *out = d->acts[i];
+    if (*out) return PARE_OK;
+    char **more = pare_realloc(d->acts, d->n_acts + 1, sizeof *more);
+    if (more) d->acts = more;
+    if (!more || !(d->acts[d->n_acts] = pare_strdup(text)))
+        return pare_fail(err, PARE_ERR_NOMEM, "%s: inputs", pare_source_path(d->source));
+    *out = d->acts[d->n_acts++];
+    return PARE_OK;
+}
+
 static pare_status describe(pare_description *d, pare_error *err) {
     const pare_source *s = d->source;
     const pare_model_config *c = pare_source_config(s);
@@ -118,6 +139,7 @@ static pare_status describe(pare_description *d, pare_error *err) {
                                            .n_bytes = t->n_bytes,
                                            .n_params = t->n_params};
         memcpy(d->tensors[i].dims, t->dims, sizeof t->dims);
+        PARE_TRY(describe_act(&d->tensors[i].act, d, &t->act, err));
         if (!t->canonical) continue;
         info->n_params += t->n_params;
         info->tensor_bytes += t->n_bytes;
@@ -151,6 +173,8 @@ const pare_model_info *pare_description_info(const pare_description *d) { return
 void pare_description_free(pare_description *d) {
     if (!d) return;
     pare_source_close(d->source);
+    for (size_t i = 0; i < d->n_acts; i++) pare_free(d->acts[i]);
+    pare_free(d->acts);
     pare_free(d->tensors);
     pare_free(d);
 }

@@ -128,6 +128,53 @@ static void folders(void **state) {
     assert_true(fabs(ppl_of("pare eval out.gguf --prefix cushion" EVAL) - behind) < 1e-3);
 }
 
+/* What a file says of the inputs of its matrices, and of a cushion in it: told of both containers.
+ */
+static void described(void **state) {
+    (void)state;
+    static const char *const outs[] = {"told", "told.gguf"};
+    json_decref(program_json(
+        NULL, "pare compress model -o told -r 'w8a8@attn:act=per_token,bmm=true + "
+              "w8a8@/ffn_(up|gate)/:act=per_tensor_static,sym=true' --prefix cushion --calib text "
+              "--calib-samples 2 --calib-ctx 32 --records none"));
+    json_decref(program_json(NULL, "pare convert told told.gguf"));
+    for (int i = 0; i < 2; i++) {
+        program_result r = program_runf(NULL, "pare info %s", outs[i]);
+        assert_int_equal(r.code, 0);
+        assert_non_null(strstr(r.out, ", behind a cushion of 2\n"));
+        assert_non_null(strstr(r.out, "inputs     a8:act=per_token,bmm=true, 6 matrices: attn_"));
+        assert_non_null(strstr(r.out, "inputs     a8:act=per_token, 2 matrices: attn_output\n"));
+        assert_non_null(
+            strstr(r.out, "inputs     a8:act=per_tensor_static,sym=true, 4 matrices: ffn_"));
+        program_free(&r);
+        char command[64];
+        snprintf(command, sizeof command, "pare info %s --tensors", outs[i]);
+        json_t *o = program_json(NULL, command), *t;
+        const json_t *inputs = json_object_get(o, "inputs");
+        size_t k, n[2] = {0};
+        assert_int_equal(json_integer_value(json_object_get(o, "prefix_length")), 2);
+        assert_int_equal(json_array_size(inputs), 3);
+        for (k = 0; k < 3; k++) {
+            const json_t *one = json_array_get(inputs, k);
+            if (strstr(json_string_value(json_object_get(one, "scheme")), "static")) {
+                assert_int_equal(json_integer_value(json_object_get(one, "tensors")), 4);
+                assert_int_equal(json_array_size(json_object_get(one, "kinds")), 2);
+            }
+        }
+        json_array_foreach(json_object_get(o, "tensors"), k, t)
+            n[json_is_string(json_object_get(t, "input"))]++;
+        assert_int_equal(n[1], 6 * TINY_LAYERS);
+        assert_int_equal(n[0], 3 * TINY_LAYERS + 2); /* down, norms, embedding */
+        json_decref(o);
+    }
+    program_result r = program_run(NULL, "pare info model");
+    assert_null(strstr(r.out, "inputs  "));
+    program_free(&r);
+    json_t *o = program_json(NULL, "pare info model --tensors");
+    assert_int_equal(json_array_size(json_object_get(o, "inputs")), 0);
+    json_decref(o);
+}
+
 /* value of o.a.b */
 static double number(const json_t *o, const char *a, const char *b) {
     return json_number_value(json_object_get(json_object_get(o, a), b));
@@ -334,10 +381,11 @@ static int set_up(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(evaluation), cmocka_unit_test(generation_and_speed),
-        cmocka_unit_test(folders),    cmocka_unit_test(calibration),
-        cmocka_unit_test(refusals),   cmocka_unit_test(records),
-        cmocka_unit_test(bos),        cmocka_unit_test(baselines),
+        cmocka_unit_test(evaluation),  cmocka_unit_test(generation_and_speed),
+        cmocka_unit_test(folders),     cmocka_unit_test(described),
+        cmocka_unit_test(calibration), cmocka_unit_test(refusals),
+        cmocka_unit_test(records),     cmocka_unit_test(bos),
+        cmocka_unit_test(baselines),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }
