@@ -199,6 +199,8 @@ static pare_status print_result(cli *c, const char *out, const pare_train_report
                    (unsigned long long)r->steps, r->loss);
         if (isfinite(r->val_ppl))
             cli_printf(c, ", held out %.4f (perplexity %.3f)", r->val_loss, r->val_ppl);
+        if (isfinite(r->val_ppl) && r->val_step != r->steps)
+            cli_printf(c, " after step %llu", (unsigned long long)r->val_step);
         cli_printf(c, ", %s parameters, %.0f tok/s, peak memory %s\n",
                    cli_count((double)r->n_params), r->tokens_per_s,
                    cli_bytes((double)r->peak_rss_bytes));
@@ -213,6 +215,8 @@ static pare_status print_result(cli *c, const char *out, const pare_train_report
     json_object_set_new(o, "final_loss", cli_json_real(r->loss));
     json_object_set_new(o, "val_loss", cli_json_real(r->val_loss));
     json_object_set_new(o, "val_ppl", cli_json_real(r->val_ppl));
+    json_object_set_new(o, "val_step",
+                        isfinite(r->val_ppl) ? json_integer((json_int_t)r->val_step) : json_null());
     json_object_set_new(o, "best_val_loss", cli_json_real(r->best_val_loss));
     json_object_set_new(o, "first_val_loss", cli_json_real(r->first_val_loss));
     json_object_set_new(o, "sparsity", cli_json_real(r->sparsity));

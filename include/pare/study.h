@@ -114,7 +114,8 @@ typedef struct pare_record {
     /* a training; losses are means over tokens in nats */
     int64_t steps, train_tokens;
     double train_loss;        /* of the last step */
-    double val_loss, val_ppl; /* of the text that was held out, of what is written */
+    double val_loss, val_ppl; /* of the text that was held out, of what is written: */
+    int64_t val_step;         /* the weights after so many steps */
     double first_val_loss;    /* before the first step */
     double train_tokens_per_s;
     /* cost */

@@ -99,7 +99,9 @@ pare_train_options pare_train_options_default(void);
 typedef struct pare_train_report {
     uint64_t steps, tokens;
     double loss;                          /* of the last step */
-    double val_loss, val_ppl;             /* NaN without held-out text */
+    double val_loss, val_ppl;             /* NaN without held-out text: of the last evaluation (of
+                                             the weights that are written, once it is finished), */
+    uint64_t val_step;                    /* after so many steps */
     double best_val_loss, first_val_loss; /* the latter before the first step */
     double sparsity, seconds, tokens_per_s, flop_per_s;
     double left_out;    /* share of the products of this call's steps that masks spared */

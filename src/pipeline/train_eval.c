@@ -106,7 +106,10 @@ pare_status pare_train_evaluate(pare_train_run *r, double *loss, pare_error *err
     pare_train_state *s = &r->state;
     if (r->ema) swap_average(r);
     pare_status st = evaluate(r, loss, err);
-    if (st == PARE_OK) s->val_loss = *loss;
+    if (st == PARE_OK) {
+        s->val_loss = *loss;
+        s->val_step = s->step;
+    }
     if (st == PARE_OK && isfinite(*loss)) {
         double sparsity = pare_train_sparsity(r);
         bool sparser = sparsity > s->best_sparsity + 1e-6; /* what came before was another model */
@@ -117,6 +120,7 @@ pare_status pare_train_evaluate(pare_train_run *r, double *loss, pare_error *err
         if (sparser || (!(s->best_val_loss <= *loss) && sparsity >= s->best_sparsity - 1e-6)) {
             s->best_sparsity = sparsity;
             s->best_val_loss = *loss;
+            s->best_step = s->step;
             if (r->best) keep_best(r);
         }
     }

@@ -277,6 +277,7 @@ static void fill_report(pare_train_report *out, const pare_train_run *r, double 
                                .loss = s->loss,
                                .val_loss = written,
                                .val_ppl = exp(written),
+                               .val_step = best ? s->best_step : s->val_step,
                                .best_val_loss = s->best_val_loss,
                                .first_val_loss = s->first_val_loss,
                                .sparsity = best ? s->best_sparsity : s->sparsity,

@@ -21,6 +21,7 @@ typedef struct pare_train_state {
     double lr, grad_norm;                 /* of the last step */
     bool to_tell;                         /* the last step has yet to be evaluated and told */
     double loss, val_loss, best_val_loss; /* NaN: none yet */
+    uint64_t val_step, best_step;         /* of the latter two */
     double sparsity;
     double best_sparsity; /* of the weights of best_val_loss: sparser ones are always better */
     double first_val_loss, first_sparsity; /* before the first step */

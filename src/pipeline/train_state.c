@@ -121,6 +121,8 @@ static json_t *state_json(const pare_train_run *r, void *pruner) {
     json_object_set_new(j, "loss", pare_json_number(s->loss));
     json_object_set_new(j, "val_loss", pare_json_number(s->val_loss));
     json_object_set_new(j, "best_val_loss", pare_json_number(s->best_val_loss));
+    json_object_set_new(j, "val_step", json_integer((json_int_t)s->val_step));
+    json_object_set_new(j, "best_step", json_integer((json_int_t)s->best_step));
     json_object_set_new(j, "sparsity", pare_json_number(s->sparsity));
     json_object_set_new(j, "best_sparsity", pare_json_number(s->best_sparsity));
     json_object_set_new(j, "first_val_loss", pare_json_number(s->first_val_loss));
@@ -288,6 +290,8 @@ static pare_status restore(pare_train_run *r, const json_t *j, pare_error *err) 
         .loss = pare_json_number_of(json_object_get(j, "loss")),
         .val_loss = pare_json_number_of(json_object_get(j, "val_loss")),
         .best_val_loss = pare_json_number_of(json_object_get(j, "best_val_loss")),
+        .val_step = (uint64_t)json_integer_value(json_object_get(j, "val_step")),
+        .best_step = (uint64_t)json_integer_value(json_object_get(j, "best_step")),
         .sparsity = pare_json_number_of(json_object_get(j, "sparsity")),
         .best_sparsity = pare_json_number_of(json_object_get(j, "best_sparsity")),
         .first_val_loss = pare_json_number_of(json_object_get(j, "first_val_loss")),

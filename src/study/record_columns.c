@@ -90,6 +90,7 @@ const pare_column pare_record_columns[] = {
     REAL(R, train_loss),
     REAL(R, val_loss),
     REAL(R, val_ppl),
+    COUNT(R, val_step),
     REAL(R, first_val_loss),
     REAL(R, train_tokens_per_s),
     REAL(R, seconds),

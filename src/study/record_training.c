@@ -130,6 +130,7 @@ pare_status pare_record_set_training(pare_record *r, const pare_train_options *o
     r->train_loss = report->loss;
     r->val_loss = report->val_loss;
     r->val_ppl = report->val_ppl;
+    r->val_step = (int64_t)report->val_step;
     r->first_val_loss = report->first_val_loss;
     r->sparsity = report->sparsity;
     r->train_tokens_per_s = report->tokens_per_s;

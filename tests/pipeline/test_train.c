@@ -216,6 +216,7 @@ static void averages_and_the_best(void **state) {
             toy_clean();
             o.stop_at = 7;
             assert_ok(toy_run(&r, &o, 1, NULL, err));
+            assert_int_equal(r.val_step, 6);
             o.stop_at = 0;
             assert_ok(toy_run(&r, &o, 3, NULL, err));
             assert_string_equal(test_hash(toy.out), expected);
@@ -231,9 +232,11 @@ static void averages_and_the_best(void **state) {
     assert_ok(toy_run(&r, &o, 1, NULL, err));
     double last = r.val_loss, least = r.best_val_loss;
     assert_true(least < last);
+    assert_int_equal(r.val_step, 40);
     o.keep_best = true;
     toy_clean();
     assert_ok(toy_run(&r, &o, 1, NULL, err));
+    assert_true(r.val_loss == least && r.val_step < 40);
     o.from = test_path("best");
     o.shape = (pare_train_shape){0};
     test_remove(o.from);

@@ -129,9 +129,12 @@ static void a_rising_loss_is_told(void **state) {
     o.eval_every = 0; /* still before the first step and after the last */
     assert_ok(toy_run(&r, &o, 1, NULL, err));
     assert_string_equal(toy_warnings(), "");
+    assert_int_equal(r.steps, 6);
+    assert_int_equal(r.val_step, 0);
     o.stop_at = 0;
     assert_ok(toy_run(&r, &o, 1, NULL, err));
     assert_non_null(strstr(toy_warnings(), "made it worse"));
+    assert_int_equal(r.val_step, o.steps);
     assert_float_equal(r.first_val_loss, before, 1e-4);
     assert_true(r.val_loss > before);
 
@@ -140,6 +143,7 @@ static void a_rising_loss_is_told(void **state) {
     assert_ok(toy_run(&r, &o, 1, NULL, err));
     assert_string_equal(toy_warnings(), "");
     assert_float_equal(r.val_loss, before, 1e-4);
+    assert_int_equal(r.val_step, 0);
     size_t n;
     float *was = toy_tensor(model, matrix, &n), *is = toy_tensor(toy.out, matrix, &n);
     assert_memory_equal(is, was, n * sizeof(float));

@@ -25,18 +25,25 @@ static int make_model(void **state) {
 #define TRAIN                                                                                      \
     "pare train out --from tiny --data one.txt --data two.txt --steps 4 --batch 2 --ctx 16 "       \
     "--eval-every 2 --log-every 1 --save-every 1 --eval-windows 2 --optim adamw:lr=1e-3 "          \
-    "--threads 1 --seed 7 --lr-scale embd=2 --records train.db --json"
+    "--threads 1 --seed 7 --lr-scale embd=2 --records train.db"
 
 static void run_and_show(void **state) {
     (void)state;
     /* one that is not finished leaves none; the finished one has the curve of both parts */
-    program_result r = program_run(NULL, TRAIN " --stop-at 2");
+    program_result r = program_run(NULL, TRAIN " --stop-at 3");
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.out, "stopped: 3 steps, "));
+    assert_non_null(strstr(r.out, ") after step 2, ")); /* the last evaluation */
+    program_free(&r);
+    r = program_run(NULL, TRAIN " --stop-at 3 --json"); /* as the checkpoint has it */
     assert_int_equal(r.code, 0);
     assert_non_null(strstr(r.out, "\"record_id\":null"));
+    assert_non_null(strstr(r.out, "\"val_step\":2,"));
     program_free(&r);
-    r = program_run(NULL, TRAIN);
+    r = program_run(NULL, TRAIN " --json");
     assert_int_equal(r.code, 0);
     assert_non_null(strstr(r.out, "\"record_id\":1"));
+    assert_non_null(strstr(r.out, "\"val_step\":4,"));
     program_free(&r);
 
     json_t *o = program_json(NULL, "pare records show 1 --records train.db");
@@ -52,6 +59,7 @@ static void run_and_show(void **state) {
     assert_int_equal(json_integer_value(json_object_get(t, "train_tokens")), 4 * 2 * 16);
     assert_int_equal(json_integer_value(json_object_get(t, "seed")), 7);
     assert_true(json_real_value(json_object_get(t, "val_ppl")) > 1);
+    assert_int_equal(json_integer_value(json_object_get(t, "val_step")), 4);
     json_t *curve = json_object_get(t, "curve");
     assert_int_equal(json_array_size(curve), 5); /* steps 0 to 4 */
     for (size_t i = 0; i < 5; i++) {
