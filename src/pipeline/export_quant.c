@@ -1,6 +1,8 @@
 #include "pipeline/export_quant.h"
 
 #include "model/names.h"
+#include "pipeline/export_config.h"
+#include "pipeline/output_form.h"
 #include "tensor/grouped_row.h"
 
 #include <stdio.h>
@@ -80,19 +82,38 @@ static bool fits_layout(const pare_encoding **stored, const pare_output_format *
     return true;
 }
 
+/* Can it be moved into the file's form, where that is another than the model's? */
+static bool fits_form(const pare_output_format *f, const pare_source *source, const char *canonical,
+                      const pare_encoding *enc, size_t rows, char reason[200]) {
+    const bool gguf = strcmp(f->container, "gguf") == 0;
+    const pare_arch *arch =
+        gguf ? pare_export_gguf_arch(pare_source_config(source)) : pare_source_arch(source);
+    pare_name name;
+    if (!arch || !canonical || !pare_name_parse(&name, arch, PARE_NAMES_GGUF, canonical))
+        return true;
+    const unsigned fix = pare_name_fix(&name, gguf ? PARE_NAMES_GGUF : PARE_NAMES_HF);
+    if (pare_output_form_fits(enc, fix, rows == 1)) return true;
+    snprintf(reason, 200, "found %s, expected a plain type: %s has it in another layout", enc->name,
+             gguf ? "such a file" : "such a folder");
+    return false;
+}
+
 bool pare_export_fits(const pare_encoding **stored, const pare_output_format *f,
                       const pare_source *source, const char *canonical, const pare_encoding *enc,
                       size_t rows, size_t cols, bool anew, char reason[200]) {
     if (f->kind) return fits_layout(stored, f, source, canonical, enc, rows, cols, anew, reason);
+    const bool moves = anew || strcmp(f->container, pare_source_format(source)) != 0;
     *stored = enc;
-    if (strcmp(f->container, "gguf") != 0 || enc->ggml_type >= 0) return true;
+    if (strcmp(f->container, "gguf") != 0 || enc->ggml_type >= 0)
+        return !moves || fits_form(f, source, canonical, enc, rows, reason);
     pare_grid_form form;
     const pare_encoding *blocks =
         pare_grouped_form(&form, enc) && cols % 32 == 0 ? pare_grouped_blocks(&form) : NULL;
-    if (blocks) *stored = blocks;
     snprintf(reason, 200, "found encoding %s, expected one that a %s file holds", enc->name,
              f->name);
-    return blocks != NULL;
+    if (!blocks) return false;
+    *stored = blocks;
+    return !moves || fits_form(f, source, canonical, blocks, rows, reason);
 }
 
 /* Gemma's hidden states are too large for f16, and what reads a folder takes its type from the

@@ -39,11 +39,14 @@ static void undo_rope_rows(const pare_tensor *t, uint8_t *to, bool vector, size_
     }
 }
 
+bool pare_output_form_fits(const pare_encoding *enc, unsigned fix, bool vector) {
+    const bool rows = !vector && (fix & (PARE_FIX_ROPE_ROWS_Q | PARE_FIX_ROPE_ROWS_K));
+    return !fix || (enc->block_bytes > 0 && (enc->block_len == 1 || rows));
+}
+
 pare_status pare_output_form(uint8_t *to, const pare_tensor *t, unsigned fix, bool vector,
                              size_t head_dim, const char *name, pare_error *err) {
-    if (t->enc->block_bytes == 0 ||
-        (t->enc->block_len != 1 &&
-         (vector || !(fix & (PARE_FIX_ROPE_ROWS_Q | PARE_FIX_ROPE_ROWS_K)))))
+    if (!pare_output_form_fits(t->enc, fix, vector))
         return pare_fail(
             err, PARE_ERR_UNSUPPORTED,
             "%s: found %s, expected a plain type (its layout differs in this container)", name,

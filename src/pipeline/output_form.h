@@ -4,10 +4,13 @@
 
 #include "tensor/encoding.h"
 
+/* Can a tensor of that encoding be stored in the file's form? A type that would have to be computed
+ * anew cannot, but for rows that move whole. */
+bool pare_output_form_fits(const pare_encoding *enc, unsigned fix, bool vector);
+
 /* Canonical values -> the file's, what pare_fix bits say undone: 1 taken away, transposed, heads'
  * rows in pairs. to: as many bytes as t's first part. vector: it has one dimension. name: for
- * errors. Errors: PARE_ERR_UNSUPPORTED for types that would have to be computed anew, but for rows
- * that move whole; PARE_ERR_NOMEM. */
+ * errors. Errors: PARE_ERR_UNSUPPORTED where it does not fit; PARE_ERR_NOMEM. */
 pare_status pare_output_form(uint8_t *to, const pare_tensor *t, unsigned fix, bool vector,
                              size_t head_dim, const char *name, pare_error *err);
 

@@ -1,6 +1,7 @@
 /* Compression and conversion of whole models: what is written is what was meant, and nothing stands
  * there after a failure. Works on the tiny models of tests/fixtures. */
 #include "support/model_files.h"
+#include "support/toy_training.h"
 
 #include "base/memory.h"
 #include "io/gguf_writer.h"
@@ -406,7 +407,7 @@ static void other_scale(json_t *config, void *arg) {
 }
 
 /* Refused by the plan, not when the output is begun. */
-static void what_gguf_cannot_say_is_refused_by_the_plan(void **state) {
+static void what_a_container_cannot_hold_is_refused_by_the_plan(void **state) {
     (void)state;
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
     char in[1024];
@@ -418,6 +419,37 @@ static void what_gguf_cannot_say_is_refused_by_the_plan(void **state) {
     o.out = test_path("scale.gguf");
     assert_int_equal(pare_compress(&r, rt, &o, &err), PARE_ERR_UNSUPPORTED);
     assert_non_null(strstr(err.message, "attention scale"));
+    /* folders have GPT-2's matrices transposed */
+    pare_train_report trained;
+    toy_set_up(NULL);
+    pare_train_options t = toy_options();
+    t.shape.arch = "gpt2";
+    t.shape.dim = 64;
+    t.steps = 1;
+    if (toy_run(&trained, &t, 1, NULL, &err) != PARE_OK) fail_msg("%s", err.message);
+    char gguf[1024], out[1024], work[1100];
+    snprintf(gguf, sizeof gguf, "%s", test_path("gpt2.gguf"));
+    snprintf(out, sizeof out, "%s", test_path("layout"));
+    snprintf(work, sizeof work, "%s.work", out);
+    pare_compress_report_free(must(toy.out, gguf, "q8_0"));
+    const char *const models[] = {toy.out, gguf, gguf}, *const recipes[] = {"rtn:bits=8,group=0",
+                                                                            "magnitude + bitmap_q8",
+                                                                            ""};
+    o = (pare_compress_options){.format = "hf", .out = out};
+    for (int i = 0; i < 6; i++) {
+        o.model = models[i / 2];
+        o.recipe = recipes[i / 2];
+        o.dry_run = i % 2 == 0;
+        pare_status st = pare_compress(&r, rt, &o, &err);
+        if (st != PARE_ERR_UNSUPPORTED || !strstr(err.message, "blk.0.") ||
+            !strstr(err.message, "has it in another layout"))
+            fail_msg("%s", err.message);
+        assert_false(pare_path_exists(work));
+    }
+    o.recipe = "rtn@embd:bits=8,group=0"; /* which they have as it is */
+    o.model = models[0];
+    if (pare_compress(&r, rt, &o, &err) != PARE_OK) fail_msg("%s", err.message);
+    pare_compress_report_free(r);
     pare_runtime_free(rt);
 }
 
@@ -694,7 +726,7 @@ int main(void) {
         cmocka_unit_test(an_interrupt_leaves_nothing),
         cmocka_unit_test(a_dry_run_plans_and_writes_nothing),
         cmocka_unit_test(values_too_small_for_their_scales_are_told),
-        cmocka_unit_test(what_gguf_cannot_say_is_refused_by_the_plan),
+        cmocka_unit_test(what_a_container_cannot_hold_is_refused_by_the_plan),
         cmocka_unit_test(a_missing_weight_is_refused),
         cmocka_unit_test(a_folder_carries_the_metadata_of_a_gguf_file),
         cmocka_unit_test(values_that_json_cannot_hold_are_left_out),
