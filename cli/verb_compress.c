@@ -462,6 +462,7 @@ static pare_status choose_mix(cli *c, const char *model, const compress_options 
         }
         pare_compress_options co = options_of(model, o, text);
         co.dry_run = true;
+        co.restart = true; /* OUT.work is of one mix, which is looked for: nothing is dropped */
         st = pare_compress(&report, c->rt, &co, &c->err);
         const pare_compress_info *info = st == PARE_OK ? pare_compress_result(report) : NULL;
         if (info && info->out_bytes < smallest) {

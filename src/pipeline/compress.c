@@ -587,6 +587,8 @@ static pare_status by_units(compress_run *c, pare_error *err) {
     pare_work *work = NULL;
     PARE_TRY(open_calibration(c, &cal, err));
     pare_status st = plan_memory(c, cal, err);
+    if (st == PARE_OK) st = compress_check_search(c, err);
+    if (st == PARE_OK && c->o->dry_run) st = compress_check_work(c, cal, err);
     if (st == PARE_OK && c->o->dry_run) st = compress_estimate(c, cal, err);
     if (st == PARE_OK && !c->o->dry_run) {
         st = compress_open_work(c, cal, &work, err);

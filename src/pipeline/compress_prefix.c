@@ -42,12 +42,7 @@ static pare_status check_step(compress_run *c, const pare_step *step, pare_error
                          "recipe: %s: found max_len=%d and n=%d, expected at most %zu together, "
                          "the model's context",
                          step->method->name, o->max_len, o->n, ctx);
-    int32_t ids[PARE_CUSHION_MAX_LEN];
-    pare_tokenizer *tok;
-    PARE_TRY(pare_tokenizer_load(&tok, c->o->model, err));
-    pare_status st = pare_cushion_prompt(ids, &n, tok, o, c->o->prefix && *c->o->prefix, err);
-    pare_tokenizer_free(tok);
-    return st;
+    return PARE_OK;
 }
 
 size_t compress_longest_prefix(const compress_run *c) {
@@ -129,20 +124,31 @@ static pare_status tell_own(compress_run *c, const pare_step *step, pare_error *
     return st;
 }
 
+static pare_cushion_input search_input(compress_run *c, const pare_step *step, pare_work *work) {
+    return (pare_cushion_input){.model = c->o->model,
+                                .text = c->o->calib,
+                                .start = c->prefix,
+                                .options = step->options,
+                                .fallback = add_fallback,
+                                .fallback_arg = c,
+                                .compute = c->o->calib_compute,
+                                .work = work};
+}
+
+pare_status compress_check_search(compress_run *c, pare_error *err) {
+    const pare_step *step = compress_prefix_step(c);
+    if (!step) return PARE_OK;
+    const pare_cushion_input in = search_input(c, step, NULL);
+    return pare_cushion_check(&in, pare_source_config(c->source), err);
+}
+
 pare_status compress_search_prefix(compress_run *c, pare_calibration *cal, pare_work *work,
                                    pare_error *err) {
     const pare_step *step = compress_prefix_step(c);
     pare_prefix *p;
     if (!step) return PARE_OK;
     if (!c->o->prefix) PARE_TRY(tell_own(c, step, err));
-    const pare_cushion_input in = {.model = c->o->model,
-                                   .text = c->o->calib,
-                                   .start = c->prefix,
-                                   .options = step->options,
-                                   .fallback = add_fallback,
-                                   .fallback_arg = c,
-                                   .compute = c->o->calib_compute,
-                                   .work = work};
+    const pare_cushion_input in = search_input(c, step, work);
     PARE_TRY(pare_cushion_make(&p, &c->report->prefix_search, c->rt, &in, err));
     if (!p)
         return compress_add_fallback(c, err, "recipe: %s: no token is worth it: there is no prefix",

@@ -186,6 +186,9 @@ size_t compress_longest_prefix(const compress_run *c);
 pare_status compress_plan_prefix(compress_run *c, pare_error *err);
 /* The memory that a search takes, into the report; in a dry run what it may take is told. */
 void compress_plan_search(compress_run *c);
+/* What the step would refuse before its search, before there is a work folder. Errors: as
+ * pare_cushion_check. */
+pare_status compress_check_search(compress_run *c, pare_error *err);
 /* Searches, where a step does: the file is in the work folder then, and the calibration's sequences
  * stand behind it. cal: NULL without calibration. */
 pare_status compress_search_prefix(compress_run *c, pare_calibration *cal, pare_work *work,
@@ -244,6 +247,11 @@ bool compress_wants_dense_inputs(const compress_run *c);
 /* OUT.work of this run. */
 pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,
                                pare_error *err);
+
+/* For a plan: does OUT.work of an earlier run, if there is one, belong to this run? Nothing is
+ * changed. Errors: PARE_ERR_ARG (no), those of reading the model. */
+pare_status compress_check_work(const compress_run *c, const pare_calibration *cal,
+                                pare_error *err);
 
 /* Finishes all units that are not. */
 pare_status compress_units(compress_run *c, pare_calibration *cal, pare_work *work,

@@ -62,28 +62,29 @@ static const int32_t *place(const cushion *c, size_t n, uint64_t number, size_t 
     return c->all.data + first + at;
 }
 
-static pare_status read_text(cushion *c, pare_error *err) {
+/* Long enough for the search and for the tuning. *all is the caller's, also after a failure. */
+static pare_status read_text(pare_ids *all, const pare_tokenizer *tok, const pare_cushion_input *in,
+                             const pare_model_config *c, pare_error *err) {
     char *data;
-    size_t size, first;
-    PARE_TRY(pare_file_read_all(&data, &size, c->in->text, MAX_TEXT, err));
-    pare_status st = pare_eval_tokens(&c->all, c->tok, data, size, PARE_PROTOCOL_HF, err);
+    size_t size, first, tune_n;
+    PARE_TRY(pare_file_read_all(&data, &size, in->text, MAX_TEXT, err));
+    pare_status st = pare_eval_tokens(all, tok, data, size, PARE_PROTOCOL_HF, err);
     pare_free(data);
     if (st != PARE_OK) return st;
     /* texts begin anywhere: a BOS is the prefix's matter */
-    first =
-        c->all.n && pare_tokenizer_adds_bos(c->tok) && c->all.data[0] == pare_tokenizer_bos(c->tok);
-    c->all.n -= first;
-    memmove(c->all.data, c->all.data + first, c->all.n * sizeof *c->all.data);
-    if (c->all.n < (size_t)c->o->n)
+    first = all->n && pare_tokenizer_adds_bos(tok) && all->data[0] == pare_tokenizer_bos(tok);
+    all->n -= first;
+    memmove(all->data, all->data + first, all->n * sizeof *all->data);
+    if (all->n < (size_t)in->options->n)
         return pare_fail(err, PARE_ERR_INPUT,
                          "%s: found %zu tokens, expected at least %d for a text of the search",
-                         c->in->text, c->all.n, c->o->n);
-    for (size_t i = 0; i < c->all.n; i++)
-        if (c->all.data[i] < 0 || (size_t)c->all.data[i] >= c->m->config.vocab_size)
+                         in->text, all->n, in->options->n);
+    for (size_t i = 0; i < all->n; i++)
+        if (all->data[i] < 0 || (size_t)all->data[i] >= c->vocab_size)
             return pare_fail(err, PARE_ERR_INPUT,
                              "%s: found token %d, expected ids below %zu, the model's vocabulary",
-                             c->in->text, (int)c->all.data[i], c->m->config.vocab_size);
-    return PARE_OK;
+                             in->text, (int)all->data[i], c->vocab_size);
+    return in->options->epochs ? pare_cushion_tune_length(&tune_n, in, c, all->n, err) : PARE_OK;
 }
 
 /* What a tokenizer puts in front of texts behind a prefix; -1: nothing, as where the prefix holds
@@ -185,34 +186,34 @@ static pare_status find_candidates(cushion *c, pare_error *err) {
 /* --- the start --- */
 
 /* The tokens of a prefix's file. */
-static pare_status start_from_file(cushion *c, pare_error *err) {
-    pare_cushion_result *r = &c->result;
+static pare_status start_from_file(pare_cushion_result *r, const pare_cushion_input *in,
+                                   const pare_model_config *c, pare_error *err) {
+    const pare_cushion_options *o = in->options;
     pare_prefix *p;
-    if (c->o->start != PARE_CUSHION_START_NONE)
+    if (o->start != PARE_CUSHION_START_NONE)
         return pare_fail(err, PARE_ERR_ARG,
-                         "cushion: found start and --prefix %s, expected one of them",
-                         c->in->start);
-    PARE_TRY(pare_prefix_load(&p, &c->m->config, c->in->start, err));
+                         "cushion: found start and --prefix %s, expected one of them", in->start);
+    PARE_TRY(pare_prefix_load(&p, c, in->start, err));
     pare_status st = PARE_OK;
     if (!p->ids || p->tuned)
         st = pare_fail(err, PARE_ERR_ARG,
                        "%s: found a prefix of no tokens (a tuned one?), expected one that a search "
                        "can go on from",
-                       c->in->start);
-    else if (p->attn.n > (size_t)c->o->max_len)
+                       in->start);
+    else if (p->attn.n > (size_t)o->max_len)
         st = pare_fail(err, PARE_ERR_ARG, "%s: found %zu tokens, expected at most %d (max_len)",
-                       c->in->start, p->attn.n, c->o->max_len);
+                       in->start, p->attn.n, o->max_len);
     for (size_t i = 0; st == PARE_OK && i < p->attn.n; i++) r->ids[r->n++] = p->ids[i];
     r->n_start = r->n;
     pare_prefix_free(p);
     return st;
 }
 
-pare_status pare_cushion_prompt(int32_t *out, size_t *n, const pare_tokenizer *tok,
-                                const pare_cushion_options *o, bool from_file, pare_error *err) {
+static pare_status start_from_prompt(pare_cushion_result *r, const pare_tokenizer *tok,
+                                     const pare_cushion_options *o, bool from_file,
+                                     pare_error *err) {
     pare_ids ids = {0};
     const char *text = o->prompt.s;
-    *n = 0;
     if (strcmp(text, "none") == 0) return PARE_OK;
     if (o->start != PARE_CUSHION_START_NONE || from_file)
         return pare_fail(err, PARE_ERR_ARG,
@@ -224,37 +225,57 @@ pare_status pare_cushion_prompt(int32_t *out, size_t *n, const pare_tokenizer *t
         st = pare_fail(err, PARE_ERR_ARG,
                        "cushion: prompt: found %zu tokens, expected at most %d (max_len)", ids.n,
                        o->max_len);
-    for (size_t i = 0; st == PARE_OK && i < ids.n; i++) out[(*n)++] = ids.data[i];
+    for (size_t i = 0; st == PARE_OK && i < ids.n; i++) r->ids[r->n++] = ids.data[i];
+    r->n_start = r->n;
     pare_ids_free(&ids);
     return st;
 }
 
+/* All but the one that the model is asked for; none: r->n stays 0. */
+static pare_status start_given(pare_cushion_result *r, const pare_tokenizer *tok,
+                               const pare_cushion_input *in, const pare_model_config *c,
+                               pare_error *err) {
+    PARE_TRY(start_from_prompt(r, tok, in->options, in->start != NULL, err));
+    if (r->n) return PARE_OK;
+    if (in->start) return start_from_file(r, in, c, err);
+    if (in->options->start != PARE_CUSHION_START_BOS) return PARE_OK;
+    if (pare_tokenizer_bos(tok) < 0)
+        return pare_fail(err, PARE_ERR_ARG, "cushion: start=bos: the tokenizer has no BOS");
+    r->ids[r->n++] = pare_tokenizer_bos(tok);
+    r->n_start = r->n;
+    return PARE_OK;
+}
+
 static pare_status start(cushion *c, pare_error *err) {
     pare_cushion_result *r = &c->result;
-    PARE_TRY(pare_cushion_prompt(r->ids, &r->n, c->tok, c->o, c->in->start != NULL, err));
-    if ((r->n_start = r->n)) return PARE_OK;
-    if (c->in->start) return start_from_file(c, err);
-    const int32_t bos = pare_tokenizer_bos(c->tok);
+    PARE_TRY(start_given(r, c->tok, c->in, &c->m->config, err));
+    if (r->n || c->o->start != PARE_CUSHION_START_OUTLIERS) return PARE_OK;
     const size_t ctx = c->m->config.ctx_max ? c->m->config.ctx_max : SIZE_MAX;
     size_t n = (size_t)START_TOKENS < c->all.n ? (size_t)START_TOKENS : c->all.n;
     if (n > ctx) n = ctx;
-    if (c->o->start == PARE_CUSHION_START_BOS) {
-        if (bos < 0)
-            return pare_fail(err, PARE_ERR_ARG, "cushion: start=bos: the tokenizer has no BOS");
-        r->ids[r->n++] = bos;
-    } else if (c->o->start == PARE_CUSHION_START_OUTLIERS) {
-        int32_t *texts = pare_malloc((size_t)START_TEXTS * n, sizeof *texts);
-        if (!texts) return fail_memory(err);
-        for (size_t t = 0; t < START_TEXTS; t++)
-            memcpy(texts + t * n, place(c, n, CHECK_NUMBER + 1, t), n * sizeof *texts);
-        pare_status st =
-            pare_cushion_outlier_tokens(r->ids, &r->n, (size_t)c->o->max_len, c->m, texts,
-                                        START_TEXTS, n, bos, c->in->compute, err);
-        pare_free(texts);
-        if (st != PARE_OK) return st;
-    }
+    int32_t *texts = pare_malloc((size_t)START_TEXTS * n, sizeof *texts);
+    if (!texts) return fail_memory(err);
+    for (size_t t = 0; t < START_TEXTS; t++)
+        memcpy(texts + t * n, place(c, n, CHECK_NUMBER + 1, t), n * sizeof *texts);
+    pare_status st =
+        pare_cushion_outlier_tokens(r->ids, &r->n, (size_t)c->o->max_len, c->m, texts, START_TEXTS,
+                                    n, pare_tokenizer_bos(c->tok), c->in->compute, err);
+    pare_free(texts);
     r->n_start = r->n;
-    return PARE_OK;
+    return st;
+}
+
+pare_status pare_cushion_check(const pare_cushion_input *in, const pare_model_config *c,
+                               pare_error *err) {
+    pare_tokenizer *tok;
+    pare_ids all = {0};
+    pare_cushion_result begun = {0};
+    PARE_TRY(pare_tokenizer_load(&tok, in->model, err));
+    pare_status st = start_given(&begun, tok, in, c, err);
+    if (st == PARE_OK) st = read_text(&all, tok, in, c, err);
+    pare_ids_free(&all);
+    pare_tokenizer_free(tok);
+    return st;
 }
 
 /* --- what the search asks for --- */
@@ -459,14 +480,11 @@ static pare_status open_eval(cushion *c, pare_error *err) {
 
 static pare_status set_up(cushion *c, pare_error *err) {
     const size_t n = (size_t)c->o->n;
-    size_t tune_n;
     PARE_TRY(pare_model_load(&c->m, c->rt, c->in->model, err));
     pare_model_attach_prefix(c->m, NULL); /* the search makes all of it */
     pare_model_detach_act(c->m);          /* only L_q sees a quantizer */
     PARE_TRY(pare_tokenizer_load(&c->tok, c->in->model, err));
-    PARE_TRY(read_text(c, err));
-    if (c->o->epochs) /* before hours of search */
-        PARE_TRY(pare_cushion_tune_length(&tune_n, c->in, &c->m->config, c->all.n, err));
+    PARE_TRY(read_text(&c->all, c->tok, c->in, &c->m->config, err));
     PARE_TRY(find_candidates(c, err));
     c->capacity = capacity_of(c->o);
     PARE_TRY(open_eval(c, err));

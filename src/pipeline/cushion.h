@@ -31,10 +31,10 @@ typedef struct pare_cushion_input {
 pare_status pare_cushion_make(pare_prefix **out, char **record, pare_runtime *rt,
                               const pare_cushion_input *in, pare_error *err);
 
-/* The tokens of o->prompt, special ones by name, at most o->max_len: none without one. from_file:
- * the prefix begins with a file's tokens. Errors: PARE_ERR_ARG (too many; two beginnings). */
-pare_status pare_cushion_prompt(int32_t *ids, size_t *n, const pare_tokenizer *tok,
-                                const pare_cushion_options *o, bool from_file, pare_error *err);
+/* What pare_cushion_make refuses before its search, without the model: the text, the start, the
+ * context. Errors: as there. */
+pare_status pare_cushion_check(const pare_cushion_input *in, const pare_model_config *c,
+                               pare_error *err);
 
 /* What search and tuning take at most, without running them: bytes of memory beside the weights of
  * the whole model, and tokens that pass through the model (a gradient counts as two more passes).

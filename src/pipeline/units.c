@@ -124,9 +124,11 @@ static json_t *whole(json_t *document, size_t failures) {
     return NULL;
 }
 
-pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,
+/* What makes two calls the same run. *out is the caller's. */
+static pare_status fingerprint(json_t **out, const compress_run *c, const pare_calibration *cal,
                                pare_error *err) {
     char sha[65];
+    *out = NULL;
     size_t failures = pare_json_failures();
     PARE_TRY(pare_source_sha256(sha, c->source, c->rt, err));
     json_t *f = json_pack(
@@ -154,11 +156,30 @@ pare_status compress_open_work(compress_run *c, const pare_calibration *cal, par
         json_object_set_new(f, "search_start", json_string(c->report->prefix_sha256));
         json_object_set_new(f, "search_compute", json_integer(c->o->calib_compute));
     }
-    f = whole(f, failures);
-    pare_status st =
-        f ? pare_work_open(work, c->rt, c->o->out, f, n_layers_of(c), c->o->restart, err)
-          : fail_memory(err);
+    *out = whole(f, failures);
+    return *out ? PARE_OK : fail_memory(err);
+}
+
+pare_status compress_open_work(compress_run *c, const pare_calibration *cal, pare_work **work,
+                               pare_error *err) {
+    json_t *f;
+    PARE_TRY(fingerprint(&f, c, cal, err));
+    pare_status st = pare_work_open(work, c->rt, c->o->out, f, n_layers_of(c), c->o->restart, err);
     json_decref(f);
+    return st;
+}
+
+pare_status compress_check_work(const compress_run *c, const pare_calibration *cal,
+                                pare_error *err) {
+    pare_work *earlier;
+    json_t *f;
+    if (!c->o->out || c->o->restart) return PARE_OK;
+    PARE_TRY(pare_work_look(&earlier, c->rt, c->o->out, err));
+    if (!earlier) return PARE_OK; /* nothing to compare: the model is not read for it */
+    pare_status st = fingerprint(&f, c, cal, err);
+    if (st == PARE_OK) st = pare_work_compare(earlier, f, err);
+    json_decref(f);
+    pare_work_close(earlier);
     return st;
 }
 

@@ -529,6 +529,19 @@ static void beginnings(void **state) {
     }
 }
 
+/* By the plan as by the run, before there is a work folder. */
+static void refused(pare_runtime *rt, pare_compress_options o, pare_status status,
+                    const char *says) {
+    pare_compress_report *report;
+    for (int dry = 0; dry < 2; dry++) {
+        o.dry_run = dry;
+        assert_fails(pare_compress(&report, rt, &o, err), status, says);
+        char work[600];
+        snprintf(work, sizeof work, "%s.work", o.out);
+        assert_false(pare_path_exists(work));
+    }
+}
+
 static void refusals(void **state) {
     (void)state;
     pare_recipe *r;
@@ -540,30 +553,47 @@ static void refusals(void **state) {
     assert_fails(pare_recipe_parse(&r, "cushioncache:tune_n=1", err), PARE_ERR_ARG, "tune_n");
     pare_runtime *rt = test_runtime(1, PARE_ISA_REF);
     pare_compress_report *report;
-    pare_compress_options o = {.model = tiny_model("dense", NULL),
-                               .out = test_path("refused"),
-                               .recipe = "cushioncache",
-                               .format = "hf"};
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "expected --calib FILE");
+    char out[512], cushion[512];
+    snprintf(out, sizeof out, "%s", test_path("refused"));
+    snprintf(cushion, sizeof cushion, "%s", test_path("two"));
+    pare_compress_options o = {
+        .model = tiny_model("dense", NULL), .out = out, .recipe = "cushioncache", .format = "hf"};
+    refused(rt, o, PARE_ERR_ARG, "expected --calib FILE");
     o.calib = text_file();
     o.max_memory = 1000;
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "max-memory");
+    refused(rt, o, PARE_ERR_ARG, "max-memory");
     o.max_memory = 0;
-    o.restart = true;
-    o.recipe = "cushioncache:prompt=abc,max_len=2"; /* before there is a work folder */
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "at most 2 (max_len)");
-    assert_false(pare_path_exists(test_path("refused.work")));
+    o.recipe = "cushioncache:prompt=abc,max_len=2";
+    refused(rt, o, PARE_ERR_ARG, "at most 2 (max_len)");
     o.recipe = "rtn:bits=4 + cushioncache";
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "as the first step");
+    refused(rt, o, PARE_ERR_ARG, "as the first step");
     o.recipe = "cushioncache:n=512";
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "the model's context");
+    refused(rt, o, PARE_ERR_ARG, "the model's context");
     o.recipe = "cushioncache:max_len=1,tau=1000000,n=12,texts=2,screen=2,pool=4,tune_n=512";
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_ARG, "tune_n: found 512");
+    refused(rt, o, PARE_ERR_ARG, "tune_n: found 512");
     o.recipe = "cushioncache:max_len=1,tau=1000000,n=12,texts=2,screen=2,pool=4,tune_n=500";
     o.calib = test_write("short.txt", "a short text of so many bytes only", 34);
-    assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_INPUT, "expected at least 5000");
+    refused(rt, o, PARE_ERR_INPUT, "expected at least 5000");
+    o.calib = test_write("empty.txt", "", 0);
+    refused(rt, o, PARE_ERR_INPUT, "found 0 tokens, expected at least 12 for a text of the search");
+    o.calib = text_file();
+    pare_model *m;
+    pare_prefix *two;
+    const int32_t ids[2] = {'a', 'b'};
+    assert_ok(pare_model_load(&m, rt, o.model, err));
+    assert_ok(pare_prefix_from_ids(&two, m, ids, 2, err));
+    assert_ok(pare_prefix_save(two, &m->config, "{}", cushion, err));
+    pare_prefix_free(two);
+    pare_model_free(m);
+    o.recipe = "cushioncache:start=bos";
+    o.prefix = cushion;
+    refused(rt, o, PARE_ERR_ARG, "found start and --prefix");
+    o.recipe = "cushioncache:max_len=1";
+    refused(rt, o, PARE_ERR_ARG, "found 2 tokens, expected at most 1 (max_len)");
+    o.prefix = NULL;
     o.calib = text_file();
     o.recipe = "cushioncache:max_len=1,tau=1000000,n=12,texts=2,screen=2,pool=4,tune_n=20";
+    o.restart = true;
     const tiny_options no_numbers = {.final_norm = 3e38f};
     o.model = tiny_model("no_numbers", &no_numbers);
     assert_fails(pare_compress(&report, rt, &o, err), PARE_ERR_INPUT, "expected finite numbers");

@@ -124,6 +124,15 @@ static void damaged_work_files(void **state) {
     test_remove(out);
 }
 
+/* The plan refuses what the run refuses. */
+#define assert_both_fail(o, status, says)                                                          \
+    do {                                                                                           \
+        pare_compress_options own_ = (o);                                                          \
+        assert_fails(run(&own_, 1, err), status, says);                                            \
+        own_.dry_run = true;                                                                       \
+        assert_fails(run(&own_, 1, err), status, says);                                            \
+    } while (0)
+
 /* Another recipe, seed, text, model: refused by name. Threads may change. */
 static void changed_before_a_resume(void **state) {
     (void)state;
@@ -135,24 +144,24 @@ static void changed_before_a_resume(void **state) {
     leave_unfinished(&o, work, sizeof work);
 
     other.recipe = "gptq:bits=3";
-    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "recipe");
+    assert_both_fail(other, PARE_ERR_ARG, "recipe");
     other = o;
     other.calib_ctx = 17;
-    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "calib_ctx");
+    assert_both_fail(other, PARE_ERR_ARG, "calib_ctx");
     other = o;
     other.calib_samples = 3;
-    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "calib_samples");
+    assert_both_fail(other, PARE_ERR_ARG, "calib_samples");
     other = o;
     other.model = tiny_model("another", &(tiny_options){.seed = 77});
-    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "model");
+    assert_both_fail(other, PARE_ERR_ARG, "model");
     other = o;
     other.keep = "attn_q";
-    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "keep");
+    assert_both_fail(other, PARE_ERR_ARG, "keep");
     other = o;
     char changed[8192]; /* the same file with other contents */
     for (size_t i = 0; i < sizeof changed; i++) changed[i] = (char)('a' + i * i % 19);
     other.calib = test_write("changed.txt", changed, sizeof changed);
-    assert_fails(run(&other, 1, err), PARE_ERR_ARG, "calib");
+    assert_both_fail(other, PARE_ERR_ARG, "calib");
     const pare_options reseeded = {.n_threads = 1, .isa = PARE_ISA_AMX, .seed = 77};
     pare_runtime *rt;
     pare_compress_report *report = NULL;
@@ -169,6 +178,15 @@ static void changed_before_a_resume(void **state) {
         pare_runtime_free(rt);
     }
 
+    char before[65];
+    other = o; /* the plan of what goes on, or begins anew, changes nothing */
+    other.dry_run = true;
+    snprintf(before, sizeof before, "%s", test_hash(work));
+    assert_ok(run(&other, 1, err));
+    other.recipe = "gptq:bits=3";
+    other.restart = true;
+    assert_ok(run(&other, 1, err));
+    assert_string_equal(test_hash(work), before);
     assert_ok(run(&o, 3, err));
     assert_string_equal(test_hash(out), expected);
     test_remove(out);
@@ -214,25 +232,25 @@ static void bad_calibration(void **state) {
     snprintf(out, sizeof out, "%s", test_path("bad"));
     pare_compress_options o = options_of("wanda", out);
     o.calib = NULL;
-    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "--calib");
+    assert_both_fail(o, PARE_ERR_ARG, "--calib");
     o.calib = test_path("absent");
-    assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "absent");
+    assert_both_fail(o, PARE_ERR_INPUT, "absent");
     o.calib = test_write("empty.txt", "", 0);
-    assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "found 0 tokens, expected at least 16");
+    assert_both_fail(o, PARE_ERR_INPUT, "found 0 tokens, expected at least 16");
     o.calib = test_write("short.txt", "only a few", 10);
-    assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "found 10 tokens");
+    assert_both_fail(o, PARE_ERR_INPUT, "found 10 tokens");
     o = options_of("wanda", out);
     o.calib_ctx = 1;
-    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "calib-ctx");
+    assert_both_fail(o, PARE_ERR_ARG, "calib-ctx");
     o.calib_ctx = TINY_CTX + 1;
-    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "calib-ctx");
+    assert_both_fail(o, PARE_ERR_ARG, "calib-ctx");
     o = options_of("wanda@embd", out);
-    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "token_embd.weight");
+    assert_both_fail(o, PARE_ERR_ARG, "token_embd.weight");
     o = options_of("gptq + q8_0@ffn", out);
-    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "stored as int4_g64 by gptq");
+    assert_both_fail(o, PARE_ERR_ARG, "stored as int4_g64 by gptq");
     o.recipe = "gptq";
     o.max_memory = 1000;
-    assert_fails(run(&o, 1, err), PARE_ERR_ARG, "max-memory");
+    assert_both_fail(o, PARE_ERR_ARG, "max-memory");
     o.max_memory = 0;
     o.model = tiny_model("poisoned", &(tiny_options){.poison = NAN});
     assert_fails(run(&o, 1, err), PARE_ERR_INPUT, "found nan");
