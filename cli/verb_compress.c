@@ -51,8 +51,8 @@ static const cli_option compress_table[] = {
                "measure inputs again behind each group of a block's layers that was compressed"),
     CLI_OPTION(
         compress_options, 0, "max-memory", CLI_SIZE, max_memory, "SIZE", 0, 0,
-        "keep activations in files where a run is planned to take more; refuse it where that is "
-        "not enough"),
+        "keep activations in files where the process is planned to take more; refuse a run where "
+        "that is not enough"),
     CLI_OPTION(
         compress_options, 0, "target-bpw", CLI_FLOAT, target_bpw, "X", 0, 64,
         "store in the largest mix (pare compress -r q4_k_m ...) of at most X bits per weight; "
@@ -179,6 +179,7 @@ static pare_status print_json(cli *c, const compress_result *r) {
     json_object_set_new(o, "in_bytes", json_integer((json_int_t)i->in_bytes));
     json_object_set_new(o, "out_bytes", json_integer((json_int_t)i->out_bytes));
     json_object_set_new(o, "work_bytes", json_integer((json_int_t)i->work_bytes));
+    json_object_set_new(o, "memory_bytes", json_integer((json_int_t)i->memory_bytes));
     json_object_set_new(o, "disk_bytes", json_integer((json_int_t)i->disk_bytes));
     json_object_set_new(o, "spill_bytes", json_integer((json_int_t)i->spill_bytes));
     json_object_set_new(o, "dense_pass", json_boolean(i->dense_pass));
@@ -257,7 +258,7 @@ static pare_status print_table(cli *c, const compress_result *r) {
     cli_printf(c, "\n%s%s -> %s, %.3f bits per weight", r->dry_run ? "plan: " : "",
                cli_bytes((double)i->in_bytes), cli_bytes((double)i->out_bytes), i->bits_per_weight);
     if (r->dry_run) {
-        cli_printf(c, ", work memory %s", cli_bytes((double)i->work_bytes));
+        cli_printf(c, ", memory %s", cli_bytes((double)i->memory_bytes));
         if (i->disk_bytes) cli_printf(c, ", disk beside it %s", cli_bytes((double)i->disk_bytes));
         if (i->spill_bytes)
             cli_printf(c, ", of it activations %s", cli_bytes((double)i->spill_bytes));

@@ -63,8 +63,9 @@ typedef struct pare_compress_options {
                                   model where the recipe has no methods */
     bool shared_inputs;        /* calib and imatrix stand for several recipes: no warning where this
                                   one uses neither */
-    uint64_t max_memory;       /* bytes: what is planned to take more keeps activations in files,
-                                  and is refused where that is not enough; 0 = no limit */
+    uint64_t max_memory;       /* bytes of the whole process: what is planned to take more keeps
+                                  activations in files, and is refused where that is not enough; 0
+                                  = no limit */
     bool restart;              /* drop what an interrupted run left, instead of going on */
     bool no_fallback; /* a tensor that does not fit its encoding (its rows, or blocks of values
                          too small for its scales) is an error, not a fallback */
@@ -91,8 +92,10 @@ typedef struct pare_compress_info {
     size_t n_layers;
     const char *const *fallbacks; /* one line each */
     size_t n_fallbacks;
-    uint64_t in_bytes, out_bytes,
-        work_bytes;                  /* of tensors; work_bytes: planned peak beside the runtime */
+    uint64_t in_bytes, out_bytes;    /* of tensors */
+    uint64_t work_bytes;             /* planned peak of what is at work */
+    uint64_t memory_bytes;           /* planned peak of the process: with what was resident when it
+                                        was planned (program, libraries, tokenizer) */
     uint64_t disk_bytes;             /* of OUT.work at most; 0 = none */
     uint64_t spill_bytes;            /* of it activations that max_memory keeps out of memory */
     double planned_seconds;          /* of a dry run: what the run will take; 0 = unknown */

@@ -1,6 +1,9 @@
 #include "base/memory.h"
 
 #include <stdarg.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,6 +127,14 @@ size_t pare_peak_rss_bytes(void) {
     return (size_t)usage.ru_maxrss;
 #else
     return (size_t)usage.ru_maxrss * 1024;
+#endif
+}
+
+size_t pare_rss_bytes(void) { return proc_bytes("/proc/self/status", "VmRSS:"); }
+
+void pare_give_back(void) {
+#ifdef __GLIBC__
+    malloc_trim(0);
 #endif
 }
 

@@ -61,6 +61,12 @@ void *pare_arena_alloc(pare_arena *arena, size_t count, size_t size);
 /* Peak resident memory of this process in bytes, since it began or since the last reset. */
 size_t pare_peak_rss_bytes(void);
 
+/* What is resident now; 0 = unknown. */
+size_t pare_rss_bytes(void);
+
+/* Gives the system what was freed, as far as it can be told to (glibc keeps small blocks). */
+void pare_give_back(void);
+
 /* Begins a new peak where the system can (Linux). */
 void pare_peak_rss_reset(void);
 

@@ -381,8 +381,9 @@ static pare_status begin_report(compress_run *c, pare_error *err) {
             .output_error = -1,
             .changed = p->recode,
         };
-        uint64_t values = plan_is_whole(p) ? p->t->n_params : PARE_CHUNK_VALUES;
-        uint64_t work = p->t->n_bytes + bytes + (p->recode ? 4 * values : 0);
+        uint64_t values = p->t->n_params;
+        if (!plan_is_whole(p) && values > PARE_CHUNK_VALUES) values = PARE_CHUNK_VALUES;
+        uint64_t work = p->t->n_bytes + (p->recode ? bytes + 4 * values : 0);
         if (work > r->info.work_bytes) r->info.work_bytes = work;
     }
     return PARE_OK;
@@ -415,14 +416,20 @@ static void sum_report(compress_run *c, double seconds) {
 
 /* --- the run --- */
 
-/* A tokenizer that is copied is opened all the same: the output must be a model that runs. One of a
- * kind that pare does not know may still be right for others. */
+enum { STILL_TO_COME = 2 << 20 }; /* code, stacks, buffers of files; measured: 1 to 1.6 MiB */
+
+/* A tokenizer is opened before the work, also one that is copied: the output must be a model that
+ * runs. One of a kind that pare does not know may still be right for others. What is resident while
+ * input and tokenizer are open is what the run will have beside its work: about as much as its
+ * output's headers and tokenizer take later. */
 static pare_status check_tokenizer(compress_run *c, pare_error *err) {
     pare_tokenizer *tok;
     pare_error own = {0};
     pare_status st = pare_tokenizer_of_model(&tok, pare_source_gguf(c->source),
                                              pare_source_path(c->source), &own);
+    c->resident = pare_rss_bytes() + STILL_TO_COME;
     pare_tokenizer_free(tok);
+    pare_give_back();
     if (st == PARE_OK) return PARE_OK;
     if (st != PARE_ERR_UNSUPPORTED || !c->same_format) return pare_fail(err, st, "%s", own.message);
     pare_warn(c->rt, "%s; the tokenizer is copied as it is", own.message);
@@ -470,6 +477,7 @@ static pare_status write_tensors(compress_run *c, pare_output *output, const par
     }
     const char *recipe = c->recipe->n_steps ? pare_recipe_text(c->recipe) : NULL;
     PARE_TRY(pare_output_begin(output, c->mix, recipe, err));
+    pare_give_back(); /* what translating the tokenizer took */
     for (size_t i = 0; i < c->n_plans; i++) {
         PARE_TRY(pare_check_cancel(c->rt, err));
         pare_tensor t;
@@ -558,21 +566,30 @@ static bool units_need_calibration(const compress_run *c) {
     return false;
 }
 
-/* Refuses a plan that takes more than the caller allows. */
-static pare_status check_memory(const compress_run *c, pare_error *err) {
-    unsigned long long allowed = c->o->max_memory, planned = c->report->info.work_bytes;
+/* With the process itself; at least the run's peak so far (tokenizing a text takes memory too). */
+static uint64_t planned_peak(const compress_run *c) {
+    uint64_t planned = c->resident + c->report->info.work_bytes, peak = pare_peak_rss_bytes();
+    return peak > c->peak_before && peak > planned ? peak : planned;
+}
+
+/* The plan counts the process; one that takes more than the caller allows is refused. */
+static pare_status check_memory(compress_run *c, pare_error *err) {
+    unsigned long long allowed = c->o->max_memory, work = c->report->info.work_bytes,
+                       planned = planned_peak(c);
+    c->report->info.memory_bytes = planned;
     if (!allowed || planned <= allowed) return PARE_OK;
     return pare_fail(err, PARE_ERR_ARG,
-                     "max-memory: found %llu bytes, expected at least %llu for what is at work at "
-                     "once: a tensor, or a block with its statistics and the method's work space",
-                     allowed, planned);
+                     "max-memory: found %llu bytes, expected at least %llu: %llu for what is at "
+                     "work at once (a tensor, or a block with its statistics and the method's work "
+                     "space), the rest for the program",
+                     allowed, planned, work);
 }
 
 /* What the run takes; with activations in files where it would be more than is allowed. */
 static pare_status plan_memory(compress_run *c, pare_calibration *cal, pare_error *err) {
     uint64_t tensors = c->report->info.work_bytes;
     PARE_TRY(compress_plan_units(c, cal, err));
-    if (cal && c->o->max_memory && c->report->info.work_bytes > c->o->max_memory) {
+    if (cal && c->o->max_memory && planned_peak(c) > c->o->max_memory) {
         c->spills = true;
         pare_calibration_spill(cal, true, NULL);
         c->report->info.work_bytes = tensors;
@@ -586,6 +603,7 @@ static pare_status by_units(compress_run *c, pare_error *err) {
     pare_calibration *cal;
     pare_work *work = NULL;
     PARE_TRY(open_calibration(c, &cal, err));
+    pare_give_back(); /* what tokenizing the text took */
     pare_status st = plan_memory(c, cal, err);
     if (st == PARE_OK) st = compress_check_search(c, err);
     if (st == PARE_OK && c->o->dry_run) st = compress_check_work(c, cal, err);
@@ -644,8 +662,7 @@ static pare_status run(compress_run *c, pare_error *err) {
         return pare_fail(err, PARE_ERR_ARG, "output: found none, expected a file or folder name");
     if (c->o->out) PARE_TRY(pare_output_check(c->source, c->format, c->o->out, err));
     c->same_format = strcmp(c->format->container, pare_source_format(c->source)) == 0;
-    /* else it is opened when it is translated */
-    if (c->same_format || c->o->dry_run) PARE_TRY(check_tokenizer(c, err));
+    PARE_TRY(check_tokenizer(c, err));
     for (size_t i = 0; pare_source_note(c->source, i); i++)
         pare_warn(c->rt, "%s", pare_source_note(c->source, i));
     c->tied = !pare_source_find(c->source, "output.weight");
@@ -698,7 +715,7 @@ static pare_status run(compress_run *c, pare_error *err) {
 pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
                           const pare_compress_options *options, pare_error *err) {
     *out = NULL;
-    compress_run c = {.rt = rt, .o = options};
+    compress_run c = {.rt = rt, .o = options, .peak_before = pare_peak_rss_bytes()};
     pare_status st = run(&c, err);
     if (st == PARE_OK)
         *out = c.report;

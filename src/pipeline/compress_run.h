@@ -12,7 +12,7 @@
 #include "pipeline/recipe.h"
 #include "pipeline/work_folder.h"
 
-enum { PARE_CHUNK_VALUES = 4 << 20 }; /* f32 values decoded at once where rows are independent */
+enum { PARE_CHUNK_VALUES = 1 << 20 }; /* f32 values decoded at once where rows are independent */
 
 /* What becomes of one tensor of the input. */
 typedef struct tensor_plan {
@@ -69,6 +69,8 @@ typedef struct compress_run {
     bool tunes;           /* a step tunes blocks: there are two streams of hidden states */
     bool spills;          /* activations lie in files (max_memory), */
     const char *spill;    /* of this folder; NULL: in memory */
+    uint64_t peak_before; /* of the process, when the run began, and what is */
+    uint64_t resident;    /* resident beside what is at work */
     const pare_mix *mix;  /* the last mix step without a target */
     pare_compress_report *report;
 } compress_run;

@@ -52,13 +52,14 @@ static unsigned all_needs_of(void *arg, const char *name) {
     return 0;
 }
 
-/* The block's tensors before and after, and the tensor at work. */
+/* The block's tensors after, before too where calibration runs through it, and the tensor at work.
+ */
 static uint64_t unit_memory(const compress_run *c, const pare_calibration *cal, size_t unit) {
     uint64_t tensors = 0, work = 0;
     for (size_t i = 0; i < c->n_plans; i++) {
         const tensor_plan *p = &c->plans[i];
         if (p->unit != unit) continue;
-        tensors += p->t->n_bytes + c->report->layers[i].out_bytes;
+        tensors += (cal ? p->t->n_bytes : 0) + c->report->layers[i].out_bytes;
         uint64_t values = plan_is_whole(p) ? p->t->n_params * sizeof(float) : 0;
         bool hessian = p->needs & PARE_NEED_HESSIAN; /* then the values before are kept too */
         uint64_t bytes = largest_work(c, p) + values * (hessian ? 2 : 1) + p->t->n_bytes;
