@@ -296,10 +296,10 @@ static bool has_bmm(const pare_act_sites *a, const pare_act_scheme *s) {
 }
 
 size_t pare_act_scheme_text(char out[PARE_ACT_TEXT], const pare_act_scheme *s, bool bmm) {
-    static const char *const acts[] = {"per_tensor_static", "per_tensor_dynamic", "per_token"};
-    static const char *const formulas[] = {"", ",formula=paper_eq4", ",formula=full"};
-    return (size_t)snprintf(out, PARE_ACT_TEXT, "a%d:act=%s%s%s%s", s->bits, acts[s->granularity],
-                            s->symmetric ? ",sym=true" : "", formulas[s->formula],
+    const bool usual = s->formula == PARE_ACT_DEFAULT;
+    return (size_t)snprintf(out, PARE_ACT_TEXT, "a%d:act=%s%s%s%s%s", s->bits,
+                            pare_act_granularities[s->granularity], s->symmetric ? ",sym=true" : "",
+                            usual ? "" : ",formula=", usual ? "" : pare_act_formulas[s->formula],
                             bmm ? ",bmm=true" : "");
 }
 

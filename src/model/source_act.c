@@ -7,10 +7,6 @@
 
 enum { VERSION = 1 };
 
-static const char *const granularities[] = {"per_tensor_static", "per_tensor_dynamic", "per_token",
-                                            NULL};
-static const char *const formulas[] = {"default", "paper_eq4", "full", NULL};
-
 static bool makes_qkv(const char *canonical) {
     size_t layer;
     return pare_act_site_of(canonical, &layer) == PARE_ACT_QKV;
@@ -28,8 +24,8 @@ static double zero_of(const pare_act_scheme *a, const pare_act_grid *g) {
 bool pare_act_table_add(json_t *table, const char *canonical, const pare_act_scheme *a,
                         const pare_act_grid *grid) {
     json_t *entry = json_pack("{s:i, s:s, s:b, s:s}", "bits", a->bits, "granularity",
-                              granularities[a->granularity], "symmetric", a->symmetric, "formula",
-                              formulas[a->formula]);
+                              pare_act_granularities[a->granularity], "symmetric", a->symmetric,
+                              "formula", pare_act_formulas[a->formula]);
     bool ok = entry != NULL;
     if (ok && a->bmm && makes_qkv(canonical))
         ok = json_object_set_new(entry, "bmm", json_true()) == 0;
@@ -84,9 +80,10 @@ static pare_status read_scheme(pare_act_scheme *a, const pare_json *j, const cha
     if (bits != 4 && bits != 6 && bits != 8)
         return pare_fail(err, PARE_ERR_UNSUPPORTED, "%s: bits: found %d, expected 4, 6 or 8",
                          j->place, (int)bits);
-    PARE_TRY(read_word(&granularity, j, "granularity", granularities,
+    PARE_TRY(read_word(&granularity, j, "granularity", pare_act_granularities,
                        "per_tensor_static, per_tensor_dynamic or per_token", err));
-    PARE_TRY(read_word(&formula, j, "formula", formulas, "default, paper_eq4 or full", err));
+    PARE_TRY(
+        read_word(&formula, j, "formula", pare_act_formulas, "default, paper_eq4 or full", err));
     PARE_TRY(pare_json_bool(j, "symmetric", PARE_REQUIRED, &a->symmetric, err));
     PARE_TRY(pare_json_bool(j, "bmm", PARE_OPTIONAL, &a->bmm, err));
     a->bits = (int)bits;

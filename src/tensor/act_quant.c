@@ -2,6 +2,10 @@
 
 #include <math.h>
 
+const char *const pare_act_granularities[] = {"per_tensor_static", "per_tensor_dynamic",
+                                              "per_token", NULL};
+const char *const pare_act_formulas[] = {"default", "paper_eq4", "full", NULL};
+
 /* NaN of either counts. */
 static float smaller(float a, float b) { return a < b || isnan(a) ? a : b; }
 static float larger(float a, float b) { return a > b || isnan(a) ? a : b; }

@@ -38,6 +38,9 @@ typedef enum pare_act_formula {
 } pare_act_formula;
 #define PARE_ACT_FORMULA_CHOICES "default|paper_eq4|full"
 
+/* These words, by number; NULL behind the last. */
+extern const char *const pare_act_granularities[], *const pare_act_formulas[];
+
 typedef struct pare_act_scheme {
     pare_act_granularity granularity;
     pare_act_formula formula;
