@@ -342,13 +342,18 @@ void cli_print_wrapped(const char *text, size_t column, size_t indent) {
     }
 }
 
+/* 0 and no text are what an option's help says of them. */
 static void append_default(char *help, size_t size, const cli_option *o, const void *defaults) {
     if (!defaults) return;
     const char *field = (const char *)defaults + o->offset;
     size_t n = strlen(help);
     if (o->type == CLI_INT && *(const int64_t *)field != 0)
         snprintf(help + n, size - n, " (default %lld)", (long long)*(const int64_t *)field);
-    if (o->type == CLI_FLOAT) snprintf(help + n, size - n, " (default %g)", *(const double *)field);
+    const bool real = o->type == CLI_FLOAT || o->type == CLI_SHARE;
+    if (real && *(const double *)field != 0)
+        snprintf(help + n, size - n, " (default %g)", *(const double *)field);
+    if (o->type == CLI_TEXT && *(const char *const *)(const void *)field)
+        snprintf(help + n, size - n, " (default %s)", *(const char *const *)(const void *)field);
     if (o->type == CLI_CHOICE && o->value) {
         const char *p = o->value;
         for (int i = *(const int *)field; i > 0; i--) p += strcspn(p, "|") + 1;
