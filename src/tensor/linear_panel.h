@@ -63,7 +63,7 @@ typedef struct pare_panel_at {
     size_t row0, n_rows;
     const uint64_t *live; /* the panel's words (tensor/live.h), or NULL: all of it */
     pare_form form;
-    bool places;          /* its last block puts the sums in their place */
+    bool places; /* its last block puts the sums in their place */
 } pare_panel_at;
 
 /* Is every weight a bf16 number? */
