@@ -88,7 +88,7 @@ static pare_status with_mask(layer *l, const char *structure, double sparsity, p
     if (st == PARE_OK) st = pare_live_create(&live, l->out, l->in, err);
     if (st == PARE_OK) {
         char name[60];
-        pare_live_set(l->rt, live, pare_pruner_mask(p, 0));
+        pare_live_set(l->rt, live, pare_pruner_mask(p, 0), false);
         snprintf(name, sizeof name, sparsity > 0 ? "%s %g" : "%s", structure, sparsity);
         measure(l, name, live);
     }

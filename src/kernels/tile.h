@@ -11,8 +11,8 @@
  *   u8    panel u8 [k/4][NR][4] + group scales   codes of up to `u8_max`, x in int8
  *   s16   panel s16 [k/2][NR][2] + group scales  wider codes where bytes would overflow, x in int8
  *
- * f32_inputs and f32_rows multiply a part of the inputs or of the rows, weights those of a row that
- * are not 0: sparse training.
+ * f32_inputs, bf16_pairs, f32_rows and bf16_rows multiply a part of the inputs or of the rows,
+ * weights those of a row that are not 0: sparse training.
  *
  * Every form is [..][NR] units of 32 bits, so one transposition serves them all.
  *
@@ -75,7 +75,15 @@ typedef void (*pare_tile_weights_fn)(float *to, const float *from, const float *
 /* c[m][ldc]; k is a multiple of 32 (pad both sides with zeros); lda in elements. */
 typedef void (*pare_tile_bf16_fn)(float *c, size_t ldc, const uint16_t *a, size_t lda,
                                   const uint16_t *panel, size_t m, size_t k, bool add);
-/* The same with the last of the inputs, and the sums to their place: y[m][NR] (+)= (c + a * panel)
+/* f32_inputs and f32_rows in bf16, c[m][NR]: panel holds k pairs of inputs, of which number j is
+ * 2 pairs[j] and 2 pairs[j] + 1. */
+typedef void (*pare_tile_bf16_pairs_fn)(float *c, const uint16_t *a, size_t lda,
+                                        const uint16_t *panel, const uint16_t *pairs, size_t m,
+                                        size_t k, bool add);
+typedef void (*pare_tile_bf16_rows_fn)(float *c, const uint16_t *a, size_t lda,
+                                       const uint16_t *rows, const uint16_t *panel, size_t m,
+                                       size_t k, bool add);
+/* bf16 with the last of the inputs, and the sums to their place: y[m][NR] (+)= (c + a * panel)
  * + bias; c [m][NR] or NULL for 0, bias [NR] or NULL. */
 typedef void (*pare_tile_bf16_place_fn)(float *y, size_t ldy, const float *c, const uint16_t *a,
                                         size_t lda, const uint16_t *panel, const float *bias,
@@ -101,7 +109,9 @@ typedef struct pare_tile_kernels {
     int u8_max;                         /* largest code of the u8 form; beyond it s16 */
     pare_tile_bf16_fn bf16;             /* NULL: the level has no bf16 products */
     pare_tile_bf16_place_fn bf16_place; /* or NULL: bf16, then place */
-    bool bf16_first;                    /* they beat those of codes, and of f32 even in parts */
+    pare_tile_bf16_pairs_fn bf16_pairs; /* this and the next: or NULL, all or nothing */
+    pare_tile_bf16_rows_fn bf16_rows;
+    bool bf16_first; /* they beat those of codes, and of f32 even in parts */
     /* parts[0..n_parts) [n] bf16, each the rest of x[n] rounded to nearest: three add up to x while
      * the last is not denormal. n a multiple of 32. An input that is not finite gives parts that
      * are not. NULL without bf16. */

@@ -214,6 +214,59 @@ BF16 static void bf16_avx512(float *c, size_t ldc, const uint16_t *a, size_t lda
     for (; m > 0; m--, c += ldc, a += lda) bf16_block(c, ldc, a, lda, panel, k, add, 1);
 }
 
+BF16 TILE_INLINE void bf16_pairs_block(float *c, const uint16_t *a, size_t lda,
+                                       const uint16_t *panel, const uint16_t *at, size_t k,
+                                       bool add, const int M) {
+    __m512 s[24];
+    TILE_UNROLL for (int i = 0; i < M; i++) s[i] =
+        add ? _mm512_load_ps(c + i * NR) : _mm512_setzero_ps();
+    for (size_t j = 0; j < k; j++) {
+        __m512bh w = pairs(_mm512_load_si512(panel + j * 2 * NR));
+        const uint16_t *x = a + 2 * (size_t)at[j];
+        TILE_UNROLL for (int i = 0; i < M; i++) {
+            int32_t two;
+            memcpy(&two, x + (size_t)i * lda, sizeof two);
+            s[i] = _mm512_dpbf16_ps(s[i], pairs(_mm512_set1_epi32(two)), w);
+        }
+    }
+    TILE_UNROLL for (int i = 0; i < M; i++) _mm512_store_ps(c + i * NR, s[i]);
+}
+
+BF16 static void bf16_pairs_avx512(float *c, const uint16_t *a, size_t lda, const uint16_t *panel,
+                                   const uint16_t *at, size_t m, size_t k, bool add) {
+    for (; m >= 24; m -= 24, c += 24 * NR, a += 24 * lda)
+        bf16_pairs_block(c, a, lda, panel, at, k, add, 24);
+    for (; m >= 8; m -= 8, c += 8 * NR, a += 8 * lda)
+        bf16_pairs_block(c, a, lda, panel, at, k, add, 8);
+    for (; m > 0; m--, c += NR, a += lda) bf16_pairs_block(c, a, lda, panel, at, k, add, 1);
+}
+
+/* M rows anywhere. */
+BF16 TILE_INLINE void bf16_picked(float *c, const uint16_t *a, size_t lda, const uint16_t *rows,
+                                  const uint16_t *panel, size_t k, bool add, const int M) {
+    __m512 s[8];
+    const uint16_t *x[8];
+    TILE_UNROLL for (int i = 0; i < M; i++) {
+        s[i] = add ? _mm512_load_ps(c + (size_t)rows[i] * NR) : _mm512_setzero_ps();
+        x[i] = a + rows[i] * lda;
+    }
+    for (size_t j = 0; j < k; j += 2) {
+        __m512bh w = pairs(_mm512_load_si512(panel + j * NR));
+        TILE_UNROLL for (int i = 0; i < M; i++) {
+            int32_t two;
+            memcpy(&two, x[i] + j, sizeof two);
+            s[i] = _mm512_dpbf16_ps(s[i], pairs(_mm512_set1_epi32(two)), w);
+        }
+    }
+    TILE_UNROLL for (int i = 0; i < M; i++) _mm512_store_ps(c + (size_t)rows[i] * NR, s[i]);
+}
+
+BF16 static void bf16_rows_avx512(float *c, const uint16_t *a, size_t lda, const uint16_t *rows,
+                                  const uint16_t *panel, size_t m, size_t k, bool add) {
+    for (; m >= 8; m -= 8, rows += 8) bf16_picked(c, a, lda, rows, panel, k, add, 8);
+    for (; m > 0; m--, rows++) bf16_picked(c, a, lda, rows, panel, k, add, 1);
+}
+
 /* Rows of y, each in a page of its own perhaps, are fetched while the products are made. */
 BF16 TILE_INLINE void bf16_place_block(float *y, size_t ldy, const float *c, const uint16_t *a,
                                        size_t lda, const uint16_t *panel, __m512 bias, size_t k,
@@ -316,6 +369,8 @@ const pare_tile_kernels pare_tile_avx512 = {KERNELS};
 const pare_tile_kernels pare_tile_avx512_bf16 = {KERNELS,
                                                  .bf16 = bf16_avx512,
                                                  .bf16_place = bf16_place_avx512,
+                                                 .bf16_pairs = bf16_pairs_avx512,
+                                                 .bf16_rows = bf16_rows_avx512,
                                                  .split = pare_tile_split_avx512,
                                                  .pair_f32 = pare_tile_pair_f32_avx512,
                                                  .pair_bf16 = pare_tile_pair_bf16_avx512};

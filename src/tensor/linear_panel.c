@@ -248,15 +248,27 @@ static bool paired_panel(const pare_linear_job *job, const pare_panel_at *p, siz
     return true;
 }
 
-static void unpack_bf16(const pare_linear_job *job, const pare_many_space *s,
-                        const pare_panel_at *p, size_t kb, pare_panel_space *to) {
+/* Of a panel of pairs those that it has weights at, where that is faster. */
+static void list_pairs(const pare_linear_job *job, const pare_panel_at *p, size_t kb,
+                       pare_panel_space *to) {
+    size_t k = pare_block_k(job->in, kb), n;
+    uint32_t *panel = (uint32_t *)to->panel16[0];
+    to->listed = false;
+    if (!p->live || job->x_transposed) return;
+    n = pare_live_pairs(to->inputs, p->live, job->live_row0 + kb * KC, k);
+    to->listed = pare_live_pays(2 * n, k);
+    if (!to->listed) return;
+    to->n_inputs = n;
+    for (size_t i = 0; i < n; i++)
+        memmove(panel + i * NR, panel + (size_t)to->inputs[i] * NR, NR * sizeof *panel);
+}
+
+static void unpack_whole_bf16(const pare_linear_job *job, const pare_many_space *s,
+                              const pare_panel_at *p, size_t kb, pare_panel_space *to) {
     size_t k = pare_padded(pare_block_k(job->in, kb));
     const int n_parts = weight_parts(p);
     const pare_encoding *enc = p->out->w->enc;
-    if (n_parts == 1 && paired_panel(job, p, kb, (uint32_t *)to->panel16[0])) {
-        to->listed = false;
-        return;
-    }
+    if (n_parts == 1 && paired_panel(job, p, kb, (uint32_t *)to->panel16[0])) return;
     if (p->out->transposed || (enc->codes && enc->packed)) { /* all 16 rows at once */
         if (p->out->transposed) {
             size_t filled = pare_block_k(job->in, kb);
@@ -282,11 +294,22 @@ static void unpack_bf16(const pare_linear_job *job, const pare_many_space *s,
                               k / 2);
 }
 
+static void unpack_bf16(const pare_linear_job *job, const pare_many_space *s,
+                        const pare_panel_at *p, size_t kb, pare_panel_space *to) {
+    unpack_whole_bf16(job, s, p, kb, to);
+    list_pairs(job, p, kb, to);
+}
+
 static void multiply_bf16(const pare_linear_job *job, const pare_many_space *s,
                           const pare_panel_at *p, const pare_panel_space *w, size_t kb, size_t m0,
                           size_t m, float *c) {
     const int n_parts = weight_parts(p);
     bool more = kb > 0;
+    if (w->listed) {
+        job->tiles->bf16_pairs(c, s->x16[0] + (kb * s->slab + m0) * KC, KC, w->panel16[0],
+                               w->inputs, m, w->n_inputs, more);
+        return;
+    }
     for (int i = p->form == PARE_FORM_BF16X3 ? 0 : N_PRODUCTS - 1; i < N_PRODUCTS; i++) {
         if (products[i].w >= n_parts) continue;
         job->tiles->bf16(c, NR, s->x16[products[i].x] + (kb * s->slab + m0) * KC, KC,
@@ -294,6 +317,17 @@ static void multiply_bf16(const pare_linear_job *job, const pare_many_space *s,
                          more);
         more = true;
     }
+}
+
+void pare_panel_multiply_rows(const pare_linear_job *job, const pare_many_space *s,
+                              const pare_panel_at *p, const pare_panel_space *w, size_t kb,
+                              size_t m0, const uint16_t *rows, size_t n, float *c) {
+    if (p->form == PARE_FORM_BF16)
+        job->tiles->bf16_rows(c, s->x16[0] + (kb * s->slab + m0) * KC, KC, rows, w->panel16[0], n,
+                              pare_padded(pare_block_k(job->in, kb)), kb > 0);
+    else
+        job->tiles->f32_rows(c, s->x_f32 + kb * s->x_block + m0 * s->x_ld, s->x_ld, rows, w->panel,
+                             n, w->n_inputs, kb > 0);
 }
 
 void pare_panel_place(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,

@@ -87,7 +87,13 @@ void pare_panel_multiply(const pare_linear_job *job, const pare_many_space *s,
                          const pare_panel_at *p, const pare_panel_space *w, size_t kb, size_t m0,
                          size_t m, float *c);
 
-/* The same with the last block of a panel that `places`: to the rows of y from y_row on. */
+/* Rows m0 + rows[0..n) of x alone, of a panel in f32 or in one part of bf16; c: of row m0. */
+void pare_panel_multiply_rows(const pare_linear_job *job, const pare_many_space *s,
+                              const pare_panel_at *p, const pare_panel_space *w, size_t kb,
+                              size_t m0, const uint16_t *rows, size_t n, float *c);
+
+/* pare_panel_multiply with the last block of a panel that `places`: to the rows of y from y_row on.
+ */
 void pare_panel_place(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,
                       const pare_panel_space *w, size_t m0, size_t m, const float *c, size_t y_row);
 

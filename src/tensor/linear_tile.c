@@ -266,7 +266,9 @@ static size_t panels_of(const pare_linear_out *o) { return (rows_of(o) + NR - 1)
 /* Where the panel of a masked matrix has weights. */
 static const uint64_t *live_of(const pare_linear_job *job, const pare_linear_out *o, size_t row0) {
     const pare_live *l = o->transposed ? job->live : o->w->live;
-    if (!l || row0 % NR != 0 || form_of(job, o) != PARE_FORM_F32) return NULL;
+    pare_form form = form_of(job, o);
+    if (!l || row0 % NR != 0) return NULL;
+    if (form != PARE_FORM_F32 && !(form == PARE_FORM_BF16 && job->tiles->bf16_pairs)) return NULL;
     return o->transposed ? l->by_input + row0 / NR * pare_bit_words(l->rows)
                          : l->by_output + row0 / NR * pare_bit_words(l->cols);
 }
@@ -277,9 +279,10 @@ static pare_panel_at find_panel(const pare_linear_job *job, size_t i) {
     while (i >= panels_of(o)) i -= panels_of(o++);
     size_t row0 = o->row0 + i * NR, left = rows_of(o) - i * NR;
     pare_form form = form_of(job, o);
+    const uint64_t *live = live_of(job, o, row0);
     bool places =
-        form == PARE_FORM_BF16 && job->tiles->bf16_place && left >= NR && !job->grids.grid;
-    return (pare_panel_at){o, row0, left < NR ? left : NR, live_of(job, o, row0), form, places};
+        form == PARE_FORM_BF16 && job->tiles->bf16_place && left >= NR && !job->grids.grid && !live;
+    return (pare_panel_at){o, row0, left < NR ? left : NR, live, form, places};
 }
 
 /* The rows of an item that a panel is multiplied with: all, or a list. */
@@ -334,10 +337,8 @@ static void run_item(const pare_linear_job *job, pare_many_space *s, size_t firs
                 pare_panel_unpack(job, s, &panels[i], kb, &s->panels[i]);
         for (size_t i = 0; i < n; i++)
             if (lists[i].listed)
-                job->tiles->f32_rows(s->c + (i * s->slab + m0) * NR,
-                                     s->x_f32 + kb * s->x_block + m0 * s->x_ld, s->x_ld,
-                                     lists[i].rows, s->panels[i].panel, lists[i].n,
-                                     s->panels[i].n_inputs, kb > 0);
+                pare_panel_multiply_rows(job, s, &panels[i], &s->panels[i], kb, m0, lists[i].rows,
+                                         lists[i].n, s->c + (i * s->slab + m0) * NR);
         for (size_t m = m0; m < m1; m += step)
             for (size_t i = 0; i < n; i++) {
                 size_t rows = m1 - m < step ? m1 - m : step;

@@ -80,13 +80,14 @@ static void set_blocks(void *arg, size_t begin, size_t end) {
 }
 
 /* The share of n_panels x n places that is multiplied, block by block of the products' sums. */
-static double share(const uint64_t *bits, size_t n_panels, size_t n) {
+static double share(const uint64_t *bits, size_t n_panels, size_t n, bool pairs) {
     size_t done = 0;
     uint16_t list[PARE_TILE_KC];
     for (size_t p = 0; p < n_panels; p++, bits += pare_bit_words(n))
         for (size_t at = 0; at < n; at += PARE_TILE_KC) {
             size_t k = n - at < PARE_TILE_KC ? n - at : PARE_TILE_KC;
-            size_t live = pare_live_list(list, bits, at, k);
+            size_t live =
+                pairs ? 2 * pare_live_pairs(list, bits, at, k) : pare_live_list(list, bits, at, k);
             done += pare_live_pays(live, k) ? live : k;
         }
     return n_panels && n ? (double)done / ((double)n_panels * (double)n) : 1;
@@ -103,7 +104,8 @@ static double share_of_weights(const uint64_t *mask, size_t n) {
     return n ? (double)kept / (double)n : 1;
 }
 
-void pare_live_set(pare_runtime *rt, pare_live *l, const uint64_t *mask) {
+void pare_live_set(pare_runtime *rt, pare_live *l, const uint64_t *mask, bool bf16) {
+    const pare_tile_kernels *tiles = pare_tile_kernels_get(pare_runtime_isa(rt));
     l->kept = l->y = l->dx = l->dw = 1;
     l->y_by_weight = l->dx_by_weight = false;
     if (!mask) {
@@ -113,9 +115,11 @@ void pare_live_set(pare_runtime *rt, pare_live *l, const uint64_t *mask) {
     set_job j = {l, mask};
     pare_parallel_for(rt, pare_bit_words(l->rows), 1, set_blocks, &j);
     l->kept = share_of_weights(mask, l->rows * l->cols);
-    l->y = share(l->by_output, panels(l->rows), l->cols);
-    l->dx = l->dw = share(l->by_input, panels(l->cols), l->rows);
-    if (!pare_tile_kernels_get(pare_runtime_isa(rt))->weights) return;
+    if (bf16 && !tiles->bf16_pairs) return;
+    l->y = share(l->by_output, panels(l->rows), l->cols, bf16);
+    l->dx = share(l->by_input, panels(l->cols), l->rows, bf16);
+    l->dw = share(l->by_input, panels(l->cols), l->rows, false);
+    if (bf16 || !tiles->weights) return;
     l->y_by_weight = time_of_weights(l->kept) < time_of_panels(l->y);
     l->dx_by_weight = time_of_weights(l->kept) < time_of_panels(l->dx);
     if (l->y_by_weight) l->y = l->kept;
@@ -127,6 +131,17 @@ size_t pare_live_list(uint16_t *list, const uint64_t *bits, size_t begin, size_t
     for (size_t i = 0; i < n; i += 64)
         for (uint64_t v = bits_at(bits, begin + i, n - i < 64 ? n - i : 64); v; v &= v - 1)
             list[count++] = (uint16_t)(i + (size_t)__builtin_ctzll(v));
+    return count;
+}
+
+size_t pare_live_pairs(uint16_t *list, const uint64_t *bits, size_t begin, size_t n) {
+    const uint64_t even = 0x5555555555555555;
+    size_t count = 0;
+    for (size_t i = 0; i < n; i += 64) {
+        uint64_t v = bits_at(bits, begin + i, n - i < 64 ? n - i : 64);
+        for (v = (v | v >> 1) & even; v; v &= v - 1)
+            list[count++] = (uint16_t)((i + (size_t)__builtin_ctzll(v)) / 2);
+    }
     return count;
 }
 

@@ -6,12 +6,12 @@
  * (tensor/linear_weights.c).
  *
  * The sums that are left keep their order, so results have the bits of the dense product with zeros
- * in the matrix (as long as what zeros are multiplied with is finite). Products in f32 only: those
- * in bf16 take whole registers of inputs and stay dense.
+ * in the matrix (as long as what zeros are multiplied with is finite). Products in bf16 take pairs
+ * of inputs and no lists of weights; with AMX, whose tiles take 32 inputs, they stay dense.
  *
  *     pare_live *live = NULL;
  *     PARE_TRY(pare_live_create(&live, out, in, err));
- *     pare_live_set(rt, live, mask);
+ *     pare_live_set(rt, live, mask, false);
  *     tensor.live = live; */
 #ifndef PARE_SRC_TENSOR_LIVE_H
 #define PARE_SRC_TENSOR_LIVE_H
@@ -32,12 +32,16 @@ typedef struct pare_live {
 pare_status pare_live_create(pare_live **out, size_t rows, size_t cols, pare_error *err);
 void pare_live_free(pare_live *l);
 
-/* mask: bit k % 64 of word k / 64 is weight k's, 1 = kept; NULL: all are. On all threads. */
-void pare_live_set(pare_runtime *rt, pare_live *l, const uint64_t *mask);
+/* mask: bit k % 64 of word k / 64 is weight k's, 1 = kept; NULL: all are. bf16: so are the
+ * products. On all threads. */
+void pare_live_set(pare_runtime *rt, pare_live *l, const uint64_t *mask, bool bf16);
 
 /* list: the places in [begin, begin + n) that a panel has weights at, less begin, ascending;
  * returns their number. bits: a panel's words. n <= 65536. */
 size_t pare_live_list(uint16_t *list, const uint64_t *bits, size_t begin, size_t n);
+
+/* The same of pairs: place i of the list is begin + 2i and the one behind it. */
+size_t pare_live_pairs(uint16_t *list, const uint64_t *bits, size_t begin, size_t n);
 
 /* Can a product of n rows of x go by single weights? They are taken by 64: not a few, nor such that
  * fill little of the last 64. */

@@ -339,11 +339,11 @@ pare_status pare_train_weights_mask(pare_train_weights *w, size_t i, const uint6
     pare_linear *linear = t->linear ? place_of(w->model, t->name).linear : NULL;
     pare_leaf *leaf = leaf_of(w, t);
     t->kept = kept;
-    if (!linear || !leaf || t->half) return PARE_OK;
+    if (!linear || !leaf) return PARE_OK;
     linear->w.live = leaf->live = NULL;
     if (!mask && !kept) return PARE_OK;
     if (!t->live) PARE_TRY(pare_live_create(&t->live, t->rows, t->cols, err));
-    pare_live_set(w->model->rt, t->live, mask ? mask : kept);
+    pare_live_set(w->model->rt, t->live, mask ? mask : kept, t->half != NULL);
     if (mask) linear->w.live = t->live;
     if (kept) leaf->live = t->live;
     return PARE_OK;

@@ -346,6 +346,38 @@ static void bf16_placed(const pare_tile_kernels *tiles, size_t m, size_t k) {
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
+/* A part of the pairs, and a part of the rows: the bits of the whole, as of f32. */
+static void bf16_parts(const pare_tile_kernels *tiles, size_t m, size_t k, unsigned keep) {
+    enum { SPREAD = 3 };
+    size_t lda = k + 32, n = 0, rows_of_a = m * SPREAD, count = rows_of_a * NR;
+    uint16_t *a = malloc(rows_of_a * lda * sizeof *a), *panel = exact(k * NR * sizeof *panel);
+    uint16_t *some = exact((k + 2) * NR * sizeof *some), pairs[KC / 2], rows[M_MAX];
+    float *c = exact(count * sizeof *c), *want = exact(count * sizeof *want);
+    for (size_t i = 0; i < rows_of_a * lda; i++) a[i] = random_bf16(false);
+    for (size_t j = 0; j < k / 2; j++) {
+        bool kept = (unsigned)rand() % 8 < keep;
+        uint16_t *pair = panel + j * 2 * NR;
+        for (size_t r = 0; r < 2 * NR; r++) pair[r] = kept ? random_bf16(false) : 0;
+        if (!kept) continue;
+        memcpy(some + n * 2 * NR, pair, 2 * NR * sizeof *some);
+        pairs[n++] = (uint16_t)j;
+    }
+    for (size_t i = 0; i < m; i++) rows[i] = (uint16_t)(i * SPREAD + (size_t)rand() % SPREAD);
+    for (int add = 0; add < 2; add++) {
+        for (size_t i = 0; i < m * NR; i++) c[i] = want[i] = add ? (float)uniform() : NAN;
+        tiles->bf16_pairs(c, a, lda, some, pairs, m, n, add);
+        tiles->bf16(want, NR, a, lda, panel, m, k, add);
+        assert_memory_equal(c, want, m * NR * sizeof *c);
+        for (size_t i = 0; i < count; i++) c[i] = want[i] = (float)uniform();
+        tiles->bf16_rows(c, a, lda, rows, panel, m, k, add);
+        for (size_t i = 0; i < m; i++)
+            tiles->bf16(want + (size_t)rows[i] * NR, NR, a + rows[i] * lda, lda, panel, 1, k, add);
+        assert_memory_equal(c, want, count * sizeof *c); /* the others as they were */
+    }
+    void *all[] = {a, panel, some, c, want};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
 static void bf16_products(void **state) {
     (void)state;
     const size_t ks[] = {32, 64, 256};
@@ -356,6 +388,8 @@ static void bf16_products(void **state) {
                 bf16_product(levels[l].kernels, ms[i], ks[j], true);
                 bf16_product(levels[l].kernels, ms[i], ks[j], false);
                 if (levels[l].kernels->bf16_place) bf16_placed(levels[l].kernels, ms[i], ks[j]);
+                for (unsigned keep = 0; keep <= 8 && levels[l].kernels->bf16_pairs; keep += 4)
+                    bf16_parts(levels[l].kernels, ms[i], ks[j], keep);
             }
 }
 

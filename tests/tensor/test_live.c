@@ -69,7 +69,7 @@ static void masks_are_read_as_defined(void **state) {
                 pare_runtime *rt = test_runtime(threads, pare_isa_best());
                 pare_live *l;
                 assert_ok(pare_live_create(&l, rows, cols, err));
-                pare_live_set(rt, l, mask);
+                pare_live_set(rt, l, mask, false);
                 for (size_t p = 0; p * NR < rows; p++)
                     for (size_t c = 0; c < cols; c++) {
                         bool any = false;
@@ -86,7 +86,7 @@ static void masks_are_read_as_defined(void **state) {
                     }
                 assert_true(l->y >= 0 && l->y <= 1);
                 if (t->width && t->keep == 0) assert_true(l->y == 0 && l->dx == 0 && l->dw == 0);
-                pare_live_set(rt, l, NULL);
+                pare_live_set(rt, l, NULL, false);
                 assert_true(l->y == 1 && bit(l->by_output, 0));
                 pare_live_free(l);
                 pare_runtime_free(rt);
@@ -105,6 +105,12 @@ static void lists_begin_anywhere(void **state) {
             for (size_t i = 0; i < n; i++)
                 if (bit(bits, begin + i)) assert_int_equal(list[seen++], i);
             assert_int_equal(count, seen);
+            count = pare_live_pairs(list, bits, begin, n);
+            seen = 0;
+            for (size_t i = 0; i < n; i += 2)
+                if (bit(bits, begin + i) || (i + 1 < n && bit(bits, begin + i + 1)))
+                    assert_int_equal(list[seen++], i / 2);
+            assert_int_equal(count, seen);
         }
 }
 
@@ -112,6 +118,7 @@ static void lists_begin_anywhere(void **state) {
 typedef struct layer {
     size_t n, out, in, row0, rows;
     pare_isa isa;
+    pare_compute compute; /* fast: w and x in bf16 */
     pare_tensor w, x;
     const float *dy;
     float *y, *dx, *dw;
@@ -125,29 +132,28 @@ static void run(pare_worker *w, void *arg) {
     pare_linear_out o = {
         .w = &l->w, .y = l->y, .ldy = l->rows + 1, .row0 = l->row0, .rows = l->rows, .many = true};
     pare_linear_grad g = {&l->w, l->dy, l->rows, l->row0, l->rows};
-    pare_linear_forward(w, l->isa, PARE_COMPUTE_EXACT, l->scratch, l->x.view.part[0], l->in, l->n,
-                        NULL, &o, 1);
-    pare_linear_backward_input(w, l->isa, PARE_COMPUTE_EXACT, l->scratch, l->dx, l->in, l->n, &g,
-                               1);
-    pare_linear_backward_weight(w, l->isa, PARE_COMPUTE_EXACT, l->scratch, l->dw, l->dy, l->rows,
-                                l->rows, &l->x, l->add, l->live, l->row0);
+    pare_linear_forward(w, l->isa, l->compute, l->scratch, l->x.view.part[0], l->in, l->n, NULL, &o,
+                        1);
+    pare_linear_backward_input(w, l->isa, l->compute, l->scratch, l->dx, l->in, l->n, &g, 1);
+    pare_linear_backward_weight(w, l->isa, l->compute, l->scratch, l->dw, l->dy, l->rows, l->rows,
+                                &l->x, l->add, l->live, l->row0);
 }
 
 /* y, dx, dw one after the other. */
-static float *products(layer l, const float *w, const float *x, int threads, const pare_live *live,
+static float *products(layer l, const void *w, const void *x, int threads, const pare_live *live,
                        bool add) {
     size_t max = l.out > l.in ? l.out : l.in;
-    size_t bytes = pare_linear_scratch_bytes(l.n, max, threads, PARE_COMPUTE_EXACT) +
-                   pare_linear_backward_scratch_bytes(l.n, max, threads, PARE_COMPUTE_EXACT);
+    size_t bytes = pare_linear_scratch_bytes(l.n, max, threads, l.compute) +
+                   pare_linear_backward_scratch_bytes(l.n, max, threads, l.compute);
     size_t floats = l.n * (l.rows + 1) + l.n * l.in + l.rows * l.in;
-    const pare_encoding *f32 = pare_encoding_find("f32");
+    const pare_encoding *e = pare_encoding_find(l.compute == PARE_COMPUTE_FAST ? "bf16" : "f32");
     l.y = pare_calloc(floats, sizeof *l.y);
     for (size_t i = 0; i < floats; i++) l.y[i] = 0.5f;
     l.dx = l.y + l.n * (l.rows + 1);
     l.dw = l.dx + l.n * l.in;
     l.scratch = pare_big_alloc(bytes);
-    l.w = pare_tensor_wrap(f32, w, l.out, l.in);
-    l.x = pare_tensor_wrap(f32, x, l.n, l.in);
+    l.w = pare_tensor_wrap(e, w, l.out, l.in);
+    l.x = pare_tensor_wrap(e, x, l.n, l.in);
     l.w.live = l.live = live;
     l.add = add;
     pare_runtime *rt = test_runtime(threads, l.isa);
@@ -155,6 +161,16 @@ static float *products(layer l, const float *w, const float *x, int threads, con
     pare_runtime_free(rt);
     pare_big_free(l.scratch, bytes);
     return l.y;
+}
+
+/* The upper halves of x, behind each other in its place. */
+static void halve(float *x, size_t n) {
+    uint16_t *to = (uint16_t *)x;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        to[i] = (uint16_t)(bits >> 16);
+    }
 }
 
 /* by_weight: also where panels would be chosen. */
@@ -166,7 +182,12 @@ static void check(layer l, const structure *t, bool by_weight) {
     for (size_t i = 0; i < l.out * l.in; i++)
         if (!bit(mask, i)) w[i] = 0;
     assert_ok(pare_live_create(&live, l.out, l.in, err));
-    pare_live_set(rt, live, mask);
+    bool fast = l.compute == PARE_COMPUTE_FAST;
+    if (fast) {
+        halve(w, l.out * l.in);
+        halve(x, l.n * l.in);
+    }
+    pare_live_set(rt, live, mask, fast);
     pare_runtime_free(rt);
     if (by_weight) live->y_by_weight = live->dx_by_weight = true;
     l.dy = dy;
@@ -202,8 +223,7 @@ static void check(layer l, const structure *t, bool by_weight) {
     pare_free(dy);
 }
 
-static void products_have_the_bits_of_the_dense_ones(void **state) {
-    (void)state;
+static void all_products(pare_compute compute) {
     static const size_t shapes[][3] = {/* n, out, in */
                                        {3, 17, 15},   {16, 64, 64},  {40, 33, 300},
                                        {64, 300, 48}, {300, 20, 70}, {7, 560, 65}};
@@ -212,12 +232,27 @@ static void products_have_the_bits_of_the_dense_ones(void **state) {
             check((layer){.n = shapes[i][0],
                           .out = shapes[i][1],
                           .in = shapes[i][2],
-                          .rows = shapes[i][1]},
+                          .rows = shapes[i][1],
+                          .compute = compute},
                   &structures[k], false);
     for (size_t k = 0; k < N_STRUCTURES; k++) { /* rows of a matrix, of whole panels and not */
-        check((layer){.n = 21, .out = 96, .in = 50, .row0 = 32, .rows = 48}, &structures[k], false);
-        check((layer){.n = 21, .out = 96, .in = 50, .row0 = 23, .rows = 40}, &structures[k], false);
+        layer l = {.n = 21, .out = 96, .in = 50, .row0 = 32, .rows = 48, .compute = compute};
+        check(l, &structures[k], false);
+        l.row0 = 23;
+        l.rows = 40;
+        check(l, &structures[k], false);
     }
+}
+
+static void products_have_the_bits_of_the_dense_ones(void **state) {
+    (void)state;
+    all_products(PARE_COMPUTE_EXACT);
+}
+
+/* In bf16, by pairs, where the level has such products; else of bf16 weights. */
+static void products_in_fast_have_them_too(void **state) {
+    (void)state;
+    all_products(PARE_COMPUTE_FAST);
 }
 
 /* Rows by 64 and not, one slab and two, inputs and outputs of one block and of more, with tails. */
@@ -254,10 +289,10 @@ static void chosen_by_what_is_left(void **state) {
         uint64_t *mask = tiles(320, 256, t->height, t->width, t->keep);
         pare_live *l;
         assert_ok(pare_live_create(&l, 320, 256, err));
-        pare_live_set(rt, l, mask);
+        pare_live_set(rt, l, mask, false);
         assert_int_equal(l->y_by_weight, has && cases[i].by_weight);
         assert_true(!l->y_by_weight || l->y == l->kept);
-        pare_live_set(rt, l, NULL);
+        pare_live_set(rt, l, NULL, false);
         assert_true(!l->y_by_weight && !l->dx_by_weight);
         pare_live_free(l);
         pare_free(mask);
@@ -272,8 +307,10 @@ static void chosen_by_what_is_left(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(masks_are_read_as_defined), cmocka_unit_test(lists_begin_anywhere),
+        cmocka_unit_test(masks_are_read_as_defined),
+        cmocka_unit_test(lists_begin_anywhere),
         cmocka_unit_test(products_have_the_bits_of_the_dense_ones),
+        cmocka_unit_test(products_in_fast_have_them_too),
         cmocka_unit_test(single_weights_have_the_bits_of_the_dense_ones),
         cmocka_unit_test(chosen_by_what_is_left)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -150,7 +150,10 @@ static void the_same_training(void **state) {
             most = fmax(most, left_out);
             least = fmin(least, left_out);
         }
-        if (!pare_tile_kernels_get(pare_isa_best())->bf16) assert_true(most > 0);
+        const pare_tile_kernels *tiles = pare_tile_kernels_get(pare_isa_best());
+        bool spread = strstr(cases[c].spec, "2:4") ||
+                      strncmp(cases[c].spec, "rigl:sparsity=0.8,every", 23) == 0;
+        if (!tiles->bf16 || (tiles->bf16_pairs && !spread)) assert_true(most > 0);
         if (strncmp(cases[c].spec, "acdc", 4) == 0) assert_true(least == 0);
         for (size_t k = 0; k < dense.n; k++) {
             const pare_train_tensor *a = &dense.w->tensors[dense.tensor[k]],
