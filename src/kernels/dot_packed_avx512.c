@@ -31,29 +31,23 @@ INLINE void unsigned_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, c
     }
 }
 
+/* q + 128 is unsigned; what it adds, 128 * code, is taken off once for all rows of x. */
 INLINE void signed_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
-                        size_t ldx, const int j0, const int n, const int M) {
-    UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_setzero_si512();
-    UNROLL for (int j = j0; j < j0 + n; j++) {
-        vi w = quad(p, codes, j, 0), size = _mm512_abs_epi8(w);
-        __mmask64 negative = _mm512_movepi8_mask(w);
-        UNROLL for (int i = 0; i < M; i++) s[i][0] =
-            add_signed(s[i][0], size, negative, broadcast_quad(x + (size_t)i * ldx + 4 * j));
-    }
-}
-
-/* -128 is its own negative in 8 bits: x keeps its sign, w takes it. */
-INLINE void wide_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
                       size_t ldx, const int j0, const int n, const int M) {
+    const vi top = vi_set8(-128); /* 128 as an unsigned byte */
+    vi added = _mm512_setzero_si512();
     UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_setzero_si512();
     UNROLL for (int j = j0; j < j0 + n; j++) {
         vi w = quad(p, codes, j, 0);
+        added = _mm512_dpbusd_epi32(added, top, w);
         UNROLL for (int i = 0; i < M; i++) {
             vi q = broadcast_quad(x + (size_t)i * ldx + 4 * j);
-            s[i][0] = add_signed(s[i][0], _mm512_abs_epi8(q), _mm512_movepi8_mask(q), w);
+            s[i][0] = _mm512_dpbusd_epi32(s[i][0], _mm512_xor_si512(q, top), w);
         }
     }
+    UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_sub_epi32(s[i][0], added);
 }
+#define wide_sums signed_sums /* q may be -128 */
 
 /* Of 8 inputs, broadcast, each row takes its 4. */
 INLINE void two_four_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
