@@ -33,7 +33,7 @@ INLINE void unsigned_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, c
 
 /* q + 128 is unsigned; what it adds, 128 * code, is taken off once for all rows of x. */
 INLINE void signed_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
-                      size_t ldx, const int j0, const int n, const int M) {
+                        size_t ldx, const int j0, const int n, const int M) {
     const vi top = vi_set8(-128); /* 128 as an unsigned byte */
     vi added = _mm512_setzero_si512();
     UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_setzero_si512();
