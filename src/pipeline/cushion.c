@@ -203,7 +203,8 @@ static pare_status start_from_file(pare_cushion_result *r, const pare_cushion_in
     else if (p->attn.n > (size_t)o->max_len)
         st = pare_fail(err, PARE_ERR_ARG, "%s: found %zu tokens, expected at most %d (max_len)",
                        in->start, p->attn.n, o->max_len);
-    for (size_t i = 0; st == PARE_OK && i < p->attn.n; i++) r->ids[r->n++] = p->ids[i];
+    else
+        for (size_t i = 0; i < p->attn.n; i++) r->ids[r->n++] = p->ids[i];
     r->n_start = r->n;
     pare_prefix_free(p);
     return st;
