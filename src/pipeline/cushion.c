@@ -74,7 +74,7 @@ static pare_status read_text(pare_ids *all, const pare_tokenizer *tok, const par
     /* texts begin anywhere: a BOS is the prefix's matter */
     first = all->n && pare_tokenizer_adds_bos(tok) && all->data[0] == pare_tokenizer_bos(tok);
     all->n -= first;
-    memmove(all->data, all->data + first, all->n * sizeof *all->data);
+    if (all->n) memmove(all->data, all->data + first, all->n * sizeof *all->data);
     if (all->n < (size_t)in->options->n)
         return pare_fail(err, PARE_ERR_INPUT,
                          "%s: found %zu tokens, expected at least %d for a text of the search",
