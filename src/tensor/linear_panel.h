@@ -38,7 +38,7 @@ typedef struct pare_panel_space {
 /* What the forms need of x: block kb of KC inputs begins at row kb * slab of each array. */
 typedef struct pare_many_space {
     size_t slab, n_kb; /* slab: rows */
-    float *x;          /* [n_kb][slab][KC]; in `exact` x16 is its memory, in `fast` that of q16 */
+    float *x;          /* [n_kb][slab][KC + NR] of the f32 form; in `exact` x16 is its memory */
     /* of the f32 form: block kb of row m at x_f32 + kb * x_block + m * x_ld; x, or the caller's */
     const float *x_f32;
     size_t x_block, x_ld;

@@ -24,7 +24,8 @@ enum {
     ITEM_PANELS = PARE_PANELS,
     ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
     PARTS = PARE_BF16_PARTS,
-    SPLIT_ROWS = 64, /* with more threads than panels, rows are split too, not below this */
+    F32_LD = KC + NR, /* between rows of f32: such that are KC apart share four sets of L1 */
+    SPLIT_ROWS = 64,  /* with more threads than panels, rows are split too, not below this */
 };
 
 static void plan_thread(pare_arena *arena, pare_many_space *s) {
@@ -52,7 +53,8 @@ static void many_plan(pare_arena *arena, pare_many_space *s, int id, size_t slab
     s->n_kb = (in + KC - 1) / KC;
     size_t rows = s->slab * s->n_kb;
     bool fast = compute == PARE_COMPUTE_FAST;
-    s->x = pare_arena_alloc(arena, rows * KC, fast ? sizeof(float) : PARTS * sizeof(uint16_t));
+    s->x = fast ? pare_arena_alloc(arena, rows * F32_LD, sizeof(float))
+                : pare_arena_alloc(arena, rows * KC, PARTS * sizeof(uint16_t));
     size_t codes = fast ? rows * KC : 0; /* `exact` has none */
     s->q = pare_arena_alloc(arena, codes, 1);
     s->q16 = pare_arena_alloc(arena, codes, sizeof(int16_t));
@@ -106,7 +108,7 @@ bool pare_linear_takes_codes(const pare_linear_job *job, const pare_linear_out *
 
 static void prepare_f32(const pare_many_space *s, const float *from, size_t k, size_t kb,
                         size_t row) {
-    memcpy(s->x + (kb * s->slab + row) * KC, from, k * sizeof(float));
+    memcpy(s->x + (kb * s->slab + row) * F32_LD, from, k * sizeof(float));
 }
 
 static void prepare_bf16(const pare_linear_job *job, const pare_many_space *s, const float *from,
@@ -171,12 +173,12 @@ static void gather_bf16(const pare_linear_job *job, const pare_many_space *s, co
     }
 }
 
-/* Rows that lie whole pages apart would fall into a few sets of the caches. */
+/* Rows that lie quarters of a page apart would fall into four sets of L1, or fewer. */
 static bool reads_in_place(const pare_linear_job *job) {
-    enum { PAGE = 4096 };
+    enum { QUARTER = 1024 };
     for (size_t o = 0; o < job->n_outs; o++)
         if (form_of(job, &job->outs[o]) != PARE_FORM_F32) return false;
-    return !job->x_transposed && job->ldx * sizeof(float) % PAGE != 0;
+    return !job->x_transposed && job->ldx * sizeof(float) % QUARTER != 0;
 }
 
 /* n rows from number x_row on, at x. */
@@ -383,8 +385,8 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
     many_plan(&arena, &s, w->id, slab, job->in, w->n, job->compute);
     bool in_place = reads_in_place(job);
     s.x_f32 = s.x;
-    s.x_block = in_place ? KC : s.slab * KC;
-    s.x_ld = in_place ? job->ldx : KC;
+    s.x_block = in_place ? KC : s.slab * F32_LD;
+    s.x_ld = in_place ? job->ldx : F32_LD;
     for (size_t row = 0; row < job->n; row += s.slab) {
         size_t n = job->n - row < s.slab ? job->n - row : s.slab;
         const float *x = job->x + row * (job->x_transposed ? 1 : job->ldx);
