@@ -88,6 +88,12 @@ typedef void (*pare_tile_bf16_rows_fn)(float *c, const uint16_t *a, size_t lda,
 typedef void (*pare_tile_bf16_place_fn)(float *y, size_t ldy, const float *c, const uint16_t *a,
                                         size_t lda, const uint16_t *panel, const float *bias,
                                         size_t m, size_t k, bool add);
+/* c[NR][NR], 64-byte aligned, (+)= a^T b: products of all columns of two panels of k rows, which
+ * may be one. Each element is one chain over k that goes on from c (reference: in f64). */
+typedef void (*pare_tile_gram_fn)(float *c, const float *a, const float *b, size_t k, bool add);
+/* The same of panels of pairs in bf16, [k / 2][NR][2]. */
+typedef void (*pare_tile_gram_bf16_fn)(float *c, const uint32_t *a, const uint32_t *b, size_t k,
+                                       bool add);
 typedef void (*pare_tile_int_fn)(float *c, const pare_tile_act *a, const pare_tile_panel *panel,
                                  size_t m, bool add);
 
@@ -105,13 +111,15 @@ typedef struct pare_tile_kernels {
     pare_tile_f32_rows_fn f32_rows;
     pare_tile_pick_fn pick; /* this and the next: NULL where they have not been measured */
     pare_tile_weights_fn weights;
+    pare_tile_gram_fn gram;
     pare_tile_int_fn u8, s16;           /* s16 NULL: u8 takes all codes */
     int u8_max;                         /* largest code of the u8 form; beyond it s16 */
     pare_tile_bf16_fn bf16;             /* NULL: the level has no bf16 products */
     pare_tile_bf16_place_fn bf16_place; /* or NULL: bf16, then place */
     pare_tile_bf16_pairs_fn bf16_pairs; /* this and the next: or NULL, all or nothing */
     pare_tile_bf16_rows_fn bf16_rows;
-    bool bf16_first; /* they beat those of codes, and of f32 even in parts */
+    pare_tile_gram_bf16_fn gram_bf16; /* or NULL */
+    bool bf16_first;                  /* they beat those of codes, and of f32 even in parts */
     /* parts[0..n_parts) [n] bf16, each the rest of x[n] rounded to nearest: three add up to x while
      * the last is not denormal. n a multiple of 32. An input that is not finite gives parts that
      * are not. NULL without bf16. */

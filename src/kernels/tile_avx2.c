@@ -159,6 +159,33 @@ static void f32_rows_avx2(float *c, const float *a, size_t lda, const uint16_t *
     if (m) f32_picked(c, a, lda, rows, panel, k, add, 1);
 }
 
+/* --- all columns of two panels --- */
+
+/* M columns of a from number i on. */
+TILE_INLINE void gram_rows(float *c, const float *a, const float *b, size_t k, bool add, int i,
+                           const int M) {
+    __m256 s[6][2];
+    c += i * NR;
+    TILE_UNROLL for (int r = 0; r < M; r++) TILE_UNROLL for (int h = 0; h < 2; h++) s[r][h] =
+        add ? _mm256_load_ps(c + r * NR + 8 * h) : _mm256_setzero_ps();
+    for (size_t t = 0; t < k; t++) {
+        __m256 b0 = _mm256_loadu_ps(b + t * NR), b1 = _mm256_loadu_ps(b + t * NR + 8);
+        TILE_UNROLL for (int r = 0; r < M; r++) {
+            __m256 x = _mm256_set1_ps(a[t * NR + (size_t)(i + r)]);
+            s[r][0] = _mm256_fmadd_ps(x, b0, s[r][0]);
+            s[r][1] = _mm256_fmadd_ps(x, b1, s[r][1]);
+        }
+    }
+    TILE_UNROLL for (int r = 0; r < M; r++) TILE_UNROLL for (int h = 0; h < 2; h++)
+        _mm256_store_ps(c + r * NR + 8 * h, s[r][h]);
+}
+
+static void gram_avx2(float *c, const float *a, const float *b, size_t k, bool add) {
+    gram_rows(c, a, b, k, add, 0, 6);
+    gram_rows(c, a, b, k, add, 6, 6);
+    gram_rows(c, a, b, k, add, 12, 4);
+}
+
 /* --- int8 --- */
 
 TILE_INLINE __m256i broadcast_32(const void *p) {
@@ -339,6 +366,7 @@ const pare_tile_kernels pare_tile_avx2 = {.transpose = pare_tile_transpose_avx2,
                                           .f32_rows = f32_rows_avx2,
                                           .pick = pare_tile_pick_avx2,
                                           .weights = pare_tile_weights_avx2,
+                                          .gram = gram_avx2,
                                           .u8 = u8_avx2,
                                           .s16 = s16_avx2,
                                           .u8_max = 127};

@@ -100,6 +100,20 @@ void pare_tile_f32_rows_avx512(float *c, const float *a, size_t lda, const uint1
     for (; m > 0; m--, rows++) f32_picked(c, a, lda, rows, panel, k, add, 1);
 }
 
+/* --- all columns of two panels --- */
+
+void pare_tile_gram_avx512(float *c, const float *a, const float *b, size_t k, bool add) {
+    __m512 s[NR];
+    TILE_UNROLL for (int i = 0; i < NR; i++) s[i] =
+        add ? _mm512_load_ps(c + i * NR) : _mm512_setzero_ps();
+    for (size_t t = 0; t < k; t++, a += NR, b += NR) {
+        __m512 v = _mm512_loadu_ps(b);
+        TILE_UNROLL for (int i = 0; i < NR; i++) s[i] =
+            _mm512_fmadd_ps(_mm512_set1_ps(a[i]), v, s[i]);
+    }
+    TILE_UNROLL for (int i = 0; i < NR; i++) _mm512_store_ps(c + i * NR, s[i]);
+}
+
 /* --- int8 --- */
 
 /* M rows from number `row` on, groups of GROUP inputs. */
@@ -203,6 +217,19 @@ BF16 TILE_INLINE void bf16_block(float *c, size_t ldc, const uint16_t *a, size_t
         add ? _mm512_loadu_ps(c + (size_t)i * ldc) : _mm512_setzero_ps();
     bf16_sums(s, a, lda, panel, k, M);
     TILE_UNROLL for (int i = 0; i < M; i++) _mm512_storeu_ps(c + (size_t)i * ldc, s[i]);
+}
+
+BF16 void pare_tile_gram_bf16_avx512(float *c, const uint32_t *a, const uint32_t *b, size_t k,
+                                     bool add) {
+    __m512 s[NR];
+    TILE_UNROLL for (int i = 0; i < NR; i++) s[i] =
+        add ? _mm512_load_ps(c + i * NR) : _mm512_setzero_ps();
+    for (size_t t = 0; t < k; t += 2, a += NR, b += NR) {
+        __m512bh v = pairs(_mm512_loadu_si512(b));
+        TILE_UNROLL for (int i = 0; i < NR; i++) s[i] =
+            _mm512_dpbf16_ps(s[i], pairs(_mm512_set1_epi32((int)a[i])), v);
+    }
+    TILE_UNROLL for (int i = 0; i < NR; i++) _mm512_store_ps(c + i * NR, s[i]);
 }
 
 BF16 static void bf16_avx512(float *c, size_t ldc, const uint16_t *a, size_t lda,
@@ -364,13 +391,15 @@ void pare_tile_pair_bf16_avx512(uint32_t *panel, const uint16_t *rows, size_t ld
     .transpose = pare_tile_transpose_avx2, .place = pare_tile_place_avx512,                        \
     .f32 = pare_tile_f32_avx512, .f32_inputs = pare_tile_f32_inputs_avx512,                        \
     .f32_rows = pare_tile_f32_rows_avx512, .pick = pare_tile_pick_avx2,                            \
-    .weights = pare_tile_weights_avx512, .u8 = pare_tile_u8_avx512, .u8_max = 255
+    .weights = pare_tile_weights_avx512, .gram = pare_tile_gram_avx512, .u8 = pare_tile_u8_avx512, \
+    .u8_max = 255
 const pare_tile_kernels pare_tile_avx512 = {KERNELS};
 const pare_tile_kernels pare_tile_avx512_bf16 = {KERNELS,
                                                  .bf16 = bf16_avx512,
                                                  .bf16_place = bf16_place_avx512,
                                                  .bf16_pairs = bf16_pairs_avx512,
                                                  .bf16_rows = bf16_rows_avx512,
+                                                 .gram_bf16 = pare_tile_gram_bf16_avx512,
                                                  .split = pare_tile_split_avx512,
                                                  .pair_f32 = pare_tile_pair_f32_avx512,
                                                  .pair_bf16 = pare_tile_pair_bf16_avx512};

@@ -67,6 +67,15 @@ static void weights_ref(float *to, const float *from, const float *plus, const f
         }
 }
 
+static void gram_ref(float *c, const float *a, const float *b, size_t k, bool add) {
+    for (size_t i = 0; i < NR; i++)
+        for (size_t j = 0; j < NR; j++) {
+            double sum = add ? c[i * NR + j] : 0.0;
+            for (size_t t = 0; t < k; t++) sum += (double)a[t * NR + i] * b[t * NR + j];
+            c[i * NR + j] = (float)sum;
+        }
+}
+
 /* c[r] += isum[r] * (scale[r] * d) + offset[r] * sum, group by group: the order that all levels
  * keep. */
 static void group_add(float *c, const int32_t *isum, const pare_tile_panel *p, size_t g, float d,
@@ -114,6 +123,7 @@ const pare_tile_kernels pare_tile_ref = {.transpose = transpose_ref,
                                          .f32_rows = f32_rows_ref,
                                          .pick = pick_ref,
                                          .weights = weights_ref,
+                                         .gram = gram_ref,
                                          .u8 = u8_ref,
                                          .s16 = s16_ref,
                                          .u8_max = 255};

@@ -281,8 +281,7 @@ pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_need
     for (size_t i = 0; i < cal->n_inputs; i++) {
         size_t in = cal->inputs[i].in;
         unsigned wanted = needs_of_input(&cal->inputs[i], needs, arg);
-        if (wanted)
-            *bytes += pare_statistics_bytes(in, wanted, in_memory, pare_runtime_threads(cal->rt));
+        if (wanted) *bytes += pare_statistics_bytes(cal->rt, cal->compute, in, wanted, in_memory);
         if (wanted & PARE_NEED_SAMPLES)
             *samples += (uint64_t)cal->n_samples * cal->ctx * in * sizeof(float);
     }
@@ -310,7 +309,7 @@ pare_status pare_calibration_time(pare_calibration *cal, size_t layer, pare_need
     for (size_t i = 0; i < cal->n_inputs && st == PARE_OK; i++) {
         unsigned wanted = needs_of_input(&cal->inputs[i], needs, arg);
         double seconds = 0;
-        if (wanted) st = price(&seconds, cal->rt, cal->inputs[i].in, wanted, err);
+        if (wanted) st = price(&seconds, cal->rt, cal->compute, cal->inputs[i].in, wanted, err);
         *statistics += seconds;
     }
     size_t n = cal->ctx < 64 ? cal->ctx : 64; /* more where they are cheap; the first warms up */
@@ -328,8 +327,8 @@ static pare_status make_statistics(pare_calibration *cal, size_t layer, pare_nee
         shared_input *input = &cal->inputs[i];
         unsigned wanted = needs_of_input(input, needs, arg);
         if (wanted)
-            PARE_TRY(pare_statistics_create(&input->statistics, cal->rt, input->in, wanted,
-                                            cal->n_samples * cal->ctx, cal->spill, err));
+            PARE_TRY(pare_statistics_create(&input->statistics, cal->rt, cal->compute, input->in,
+                                            wanted, cal->n_samples * cal->ctx, cal->spill, err));
     }
     return PARE_OK;
 }

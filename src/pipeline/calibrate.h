@@ -77,8 +77,8 @@ pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_need
 /* Seconds that a pass of one sequence through a layer takes, and that the statistics take which its
  * inputs need, as `price` tells for one input of `cols` values. The layer is loaded for that and
  * given back. */
-typedef pare_status (*pare_price_fn)(double *seconds, pare_runtime *rt, size_t cols, unsigned needs,
-                                     pare_error *err);
+typedef pare_status (*pare_price_fn)(double *seconds, pare_runtime *rt, pare_compute compute,
+                                     size_t cols, unsigned needs, pare_error *err);
 pare_status pare_calibration_time(pare_calibration *cal, size_t layer, pare_needs_fn needs,
                                   void *arg, pare_price_fn price, double *sequence,
                                   double *statistics, pare_error *err);

@@ -46,10 +46,10 @@ static void fill(float *x, size_t n) {
 
 /* *seconds: of TOKENS tokens, n_samples of them kept. *s is the caller's. */
 static pare_status sample_statistics(pare_statistics **s, double *seconds, pare_runtime *rt,
-                                     size_t cols, unsigned needs, size_t n_samples,
-                                     pare_error *err) {
+                                     pare_compute compute, size_t cols, unsigned needs,
+                                     size_t n_samples, pare_error *err) {
     size_t bytes = TOKENS * cols * sizeof(float);
-    PARE_TRY(pare_statistics_create(s, rt, cols, needs, n_samples, NULL, err));
+    PARE_TRY(pare_statistics_create(s, rt, compute, cols, needs, n_samples, NULL, err));
     float *x = pare_big_alloc(bytes);
     if (!x) {
         pare_statistics_free(*s);
@@ -69,11 +69,11 @@ static double grown(size_t cols, size_t sampled, double power) {
     return pow((double)cols / (double)sampled, power);
 }
 
-static pare_status statistics_seconds(double *seconds, pare_runtime *rt, size_t cols,
-                                      unsigned needs, pare_error *err) {
+static pare_status statistics_seconds(double *seconds, pare_runtime *rt, pare_compute compute,
+                                      size_t cols, unsigned needs, pare_error *err) {
     size_t n = cols < WIDTH ? cols : WIDTH;
     pare_statistics *s;
-    PARE_TRY(sample_statistics(&s, seconds, rt, n, needs, 0, err));
+    PARE_TRY(sample_statistics(&s, seconds, rt, compute, n, needs, 0, err));
     pare_statistics_free(s);
     *seconds *= grown(cols, n, needs & PARE_NEED_HESSIAN ? 2 : 1);
     return PARE_OK;
@@ -132,7 +132,8 @@ static pare_status tensor_seconds(compress_run *c, size_t i, size_t n_samples, d
     const pare_input_stats *x = NULL;
     double unused, less = 0, more = 0;
     if (p->needs) {
-        PARE_TRY(sample_statistics(&s, &unused, c->rt, cols, p->needs, n_samples, err));
+        PARE_TRY(sample_statistics(&s, &unused, c->rt, PARE_COMPUTE_EXACT, cols, p->needs,
+                                   n_samples, err));
         x = pare_statistics_result(s, 1);
     }
     pare_status st = sample_tensor(c, i, few, cols, x, &less, err); /* warms up, too */
@@ -242,8 +243,8 @@ static pare_status choice_seconds(const compress_run *c, const choice *t, double
     size_t cols = p->cols < WIDTH ? p->cols : WIDTH, bytes = ROWS * cols * sizeof(float);
     pare_statistics *s;
     double unused;
-    PARE_TRY(
-        sample_statistics(&s, &unused, c->rt, cols, t->step->method->needs, t->n_samples, err));
+    PARE_TRY(sample_statistics(&s, &unused, c->rt, PARE_COMPUTE_EXACT, cols, t->step->method->needs,
+                               t->n_samples, err));
     float *w = pare_big_alloc(bytes), *scale = pare_malloc(cols, sizeof *scale);
     pare_status st = w && scale ? PARE_OK : fail_memory(err);
     if (st == PARE_OK) {

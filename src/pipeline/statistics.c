@@ -1,53 +1,64 @@
 /* The Hessian is gathered in blocks of TOKENS tokens: their products are summed in f32, the blocks
- * in f64. Only tiles on and above the diagonal are computed. */
+ * in f64. In `fast`, where a processor multiplies bf16, the inputs are rounded to it: less than
+ * what products of bytes take from them. Only tiles on and above the diagonal are computed. */
 #include "pipeline/statistics.h"
 
 #include "base/group.h"
 #include "base/memory.h"
 #include "base/spill.h"
-#include "kernels/op_kernels.h"
+#include "kernels/tile.h"
 
 #include <math.h>
 #include <string.h>
 
 enum {
     TOKENS = PARE_STATISTICS_TOKENS,
-    TILE = 48,         /* rows of the Hessian that a thread computes at a time */
-    NR = PARE_ATTN_NR, /* columns of a panel */
+    NR = PARE_TILE_NR, /* columns of a panel */
+    STRIP = 3,         /* panels whose rows of the Hessian a thread computes at a time */
+    CHUNK = 256,       /* tokens of a panel that lie in L1 */
 };
 
 struct pare_statistics {
     pare_runtime *rt;
     unsigned needs;
-    size_t cols, padded; /* padded: to whole panels */
+    size_t cols;
+    const pare_tile_kernels *tiles;
+    bool halves; /* panels are pairs of bf16 */
     pare_input_stats result;
     double *squares, *abs_sum, *hessian;
     float *abs_max, *min, *max;
     pare_spill samples; /* [n_samples][cols] */
     size_t n_samples;
-    float *across; /* [cols][TOKENS]: the tokens at hand, transposed */
-    float *panels; /* [padded / NR][TOKENS][NR] */
-    float *tiles;  /* [n_threads][TILE][padded] */
+    void
+        *panels; /* the tokens at hand: f32 [panels][TOKENS][NR], or bf16 [..][TOKENS / 2][NR][2] */
     size_t n_held; /* tokens at hand */
     uint64_t n_tokens;
     size_t row; /* number of the next one among samples */
 };
 
-static size_t padded_to_panels(size_t cols) { return (cols + NR - 1) / NR * NR; }
+static size_t panels_of(size_t cols) { return (cols + NR - 1) / NR; }
 
-size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples, int n_threads) {
+static bool takes_halves(const pare_tile_kernels *tiles, pare_compute compute) {
+    return compute == PARE_COMPUTE_FAST && tiles->gram_bf16;
+}
+
+static size_t panel_bytes(bool halves) {
+    return (size_t)TOKENS * NR * (halves ? 2 : sizeof(float));
+}
+
+size_t pare_statistics_bytes(const pare_runtime *rt, pare_compute compute, size_t cols,
+                             unsigned needs, size_t n_samples) {
+    bool halves = takes_halves(pare_tile_kernels_get(pare_runtime_isa(rt)), compute);
     size_t bytes = cols * (2 * sizeof(double) + sizeof(float));
     if (needs & PARE_NEED_RANGE) bytes += 2 * cols * sizeof(float);
     if (needs & PARE_NEED_SAMPLES) bytes += n_samples * cols * sizeof(float);
     if (needs & PARE_NEED_HESSIAN)
-        bytes += cols * cols * sizeof(double) +
-                 (cols + padded_to_panels(cols)) * TOKENS * sizeof(float) +
-                 (size_t)n_threads * TILE * padded_to_panels(cols) * sizeof(float);
+        bytes += cols * cols * sizeof(double) + panels_of(cols) * panel_bytes(halves);
     return bytes;
 }
 
-pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size_t cols,
-                                   unsigned needs, size_t n_samples, const char *spill,
+pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, pare_compute compute,
+                                   size_t cols, unsigned needs, size_t n_samples, const char *spill,
                                    pare_error *err) {
     pare_statistics *s = pare_calloc(1, sizeof *s);
     *out = s;
@@ -55,7 +66,8 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size
     s->rt = rt;
     s->needs = needs;
     s->cols = cols;
-    s->padded = padded_to_panels(cols);
+    s->tiles = pare_tile_kernels_get(pare_runtime_isa(rt));
+    s->halves = takes_halves(s->tiles, compute);
     bool hessian = needs & PARE_NEED_HESSIAN, good = true;
     good &= (s->squares = pare_calloc(cols, sizeof *s->squares)) != NULL;
     if (needs & PARE_NEED_ABS) {
@@ -71,11 +83,8 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size
         }
     }
     if (hessian) {
-        size_t tiles = (size_t)pare_runtime_threads(rt) * TILE * s->padded;
         good &= (s->hessian = pare_big_alloc(cols * cols * sizeof *s->hessian)) != NULL;
-        good &= (s->across = pare_big_alloc(cols * TOKENS * sizeof *s->across)) != NULL;
-        good &= (s->panels = pare_big_alloc(s->padded * TOKENS * sizeof *s->panels)) != NULL;
-        good &= (s->tiles = pare_big_alloc(tiles * sizeof *s->tiles)) != NULL;
+        good &= (s->panels = pare_big_alloc(panels_of(cols) * panel_bytes(s->halves))) != NULL;
     }
     pare_status st = PARE_OK;
     if (needs & PARE_NEED_SAMPLES) {
@@ -87,7 +96,7 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, size
     *out = NULL;
     if (st != PARE_OK) return st;
     return pare_fail(err, PARE_ERR_NOMEM, "statistics of %zu inputs: %zu bytes", cols,
-                     pare_statistics_bytes(cols, needs, n_samples, pare_runtime_threads(rt)));
+                     pare_statistics_bytes(rt, compute, cols, needs, n_samples));
 }
 
 void pare_statistics_free(pare_statistics *s) {
@@ -99,35 +108,51 @@ void pare_statistics_free(pare_statistics *s) {
     pare_free(s->max);
     if (s->hessian) pare_big_free(s->hessian, s->cols * s->cols * sizeof *s->hessian);
     pare_spill_free(&s->samples);
-    if (s->across) pare_big_free(s->across, s->cols * TOKENS * sizeof *s->across);
-    if (s->panels) pare_big_free(s->panels, s->padded * TOKENS * sizeof *s->panels);
-    if (s->tiles)
-        pare_big_free(s->tiles,
-                      (size_t)pare_runtime_threads(s->rt) * TILE * s->padded * sizeof *s->tiles);
+    if (s->panels) pare_big_free(s->panels, panels_of(s->cols) * panel_bytes(s->halves));
     pare_free(s);
 }
 
 /* --- sums of columns [begin, end) --- */
 
+/* In blocks of a constant width, which compilers turn into vectors. */
+#define EACH_COLUMN(...)                                                                           \
+    for (size_t i = 0; i < n; i++, x += ldx) {                                                     \
+        size_t c = begin;                                                                          \
+        for (; c + NR <= end; c += NR)                                                             \
+            for (size_t k = c; k < c + NR; k++) __VA_ARGS__                                        \
+        for (size_t k = c; k < end; k++) __VA_ARGS__                                               \
+    }
+
+static void add_squares(double *restrict squares, const float *restrict x, size_t ldx, size_t n,
+                        size_t begin, size_t end) {
+    EACH_COLUMN({
+        double v = x[k];
+        squares[k] += v * v;
+    })
+}
+
+static void add_abs(double *restrict sum, float *restrict max, const float *restrict x, size_t ldx,
+                    size_t n, size_t begin, size_t end) {
+    EACH_COLUMN({
+        float a = fabsf(x[k]);
+        sum[k] += (double)a;
+        max[k] = a > max[k] ? a : max[k];
+    })
+}
+
+static void add_range(float *restrict min, float *restrict max, const float *restrict x, size_t ldx,
+                      size_t n, size_t begin, size_t end) {
+    EACH_COLUMN({
+        min[k] = x[k] < min[k] ? x[k] : min[k];
+        max[k] = x[k] > max[k] ? x[k] : max[k];
+    })
+}
+
 static void add_columns(pare_statistics *s, const float *x, size_t ldx, size_t n, size_t begin,
                         size_t end) {
-    for (size_t i = 0; i < n; i++)
-        for (size_t c = begin; c < end; c++) {
-            double v = x[i * ldx + c];
-            s->squares[c] += v * v;
-        }
-    for (size_t i = 0; s->abs_max && i < n; i++)
-        for (size_t c = begin; c < end; c++) {
-            float a = fabsf(x[i * ldx + c]);
-            s->abs_sum[c] += (double)a;
-            s->abs_max[c] = a > s->abs_max[c] ? a : s->abs_max[c];
-        }
-    for (size_t i = 0; s->min && i < n; i++)
-        for (size_t c = begin; c < end; c++) {
-            float v = x[i * ldx + c];
-            s->min[c] = v < s->min[c] ? v : s->min[c];
-            s->max[c] = v > s->max[c] ? v : s->max[c];
-        }
+    add_squares(s->squares, x, ldx, n, begin, end);
+    if (s->abs_max) add_abs(s->abs_sum, s->abs_max, x, ldx, n, begin, end);
+    if (s->min) add_range(s->min, s->max, x, ldx, n, begin, end);
 }
 
 static void keep_samples(pare_statistics *s, const float *x, size_t ldx, size_t n, size_t begin,
@@ -139,28 +164,70 @@ static void keep_samples(pare_statistics *s, const float *x, size_t ldx, size_t 
 
 /* --- the Hessian --- */
 
+/* Rows to tokens [at, at + n) of a panel. An odd last one is paired with zeros. */
+static void hold_panel(const pare_statistics *s, size_t panel, size_t at, const float *x,
+                       size_t ldx, size_t n) {
+    char *to = (char *)s->panels + panel * panel_bytes(s->halves);
+    if (s->halves)
+        s->tiles->pair_f32((uint32_t *)(void *)to + at / 2 * NR, x, ldx, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            memcpy((float *)(void *)to + (at + i) * NR, x + i * ldx, NR * sizeof *x);
+}
+
+/* Columns [begin, end) of n rows; those of a last panel that are not there count as zero. */
 static void hold_columns(pare_statistics *s, const float *x, size_t ldx, size_t n, size_t begin,
                          size_t end) {
-    for (size_t i = 0; i < n; i++)
-        for (size_t c = begin; c < end; c++)
-            s->panels[(c / NR * TOKENS + s->n_held + i) * NR + c % NR] = x[i * ldx + c];
-    for (size_t c = begin; c < end; c++)
-        for (size_t i = 0; i < n; i++) s->across[c * TOKENS + s->n_held + i] = x[i * ldx + c];
+    size_t c = begin;
+    for (; c + NR <= end; c += NR) hold_panel(s, c / NR, s->n_held, x + c, ldx, n);
+    for (size_t i = 0; c < end && i < n; i += 2) {
+        float two[2][NR] = {{0}};
+        size_t some = n - i < 2 ? n - i : 2;
+        for (size_t k = 0; k < some; k++)
+            memcpy(two[k], x + (i + k) * ldx + c, (end - c) * sizeof **two);
+        hold_panel(s, c / NR, s->n_held + i, two[0], NR, some);
+    }
+}
+
+/* Tokens [t, t + n) of panels i and j. */
+static void multiply_chunk(const pare_statistics *s, float *tile, size_t i, size_t j, size_t t,
+                           size_t n) {
+    const char *a = (const char *)s->panels + i * panel_bytes(s->halves),
+               *b = (const char *)s->panels + j * panel_bytes(s->halves);
+    size_t at = t * NR;
+    if (s->halves)
+        s->tiles->gram_bf16(tile, (const uint32_t *)(const void *)a + at / 2,
+                            (const uint32_t *)(const void *)b + at / 2, n, t > 0);
+    else
+        s->tiles->gram(tile, (const float *)(const void *)a + at,
+                       (const float *)(const void *)b + at, n, t > 0);
+}
+
+/* The products of panels i and j to their place. */
+static void add_tile(pare_statistics *s, const float *tile, size_t i, size_t j) {
+    size_t rows = s->cols - i * NR < NR ? s->cols - i * NR : NR;
+    size_t cols = s->cols - j * NR < NR ? s->cols - j * NR : NR;
+    for (size_t r = 0; r < rows; r++, tile += NR) {
+        double *restrict to = s->hessian + (i * NR + r) * s->cols + j * NR;
+        if (cols == NR)
+            for (size_t c = 0; c < NR; c++) to[c] += (double)tile[c];
+        else
+            for (size_t c = 0; c < cols; c++) to[c] += (double)tile[c];
+    }
 }
 
 static void multiply_held(pare_worker *w, pare_statistics *s) {
-    const pare_attn_kernels *k = pare_op_kernels_get(pare_runtime_isa(s->rt))->attn;
-    float *tile = s->tiles + (size_t)w->id * TILE * s->padded;
-    for (size_t i; (i = pare_take(w, TILE)) < s->cols;) {
-        size_t m = s->cols - i < TILE ? s->cols - i : TILE, panel = i / NR, first = panel * NR,
-               width = s->padded - first;
-        pare_attn_panels b = {s->panels + panel * TOKENS * NR, width / NR, NR, TOKENS * NR};
-        k->gemm(tile, width, s->across + i * TOKENS, TOKENS, m, &b, s->n_held, false);
-        for (size_t r = 0; r < m; r++) {
-            double *to = s->hessian + (i + r) * s->cols;
-            for (size_t c = first; c < s->cols; c++) to[c] += (double)tile[r * width + c - first];
+    const size_t panels = panels_of(s->cols);
+    float tiles[STRIP][NR * NR] __attribute__((aligned(64)));
+    for (size_t first; (first = pare_take(w, STRIP)) < panels;)
+        for (size_t j = first; j < panels; j++) {
+            size_t last = first + STRIP < j + 1 ? first + STRIP : j + 1;
+            for (size_t t = 0; t < s->n_held; t += CHUNK)
+                for (size_t i = first; i < last; i++)
+                    multiply_chunk(s, tiles[i - first], i, j, t,
+                                   s->n_held - t < CHUNK ? s->n_held - t : CHUNK);
+            for (size_t i = first; i < last; i++) add_tile(s, tiles[i - first], i, j);
         }
-    }
     pare_barrier(w);
     if (w->id == 0) s->n_held = 0;
     pare_barrier(w);
@@ -175,7 +242,7 @@ void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, siz
         some = n - i < TOKENS - s->n_held ? n - i : TOKENS - s->n_held;
         hold_columns(s, x + i * ldx, ldx, some, begin, end);
         pare_barrier(w);
-        if (w->id == 0) s->n_held += some;
+        if (w->id == 0) s->n_held += s->halves ? (some + 1) / 2 * 2 : some;
         pare_barrier(w);
         if (s->n_held == TOKENS) multiply_held(w, s);
     }

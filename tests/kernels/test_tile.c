@@ -605,6 +605,48 @@ static void int_products(void **state) {
     }
 }
 
+/* Of two panels and of one with itself, in f32 and in bf16 (pairs, so that the numbers are those).
+ */
+static void grams(void **state) {
+    (void)state;
+    static const size_t ks[] = {0, 1, 2, 7, 64, 256};
+    srand(4);
+    for (size_t l = 0; l < N_LEVELS; l++)
+        for (size_t v = 0; v < 4 * sizeof ks / sizeof *ks && runs(l); v++) {
+            const pare_tile_kernels *tiles = levels[l].kernels;
+            size_t k = ks[v / 4], padded = (k + 1) / 2 * 2;
+            bool halves = v % 2 && tiles->gram_bf16, one = v % 4 / 2;
+            float *a = exact(padded * NR * 4), *b = exact(padded * NR * 4), *c = exact(NR * NR * 4);
+            uint32_t *a2 = exact(padded * NR * 2), *b2 = exact(padded * NR * 2);
+            for (size_t i = 0; i < padded * NR; i++) { /* few bits: products are exact */
+                a[i] = i < k * NR ? (float)(rand() % 255 - 127) / 64.0f : 0.0f;
+                b[i] = i < k * NR ? (float)(rand() % 255 - 127) / 64.0f : 0.0f;
+            }
+            for (size_t i = 0; i < NR * NR; i++) c[i] = k == 7 ? 3.0f : NAN;
+            if (halves) {
+                tiles->pair_f32(a2, a, NR, k);
+                tiles->pair_f32(b2, b, NR, k);
+                tiles->gram_bf16(c, a2, one ? a2 : b2, padded, k == 7);
+            } else {
+                tiles->gram(c, a, one ? a : b, k, k == 7);
+            }
+            for (size_t i = 0; i < NR; i++)
+                for (size_t j = 0; j < NR; j++) {
+                    double want = k == 7 ? 3.0 : 0.0;
+                    for (size_t t = 0; t < k; t++)
+                        want += (double)a[t * NR + i] * (one ? a : b)[t * NR + j];
+                    if (c[i * NR + j] != (float)want)
+                        fail_msg("%s k %zu bf16 %d one %d: c[%zu][%zu] %g, expected %g",
+                                 levels[l].name, k, halves, one, i, j, c[i * NR + j], want);
+                }
+            free(a);
+            free(b);
+            free(c);
+            free(a2);
+            free(b2);
+        }
+}
+
 /* A row's sums do not depend on the rows around it. */
 static void rows_are_independent(void **state) {
     (void)state;
@@ -648,6 +690,7 @@ int main(void) {
         cmocka_unit_test(splits_into_bf16),
         cmocka_unit_test(pairs_of_rows),
         cmocka_unit_test(int_products),
+        cmocka_unit_test(grams),
         cmocka_unit_test(rows_are_independent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,7 +24,7 @@ static void feed_thread(pare_worker *w, void *arg) {
 }
 
 /* The Hessian of one run, to be freed; everything is compared with sums in f64. */
-static double *check(size_t cols, pare_isa isa, int threads) {
+static double *check(size_t cols, pare_isa isa, pare_compute compute, int threads) {
     static const size_t pieces[] = {1,    700, 3,
                                     1024, 500, 2049}; /* more than a block, and its end */
     size_t n = 0, ldx = cols + 3, n_pieces = sizeof pieces / sizeof *pieces;
@@ -34,8 +34,10 @@ static double *check(size_t cols, pare_isa isa, int threads) {
         x[i] = i % ldx < cols ? pare_rng_normal(1, cols, i) + 0.2f * (float)(i % ldx % 5) : NAN;
     pare_runtime *rt = test_runtime(threads, isa);
     feed f = {.x = x, .ldx = ldx, .pieces = pieces, .n_pieces = n_pieces};
-    assert_ok(
-        pare_statistics_create(&f.s, rt, cols, PARE_NEED_ABS | PARE_NEED_HESSIAN, 0, NULL, err));
+    const unsigned needs = PARE_NEED_ABS | PARE_NEED_RANGE | PARE_NEED_HESSIAN;
+    /* chains of 1024 additions in f32; `fast`: two numbers rounded to bf16 */
+    const double bound = 1024 * 6e-8 + (compute == PARE_COMPUTE_FAST ? 2.1 / 256 : 0);
+    assert_ok(pare_statistics_create(&f.s, rt, compute, cols, needs, 0, NULL, err));
     pare_team_run(rt, feed_thread, &f);
     assert_true(pare_statistics_finite(f.s));
     const pare_input_stats *r = pare_statistics_result(f.s, 6);
@@ -44,14 +46,17 @@ static double *check(size_t cols, pare_isa isa, int threads) {
     memcpy(h, r->hessian, cols * cols * sizeof *h);
     for (size_t i = 0; i < cols; i++) {
         double squares = 0, sum = 0;
-        float max = 0;
+        float max = 0, low = INFINITY, high = -INFINITY;
         for (size_t t = 0; t < n; t++) {
+            low = fminf(low, x[t * ldx + i]);
+            high = fmaxf(high, x[t * ldx + i]);
             squares += (double)x[t * ldx + i] * x[t * ldx + i];
             sum += fabs((double)x[t * ldx + i]);
             max = fmaxf(max, fabsf(x[t * ldx + i]));
         }
         assert_true(fabs(r->squares[i] - squares) < 1e-12 * squares);
         assert_true(fabs(r->abs_sum[i] - sum) < 1e-12 * sum && r->abs_max[i] == max);
+        assert_true(r->min[i] == low && r->max[i] == high);
         for (size_t k = 0; k < cols; k++) {
             double want = 0, mag = 0;
             for (size_t t = 0; t < n; t++) {
@@ -59,8 +64,7 @@ static double *check(size_t cols, pare_isa isa, int threads) {
                 want += term;
                 mag += fabs(term);
             }
-            /* chains of 1024 additions in f32 */
-            if (fabs(h[i * cols + k] - want) > 1024 * 6e-8 * mag)
+            if (fabs(h[i * cols + k] - want) > bound * mag)
                 fail_msg("%zu columns, [%zu][%zu]: found %g, expected %g", cols, i, k,
                          h[i * cols + k], want);
             assert_true(h[i * cols + k] == h[k * cols + i]);
@@ -76,12 +80,15 @@ static void sums(void **state) {
     (void)state;
     static const size_t widths[] = {1, 15, 16, 17, 48, 50, 100};
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
-        double *plain = check(widths[i], PARE_ISA_REF, 1), *one = check(widths[i], PARE_ISA_AMX, 1),
-               *three = check(widths[i], PARE_ISA_AMX, 3);
-        assert_memory_equal(one, three, widths[i] * widths[i] * sizeof *one);
-        free(plain);
-        free(one);
-        free(three);
+        for (pare_compute compute = PARE_COMPUTE_EXACT; compute <= PARE_COMPUTE_FAST; compute++) {
+            double *plain = check(widths[i], PARE_ISA_REF, compute, 1),
+                   *one = check(widths[i], PARE_ISA_AMX, compute, 1),
+                   *three = check(widths[i], PARE_ISA_AMX, compute, 3);
+            assert_memory_equal(one, three, widths[i] * widths[i] * sizeof *one);
+            free(plain);
+            free(one);
+            free(three);
+        }
     }
 }
 
@@ -93,7 +100,8 @@ static void not_finite(void **state) {
         float x[8] = {1, 2, 3, 4, 5, k ? NAN : INFINITY, 7, 8};
         pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
         feed f = {.x = x, .ldx = 4, .pieces = &piece, .n_pieces = 1};
-        assert_ok(pare_statistics_create(&f.s, rt, 4, PARE_NEED_SQUARES, 0, NULL, err));
+        assert_ok(pare_statistics_create(&f.s, rt, PARE_COMPUTE_FAST, 4, PARE_NEED_SQUARES, 0, NULL,
+                                         err));
         pare_team_run(rt, feed_thread, &f);
         assert_false(pare_statistics_finite(f.s));
         pare_statistics_free(f.s);
