@@ -75,7 +75,8 @@ pare_isa pare_isa_best(void);
 const char *pare_cpu_name(void);
 
 /* How linear layers are computed: `exact` gives f32 results, `fast` multiplies 8-bit activations
- * where the weights' encoding allows. A result always names its mode. */
+ * where the weights' encoding allows; of other weights many rows at once are products of bf16, to
+ * which both are rounded, where the processor has them. A result always names its mode. */
 typedef enum pare_compute { PARE_COMPUTE_EXACT = 0, PARE_COMPUTE_FAST } pare_compute;
 
 /* Progress of long work. Called from the thread that called the library, at most some 20 times a

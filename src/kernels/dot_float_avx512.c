@@ -1,9 +1,10 @@
 /* Weights of 16 and 32 bits with AVX-512: f32, f16, bf16, times x in f32.
  *
- * These loops wait for memory. A row at a time, 32 columns a step and nothing asked for by hand, the
- * processor's own requests follow the one stream at 95 to 100% of the read rate (Zen 4; four sums
- * instead of two, or lines asked for ahead, 65%). That ends where x no longer lies in L1 beside the
- * stream: then four rows share what is read of it, and the next four are asked for into L2. */
+ * These loops wait for memory. A row at a time, 32 columns a step and nothing asked for by hand,
+ * the processor's own requests follow the one stream at 95 to 100% of the read rate (Zen 4; four
+ * sums instead of two, or lines asked for ahead, 65%). That ends where x no longer lies in L1
+ * beside the stream: then four rows share what is read of it, and the next four are asked for into
+ * L2. */
 #include "kernels/dot_impl.h"
 #include "kernels/intrinsics.h"
 #include "kernels/unroll.h"
@@ -16,8 +17,8 @@ typedef enum kind { F32, F16, BF16 } kind;
 enum {
     MAX_N = 4,    /* rows of x at a time */
     SHORT = 1024, /* columns below which AVX2 is faster */
-    WIDE = 3072, /* columns from which on x is too large for L1 */
-    ROWS = 4     /* of w, then */
+    WIDE = 3072,  /* columns from which on x is too large for L1 */
+    ROWS = 4      /* of w, then */
 };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -47,9 +48,9 @@ INLINE void rows_float(float *y, size_t ldy, const pare_view *w, size_t r, const
     size_t c = 0;
     for (; c + 32 <= cols; c += 32) {
         const uint8_t *at = row + c * size;
-        UNROLL for (int a = 0; a < R && R > 1; a++) UNROLL for (size_t line = 0; line < size / 2;
-                                                                line++)
-            __builtin_prefetch(at + ((size_t)(R + a)) * ld + 64 * line, 0, 2);
+        UNROLL for (int a = 0; a < R && R > 1; a++)
+            UNROLL for (size_t line = 0; line < size / 2; line++)
+                __builtin_prefetch(at + ((size_t)(R + a)) * ld + 64 * line, 0, 2);
         UNROLL for (int j = 0; j < 2; j++) UNROLL for (int a = 0; a < R; a++) {
             __m512 v = load_16(at + (size_t)a * ld + 16 * (size_t)j * size, k);
             UNROLL for (int i = 0; i < N; i++) acc[a * N + i][j] = _mm512_fmadd_ps(

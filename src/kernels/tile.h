@@ -7,7 +7,7 @@
  *   f32   panel f32 [k][NR]                      exact; 16- and 32-bit weights where bf16 is slow
  *   bf16  panel bf16 [k/2][NR][2]                AMX: one product in `fast`, six of three parts of
  *                                                each number in `exact`; AVX512-BF16: `fast`, where
- *                                                weights are bf16, and backward
+ *                                                weights are no codes, and backward
  *   u8    panel u8 [k/4][NR][4] + group scales   codes of up to `u8_max`, x in int8
  *   s16   panel s16 [k/2][NR][2] + group scales  wider codes where bytes would overflow, x in int8
  *

@@ -90,8 +90,7 @@ static pare_form form_of(const pare_linear_job *job, const pare_linear_out *out)
     if (job->grids.grid && enc->code_max - enc->code_min <= job->tiles->u8_max)
         return PARE_FORM_U8; /* before bf16: x is to be these codes */
     if (job->tiles->bf16_first) return exact ? PARE_FORM_BF16X3 : PARE_FORM_BF16;
-    if (job->tiles->bf16 && !exact && (out->transposed || pare_holds_bf16(enc)))
-        return PARE_FORM_BF16;
+    if (job->tiles->bf16 && !exact && (out->transposed || !enc->codes)) return PARE_FORM_BF16;
     if (exact || out->transposed || !enc->codes) return PARE_FORM_F32;
     if (enc->code_max - enc->code_min <= job->tiles->u8_max) return PARE_FORM_U8;
     return enc->packed ? PARE_FORM_F32 : PARE_FORM_S16;

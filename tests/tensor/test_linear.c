@@ -215,7 +215,7 @@ static size_t input_group(const call *c, const pare_encoding *e) {
 static bool rounds_to_bf16(const call *c, const pare_encoding *e) {
     const pare_tile_kernels *tiles = c->tiles ? c->tiles : pare_tile_kernels_get(c->isa);
     if (c->compute == PARE_COMPUTE_EXACT || !tiles->bf16 || input_group(c, e)) return false;
-    return tiles->bf16_first || pare_holds_bf16(e);
+    return tiles->bf16_first || !e->codes;
 }
 
 static void check_out(const call *c, const pare_linear_out *o) {
