@@ -94,6 +94,8 @@ typedef void (*pare_tile_gram_fn)(float *c, const float *a, const float *b, size
 /* The same of panels of pairs in bf16, [k / 2][NR][2]. */
 typedef void (*pare_tile_gram_bf16_fn)(float *c, const uint32_t *a, const uint32_t *b, size_t k,
                                        bool add);
+/* to[NR][ld] += c[NR][NR], 64-byte aligned. */
+typedef void (*pare_tile_gather_fn)(double *to, size_t ld, const float *c);
 typedef void (*pare_tile_int_fn)(float *c, const pare_tile_act *a, const pare_tile_panel *panel,
                                  size_t m, bool add);
 
@@ -112,6 +114,7 @@ typedef struct pare_tile_kernels {
     pare_tile_pick_fn pick; /* this and the next: NULL where they have not been measured */
     pare_tile_weights_fn weights;
     pare_tile_gram_fn gram;
+    pare_tile_gather_fn gather;
     pare_tile_int_fn u8, s16;           /* s16 NULL: u8 takes all codes */
     int u8_max;                         /* largest code of the u8 form; beyond it s16 */
     pare_tile_bf16_fn bf16;             /* NULL: the level has no bf16 products */

@@ -186,6 +186,12 @@ static void gram_avx2(float *c, const float *a, const float *b, size_t k, bool a
     gram_rows(c, a, b, k, add, 12, 4);
 }
 
+void pare_tile_gather_avx2(double *to, size_t ld, const float *c) {
+    for (size_t i = 0; i < NR; i++, to += ld, c += NR)
+        TILE_UNROLL for (int j = 0; j < NR; j += 4) _mm256_storeu_pd(
+            to + j, _mm256_add_pd(_mm256_loadu_pd(to + j), _mm256_cvtps_pd(_mm_load_ps(c + j))));
+}
+
 /* --- int8 --- */
 
 TILE_INLINE __m256i broadcast_32(const void *p) {
@@ -367,6 +373,7 @@ const pare_tile_kernels pare_tile_avx2 = {.transpose = pare_tile_transpose_avx2,
                                           .pick = pare_tile_pick_avx2,
                                           .weights = pare_tile_weights_avx2,
                                           .gram = gram_avx2,
+                                          .gather = pare_tile_gather_avx2,
                                           .u8 = u8_avx2,
                                           .s16 = s16_avx2,
                                           .u8_max = 127};

@@ -207,13 +207,12 @@ static void multiply_chunk(const pare_statistics *s, float *tile, size_t i, size
 static void add_tile(pare_statistics *s, const float *tile, size_t i, size_t j) {
     size_t rows = s->cols - i * NR < NR ? s->cols - i * NR : NR;
     size_t cols = s->cols - j * NR < NR ? s->cols - j * NR : NR;
-    for (size_t r = 0; r < rows; r++, tile += NR) {
-        double *restrict to = s->hessian + (i * NR + r) * s->cols + j * NR;
-        if (cols == NR)
-            for (size_t c = 0; c < NR; c++) to[c] += (double)tile[c];
-        else
+    double *to = s->hessian + i * NR * s->cols + j * NR;
+    if (rows == NR && cols == NR)
+        s->tiles->gather(to, s->cols, tile);
+    else
+        for (size_t r = 0; r < rows; r++, to += s->cols, tile += NR)
             for (size_t c = 0; c < cols; c++) to[c] += (double)tile[c];
-    }
 }
 
 static void multiply_held(pare_worker *w, pare_statistics *s) {

@@ -639,6 +639,13 @@ static void grams(void **state) {
                         fail_msg("%s k %zu bf16 %d one %d: c[%zu][%zu] %g, expected %g",
                                  levels[l].name, k, halves, one, i, j, c[i * NR + j], want);
                 }
+            double *to = exact((NR * 19 - 3) * sizeof *to);
+            for (size_t i = 0; i < NR * 19 - 3; i++) to[i] = (double)i;
+            tiles->gather(to, 19, c);
+            for (size_t i = 0; i < NR * 19 - 3; i++)
+                assert_true(to[i] ==
+                            (double)i + (i % 19 < NR ? (double)c[i / 19 * NR + i % 19] : 0.0));
+            free(to);
             free(a);
             free(b);
             free(c);
