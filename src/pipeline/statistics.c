@@ -29,9 +29,9 @@ struct pare_statistics {
     float *abs_max, *min, *max;
     pare_spill samples; /* [n_samples][cols] */
     size_t n_samples;
-    void
-        *panels; /* the tokens at hand: f32 [panels][TOKENS][NR], or bf16 [..][TOKENS / 2][NR][2] */
-    size_t n_held; /* tokens at hand */
+    /* the tokens at hand: f32 [panels][TOKENS][NR], or bf16 [panels][TOKENS / 2][NR][2] */
+    void *panels;
+    size_t n_held;
     uint64_t n_tokens;
     size_t row; /* number of the next one among samples */
 };
