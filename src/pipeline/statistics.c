@@ -217,7 +217,7 @@ static void add_tile(pare_statistics *s, const float *tile, size_t i, size_t j) 
 
 static void multiply_held(pare_worker *w, pare_statistics *s) {
     const size_t panels = panels_of(s->cols);
-    float tiles[STRIP][NR * NR] __attribute__((aligned(64)));
+    float tiles[STRIP][NR * NR] __attribute__((aligned(64))) = {{0}};
     for (size_t first; (first = pare_take(w, STRIP)) < panels;)
         for (size_t j = first; j < panels; j++) {
             size_t last = first + STRIP < j + 1 ? first + STRIP : j + 1;
