@@ -412,22 +412,27 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
     }
     if (st == PARE_OK && eval) {
         st = perplexity(c, &after, &guess, &result.clamped, o->out, NULL, 0, o);
-        result.after = &after;
+        if (st == PARE_OK) result.after = &after;
         if (st == PARE_OK && before.ctx != after.ctx) /* a new cushion leaves less of the context */
             st = perplexity(c, &before, &guess, NULL, model, NULL, after.ctx, o);
         /* the model's own cushion, which OUT only keeps, stood there before */
         const pare_compress_info *i = pare_compress_result(report);
         if (st == PARE_OK && i->prefix_file && (o->prefix || i->prefix_search)) {
             st = perplexity(c, &behind, &guess, NULL, model, i->prefix_file, 0, o);
-            result.behind = &behind;
+            if (st == PARE_OK) result.behind = &behind;
         }
     }
-    if (st == PARE_OK) {
+    bool cut = report && st == PARE_ERR_INTERRUPTED; /* OUT is there, the evaluation is not */
+    if (cut)
+        cli_fail(c, st, "%s is complete; 'pare eval %s --text %s' measures it", o->out, o->out,
+                 o->eval);
+    if (st == PARE_OK || cut) {
         result.info = pare_compress_result(report);
         print_fallbacks(c, result.info);
         check_bounds(c, &result, guess);
         result.record_id = record(c, model, o, &result);
-        st = c->common.json ? print_json(c, &result) : print_table(c, &result);
+        pare_status printed = c->common.json ? print_json(c, &result) : print_table(c, &result);
+        if (st == PARE_OK) st = printed;
     }
     json_decref(result.clamped.json);
     pare_compress_report_free(report);
@@ -504,6 +509,10 @@ static pare_status run_compress(cli *c, const void *opts, char **args, size_t n_
         return cli_fail(c, PARE_ERR_ARG, "compress: found no output, expected -o OUT");
     char *recipe;
     pare_status st = recipe_text(c, o.recipe, &recipe);
+    if (st == PARE_OK && o.recipe && !target && !recipe[strspn(recipe, " \t\r\n")])
+        st = cli_fail(c, PARE_ERR_ARG,
+                      "compress: found an empty recipe, expected steps joined by '+' (a copy in "
+                      "another container: pare convert)");
     if (st == PARE_OK && target) st = choose_mix(c, args[0], &o, &recipe);
     if (!o.recipe) o.recipe = recipe; /* there is one now: a record is kept */
     if (st == PARE_OK) st = compress(c, args[0], &o, recipe);

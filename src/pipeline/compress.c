@@ -428,6 +428,9 @@ static pare_status check_tokenizer(compress_run *c, pare_error *err) {
     pare_status st = pare_tokenizer_of_model(&tok, pare_source_gguf(c->source),
                                              pare_source_path(c->source), &own);
     c->resident = pare_rss_bytes() + STILL_TO_COME;
+    if (st == PARE_OK && !tok)
+        pare_warn(c->rt, "%s: found no tokenizer: neither has the output, which cannot be asked",
+                  c->o->model);
     pare_tokenizer_free(tok);
     pare_give_back();
     if (st == PARE_OK) return PARE_OK;
@@ -609,7 +612,8 @@ static pare_status by_units(compress_run *c, pare_error *err) {
     if (st == PARE_OK && c->o->dry_run) st = compress_check_work(c, cal, err);
     if (st == PARE_OK && c->o->dry_run) st = compress_estimate(c, cal, err);
     if (st == PARE_OK && !c->o->dry_run) {
-        st = compress_open_work(c, cal, &work, err);
+        st = compress_check_weights(c, err);
+        if (st == PARE_OK) st = compress_open_work(c, cal, &work, err);
         if (st == PARE_OK && c->spills) {
             c->spill = pare_work_path(work);
             pare_calibration_spill(cal, true, c->spill);
@@ -704,6 +708,7 @@ static pare_status run(compress_run *c, pare_error *err) {
         PARE_TRY(by_units(c, err));
     } else {
         PARE_TRY(check_memory(c, err));
+        PARE_TRY(compress_check_disk(c, err));
         if (c->o->dry_run) PARE_TRY(compress_estimate(c, NULL, err));
         if (!c->o->dry_run && pare_group_rank() == 0) PARE_TRY(write_all(c, NULL, err));
     }

@@ -109,6 +109,14 @@ pare_status compress_multiply_cols(const compress_run *c, size_t i, tensor_state
                                    const float *scale, size_t n, pare_error *err);
 void compress_state_free(tensor_state *s, const tensor_plan *p);
 
+/* Is there room for the output and, where no earlier run left one, OUT.work? Errors: PARE_ERR_IO.
+ */
+pare_status compress_check_disk(const compress_run *c, pare_error *err);
+
+/* Every weight that will be decoded is a finite number: what is not is refused before work. Errors:
+ * PARE_ERR_INPUT (names tensor, row and column), PARE_ERR_NOMEM, PARE_ERR_INTERRUPTED. */
+pare_status compress_check_weights(compress_run *c, pare_error *err);
+
 /* Reads, transforms, encodes and measures tensor i; its line of the report is filled in. *out owns
  * its storage. s: what has been done already, NULL: nothing. */
 pare_status compress_tensor(compress_run *c, size_t i, tensor_state *s, const pare_input_stats *x,

@@ -4,9 +4,11 @@
 
 #include "base/memory.h"
 #include "base/os.h"
+#include "kernels/encode.h"
 #include "methods/obs.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 static pare_status fail_memory(pare_error *err) {
@@ -427,6 +429,57 @@ static pare_status put_scales(compress_run *c, const tensor_plan *p, const tenso
     *t = pare_tensor_wrap(pare_encoding_find("f32"), w, p->rows, p->cols);
     t->storage = w;
     t->storage_bytes = bytes;
+    return PARE_OK;
+}
+
+/* ---- before work ---- */
+
+typedef struct finite_job {
+    const pare_tensor *t;
+    const pare_encode_kernels *k;
+    float *rows;       /* [n_threads][cols] */
+    atomic_size_t bad; /* the first row with a value that is not finite, SIZE_MAX: none */
+} finite_job;
+
+static void find_nonfinite(pare_worker *w, void *arg) {
+    finite_job *j = arg;
+    size_t cols = j->t->view.cols;
+    float *row = j->rows + (size_t)w->id * cols;
+    for (size_t r; (r = pare_take(w, 1)) < j->t->view.rows;) {
+        j->t->enc->decode(row, &j->t->view, r, 0, cols);
+        size_t first = atomic_load(&j->bad);
+        if (j->k->first_nonfinite(row, cols) < cols)
+            while (r < first && !atomic_compare_exchange_weak(&j->bad, &first, r)) continue;
+    }
+}
+
+static pare_status check_tensor(compress_run *c, const pare_source_tensor *t, pare_error *err) {
+    pare_tensor in;
+    PARE_TRY(pare_source_read(c->source, t, true, &in, err));
+    size_t cols = in.view.cols;
+    finite_job j = {.t = &in,
+                    .k = pare_encode_kernels_get(pare_runtime_isa(c->rt)),
+                    .rows = pare_malloc(cols * (size_t)pare_runtime_threads(c->rt), sizeof(float)),
+                    .bad = SIZE_MAX};
+    pare_status st = j.rows ? PARE_OK : fail_memory(err);
+    if (j.rows) pare_team_run(c->rt, find_nonfinite, &j);
+    if (j.rows && j.bad != SIZE_MAX) {
+        in.enc->decode(j.rows, &in.view, j.bad, 0, cols);
+        size_t col = j.k->first_nonfinite(j.rows, cols);
+        st = pare_fail(err, PARE_ERR_INPUT,
+                       "%s: row %zu, column %zu: found %g, expected a finite number", t->name,
+                       (size_t)j.bad, col, (double)j.rows[col]);
+    }
+    pare_free(j.rows);
+    pare_tensor_free(&in);
+    return st;
+}
+
+pare_status compress_check_weights(compress_run *c, pare_error *err) {
+    for (size_t i = 0; i < c->n_plans; i++) {
+        PARE_TRY(pare_check_cancel(c->rt, err));
+        if (!c->plans[i].raw) PARE_TRY(check_tensor(c, c->plans[i].t, err));
+    }
     return PARE_OK;
 }
 

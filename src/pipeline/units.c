@@ -77,6 +77,24 @@ static uint64_t spilled_outputs(const compress_run *c, const pare_calibration *c
     return (compared + aimed) * sequence * sizeof(float);
 }
 
+pare_status compress_check_disk(const compress_run *c, pare_error *err) {
+    uint64_t room, out = 0, beside = c->report->info.disk_bytes;
+    if (c->o->dry_run || !c->o->out) return PARE_OK;
+    for (size_t i = 0; i < c->n_plans; i++) out += c->report->layers[i].out_bytes;
+    if (beside) { /* what an earlier run left is there already */
+        pare_work *earlier;
+        PARE_TRY(pare_work_look(&earlier, c->rt, c->o->out, err));
+        if (earlier) beside = 0;
+        pare_work_close(earlier);
+    }
+    PARE_TRY(pare_disk_free(&room, c->o->out, err));
+    if (room >= out + beside) return PARE_OK;
+    return pare_fail(err, PARE_ERR_IO,
+                     "%s: found %llu bytes free, expected %llu: %llu for it, %llu for %s.work",
+                     c->o->out, (unsigned long long)room, (unsigned long long)(out + beside),
+                     (unsigned long long)out, (unsigned long long)beside, c->o->out);
+}
+
 pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_error *err) {
     pare_compress_info *info = &c->report->info;
     uint64_t most = 0, disk = 0, spilled = 0;
@@ -107,13 +125,7 @@ pare_status compress_plan_units(compress_run *c, pare_calibration *cal, pare_err
     if (most > info->work_bytes) info->work_bytes = most;
     info->spill_bytes = c->spills ? spilled : 0;
     info->disk_bytes = disk + info->spill_bytes;
-    if (c->o->dry_run || !c->o->out) return PARE_OK;
-    uint64_t room;
-    PARE_TRY(pare_disk_free(&room, c->o->out, err));
-    if (room >= disk + c->report->info.out_bytes) return PARE_OK;
-    return pare_fail(err, PARE_ERR_IO, "%s: found %llu bytes free, expected %llu", c->o->out,
-                     (unsigned long long)room,
-                     (unsigned long long)(disk + c->report->info.out_bytes));
+    return compress_check_disk(c, err);
 }
 
 /* --- the work folder --- */

@@ -52,6 +52,16 @@ static void perplexity(void **state) {
     expect(0, "magnitude:sparsity=0.3", NULL);
 }
 
+/* A recipe of nothing, as of a shell's variable that is not set, compresses nothing. */
+static void no_recipe(void **state) {
+    (void)state;
+    program_result r = program_run(NULL, "pare compress model -o out -r ' ' --records none -q");
+    assert_int_equal(r.code, 2);
+    if (!strstr(r.err, "found an empty recipe")) fail_msg("%s", r.err);
+    assert_false(pare_path_exists(test_path("out")));
+    program_free(&r);
+}
+
 /* A layer whose large weights cancel: with zeros among them its output is worse than none. */
 static void a_layer(void **state) {
     (void)state;
@@ -70,6 +80,7 @@ static void a_layer(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(perplexity), cmocka_unit_test(a_layer)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(no_recipe), cmocka_unit_test(perplexity),
+                                       cmocka_unit_test(a_layer)};
     return cmocka_run_group_tests(tests, make_files, NULL);
 }

@@ -245,6 +245,32 @@ static void failures_leave_nothing(void **state) {
         if (!strstr(err.message, cases[i].message)) fail_msg("%s", err.message);
         assert_false(pare_path_exists(out));
     }
+    { /* a weight of the last block that is not a number: found before work begins */
+        char model[1024], file[1100], out[1024];
+        snprintf(model, sizeof model, "%s", test_path("with-nan"));
+        snprintf(out, sizeof out, "%s", test_path("of-nan"));
+        pare_compress_report_free(must(fixture("llama"), model, "f32"));
+        snprintf(file, sizeof file, "%s/model.safetensors", model);
+        FILE *f = fopen(file, "r+b");
+        uint64_t head;
+        char json[65536] = "";
+        assert_int_equal(fread(&head, sizeof head, 1, f), 1);
+        assert_true(head < sizeof json && fread(json, 1, head, f) == head);
+        const char *at = strstr(json, "model.layers.1.mlp.down_proj.weight");
+        assert_non_null(at);
+        at = strstr(at, "data_offsets");
+        uint64_t begin = strtoull(strchr(at, '[') + 1, NULL, 10);
+        const float nan_value = NAN;
+        fseek(f, (long)(8 + head + begin + 4 * 3), SEEK_SET);
+        assert_int_equal(fwrite(&nan_value, sizeof nan_value, 1, f), 1);
+        assert_int_equal(fclose(f), 0);
+        pare_error err = {0};
+        pare_compress_report *r = NULL;
+        assert_int_equal(compress(model, out, "rtn:bits=4,group=32", &r, &err), PARE_ERR_INPUT);
+        if (!strstr(err.message, "down_proj.weight: row 0, column 3: found nan"))
+            fail_msg("%s", err.message);
+        assert_false(pare_path_exists(out) || pare_path_exists(test_path("of-nan.work")));
+    }
     /* the input is never the output */
     pare_error err = {0};
     pare_compress_report *r = NULL;
