@@ -400,6 +400,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         pare_compress_report_free(report);
         report = NULL;
         co.dry_run = false;
+        co.keep_work = true;
         if (st == PARE_OK && pare_rank() == 0)
             st = perplexity(c, &before, &guess, NULL, model, NULL, 0, o);
         result.before = &before;
@@ -433,6 +434,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         result.record_id = record(c, model, o, &result);
         pare_status printed = c->common.json ? print_json(c, &result) : print_table(c, &result);
         if (st == PARE_OK) st = printed;
+        pare_compress_settle(report);
     }
     json_decref(result.clamped.json);
     pare_compress_report_free(report);

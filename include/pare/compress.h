@@ -70,6 +70,8 @@ typedef struct pare_compress_options {
     bool no_fallback; /* a tensor that does not fit its encoding (its rows, or blocks of values
                          too small for its scales) is an error, not a fallback */
     bool dry_run;     /* plan and report only: nothing is written; `out` is checked if given */
+    bool keep_work;   /* OUT.work stays until pare_compress_settle: after a cut between them the
+                         same call gives its report once more, without writing OUT anew */
 } pare_compress_options;
 
 typedef struct pare_layer_report {
@@ -127,6 +129,8 @@ typedef struct pare_compress_report pare_compress_report;
 pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
                           const pare_compress_options *options, pare_error *err);
 const pare_compress_info *pare_compress_result(const pare_compress_report *r);
+/* With keep_work: what the run left beside OUT is no longer needed. */
+void pare_compress_settle(const pare_compress_report *r);
 void pare_compress_report_free(pare_compress_report *r);
 
 /* Quantized activations for a model in memory. */

@@ -508,6 +508,53 @@ static pare_status write_all(compress_run *c, const pare_work *work, pare_error 
     return st;
 }
 
+/* Did an earlier run that was cut off put OUT there? It noted that it was about to when all blocks
+ * were finished; the same run then has nothing to write. */
+static bool was_published(const compress_run *c) {
+    pare_work *earlier;
+    pare_error ignored = {0};
+    if (c->o->restart || pare_work_look(&earlier, c->rt, c->o->out, &ignored) != PARE_OK)
+        return false;
+    char *config = pare_path_join(c->o->out, "config.json");
+    bool there =
+        earlier && pare_work_kept(earlier, "published") && config && pare_path_exists(config);
+    pare_free(config);
+    if (earlier) pare_work_close(earlier);
+    return there;
+}
+
+static pare_status check_output(compress_run *c, pare_error *err) {
+    pare_status st = pare_output_check(c->source, c->format, c->o->out, err);
+    if (st == PARE_OK || !was_published(c)) return st;
+    c->published = true;
+    return PARE_OK;
+}
+
+/* The lines of the report that writing would have filled in: of tensors outside the blocks. */
+static pare_status report_published(compress_run *c, pare_error *err) {
+    for (size_t i = 0; i < c->n_plans; i++) {
+        pare_tensor t;
+        if (c->plans[i].unit < pare_source_config(c->source)->n_layers) continue;
+        PARE_TRY(pare_check_cancel(c->rt, err));
+        PARE_TRY(compress_tensor(c, i, NULL, NULL, &t, err));
+        pare_tensor_free(&t);
+    }
+    return PARE_OK;
+}
+
+/* The output appears, and what belongs to the run goes, now or by pare_compress_settle. */
+static pare_status publish(compress_run *c, pare_work *work, pare_error *err) {
+    if (!c->published) PARE_TRY(pare_work_keep(work, "published", json_true(), err));
+    if (pare_group_rank() == 0)
+        PARE_TRY(c->published ? report_published(c, err) : write_all(c, work, err));
+    if (!c->o->keep_work) {
+        pare_work_remove(work);
+        return PARE_OK;
+    }
+    c->report->work = pare_strdup(pare_work_path(work));
+    return c->report->work ? PARE_OK : fail_memory(err);
+}
+
 /* --- recipes with methods, or with calibration --- */
 
 static bool has_methods(const compress_run *c) {
@@ -629,8 +676,7 @@ static pare_status by_units(compress_run *c, pare_error *err) {
         if (st == PARE_OK && writes) st = compress_write_imatrix(c, work, err);
         pare_calibration_close(cal); /* before the output's memory */
         cal = NULL;
-        if (st == PARE_OK && writes) st = write_all(c, work, err);
-        if (st == PARE_OK) pare_work_remove(work);
+        if (st == PARE_OK) st = publish(c, work, err);
         pare_work_close(work);
         if (st == PARE_ERR_INTERRUPTED)
             pare_fail_prefix(err, "finished blocks are kept, the same command goes on");
@@ -664,7 +710,7 @@ static pare_status run(compress_run *c, pare_error *err) {
                          format);
     if (!c->o->dry_run && (!c->o->out || !*c->o->out))
         return pare_fail(err, PARE_ERR_ARG, "output: found none, expected a file or folder name");
-    if (c->o->out) PARE_TRY(pare_output_check(c->source, c->format, c->o->out, err));
+    if (c->o->out) PARE_TRY(check_output(c, err));
     c->same_format = strcmp(c->format->container, pare_source_format(c->source)) == 0;
     PARE_TRY(check_tokenizer(c, err));
     for (size_t i = 0; pare_source_note(c->source, i); i++)
@@ -739,8 +785,13 @@ pare_status pare_compress(pare_compress_report **out, pare_runtime *rt,
 
 const pare_compress_info *pare_compress_result(const pare_compress_report *r) { return &r->info; }
 
+void pare_compress_settle(const pare_compress_report *r) {
+    if (r->work && pare_group_rank() == 0) pare_work_remove_folder(r->work);
+}
+
 void pare_compress_report_free(pare_compress_report *r) {
     if (!r) return;
+    pare_free(r->work);
     for (size_t i = 0; i < r->n_names; i++) pare_free(r->names[i]);
     for (size_t i = 0; i < r->info.n_fallbacks; i++) pare_free(r->fallbacks[i]);
     pare_free(r->names);

@@ -43,6 +43,7 @@ struct pare_compress_report {
     char *recipe, *format, *keep, imatrix_sha256[65], prefix_sha256[65]; /* "" without a file */
     char *prefix_search;                                                 /* JSON text, or NULL */
     char *prefix_file;                                                   /* or NULL */
+    char *work;                                                          /* OUT.work, or NULL */
     char **names;
     size_t n_names;
 };
@@ -67,6 +68,7 @@ typedef struct compress_run {
     bool scales;          /* a step chooses scales of inputs */
     bool acts;            /* a step quantizes inputs */
     bool tunes;           /* a step tunes blocks: there are two streams of hidden states */
+    bool published;       /* OUT is there already, by an earlier run that was cut off behind it */
     bool spills;          /* activations lie in files (max_memory), */
     const char *spill;    /* of this folder; NULL: in memory */
     uint64_t peak_before; /* of the process, when the run began, and what is */

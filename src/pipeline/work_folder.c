@@ -299,16 +299,20 @@ void pare_work_close(pare_work *w) {
     pare_free(w);
 }
 
-void pare_work_remove(pare_work *w) {
-    if (w->follows) return;
+void pare_work_remove_folder(const char *folder) {
     /* the manifest first: a kill between leaves a folder that begins anew */
     static const char *const first[] = {"manifest", "manifest.old"};
     for (size_t i = 0; i < 2; i++) {
-        char *path = pare_path_join(w->path, first[i]);
+        char *path = pare_path_join(folder, first[i]);
         if (path) pare_path_remove(path);
         pare_free(path);
     }
-    pare_folder_discard(w->path);
+    pare_folder_discard(folder);
+}
+
+void pare_work_remove(pare_work *w) {
+    if (w->follows) return;
+    pare_work_remove_folder(w->path);
     if (pare_path_exists(w->path))
         pare_warn(w->rt, "%s: cannot be removed; it is no longer needed", w->path);
 }

@@ -48,6 +48,8 @@ void pare_work_close(pare_work *w);
 
 /* Removes the folder: the run is done. */
 void pare_work_remove(pare_work *w);
+/* The same of a folder that nobody has open. */
+void pare_work_remove_folder(const char *folder);
 
 const char *pare_work_path(const pare_work *w);
 
