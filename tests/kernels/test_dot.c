@@ -303,7 +303,8 @@ static size_t n_cols(const pare_encoding *e, size_t out[16]) {
     static const size_t small[] = {32, 64, 96, 224, 256, 288, 544, 1056},
                         super[] = {256, 512, 768, 1280},
                         tails[] = {64, 128, 192, 256, 320, 576, 1088},
-                        any[] = {1, 7, 8, 31, 33, 64, 100, 250, 257, 515, 1000},
+                        any[] = {1,   7,   8,    31,   33,   64,   100, 250,
+                                 257, 515, 1000, 1030, 1057, 3072, 3109},
                         eights[] = {8, 24, 32, 40, 64, 256, 264, 1000};
     const size_t *from = any;
     size_t n = sizeof any / sizeof *any;
