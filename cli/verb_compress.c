@@ -393,6 +393,7 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
     bool eval = o->eval && !o->dry_run;
     if (st != PARE_OK) return st;
     pare_compress_options co = options_of(model, o, recipe);
+    co.keep_work = true; /* until the record and the card are there */
     pare_compress_report *report = NULL;
     if (eval) { /* a slip in the recipe is told before the evaluation, which may take hours */
         co.dry_run = true;
@@ -400,7 +401,6 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
         pare_compress_report_free(report);
         report = NULL;
         co.dry_run = false;
-        co.keep_work = true;
         if (st == PARE_OK && pare_rank() == 0)
             st = perplexity(c, &before, &guess, NULL, model, NULL, 0, o);
         result.before = &before;

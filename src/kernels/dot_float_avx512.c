@@ -1,8 +1,8 @@
 /* Weights of 16 and 32 bits with AVX-512: f32, f16, bf16, times x in f32.
  *
  * These loops wait for memory. A row at a time, 32 columns a step and nothing asked for by hand,
- * the processor's own requests follow the one stream at 95 to 100% of the read rate (Zen 4; four
- * sums instead of two, or lines asked for ahead, 65%). That ends where x no longer lies in L1
+ * the processor's own requests follow the one stream at up to the read rate (Zen 4, over 200 MB;
+ * four sums instead of two, or lines asked for ahead, 65%). That ends where x no longer lies in L1
  * beside the stream: then four rows share what is read of it, and the next four are asked for into
  * L2. */
 #include "kernels/dot_impl.h"

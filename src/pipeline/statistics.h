@@ -9,9 +9,8 @@ typedef struct pare_statistics pare_statistics;
 enum { PARE_STATISTICS_TOKENS = 1024 /* of a block of the Hessian */ };
 
 /* For inputs of `cols` values; needs: PARE_NEED_*; compute: fast may round the Hessian's inputs to
- * bf16. n_samples: so many of the first rows are kept,
- * where PARE_NEED_SAMPLES is among the needs; spill: a folder in which they lie, NULL: in memory.
- * Errors: PARE_ERR_NOMEM, PARE_ERR_IO. */
+ * bf16. n_samples: so many of the first rows are kept, where PARE_NEED_SAMPLES is among the needs;
+ * spill: a folder in which they lie, NULL: in memory. Errors: PARE_ERR_NOMEM, PARE_ERR_IO. */
 pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, pare_compute compute,
                                    size_t cols, unsigned needs, size_t n_samples, const char *spill,
                                    pare_error *err);
