@@ -39,15 +39,15 @@ static unsigned detect(void) {
     uint32_t a, b, c, d, max = __get_cpuid_max(0, NULL);
     if (max < 7) return 0;
     __cpuid(1, a, b, c, d);
+    unsigned f = (c & bit_PCLMUL) && (c & bit_SSE4_1) ? PARE_CPU_PCLMUL : 0;
     bool fma = c & bit_FMA, f16c = c & bit_F16C, osxsave = c & bit_OSXSAVE;
-    if (!osxsave || !(c & bit_AVX)) return 0;
+    if (!osxsave || !(c & bit_AVX)) return f;
     uint64_t xcr0 = xgetbv0();
-    if ((xcr0 & 6) != 6) return 0; /* the system saves ymm registers */
+    if ((xcr0 & 6) != 6) return f; /* the system saves ymm registers */
     __cpuid_count(7, 0, a, b, c, d);
     uint32_t b7 = b, c7 = c, d7 = d;
     __cpuid_count(7, 1, a, b, c, d);
     uint32_t a71 = a;
-    unsigned f = 0;
     if (b7 & 1u << 29) f |= PARE_CPU_SHA;
     if ((b7 & 1u << 5) && fma && f16c) f |= PARE_CPU_AVX2;
     const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F DQ BW VL */

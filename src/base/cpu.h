@@ -11,6 +11,7 @@ enum {
     PARE_CPU_AMX = 8,
     PARE_CPU_SHA = 16,          /* rounds of SHA-256; of no level */
     PARE_CPU_AVX512_VBMI2 = 32, /* with VBMI: bytes and words expanded, moved across a register */
+    PARE_CPU_PCLMUL = 64,       /* products without carries, with SSE4.1; of no level */
 };
 
 /* Bits above, as found at start; the AMX bit also means that the system granted the tile state. */

@@ -150,6 +150,24 @@ static void crc32_vectors(void **state) {
     assert_int_equal(pare_crc32(0, fox, strlen(fox)), 0x414fa339);
 }
 
+/* Of any length from any address, begun anew and gone on with: bit by bit. */
+static void crc32_lengths(void **state) {
+    (void)state;
+    static uint8_t data[420];
+    for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)(pare_rng_uniform(4, 3, i) * 256);
+    for (size_t at = 0; at < 20; at++) {
+        uint32_t first = at % 2 ? 0xdeadbeef : 0, c = ~first;
+        for (size_t n = 0; n <= 400; n++) {
+            uint8_t *copy = malloc(n + 1); /* a read past the end shows under a sanitizer */
+            memcpy(copy, data + at, n);
+            assert_int_equal(pare_crc32(first, copy, n), ~c);
+            free(copy);
+            c ^= data[at + n];
+            for (int k = 0; k < 8; k++) c = c & 1 ? 0xEDB88320u ^ (c >> 1) : c >> 1;
+        }
+    }
+}
+
 static void sha_hex(char hex[65], const void *data, size_t n, size_t piece) {
     pare_sha256 h;
     pare_sha256_init(&h);
@@ -606,6 +624,7 @@ int main(void) {
         cmocka_unit_test(tables),
         cmocka_unit_test(errors),
         cmocka_unit_test(crc32_vectors),
+        cmocka_unit_test(crc32_lengths),
         cmocka_unit_test(sha256_vectors),
         cmocka_unit_test(sha256_by_instructions),
         cmocka_unit_test(philox_vectors),
