@@ -10,6 +10,7 @@ static void fill_tables(void) {
         pare_encode_kernels_ref(&tables[isa]);
 #if defined(__x86_64__)
         if (isa >= PARE_ISA_AVX2) pare_encode_kernels_avx2(&tables[isa]);
+        if (isa >= PARE_ISA_AVX512) tables[isa].grid_errors = pare_grid_errors_avx512;
 #endif
     }
 }

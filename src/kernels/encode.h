@@ -74,12 +74,12 @@ typedef struct pare_encode_kernels {
     void (*expand)(float *y, const int8_t *q, const float *scale, const float *offset, size_t n,
                    size_t group);
 
-    /* The error of a grid with codes 0 .. max: the sum of h[i] * (scale * (code - zero) - x[i])^2,
-     * code = inv_scale * x[i] rounded half to even, + zero, clamped. h NULL: all 1. Value i belongs
-     * to partial sum i % 8; those are added pairwise. Any n; finite x with |inv_scale * x| < 2^22.
-     */
-    float (*grid_error)(const float *x, const float *h, size_t n, float inv_scale, float scale,
-                        float zero, float max);
+    /* errors[n_grids] of grids with codes 0 .. max: the sum over i of
+     * h[i] * (scale * (code - zero) - x[i])^2, code = x[i] / scale (times the reciprocal, 0 where
+     * that overflows) rounded half to even, + zero, clamped. h NULL: all 1. Each sum is taken in
+     * the order of i. Any n; n_grids is a multiple of 16; finite x with |x / scale| < 2^22. */
+    void (*grid_errors)(float *errors, const float *x, const float *h, size_t n, const float *scale,
+                        const float *zero, size_t n_grids, float max);
 
     /* Index of the first value that is NaN or infinite; n = none. */
     size_t (*first_nonfinite)(const float *x, size_t n);
@@ -95,5 +95,10 @@ const pare_encode_kernels *pare_encode_kernels_get(pare_isa isa);
 /* The reference fills a table, each level overrides what it speeds up. */
 void pare_encode_kernels_ref(pare_encode_kernels *k);
 void pare_encode_kernels_avx2(pare_encode_kernels *k);
+
+void pare_grid_errors_avx2(float *errors, const float *x, const float *h, size_t n,
+                           const float *scale, const float *zero, size_t n_grids, float max);
+void pare_grid_errors_avx512(float *errors, const float *x, const float *h, size_t n,
+                             const float *scale, const float *zero, size_t n_grids, float max);
 
 #endif

@@ -469,29 +469,6 @@ static size_t first_nonfinite_avx2(const float *x, size_t n) {
     return i;
 }
 
-static float grid_error_avx2(const float *x, const float *h, size_t n, float inv_scale, float scale,
-                             float zero, float max) {
-    const __m256 inv8 = _mm256_set1_ps(inv_scale), scale8 = _mm256_set1_ps(scale),
-                 zero8 = _mm256_set1_ps(zero), max8 = _mm256_set1_ps(max),
-                 none = _mm256_setzero_ps();
-    __m256 sum = none;
-    for (size_t i = 0; i < n; i += 8) {
-        /* values past the end are 0, whose error is 0: 0 is a code of every grid */
-        __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n - i < 8 ? n - i : 8)),
-                                          _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        __m256 v = _mm256_maskload_ps(x + i, mask);
-        __m256 code =
-            _mm256_round_ps(_mm256_mul_ps(v, inv8), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        code = _mm256_min_ps(_mm256_max_ps(_mm256_add_ps(code, zero8), none), max8);
-        __m256 e = _mm256_sub_ps(_mm256_mul_ps(scale8, _mm256_sub_ps(code, zero8)), v);
-        __m256 he = h ? _mm256_mul_ps(_mm256_maskload_ps(h + i, mask), e) : e;
-        sum = _mm256_add_ps(sum, _mm256_mul_ps(he, e));
-    }
-    float s[8];
-    _mm256_storeu_ps(s, sum);
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
-}
-
 static void f32_to_f16_avx2(uint16_t *y, const float *x, size_t n) {
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
@@ -520,7 +497,7 @@ void pare_encode_kernels_avx2(pare_encode_kernels *k) {
     k->weigh = weigh_avx2;
     k->weigh_plain = weigh_plain_avx2;
     k->expand = expand_avx2;
-    k->grid_error = grid_error_avx2;
+    k->grid_errors = pare_grid_errors_avx2;
     k->first_nonfinite = first_nonfinite_avx2;
     k->f32_to_f16 = f32_to_f16_avx2;
     k->f16_to_f32 = f16_to_f32_avx2;

@@ -277,17 +277,19 @@ static size_t first_nonfinite_ref(const float *x, size_t n) {
     return i;
 }
 
-static float grid_error_ref(const float *x, const float *h, size_t n, float inv_scale, float scale,
-                            float zero, float max) {
-    float sum[8] = {0.0f};
-    for (size_t i = 0; i < n; i++) {
-        float code = nearbyintf(inv_scale * x[i]) + zero;
-        code = code > 0.0f ? code : 0.0f;
-        code = code < max ? code : max;
-        float e = scale * (code - zero) - x[i];
-        sum[i % 8] += h ? h[i] * e * e : e * e;
+static void grid_errors_ref(float *errors, const float *x, const float *h, size_t n,
+                            const float *scale, const float *zero, size_t n_grids, float max) {
+    for (size_t k = 0; k < n_grids; k++) {
+        float inverse = fabsf(scale[k]) >= 0x1p-126f ? 1.0f / scale[k] : 0.0f, sum = 0.0f;
+        for (size_t i = 0; i < n; i++) {
+            float code = nearbyintf(inverse * x[i]) + zero[k];
+            code = code > 0.0f ? code : 0.0f;
+            code = code < max ? code : max;
+            float e = scale[k] * (code - zero[k]) - x[i];
+            sum += h ? h[i] * e * e : e * e;
+        }
+        errors[k] = sum;
     }
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
 static void f32_to_f16_ref(uint16_t *y, const float *x, size_t n) {
@@ -311,7 +313,7 @@ void pare_encode_kernels_ref(pare_encode_kernels *k) {
         .weigh = weigh_ref,
         .weigh_plain = weigh_plain_ref,
         .expand = expand_ref,
-        .grid_error = grid_error_ref,
+        .grid_errors = grid_errors_ref,
         .first_nonfinite = first_nonfinite_ref,
         .f32_to_f16 = f32_to_f16_ref,
         .f16_to_f32 = f16_to_f32_ref,

@@ -8,18 +8,51 @@ static float stored(float scale) { return pare_f16_to_f32(pare_f32_to_f16(scale)
 /* 1 / scale, 0 where that overflows. */
 static float inverse_of(float scale) { return fabsf(scale) >= 0x1p-126f ? 1.0f / scale : 0.0f; }
 
-/* The error of a grid: of squares weighted by h, or GPTQ's sum of |error|^2.4. */
-static float error_of(const pare_grid *g, const pare_encode_kernels *k, float scale, uint8_t zero,
-                      const float *w, const float *h, size_t n) {
-    int max = (1 << g->bits) - 1;
-    if (g->search == PARE_GRID_LEAST_SQUARES)
-        return k->grid_error(w, h, n, inverse_of(scale), scale, (float)zero, (float)max);
+typedef struct fitted {
+    float scale;
+    uint8_t zero;
+} fitted;
+
+/* The grids that a search looks at, in their order: of equal ones the first wins. The rest of the
+ * arrays is 0. */
+enum { MOST = 208 /* a multiple of 16 */ };
+typedef struct candidates {
+    float scale[MOST], zero[MOST];
+    int n;
+} candidates;
+
+static void add_candidate(candidates *c, float scale, uint8_t zero) {
+    c->scale[c->n] = scale;
+    c->zero[c->n++] = (float)zero;
+}
+
+/* GPTQ's sum of |error|^2.4. */
+static float sum_of_powers(float scale, int zero, int max, const float *w, size_t n) {
     float sum = 0.0f;
     for (size_t i = 0; i < n; i++) {
         int code = pare_grid_code(w[i], scale, zero, max);
         sum += powf(fabsf(pare_grid_value(code, scale, zero) - w[i]), 2.4f);
     }
     return sum;
+}
+
+/* The candidate of least error: of squares weighted by h, or what `mse` sums. */
+static fitted best_of(const candidates *c, const pare_grid *g, const pare_encode_kernels *k,
+                      const float *w, const float *h, size_t n) {
+    int max = (1 << g->bits) - 1, best = 0;
+    float errors[MOST], least = INFINITY;
+    if (g->search == PARE_GRID_LEAST_SQUARES)
+        k->grid_errors(errors, w, h, n, c->scale, c->zero, (size_t)(c->n + 15) / 16 * 16,
+                       (float)max);
+    else
+        for (int i = 0; i < c->n; i++)
+            errors[i] = sum_of_powers(c->scale[i], (int)c->zero[i], max, w, n);
+    for (int i = 0; i < c->n; i++) {
+        if (!(errors[i] < least)) continue;
+        least = errors[i];
+        best = i;
+    }
+    return (fitted){c->scale[best], (uint8_t)c->zero[best]};
 }
 
 /* --- full: one number, the value of largest magnitude, says all --- */
@@ -31,24 +64,15 @@ static float full_scale(const pare_grid *g, const pare_encode_kernels *k, const 
         if (fabsf(w[i]) > fabsf(largest)) largest = w[i];
     if (g->search == PARE_GRID_PLAIN || largest == 0.0f) return stored(largest / -m);
     int reach = g->bits == 2 ? 90 : 100;
-    float step = g->bits == 2 ? 0.01f : 0.0075f * m, least = INFINITY, best = largest / -m;
-    for (int i = -reach - 1; i <= reach; i++) {
-        /* the plain scale first: it wins where errors are equal */
-        float steps = m - step * (float)(i < -reach ? 0 : i), scale = largest / -steps;
-        float error = error_of(g, k, scale, (uint8_t)m, w, h, n);
-        if (!(error < least)) continue;
-        least = error;
-        best = scale;
-    }
-    return stored(best);
+    float step = g->bits == 2 ? 0.01f : 0.0075f * m;
+    candidates c = {0};
+    add_candidate(&c, largest / -m, (uint8_t)m);
+    for (int i = -reach; i <= reach; i++)
+        add_candidate(&c, largest / -(m - step * (float)i), (uint8_t)m);
+    return stored(best_of(&c, g, k, w, h, n).scale);
 }
 
 /* --- the others: a range --- */
-
-typedef struct fitted {
-    float scale;
-    uint8_t zero;
-} fitted;
 
 static fitted fit_range(const pare_grid *g, float low, float high) {
     float max = (float)((1 << g->bits) - 1), a = fmaxf(fabsf(low), high);
@@ -81,18 +105,14 @@ static fitted fit_by_range(const pare_grid *g, const pare_encode_kernels *k, con
         low = fminf(low, 0.0f);
         high = fmaxf(high, 0.0f);
     }
-    fitted best = fit_range(g, low, high);
-    if (g->search == PARE_GRID_PLAIN) return best;
-    float least = INFINITY;
+    if (g->search == PARE_GRID_PLAIN) return fit_range(g, low, high);
+    candidates c = {0};
     for (int i = 0; i < 80; i++) {
         float p = 1.0f - (float)i / 100.0f;
         fitted f = fit_range(g, p * low, p * high);
-        float error = error_of(g, k, f.scale, f.zero, w, h, n);
-        if (!(error < least)) continue;
-        least = error;
-        best = f;
+        add_candidate(&c, f.scale, f.zero);
     }
-    return best;
+    return best_of(&c, g, k, w, h, n);
 }
 
 void pare_grid_fit(float *scale, uint8_t *zero, const pare_grid *g, const pare_encode_kernels *k,
