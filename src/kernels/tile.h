@@ -96,6 +96,8 @@ typedef void (*pare_tile_gram_bf16_fn)(float *c, const uint32_t *a, const uint32
                                        bool add);
 /* to[NR][ld] += c[NR][NR], 64-byte aligned. */
 typedef void (*pare_tile_gather_fn)(double *to, size_t ld, const float *c);
+/* sums[NR] += the squares of x[n][NR], in the order of rows. */
+typedef void (*pare_tile_squares_fn)(double *sums, const float *x, size_t ldx, size_t n);
 typedef void (*pare_tile_int_fn)(float *c, const pare_tile_act *a, const pare_tile_panel *panel,
                                  size_t m, bool add);
 
@@ -115,6 +117,7 @@ typedef struct pare_tile_kernels {
     pare_tile_weights_fn weights;
     pare_tile_gram_fn gram;
     pare_tile_gather_fn gather;
+    pare_tile_squares_fn squares;
     pare_tile_int_fn u8, s16;           /* s16 NULL: u8 takes all codes */
     int u8_max;                         /* largest code of the u8 form; beyond it s16 */
     pare_tile_bf16_fn bf16;             /* NULL: the level has no bf16 products */

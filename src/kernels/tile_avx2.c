@@ -192,6 +192,18 @@ void pare_tile_gather_avx2(double *to, size_t ld, const float *c) {
             to + j, _mm256_add_pd(_mm256_loadu_pd(to + j), _mm256_cvtps_pd(_mm_load_ps(c + j))));
 }
 
+/* A square of an f32 number is exact in f64: added by one instruction or two, the bits are the
+ * same. */
+void pare_tile_squares_avx2(double *sums, const float *x, size_t ldx, size_t n) {
+    __m256d sum[NR / 4];
+    TILE_UNROLL for (int j = 0; j < NR / 4; j++) sum[j] = _mm256_loadu_pd(sums + 4 * j);
+    for (size_t i = 0; i < n; i++, x += ldx) TILE_UNROLL for (int j = 0; j < NR / 4; j++) {
+            __m256d v = _mm256_cvtps_pd(_mm_loadu_ps(x + 4 * j));
+            sum[j] = _mm256_fmadd_pd(v, v, sum[j]);
+        }
+    TILE_UNROLL for (int j = 0; j < NR / 4; j++) _mm256_storeu_pd(sums + 4 * j, sum[j]);
+}
+
 /* --- int8 --- */
 
 TILE_INLINE __m256i broadcast_32(const void *p) {
@@ -374,6 +386,7 @@ const pare_tile_kernels pare_tile_avx2 = {.transpose = pare_tile_transpose_avx2,
                                           .weights = pare_tile_weights_avx2,
                                           .gram = gram_avx2,
                                           .gather = pare_tile_gather_avx2,
+                                          .squares = pare_tile_squares_avx2,
                                           .u8 = u8_avx2,
                                           .s16 = s16_avx2,
                                           .u8_max = 127};

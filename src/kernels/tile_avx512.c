@@ -392,7 +392,8 @@ void pare_tile_pair_bf16_avx512(uint32_t *panel, const uint16_t *rows, size_t ld
     .f32 = pare_tile_f32_avx512, .f32_inputs = pare_tile_f32_inputs_avx512,                        \
     .f32_rows = pare_tile_f32_rows_avx512, .pick = pare_tile_pick_avx2,                            \
     .weights = pare_tile_weights_avx512, .gram = pare_tile_gram_avx512,                            \
-    .gather = pare_tile_gather_avx2, .u8 = pare_tile_u8_avx512, .u8_max = 255
+    .gather = pare_tile_gather_avx2, .squares = pare_tile_squares_avx2, .u8 = pare_tile_u8_avx512, \
+    .u8_max = 255
 const pare_tile_kernels pare_tile_avx512 = {KERNELS};
 const pare_tile_kernels pare_tile_avx512_bf16 = {KERNELS,
                                                  .bf16 = bf16_avx512,

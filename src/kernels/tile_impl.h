@@ -33,6 +33,7 @@ void pare_tile_f32_rows_avx512(float *c, const float *a, size_t lda, const uint1
 void pare_tile_gram_avx512(float *c, const float *a, const float *b, size_t k, bool add);
 void pare_tile_gram_bf16_avx512(float *c, const uint32_t *a, const uint32_t *b, size_t k, bool add);
 void pare_tile_gather_avx2(double *to, size_t ld, const float *c);
+void pare_tile_squares_avx2(double *sums, const float *x, size_t ldx, size_t n);
 void pare_tile_split_avx512(uint16_t *const *parts, int n_parts, const float *x, size_t n);
 void pare_tile_pair_f32_avx512(uint32_t *panel, const float *rows, size_t ld, size_t k);
 void pare_tile_pair_bf16_avx512(uint32_t *panel, const uint16_t *rows, size_t ld, size_t k);

@@ -81,6 +81,11 @@ static void gather_ref(double *to, size_t ld, const float *c) {
         for (size_t j = 0; j < NR; j++) to[i * ld + j] += (double)c[i * NR + j];
 }
 
+static void squares_ref(double *sums, const float *x, size_t ldx, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < NR; j++) sums[j] += (double)x[i * ldx + j] * x[i * ldx + j];
+}
+
 /* c[r] += isum[r] * (scale[r] * d) + offset[r] * sum, group by group: the order that all levels
  * keep. */
 static void group_add(float *c, const int32_t *isum, const pare_tile_panel *p, size_t g, float d,
@@ -130,6 +135,7 @@ const pare_tile_kernels pare_tile_ref = {.transpose = transpose_ref,
                                          .weights = weights_ref,
                                          .gram = gram_ref,
                                          .gather = gather_ref,
+                                         .squares = squares_ref,
                                          .u8 = u8_ref,
                                          .s16 = s16_ref,
                                          .u8_max = 255};

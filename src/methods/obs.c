@@ -135,24 +135,43 @@ double pare_obs_dead_square(const pare_input_stats *x) {
 }
 
 /* A = H in the order of perm, reversed, with damping and a floor of the diagonal. */
-static void fill(factor *f, const pare_input_stats *x, const uint32_t *perm, const bool *dead,
-                 double add, double floor) {
-    size_t n = f->n;
-    for (size_t i = 0; i < n; i++) {
-        size_t from_i = perm ? perm[n - 1 - i] : n - 1 - i;
-        for (size_t j = 0; j <= i; j++)
-            f->a[i * f->ld + j] = x->hessian[from_i * n + (perm ? perm[n - 1 - j] : n - 1 - j)];
-        double d = dead[n - 1 - i] ? pare_obs_dead_square(x) : f->a[i * f->ld + i];
-        f->a[i * f->ld + i] = fmax(d + add, floor);
+typedef struct filling {
+    const factor *f;
+    const pare_input_stats *x;
+    const uint32_t *perm;
+    const bool *dead;
+    double add, floor;
+} filling;
+
+static void fill_rows(void *arg, size_t begin, size_t end) {
+    const filling *t = arg;
+    const uint32_t *perm = t->perm;
+    size_t n = t->f->n;
+    for (size_t i = begin; i < end; i++) {
+        const double *h = t->x->hessian + (perm ? perm[n - 1 - i] : n - 1 - i) * n;
+        double *to = t->f->a + i * t->f->ld;
+        for (size_t j = 0; j <= i; j++) to[j] = h[perm ? perm[n - 1 - j] : n - 1 - j];
+        double d = t->dead[n - 1 - i] ? pare_obs_dead_square(t->x) : to[i];
+        to[i] = fmax(d + t->add, t->floor);
     }
 }
 
-static void store_u(pare_obs *obs, const factor *f) {
-    size_t n = f->n;
-    memset(obs->u, 0, n * obs->ld * sizeof *obs->u);
-    for (size_t j = 0; j < n; j++)
-        for (size_t k = j; k < n; k++)
-            obs->u[j * obs->ld + k] = (float)f->a[(n - 1 - k) * f->ld + n - 1 - j];
+typedef struct storing {
+    const pare_obs *obs;
+    const factor *f;
+} storing;
+
+/* Rows [begin, end) of U are columns of A: in pieces of both that the caches hold. */
+static void store_rows(void *arg, size_t begin, size_t end) {
+    enum { PIECE = 16 };
+    const storing *t = arg;
+    size_t n = t->f->n, ld = t->obs->ld;
+    float *u = t->obs->u;
+    memset(u + begin * ld, 0, (end - begin) * ld * sizeof *u);
+    for (size_t first = begin; first < n; first += PIECE)
+        for (size_t j = begin; j < end; j++)
+            for (size_t k = j > first ? j : first; k < n && k < first + PIECE; k++)
+                u[j * ld + k] = (float)t->f->a[(n - 1 - k) * t->f->ld + n - 1 - j];
 }
 
 /* U in f32 must still be a factor. */
@@ -187,13 +206,14 @@ static pare_status climb(pare_obs *obs, bool *factored, factor *f, const pare_in
             if (++floors > 6) return PARE_OK;
             floor = max * 1e-7 * pow(10.0, floors);
         }
-        fill(f, x, perm, obs->dead, obs->damp * mean, floor);
+        filling from = {f, x, perm, obs->dead, obs->damp * mean, floor};
+        pare_parallel_for(f->rt, n, ROWS, fill_rows, &from);
         if (!cholesky(f)) {
             if (obs->damp == 0.0) obs->damp = 0.005;
             continue;
         }
         invert(f);
-        store_u(obs, f);
+        pare_parallel_for(f->rt, n, ROWS, store_rows, &(storing){obs, f});
         *factored = usable(obs);
         obs->floor = floor;
         if (*factored) break;

@@ -2,6 +2,7 @@
 
 #include "base/group.h"
 #include "base/hash.h"
+#include "kernels/encode.h"
 #include "model/prefix.h"
 #include "pare/eval.h"
 #include "pipeline/calib_text.h"
@@ -73,7 +74,8 @@ static pare_status make_scratch(pare_calibration *cal, pare_error *err) {
 static pare_status plan_ranks(pare_calibration *cal, pare_error *err) {
     size_t ranks = (size_t)pare_group_size(), most = cal->n / ranks ? cal->n / ranks : 1;
     cal->shared = ranks > 1 && !cal->two_streams;
-    cal->run_length = PARE_STATISTICS_TOKENS % cal->ctx ? 1 : PARE_STATISTICS_TOKENS / cal->ctx;
+    size_t tokens = pare_statistics_tokens(cal->rt, cal->compute);
+    cal->run_length = tokens % cal->ctx ? 1 : tokens / cal->ctx;
     if (cal->run_length > most) cal->run_length = most;
     if (!cal->shared || pare_group_rank() > 0) return PARE_OK;
     if (!pare_mul_size(&cal->round_bytes, cal->h_bytes, ranks * cal->run_length) ||
@@ -281,7 +283,7 @@ pare_status pare_calibration_plan(pare_calibration *cal, size_t layer, pare_need
     for (size_t i = 0; i < cal->n_inputs; i++) {
         size_t in = cal->inputs[i].in;
         unsigned wanted = needs_of_input(&cal->inputs[i], needs, arg);
-        if (wanted) *bytes += pare_statistics_bytes(cal->rt, cal->compute, in, wanted, in_memory);
+        if (wanted) *bytes += pare_statistics_bytes(in, wanted, in_memory);
         if (wanted & PARE_NEED_SAMPLES)
             *samples += (uint64_t)cal->n_samples * cal->ctx * in * sizeof(float);
     }
@@ -344,14 +346,15 @@ static pare_status check_finite(const pare_calibration *cal, size_t layer, size_
                              "infinity, expected finite activations",
                              layer, input->names[0], sequence);
     }
-    for (size_t i = 0; !cal->last && i < cal->ctx * cal->m->config.dim; i++)
-        if (!isfinite(cal->h[i]))
-            return pare_fail(err, PARE_ERR_INPUT,
-                             "calibration: block %zu, output, sequence %zu, token %zu: found %s, "
-                             "expected finite activations",
-                             layer, sequence, i / cal->m->config.dim,
-                             isnan(cal->h[i]) ? "NaN" : "infinity");
-    return PARE_OK;
+    if (cal->last) return PARE_OK;
+    const pare_encode_kernels *k = pare_encode_kernels_get(pare_runtime_isa(cal->rt));
+    size_t values = cal->ctx * cal->m->config.dim, at = k->first_nonfinite(cal->h, values);
+    if (at == values) return PARE_OK;
+    return pare_fail(err, PARE_ERR_INPUT,
+                     "calibration: block %zu, output, sequence %zu, token %zu: found %s, expected "
+                     "finite activations",
+                     layer, sequence, at / cal->m->config.dim,
+                     isnan(cal->h[at]) ? "NaN" : "infinity");
 }
 
 /* One sequence through the layer, from its states in the file, numbered first + i there. */

@@ -1,6 +1,7 @@
-/* The Hessian is gathered in blocks of TOKENS tokens: their products are summed in f32, the blocks
- * in f64. In `fast`, where a processor multiplies bf16, the inputs are rounded to it: less than
- * what products of bytes take from them. Only tiles on and above the diagonal are computed. */
+/* The Hessian is gathered in blocks of tokens: their products are summed in f32, the blocks in f64.
+ * In `fast`, where a processor multiplies bf16, the inputs are rounded to it: less than what
+ * products of bytes take from them; twice as many lie in the same memory. Only tiles on and above
+ * the diagonal are computed. */
 #include "pipeline/statistics.h"
 
 #include "base/group.h"
@@ -12,7 +13,7 @@
 #include <string.h>
 
 enum {
-    TOKENS = PARE_STATISTICS_TOKENS,
+    TOKENS = 1024,     /* of a block, in f32 */
     NR = PARE_TILE_NR, /* columns of a panel */
     STRIP = 3,         /* panels whose rows of the Hessian a thread computes at a time */
     CHUNK = 256,       /* tokens of a panel that lie in L1 */
@@ -29,7 +30,7 @@ struct pare_statistics {
     float *abs_max, *min, *max;
     pare_spill samples; /* [n_samples][cols] */
     size_t n_samples;
-    /* the tokens at hand: f32 [panels][TOKENS][NR], or bf16 [panels][TOKENS / 2][NR][2] */
+    /* the tokens at hand: f32 [panels][tokens][NR], or bf16 [panels][tokens / 2][NR][2] */
     void *panels;
     size_t n_held;
     uint64_t n_tokens;
@@ -42,18 +43,20 @@ static bool takes_halves(const pare_tile_kernels *tiles, pare_compute compute) {
     return compute == PARE_COMPUTE_FAST && tiles->gram_bf16;
 }
 
-static size_t panel_bytes(bool halves) {
-    return (size_t)TOKENS * NR * (halves ? 2 : sizeof(float));
+static const size_t panel_bytes = (size_t)TOKENS * NR * sizeof(float);
+
+static size_t tokens_of(bool halves) { return halves ? 2 * TOKENS : TOKENS; }
+
+size_t pare_statistics_tokens(const pare_runtime *rt, pare_compute compute) {
+    return tokens_of(takes_halves(pare_tile_kernels_get(pare_runtime_isa(rt)), compute));
 }
 
-size_t pare_statistics_bytes(const pare_runtime *rt, pare_compute compute, size_t cols,
-                             unsigned needs, size_t n_samples) {
-    bool halves = takes_halves(pare_tile_kernels_get(pare_runtime_isa(rt)), compute);
+size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples) {
     size_t bytes = cols * (2 * sizeof(double) + sizeof(float));
     if (needs & PARE_NEED_RANGE) bytes += 2 * cols * sizeof(float);
     if (needs & PARE_NEED_SAMPLES) bytes += n_samples * cols * sizeof(float);
     if (needs & PARE_NEED_HESSIAN)
-        bytes += cols * cols * sizeof(double) + panels_of(cols) * panel_bytes(halves);
+        bytes += cols * cols * sizeof(double) + panels_of(cols) * panel_bytes;
     return bytes;
 }
 
@@ -84,7 +87,7 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, pare
     }
     if (hessian) {
         good &= (s->hessian = pare_big_alloc(cols * cols * sizeof *s->hessian)) != NULL;
-        good &= (s->panels = pare_big_alloc(panels_of(cols) * panel_bytes(s->halves))) != NULL;
+        good &= (s->panels = pare_big_alloc(panels_of(cols) * panel_bytes)) != NULL;
     }
     pare_status st = PARE_OK;
     if (needs & PARE_NEED_SAMPLES) {
@@ -96,7 +99,7 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, pare
     *out = NULL;
     if (st != PARE_OK) return st;
     return pare_fail(err, PARE_ERR_NOMEM, "statistics of %zu inputs: %zu bytes", cols,
-                     pare_statistics_bytes(rt, compute, cols, needs, n_samples));
+                     pare_statistics_bytes(cols, needs, n_samples));
 }
 
 void pare_statistics_free(pare_statistics *s) {
@@ -108,7 +111,7 @@ void pare_statistics_free(pare_statistics *s) {
     pare_free(s->max);
     if (s->hessian) pare_big_free(s->hessian, s->cols * s->cols * sizeof *s->hessian);
     pare_spill_free(&s->samples);
-    if (s->panels) pare_big_free(s->panels, panels_of(s->cols) * panel_bytes(s->halves));
+    if (s->panels) pare_big_free(s->panels, panels_of(s->cols) * panel_bytes);
     pare_free(s);
 }
 
@@ -123,12 +126,12 @@ void pare_statistics_free(pare_statistics *s) {
         for (size_t k = c; k < end; k++) __VA_ARGS__                                               \
     }
 
-static void add_squares(double *restrict squares, const float *restrict x, size_t ldx, size_t n,
+static void add_squares(const pare_statistics *s, const float *x, size_t ldx, size_t n,
                         size_t begin, size_t end) {
-    EACH_COLUMN({
-        double v = x[k];
-        squares[k] += v * v;
-    })
+    size_t c = begin;
+    for (; c + NR <= end; c += NR) s->tiles->squares(s->squares + c, x + c, ldx, n);
+    for (; c < end; c++)
+        for (size_t i = 0; i < n; i++) s->squares[c] += (double)x[i * ldx + c] * x[i * ldx + c];
 }
 
 static void add_abs(double *restrict sum, float *restrict max, const float *restrict x, size_t ldx,
@@ -150,7 +153,7 @@ static void add_range(float *restrict min, float *restrict max, const float *res
 
 static void add_columns(pare_statistics *s, const float *x, size_t ldx, size_t n, size_t begin,
                         size_t end) {
-    add_squares(s->squares, x, ldx, n, begin, end);
+    add_squares(s, x, ldx, n, begin, end);
     if (s->abs_max) add_abs(s->abs_sum, s->abs_max, x, ldx, n, begin, end);
     if (s->min) add_range(s->min, s->max, x, ldx, n, begin, end);
 }
@@ -167,7 +170,7 @@ static void keep_samples(pare_statistics *s, const float *x, size_t ldx, size_t 
 /* Rows to tokens [at, at + n) of a panel. An odd last one is paired with zeros. */
 static void hold_panel(const pare_statistics *s, size_t panel, size_t at, const float *x,
                        size_t ldx, size_t n) {
-    char *to = (char *)s->panels + panel * panel_bytes(s->halves);
+    char *to = (char *)s->panels + panel * panel_bytes;
     if (s->halves)
         s->tiles->pair_f32((uint32_t *)(void *)to + at / 2 * NR, x, ldx, n);
     else
@@ -192,8 +195,8 @@ static void hold_columns(pare_statistics *s, const float *x, size_t ldx, size_t 
 /* Tokens [t, t + n) of panels i and j. */
 static void multiply_chunk(const pare_statistics *s, float *tile, size_t i, size_t j, size_t t,
                            size_t n) {
-    const char *a = (const char *)s->panels + i * panel_bytes(s->halves),
-               *b = (const char *)s->panels + j * panel_bytes(s->halves);
+    const char *a = (const char *)s->panels + i * panel_bytes,
+               *b = (const char *)s->panels + j * panel_bytes;
     size_t at = t * NR;
     if (s->halves)
         s->tiles->gram_bf16(tile, (const uint32_t *)(const void *)a + at / 2,
@@ -233,17 +236,17 @@ static void multiply_held(pare_worker *w, pare_statistics *s) {
 }
 
 void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, size_t ldx, size_t n) {
-    size_t begin, end;
+    size_t begin, end, tokens = tokens_of(s->halves);
     pare_share(w, s->cols, NR, &begin, &end);
     add_columns(s, x, ldx, n, begin, end);
     if (s->samples.data) keep_samples(s, x, ldx, n, begin, end);
     for (size_t i = 0, some; s->hessian && i < n; i += some) {
-        some = n - i < TOKENS - s->n_held ? n - i : TOKENS - s->n_held;
+        some = n - i < tokens - s->n_held ? n - i : tokens - s->n_held;
         hold_columns(s, x + i * ldx, ldx, some, begin, end);
         pare_barrier(w);
         if (w->id == 0) s->n_held += s->halves ? (some + 1) / 2 * 2 : some;
         pare_barrier(w);
-        if (s->n_held == TOKENS) multiply_held(w, s);
+        if (s->n_held == tokens) multiply_held(w, s);
     }
     pare_barrier(w);
     if (w->id == 0) {
@@ -297,12 +300,19 @@ void pare_statistics_sum_ranks(pare_statistics *s) {
     }
 }
 
+/* What is below the diagonal, in pieces that the caches hold. */
+static void mirror_rows(void *arg, size_t begin, size_t end) {
+    const pare_statistics *s = arg;
+    for (size_t first = 0; first < end; first += NR)
+        for (size_t i = begin; i < end; i++)
+            for (size_t c = first; c < i && c < first + NR; c++)
+                s->hessian[i * s->cols + c] = s->hessian[c * s->cols + i];
+}
+
 const pare_input_stats *pare_statistics_result(pare_statistics *s, size_t n_sequences) {
     if (s->hessian) {
         if (s->n_held) pare_team_run(s->rt, flush_thread, s);
-        for (size_t i = 0; i < s->cols; i++)
-            for (size_t c = 0; c < i; c++)
-                s->hessian[i * s->cols + c] = s->hessian[c * s->cols + i];
+        pare_parallel_for(s->rt, s->cols, NR, mirror_rows, s);
     }
     s->result =
         (pare_input_stats){.cols = s->cols,

@@ -6,7 +6,8 @@
 
 typedef struct pare_statistics pare_statistics;
 
-enum { PARE_STATISTICS_TOKENS = 1024 /* of a block of the Hessian */ };
+/* Tokens of a block of the Hessian: its products are summed in f32, the blocks in f64. */
+size_t pare_statistics_tokens(const pare_runtime *rt, pare_compute compute);
 
 /* For inputs of `cols` values; needs: PARE_NEED_*; compute: fast may round the Hessian's inputs to
  * bf16. n_samples: so many of the first rows are kept, where PARE_NEED_SAMPLES is among the needs;
@@ -17,8 +18,7 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, pare
 void pare_statistics_free(pare_statistics *s);
 
 /* Bytes that it takes; of samples in a file n_samples are those at work. */
-size_t pare_statistics_bytes(const pare_runtime *rt, pare_compute compute, size_t cols,
-                             unsigned needs, size_t n_samples);
+size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples);
 
 /* Adds the rows x[n][ldx]. Called by every thread of a team with the same arguments; ends with a
  * barrier. The result does not depend on the number of threads. */

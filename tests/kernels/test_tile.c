@@ -654,6 +654,27 @@ static void grams(void **state) {
         }
 }
 
+static void squares(void **state) {
+    (void)state;
+    enum { LD = 21 };
+    srand(6);
+    for (size_t l = 0; l < N_LEVELS && runs(l); l++)
+        for (size_t n = 0; n < 20; n++) {
+            float *x = exact((n ? (n - 1) * LD + NR : 1) * sizeof *x);
+            double *sums = exact(NR * sizeof *sums);
+            for (size_t i = 0; n && i < (n - 1) * LD + NR; i++) x[i] = (float)rand() * 0x1p-20f;
+            for (size_t c = 0; c < NR; c++) sums[c] = (double)c;
+            levels[l].kernels->squares(sums, x, LD, n);
+            for (size_t c = 0; c < NR; c++) {
+                double want = (double)c;
+                for (size_t i = 0; i < n; i++) want += (double)x[i * LD + c] * x[i * LD + c];
+                assert_true(sums[c] == want);
+            }
+            free(x);
+            free(sums);
+        }
+}
+
 /* A row's sums do not depend on the rows around it. */
 static void rows_are_independent(void **state) {
     (void)state;
@@ -698,6 +719,7 @@ int main(void) {
         cmocka_unit_test(pairs_of_rows),
         cmocka_unit_test(int_products),
         cmocka_unit_test(grams),
+        cmocka_unit_test(squares),
         cmocka_unit_test(rows_are_independent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -179,17 +179,26 @@ static uint32_t *order_of(const pare_input_stats *x, double dead) {
 }
 
 /* w[rows][ld] in the order of the sweep, or back. */
-static void gather(const gptq_job *j, float *w, size_t ld) {
-    const pare_weight_job *job = j->weights;
-    for (size_t r = 0; r < job->rows; r++)
+typedef struct order {
+    const gptq_job *j;
+    float *w;
+    size_t ld;
+} order;
+
+static void gather_rows(void *arg, size_t begin, size_t end) {
+    const order *o = arg;
+    const pare_weight_job *job = o->j->weights;
+    for (size_t r = begin; r < end; r++)
         for (size_t c = 0; c < job->cols; c++)
-            w[r * ld + c] = job->w[r * job->cols + column_at(j, c)];
+            o->w[r * o->ld + c] = job->w[r * job->cols + column_at(o->j, c)];
 }
-static void scatter(const gptq_job *j, const float *w, size_t ld) {
-    const pare_weight_job *job = j->weights;
-    for (size_t r = 0; r < job->rows; r++)
+
+static void scatter_rows(void *arg, size_t begin, size_t end) {
+    const order *o = arg;
+    const pare_weight_job *job = o->j->weights;
+    for (size_t r = begin; r < end; r++)
         for (size_t c = 0; c < job->cols; c++)
-            job->w[r * job->cols + column_at(j, c)] = w[r * ld + c];
+            job->w[r * job->cols + column_at(o->j, c)] = o->w[r * o->ld + c];
 }
 
 static void round_to_nearest(gptq_job *j) {
@@ -204,14 +213,15 @@ static pare_status sweep(gptq_job *j, const pare_obs *obs, pare_error *err) {
     size_t bytes = job->rows * obs->ld * sizeof(float);
     float *w = pare_big_alloc(bytes);
     if (!w) return pare_fail(err, PARE_ERR_NOMEM, "%s: gptq: work space", job->name);
-    gather(j, w, obs->ld);
+    order o = {j, w, obs->ld};
+    pare_parallel_for(job->rt, job->rows, 16, gather_rows, &o);
     pare_obs_rule rule = {.arg = j,
                           .unit = j->way.stat ? 0 : j->group,
                           .begin_unit = j->way.stat ? NULL : begin_group,
                           .settle = settle};
     pare_status st =
         pare_obs_sweep(w, job->rows, obs, &rule, (size_t)j->o->block, job->rt, NULL, err);
-    if (st == PARE_OK) scatter(j, w, obs->ld);
+    if (st == PARE_OK) pare_parallel_for(job->rt, job->rows, 16, scatter_rows, &o);
     pare_big_free(w, bytes);
     return st;
 }
