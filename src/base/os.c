@@ -132,7 +132,7 @@ pare_status pare_stdin_read_all(char **out, size_t *size, size_t max_size, pare_
 
 /* --- files that appear when complete --- */
 
-enum { WRITER_BUFFER = 1 << 20 };
+enum { WRITER_BUFFER = 1 << 20, WRITE_BACK = 8 << 20 /* bytes on their way to the disk at once */ };
 
 pare_status pare_writer_open(pare_writer *w, const char *path, pare_error *err) {
     *w = (pare_writer){.fd = -1};
@@ -157,8 +157,13 @@ pare_status pare_writer_open(pare_writer *w, const char *path, pare_error *err) 
     return PARE_OK;
 }
 
-static pare_status write_out(const pare_writer *w, const void *data, size_t n, pare_error *err) {
-    return pare_os_write(w->fd, data, n) == 0 ? PARE_OK : pare_os_fail_io(err, w->path, "write");
+static pare_status write_out(pare_writer *w, const void *data, size_t n, pare_error *err) {
+    if (pare_os_write(w->fd, data, n) != 0) return pare_os_fail_io(err, w->path, "write");
+    w->waiting += n;
+    if (w->waiting < WRITE_BACK) return PARE_OK;
+    w->waiting = 0;
+    pare_os_write_back(w->fd);
+    return PARE_OK;
 }
 
 static pare_status writer_flush(pare_writer *w, pare_error *err) {

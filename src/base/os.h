@@ -39,6 +39,7 @@ typedef struct pare_writer {
     uint64_t offset;        /* bytes written so far */
     uint8_t *buffer;        /* owned */
     size_t buffered;
+    size_t waiting; /* bytes written that have not been sent to the disk */
 } pare_writer;
 
 pare_status pare_writer_open(pare_writer *w, const char *path, pare_error *err);

@@ -64,6 +64,14 @@ int pare_os_sync(int fd) {
     return failed;
 }
 
+void pare_os_write_back(int fd) {
+#ifdef SYNC_FILE_RANGE_WRITE
+    (void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+#else
+    (void)fd;
+#endif
+}
+
 /* An interrupted close has closed on Linux: a second one could hit another thread's file. What was
  * written is safe by the sync before it. */
 int pare_os_close(int fd) { return close(fd) != 0 && errno != EINTR ? -1 : 0; }

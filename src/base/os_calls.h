@@ -19,6 +19,10 @@ int pare_os_write_at(int fd, const void *data, size_t n, uint64_t offset);
 /* 0, or -1 with errno: after that what was written may be lost, although another sync succeeds. */
 int pare_os_sync(int fd);
 
+/* What was written begins its way to the disk, so that a sync has less to wait for. Nothing waits
+ * for it here and nothing may fail; where a system has no such call, nothing happens. */
+void pare_os_write_back(int fd);
+
 /* 0, or -1 with errno: what was written may be lost. The descriptor is gone either way. */
 int pare_os_close(int fd);
 

@@ -4,6 +4,6 @@
 #include "kernels/grid_errors_impl.h"
 
 void pare_grid_errors_avx512(float *errors, const float *x, const float *h, size_t n,
-                           const float *scale, const float *zero, size_t n_grids, float max) {
+                             const float *scale, const float *zero, size_t n_grids, float max) {
     grid_errors(errors, x, h, n, scale, zero, n_grids, max);
 }

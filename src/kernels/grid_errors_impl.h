@@ -7,9 +7,10 @@ typedef struct grids {
     vf scale, inverse, low, high, sum; /* codes less zero are low .. high */
 } grids;
 
-static inline __attribute__((always_inline)) void
-errors_of(float *errors, const float *x, const float *h, size_t n, const float *scale,
-          const float *zero, float max, const int vectors) {
+static inline __attribute__((always_inline)) void errors_of(float *errors, const float *x,
+                                                            const float *h, size_t n,
+                                                            const float *scale, const float *zero,
+                                                            float max, const int vectors) {
     grids g[4];
     PARE_UNROLL
     for (int v = 0; v < vectors; v++) {

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { NB = 64 /* block of the factorization */, ROWS = 16 /* of w at a time */ };
+enum { NB = 64 /* block of the factorization */, ROWS = PARE_COLUMN_SWEEP_ROWS };
 
 static pare_status fail_memory(pare_error *err) {
     return pare_fail(err, PARE_ERR_NOMEM, "work space of a Hessian: out of memory");
@@ -267,84 +267,108 @@ typedef struct sweep {
     const pare_obs *obs;
     const pare_obs_rule *rule;
     const pare_attn_kernels *gemm;
+    const pare_column_sweep_kernels *k;
     float *w;
+    size_t rows;
     double *losses; /* [rows] sum of e^2 */
     size_t begin, end;
+    float *space; /* [n_threads][per_thread] */
+    size_t per_thread;
 } sweep;
 
-/* One row, columns [begin, end): the negated errors into minus[end - begin]. */
-static void settle_row(const sweep *s, size_t row, float *minus, float *lazy) {
-    const pare_obs_rule *rule = s->rule;
-    float *w = s->w + row * s->obs->ld;
-    double loss = 0.0;
-    memcpy(lazy + s->begin, w + s->begin, (s->end - s->begin) * sizeof *w);
-    for (size_t j = s->begin; j < s->end; j++) {
-        if (rule->begin_unit && rule->unit && j % rule->unit == 0)
-            rule->begin_unit(rule->arg, row, j, w, lazy);
-        const float *u = s->obs->u + j * s->obs->ld;
-        float q = rule->settle(rule->arg, row, j, w[j]), e = (w[j] - q) / u[j];
-        w[j] = q;
-#pragma omp simd /* elementwise: the same bits as one by one; -O2 alone leaves it scalar */
-        for (size_t k = j + 1; k < s->end; k++) w[k] -= e * u[k];
-        minus[j - s->begin] = -e;
-        loss += (double)e * (double)e;
-    }
-    s->losses[row] += loss;
+/* What a thread holds of ROWS rows. */
+typedef struct held {
+    float *minus;   /* [ROWS][block] the negated errors */
+    float *columns; /* [block][ROWS] */
+    float *lazy;    /* [ROWS][ld] the rows as they were when the block began, where a rule asks */
+} held;
+
+static size_t space_of(size_t block, size_t ld, bool lazy) {
+    return 2 * ROWS * block + (lazy ? ROWS * ld : 0) + 16;
 }
 
-typedef struct sweep_chunk {
-    sweep *s;
-    size_t rows;
-    pare_status st; /* of the thread that ran out of memory */
-    float *space;   /* [n_threads][ROWS * block + ld] */
-    size_t per_thread;
-} sweep_chunk;
+/* Columns [first, last) of m rows: into the rows. */
+static void put_back(const sweep *s, const held *h, size_t row, size_t m, size_t first,
+                     size_t last) {
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = first; j < last; j++)
+            s->w[(row + i) * s->obs->ld + j] = h->columns[(j - s->begin) * ROWS + i];
+}
+
+static void begin_unit(const sweep *s, const held *h, size_t row, size_t m, size_t j) {
+    const pare_obs_rule *rule = s->rule;
+    size_t ld = s->obs->ld;
+    put_back(s, h, row, m, j, j + rule->unit < s->end ? j + rule->unit : s->end);
+    for (size_t i = 0; i < m; i++)
+        rule->begin_unit(rule->arg, row + i, j, s->w + (row + i) * ld, h->lazy + i * ld);
+}
+
+/* m rows, columns [begin, end). */
+static void settle_rows(const sweep *s, const held *h, size_t row, size_t m) {
+    const pare_obs_rule *rule = s->rule;
+    size_t ld = s->obs->ld, width = s->end - s->begin;
+    const float *w = s->w + row * ld;
+    if (m < ROWS) memset(h->columns, 0, width * ROWS * sizeof *w);
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < width; j++) h->columns[j * ROWS + i] = w[i * ld + s->begin + j];
+    if (rule->begin_unit) memcpy(h->lazy, w, m * ld * sizeof *w);
+    double losses[ROWS] = {0};
+    for (size_t j = s->begin; j < s->end; j++) {
+        if (rule->begin_unit && rule->unit && j % rule->unit == 0) begin_unit(s, h, row, m, j);
+        const float *u = s->obs->u + j * ld;
+        float *column = h->columns + (j - s->begin) * ROWS, q[ROWS] = {0}, e[ROWS];
+        rule->settle(rule->arg, row, m, j, column, q);
+        for (size_t i = 0; i < ROWS; i++) e[i] = (column[i] - q[i]) / u[j];
+        for (size_t i = 0; i < m; i++) h->minus[i * width + j - s->begin] = -e[i];
+        for (size_t i = 0; i < m; i++) losses[i] += (double)e[i] * (double)e[i];
+        memcpy(column, q, sizeof q);
+        s->k->pass_on(column + ROWS, e, u + j + 1, s->end - j - 1);
+    }
+    put_back(s, h, row, m, s->begin, s->end);
+    for (size_t i = 0; i < m; i++) s->losses[row + i] += losses[i];
+}
 
 static void sweep_rows(pare_worker *worker, void *arg) {
-    const sweep_chunk *c = arg;
-    const sweep *s = c->s;
+    const sweep *s = arg;
     size_t ld = s->obs->ld, width = s->end - s->begin;
-    float *minus = c->space + (size_t)worker->id * c->per_thread, *lazy = minus + ROWS * width;
-    for (size_t r; (r = pare_take(worker, ROWS)) < c->rows;) {
-        size_t m = c->rows - r < ROWS ? c->rows - r : ROWS;
-        for (size_t i = 0; i < m; i++) {
-            /* a unit may reach behind the block: there nothing has changed since it began */
-            if (s->rule->begin_unit)
-                memcpy(lazy + s->end, s->w + (r + i) * ld + s->end, (ld - s->end) * sizeof *lazy);
-            settle_row(s, r + i, minus + i * width, lazy);
-        }
+    float *space = s->space + (size_t)worker->id * s->per_thread;
+    const held h = {space, space + ROWS * width, space + 2 * ROWS * width};
+    for (size_t r; (r = pare_take(worker, ROWS)) < s->rows;) {
+        size_t m = s->rows - r < ROWS ? s->rows - r : ROWS;
+        settle_rows(s, &h, r, m);
         size_t first = s->end & ~(size_t)15; /* the rows of U are 0 up to where they begin */
         if (first < ld && s->end < s->obs->n) {
             pare_attn_panels u = {s->obs->u + s->begin * ld + first, (ld - first) / PARE_ATTN_NR,
                                   ld, PARE_ATTN_NR};
-            s->gemm->gemm(s->w + r * ld + first, ld, minus, width, m, &u, width, true);
+            s->gemm->gemm(s->w + r * ld + first, ld, h.minus, width, m, &u, width, true);
         }
     }
 }
 
 pare_status pare_obs_sweep(float *w, size_t rows, const pare_obs *obs, const pare_obs_rule *rule,
                            size_t block, pare_runtime *rt, double *loss, pare_error *err) {
+    block = (block + 15) & ~(size_t)15; /* products begin at whole panels */
     sweep s = {.obs = obs,
                .rule = rule,
                .gemm = pare_op_kernels_get(pare_runtime_isa(rt))->attn,
+               .k = pare_column_sweep_kernels_get(pare_runtime_isa(rt)),
                .w = w,
-               .losses = pare_calloc(rows, sizeof(double))};
-    block = (block + 15) & ~(size_t)15; /* products begin at whole panels */
-    size_t per_thread = ROWS * block + obs->ld + 16;
-    sweep_chunk c = {.s = &s, .rows = rows, .per_thread = per_thread};
-    c.space = pare_malloc((size_t)pare_runtime_threads(rt) * per_thread, sizeof *c.space);
-    pare_status st = s.losses && c.space ? PARE_OK : fail_memory(err);
+               .rows = rows,
+               .losses = pare_calloc(rows, sizeof(double)),
+               .per_thread = space_of(block, obs->ld, rule->begin_unit != NULL)};
+    s.space = pare_malloc((size_t)pare_runtime_threads(rt) * s.per_thread, sizeof *s.space);
+    pare_status st = s.losses && s.space ? PARE_OK : fail_memory(err);
     for (s.begin = 0; st == PARE_OK && s.begin < obs->n; s.begin = s.end) {
         s.end = obs->n - s.begin < block ? obs->n : s.begin + block;
         if ((st = pare_check_cancel(rt, err)) != PARE_OK) break;
         if (rule->block) st = rule->block(rule->arg, w, obs->ld, s.begin, s.end, err);
-        if (st == PARE_OK) pare_team_run(rt, sweep_rows, &c);
+        if (st == PARE_OK) pare_team_run(rt, sweep_rows, &s);
     }
     double total = 0.0;
     for (size_t r = 0; s.losses && r < rows; r++) total += s.losses[r];
     if (loss) *loss = 0.5 * total;
     pare_free(s.losses);
-    pare_free(c.space);
+    pare_free(s.space);
     return st;
 }
 
@@ -354,6 +378,7 @@ pare_status pare_obs_sweep(float *w, size_t rows, const pare_obs *obs, const par
  * panel p has columns 16 p to 16 p + 15 and the rows to its last column. */
 typedef struct error_job {
     const pare_attn_kernels *gemm;
+    const pare_column_sweep_kernels *k;
     const float *a, *b;
     const double *hessian; /* [cols][cols] */
     size_t rows, cols, ld;
@@ -398,10 +423,7 @@ static void error_rows(pare_worker *w, void *arg) {
         for (size_t p = 0; p * NR < j->cols; p++) {
             pare_attn_panels t = {j->t + panel_at(p), 1, NR, 0};
             j->gemm->gemm(y, NR, d, j->ld, m, &t, panel_rows(j, p), false);
-            for (size_t i = 0; i < m; i++)
-                for (size_t k = 0; k < NR; k++)
-                    j->sums[r + i] +=
-                        2.0 * (double)d[i * j->ld + p * NR + k] * (double)y[i * NR + k];
+            j->k->dots(j->sums + r, d + p * NR, j->ld, y, m);
         }
     }
 }
@@ -412,6 +434,7 @@ double pare_output_error(pare_runtime *rt, const pare_input_stats *x, const floa
            bytes = panel_at(panels) * sizeof(float);
     float *t = pare_big_alloc(bytes);
     error_job j = {.gemm = pare_op_kernels_get(pare_runtime_isa(rt))->attn,
+                   .k = pare_column_sweep_kernels_get(pare_runtime_isa(rt)),
                    .a = a,
                    .b = b,
                    .hessian = x->hessian,
@@ -427,7 +450,7 @@ double pare_output_error(pare_runtime *rt, const pare_input_stats *x, const floa
         pare_parallel_for(rt, panels, 1, pack_panels, &j);
         pare_team_run(rt, error_rows, &j);
         total = 0.0;
-        for (size_t r = 0; r < rows; r++) total += j.sums[r];
+        for (size_t r = 0; r < rows; r++) total += 2.0 * j.sums[r];
     }
     if (t) pare_big_free(t, bytes);
     pare_free(j.sums);

@@ -10,6 +10,7 @@
 #ifndef PARE_SRC_METHODS_OBS_H
 #define PARE_SRC_METHODS_OBS_H
 
+#include "kernels/column_sweep.h"
 #include "methods/method.h"
 
 typedef struct pare_obs {
@@ -37,8 +38,8 @@ void pare_obs_free(pare_obs *obs);
 /* Bytes that factoring and sweeping take at most. */
 size_t pare_obs_bytes(size_t rows, size_t cols);
 
-/* How columns are settled. Rows are worked on by several threads: `unit` and `settle` are called
- * for different rows at once. */
+/* How columns are settled. Rows are worked on by several threads: `begin_unit` and `settle` are
+ * called for different rows at once. */
 typedef struct pare_obs_rule {
     void *arg;
     size_t unit; /* columns that a row decides on together, divides `block`; 0 = none */
@@ -48,8 +49,9 @@ typedef struct pare_obs_rule {
     /* Before columns [j, j + unit) of a row: w[ld] as it is now; `lazy`: as it was when the block
      * began. May be NULL. */
     void (*begin_unit)(void *arg, size_t row, size_t j, const float *w, const float *lazy);
-    /* The value that w in this column gets. */
-    float (*settle)(void *arg, size_t row, size_t j, float w);
+    /* q[n]: the values that rows [row, row + n) get in column j, where they have w[n] by now.
+     * n <= PARE_COLUMN_SWEEP_ROWS, both arrays have that many. */
+    void (*settle)(void *arg, size_t row, size_t n, size_t j, const float *w, float *q);
 } pare_obs_rule;
 
 /* Settles all columns of w[rows][ld]. loss: 1/2 sum e^2, may be NULL. Errors: PARE_ERR_NOMEM, those

@@ -204,9 +204,9 @@ typedef struct fixed {
     size_t n;
 } fixed;
 
-static float settle_fixed(void *arg, size_t row, size_t j, float w) {
+static void settle_fixed(void *arg, size_t row, size_t n, size_t j, const float *w, float *q) {
     const fixed *f = arg;
-    return f->keep[row * f->n + j] ? w : 0.0f;
+    for (size_t i = 0; i < n; i++) q[i] = f->keep[(row + i) * f->n + j] ? w[i] : 0.0f;
 }
 
 /* With any mask D H D^T = sum e^2 for the damped H, and the result does not depend on the block. */

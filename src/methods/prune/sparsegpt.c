@@ -87,14 +87,21 @@ static void choose_group(void *arg, size_t row, size_t col, const float *w, cons
             mark[i] == 0.0f || is_gone(j, row, col + i);
 }
 
-static float settle(void *arg, size_t row, size_t col, float w) {
+static void settle(void *arg, size_t row, size_t n, size_t col, const float *w, float *q) {
     const sparsegpt_job *j = arg;
-    if (j->pruned[row * j->width + col - j->begin]) return 0.0f;
-    if (!j->o->bits) return w;
     const pare_weight_job *job = j->weights;
-    float scale = job->scale[row];
-    int code = pare_grid_code(w, scale, job->zero[row], (1 << j->o->bits) - 1);
-    return pare_grid_value(code, scale, job->zero[row]);
+    float scale[PARE_COLUMN_SWEEP_ROWS] = {0}, zero[PARE_COLUMN_SWEEP_ROWS] = {0};
+    for (size_t i = 0; j->o->bits && i < n; i++) {
+        scale[i] = job->scale[row + i];
+        zero[i] = job->zero[row + i];
+    }
+    if (j->o->bits)
+        pare_column_sweep_kernels_get(pare_runtime_isa(job->rt))
+            ->nearest(q, w, scale, zero, (float)((1 << j->o->bits) - 1));
+    else
+        memcpy(q, w, n * sizeof *q);
+    for (size_t i = 0; i < n; i++)
+        if (j->pruned[(row + i) * j->width + col - j->begin]) q[i] = 0.0f;
 }
 
 static void fit_rows(void *arg, size_t begin, size_t end) {

@@ -98,6 +98,7 @@ typedef struct gptq_job {
     gptq_way way;
     pare_grid grid;
     const pare_encode_kernels *k;
+    const pare_column_sweep_kernels *sweep;
     const float *importance; /* [cols] in the original order */
     const float *swept;      /* the same in the order of the sweep */
     const uint32_t *perm;    /* [cols]: the column at each place, or NULL */
@@ -141,12 +142,18 @@ static void fit_rows(void *arg, size_t begin, size_t end) {
             fit(j, r, c, j->weights->w + r * cols + c, j->importance + c, group_length(j, c));
 }
 
-static float settle(void *arg, size_t row, size_t place, float w) {
+static void settle(void *arg, size_t row, size_t n, size_t place, const float *w, float *q) {
     const gptq_job *j = arg;
-    size_t col = column_at(j, place), at = group_at(j, row, col);
-    if (j->kept && !j->kept[row * j->weights->cols + col]) return 0.0f;
-    int code = pare_grid_code(w, j->scale[at], j->zero[at], (1 << j->grid.bits) - 1);
-    return pare_grid_value(code, j->scale[at], j->zero[at]);
+    const size_t col = column_at(j, place), cols = j->weights->cols;
+    float scale[PARE_COLUMN_SWEEP_ROWS] = {0}, zero[PARE_COLUMN_SWEEP_ROWS] = {0};
+    for (size_t i = 0; i < n; i++) {
+        size_t at = group_at(j, row + i, col);
+        scale[i] = j->scale[at];
+        zero[i] = j->zero[at];
+    }
+    j->sweep->nearest(q, w, scale, zero, (float)((1 << j->grid.bits) - 1));
+    for (size_t i = 0; j->kept && i < n; i++)
+        if (!j->kept[(row + i) * cols + col]) q[i] = 0.0f;
 }
 
 typedef struct column {
@@ -308,6 +315,7 @@ static pare_status gptq_run(const pare_weight_job *job, const void *options, par
                   .way = way_of(o),
                   .grid = pare_quant_grid(&o->q),
                   .k = pare_encode_kernels_get(pare_runtime_isa(job->rt)),
+                  .sweep = pare_column_sweep_kernels_get(pare_runtime_isa(job->rt)),
                   .group = o->q.group ? (size_t)o->q.group : job->cols,
                   .scale = job->scale,
                   .zero = job->zero,

@@ -1,0 +1,5 @@
+#include "kernels/vec_avx512.h"
+
+#include "kernels/column_sweep_impl.h"
+
+const pare_column_sweep_kernels pare_column_sweep_avx512 = {nearest, pass_on, dots};
