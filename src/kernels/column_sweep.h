@@ -11,8 +11,8 @@
 #define PARE_COLUMN_SWEEP_ROWS 16
 
 typedef struct pare_column_sweep_kernels {
-    /* q = scale * (code - zero), code = w / scale rounded half to even, + zero, clamped to 0 .. max;
-     * 0 where scale is 0. All of sixteen rows. */
+    /* q = scale * (code - zero), code = w / scale rounded half to even, + zero, clamped to 0 ..
+     * max; 0 where scale is 0. All of sixteen rows. */
     void (*nearest)(float *q, const float *w, const float *scale, const float *zero, float max);
     /* w[n][16] -= u[n] * e[16] */
     void (*pass_on)(float *w, const float *e, const float *u, size_t n);
@@ -24,6 +24,7 @@ typedef struct pare_column_sweep_kernels {
 /* The table for a level; static storage. */
 const pare_column_sweep_kernels *pare_column_sweep_kernels_get(pare_isa isa);
 
-extern const pare_column_sweep_kernels pare_column_sweep_ref, pare_column_sweep_avx2, pare_column_sweep_avx512;
+extern const pare_column_sweep_kernels pare_column_sweep_ref, pare_column_sweep_avx2,
+    pare_column_sweep_avx512;
 
 #endif

@@ -21,8 +21,7 @@ static void pass_on(float *w, const float *e, const float *u, size_t n) {
 static void dots(double *sums, const float *d, size_t ldd, const float *y, size_t m) {
     for (size_t i = 0; i < m; i++, d += ldd, y += 16) {
         double p[8];
-        for (size_t k = 0; k < 8; k++)
-            p[k] = (double)d[k] * y[k] + (double)d[k + 8] * y[k + 8];
+        for (size_t k = 0; k < 8; k++) p[k] = (double)d[k] * y[k] + (double)d[k + 8] * y[k + 8];
         sums[i] += ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
     }
 }

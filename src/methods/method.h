@@ -35,6 +35,7 @@ typedef struct pare_input_stats {
     const float *samples;  /* [n_samples][cols] the inputs themselves, of the first sequences */
     size_t n_samples;
     const float *min, *max; /* [cols] smallest and largest x */
+    const float *half;      /* the Hessian for pare_output_error (methods/obs.h); NULL: not kept */
 } pare_input_stats;
 
 /* What a method had to do that its user would not expect: one line, counted and told. */

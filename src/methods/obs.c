@@ -376,31 +376,29 @@ pare_status pare_obs_sweep(float *w, size_t rows, const pare_obs *obs, const par
 
 /* d H d^T = 2 d T d^T, T the part of H above its diagonal and half of the diagonal. T is packed:
  * panel p has columns 16 p to 16 p + 15 and the rows to its last column. */
-typedef struct error_job {
-    const pare_attn_kernels *gemm;
-    const pare_column_sweep_kernels *k;
-    const float *a, *b;
-    const double *hessian; /* [cols][cols] */
-    size_t rows, cols, ld;
-    float *t;     /* panels, one after the other */
-    double *sums; /* [rows] */
-    float *space; /* [n_threads][ERROR_ROWS][ld + NR] */
-} error_job;
-
 enum { ERROR_ROWS = 48 /* a panel is read once for them */, NR = PARE_ATTN_NR };
 
-static size_t panel_rows(const error_job *j, size_t p) {
-    return j->cols < (p + 1) * NR ? j->cols : (p + 1) * NR;
+static size_t panels_of(size_t cols) { return (cols + NR - 1) / NR; }
+static size_t panel_rows(size_t cols, size_t p) {
+    return cols < (p + 1) * NR ? cols : (p + 1) * NR;
 }
 /* Floats before panel p; p may be the number of panels. */
 static size_t panel_at(size_t p) { return p * (p + 1) / 2 * NR * NR; }
 
+size_t pare_output_half_bytes(size_t cols) { return panel_at(panels_of(cols)) * sizeof(float); }
+
+typedef struct packing {
+    float *half;
+    const double *hessian; /* [cols][cols] */
+    size_t cols;
+} packing;
+
 static void pack_panels(void *arg, size_t begin, size_t end) {
-    const error_job *j = arg;
+    const packing *j = arg;
     for (size_t p = begin; p < end; p++) {
-        float *to = j->t + panel_at(p);
+        float *to = j->half + panel_at(p);
         size_t first = p * NR, n = j->cols - first < NR ? j->cols - first : NR;
-        memset(to, 0, panel_rows(j, p) * NR * sizeof *to);
+        memset(to, 0, panel_rows(j->cols, p) * NR * sizeof *to);
         for (size_t r = 0; r < first + n; r++)
             for (size_t c = r > first ? r - first : 0; c < n; c++) {
                 double h = j->hessian[r * j->cols + first + c];
@@ -408,6 +406,19 @@ static void pack_panels(void *arg, size_t begin, size_t end) {
             }
     }
 }
+
+void pare_output_half(pare_runtime *rt, float *half, const double *hessian, size_t cols) {
+    pare_parallel_for(rt, panels_of(cols), 1, pack_panels, &(packing){half, hessian, cols});
+}
+
+typedef struct error_job {
+    const pare_attn_kernels *gemm;
+    const pare_column_sweep_kernels *k;
+    const float *a, *b, *half;
+    size_t rows, cols, ld;
+    double *sums; /* [rows] */
+    float *space; /* [n_threads][ERROR_ROWS][ld + NR] */
+} error_job;
 
 static void error_rows(pare_worker *w, void *arg) {
     const error_job *j = arg;
@@ -421,8 +432,8 @@ static void error_rows(pare_worker *w, void *arg) {
             j->sums[r + i] = 0.0;
         }
         for (size_t p = 0; p * NR < j->cols; p++) {
-            pare_attn_panels t = {j->t + panel_at(p), 1, NR, 0};
-            j->gemm->gemm(y, NR, d, j->ld, m, &t, panel_rows(j, p), false);
+            pare_attn_panels t = {j->half + panel_at(p), 1, NR, 0};
+            j->gemm->gemm(y, NR, d, j->ld, m, &t, panel_rows(j->cols, p), false);
             j->k->dots(j->sums + r, d + p * NR, j->ld, y, m);
         }
     }
@@ -430,29 +441,27 @@ static void error_rows(pare_worker *w, void *arg) {
 
 double pare_output_error(pare_runtime *rt, const pare_input_stats *x, const float *a,
                          const float *b, size_t rows) {
-    size_t cols = x->cols, panels = (cols + NR - 1) / NR, ld = panels * NR,
-           bytes = panel_at(panels) * sizeof(float);
-    float *t = pare_big_alloc(bytes);
+    size_t cols = x->cols, ld = panels_of(cols) * NR, bytes = pare_output_half_bytes(cols);
+    float *half = x->half ? NULL : pare_big_alloc(bytes);
+    if (half) pare_output_half(rt, half, x->hessian, cols);
     error_job j = {.gemm = pare_op_kernels_get(pare_runtime_isa(rt))->attn,
                    .k = pare_column_sweep_kernels_get(pare_runtime_isa(rt)),
                    .a = a,
                    .b = b,
-                   .hessian = x->hessian,
+                   .half = x->half ? x->half : half,
                    .rows = rows,
                    .cols = cols,
                    .ld = ld,
-                   .t = t,
                    .sums = pare_malloc(rows, sizeof(double)),
                    .space = pare_malloc(ERROR_ROWS * (ld + NR) * (size_t)pare_runtime_threads(rt),
                                         sizeof(float))};
     double total = -1.0;
-    if (t && j.sums && j.space) {
-        pare_parallel_for(rt, panels, 1, pack_panels, &j);
+    if (j.half && j.sums && j.space) {
         pare_team_run(rt, error_rows, &j);
         total = 0.0;
         for (size_t r = 0; r < rows; r++) total += 2.0 * j.sums[r];
     }
-    if (t) pare_big_free(t, bytes);
+    if (half) pare_big_free(half, bytes);
     pare_free(j.sums);
     pare_free(j.space);
     return total > -1.0 && total < 0.0 ? 0.0 : total;

@@ -64,4 +64,8 @@ pare_status pare_obs_sweep(float *w, size_t rows, const pare_obs *obs, const par
 double pare_output_error(pare_runtime *rt, const pare_input_stats *x, const float *a,
                          const float *b, size_t rows);
 
+/* What it multiplies by, made once for all calls with the same x: half a Hessian in panels. */
+size_t pare_output_half_bytes(size_t cols);
+void pare_output_half(pare_runtime *rt, float *half, const double *hessian, size_t cols);
+
 #endif

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/spill.h"
 #include "kernels/tile.h"
+#include "methods/obs.h"
 
 #include <math.h>
 #include <string.h>
@@ -27,6 +28,7 @@ struct pare_statistics {
     bool halves; /* panels are pairs of bf16 */
     pare_input_stats result;
     double *squares, *abs_sum, *hessian;
+    float *half; /* of the Hessian, as pare_output_error takes it */
     float *abs_max, *min, *max;
     pare_spill samples; /* [n_samples][cols] */
     size_t n_samples;
@@ -56,7 +58,8 @@ size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples) {
     if (needs & PARE_NEED_RANGE) bytes += 2 * cols * sizeof(float);
     if (needs & PARE_NEED_SAMPLES) bytes += n_samples * cols * sizeof(float);
     if (needs & PARE_NEED_HESSIAN)
-        bytes += cols * cols * sizeof(double) + panels_of(cols) * panel_bytes;
+        bytes += cols * cols * sizeof(double) + pare_output_half_bytes(cols) +
+                 panels_of(cols) * panel_bytes;
     return bytes;
 }
 
@@ -87,6 +90,7 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, pare
     }
     if (hessian) {
         good &= (s->hessian = pare_big_alloc(cols * cols * sizeof *s->hessian)) != NULL;
+        good &= (s->half = pare_big_alloc(pare_output_half_bytes(cols))) != NULL;
         good &= (s->panels = pare_big_alloc(panels_of(cols) * panel_bytes)) != NULL;
     }
     pare_status st = PARE_OK;
@@ -110,6 +114,7 @@ void pare_statistics_free(pare_statistics *s) {
     pare_free(s->min);
     pare_free(s->max);
     if (s->hessian) pare_big_free(s->hessian, s->cols * s->cols * sizeof *s->hessian);
+    if (s->half) pare_big_free(s->half, pare_output_half_bytes(s->cols));
     pare_spill_free(&s->samples);
     if (s->panels) pare_big_free(s->panels, panels_of(s->cols) * panel_bytes);
     pare_free(s);
@@ -313,6 +318,7 @@ const pare_input_stats *pare_statistics_result(pare_statistics *s, size_t n_sequ
     if (s->hessian) {
         if (s->n_held) pare_team_run(s->rt, flush_thread, s);
         pare_parallel_for(s->rt, s->cols, NR, mirror_rows, s);
+        pare_output_half(s->rt, s->half, s->hessian, s->cols);
     }
     s->result =
         (pare_input_stats){.cols = s->cols,
@@ -324,6 +330,7 @@ const pare_input_stats *pare_statistics_result(pare_statistics *s, size_t n_sequ
                            .min = s->min,
                            .max = s->max,
                            .hessian = s->hessian,
+                           .half = s->half,
                            .samples = s->samples.data,
                            .n_samples = s->n_tokens < s->n_samples ? s->n_tokens : s->n_samples};
     return &s->result;
@@ -343,6 +350,7 @@ void pare_statistics_divide(pare_statistics *s, const float *scale) {
     for (size_t r = 0; s->hessian && r < s->cols; r++)
         for (size_t c = 0; c < s->cols; c++)
             s->hessian[r * s->cols + c] /= (double)scale[r] * (double)scale[c];
+    if (s->hessian) pare_output_half(s->rt, s->half, s->hessian, s->cols);
     for (size_t i = 0; i < s->result.n_samples; i++) {
         for (size_t c = 0; c < s->cols; c++) s->samples.data[i * s->cols + c] /= scale[c];
         if ((i + 1) % TOKENS == 0) pare_statistics_rest(s, i + 1 - TOKENS, TOKENS);

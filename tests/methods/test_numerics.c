@@ -69,7 +69,7 @@ static void make_world(world *world, inputs kind, size_t n) {
     for (size_t i = 0; i < n * n && kind == IN_NOT_DEFINITE; i++)
         h[i] = i % (n + 1) == 0 ? 1 : -1e9;
     world->x = (pare_input_stats){n, tokens,         1,      squares, abs_max, abs_sum,
-                                  h, world->samples, tokens, NULL,    NULL};
+                                  h, world->samples, tokens, NULL,    NULL,    NULL};
 }
 
 /* ---- weights ---- */

@@ -44,7 +44,7 @@ static world make_world(size_t n, size_t tokens, uint64_t stream) {
     for (size_t c = 0; c < n; c++) w.squares[c] = w.h[c * n + c];
     free(x);
     w.x = (pare_input_stats){n,   tokens,    1,      w.squares, w.abs_max, w.abs_sum,
-                             w.h, w.samples, tokens, NULL,      NULL};
+                             w.h, w.samples, tokens, NULL,      NULL,      NULL};
     return w;
 }
 
@@ -52,7 +52,7 @@ static world world_of(size_t n, const double *h) {
     world w = {.n = n, .h = calloc(n * n, sizeof(double)), .squares = calloc(n, sizeof(double))};
     memcpy(w.h, h, n * n * sizeof *h);
     for (size_t c = 0; c < n; c++) w.squares[c] = h[c * n + c];
-    w.x = (pare_input_stats){n, 1000, 1, w.squares, NULL, NULL, w.h, NULL, 0, NULL, NULL};
+    w.x = (pare_input_stats){n, 1000, 1, w.squares, NULL, NULL, w.h, NULL, 0, NULL, NULL, NULL};
     return w;
 }
 
@@ -756,6 +756,13 @@ static void error_of_the_output(void **state) {
             assert_float_equal(pare_output_error(rt, &x.x, a, NULL, heights[i]) / want, 1.0, 1e-5);
         }
         assert_true(pare_output_error(rt, &x.x, a, a, 50) == 0.0);
+        float *half = malloc(pare_output_half_bytes(x.n));
+        pare_output_half(rt, half, x.h, x.n);
+        pare_input_stats kept = x.x;
+        kept.half = half;
+        assert_true(pare_output_error(rt, &kept, a, b, 50) ==
+                    pare_output_error(rt, &x.x, a, b, 50));
+        free(half);
         free(zeros);
         free(a);
         free(b);

@@ -3,6 +3,7 @@
 #include "support/test.h"
 
 #include "base/rng.h"
+#include "methods/obs.h"
 #include "pipeline/statistics.h"
 
 #include <math.h>
@@ -23,6 +24,14 @@ static void feed_thread(pare_worker *w, void *arg) {
         pare_statistics_add(w, f->s, x, f->ldx, f->pieces[i]);
 }
 
+/* The half that is kept is that of the Hessian. */
+static void check_half(pare_runtime *rt, const pare_input_stats *r) {
+    float *half = calloc(1, pare_output_half_bytes(r->cols)); /* what is left out stays 0 */
+    pare_output_half(rt, half, r->hessian, r->cols);
+    assert_memory_equal(r->half, half, pare_output_half_bytes(r->cols));
+    free(half);
+}
+
 /* The Hessian of one run, to be freed; everything is compared with sums in f64. */
 static double *check(size_t cols, pare_isa isa, pare_compute compute, int threads) {
     static const size_t pieces[] = {1,    700, 3,
@@ -35,7 +44,7 @@ static double *check(size_t cols, pare_isa isa, pare_compute compute, int thread
     pare_runtime *rt = test_runtime(threads, isa);
     feed f = {.x = x, .ldx = ldx, .pieces = pieces, .n_pieces = n_pieces};
     const unsigned needs = PARE_NEED_ABS | PARE_NEED_RANGE | PARE_NEED_HESSIAN;
-    /* chains of 1024 additions in f32; `fast`: two numbers rounded to bf16 */
+    /* chains of 1024 additions in f32; `fast`: of 2048 of numbers rounded to bf16 */
     const double bound = 1024 * 6e-8 + (compute == PARE_COMPUTE_FAST ? 2.1 / 256 : 0);
     assert_ok(pare_statistics_create(&f.s, rt, compute, cols, needs, 0, NULL, err));
     pare_team_run(rt, feed_thread, &f);
@@ -70,6 +79,14 @@ static double *check(size_t cols, pare_isa isa, pare_compute compute, int thread
             assert_true(h[i * cols + k] == h[k * cols + i]);
         }
     }
+    check_half(rt, r);
+    float *scale = malloc(cols * sizeof *scale);
+    for (size_t i = 0; i < cols; i++) scale[i] = 0.5f + (float)(i % 7);
+    pare_statistics_divide(f.s, scale);
+    for (size_t i = 0; i < cols * cols; i++)
+        assert_true(r->hessian[i] == h[i] / ((double)scale[i / cols] * (double)scale[i % cols]));
+    check_half(rt, r);
+    free(scale);
     pare_statistics_free(f.s);
     pare_runtime_free(rt);
     free(x);
