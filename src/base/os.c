@@ -135,6 +135,11 @@ pare_status pare_stdin_read_all(char **out, size_t *size, size_t max_size, pare_
 enum { WRITER_BUFFER = 1 << 20, WRITE_BACK = 8 << 20 /* bytes on their way to the disk at once */ };
 
 pare_status pare_writer_open(pare_writer *w, const char *path, pare_error *err) {
+    return pare_writer_open_over(w, path, NULL, err);
+}
+
+pare_status pare_writer_open_over(pare_writer *w, const char *path, const char *spare,
+                                  pare_error *err) {
     *w = (pare_writer){.fd = -1};
     if (pare_path_is_folder(path))
         return pare_fail(err, PARE_ERR_INPUT, "%s: found a folder, expected a file name", path);
@@ -146,7 +151,8 @@ pare_status pare_writer_open(pare_writer *w, const char *path, pare_error *err) 
         return fail_memory(err, path);
     }
     pare_stale_discard(path);
-    w->fd = pare_os_open(w->temporary, O_RDWR | O_CREAT | O_TRUNC);
+    w->over = spare && rename(spare, w->temporary) == 0;
+    w->fd = pare_os_open(w->temporary, O_RDWR | O_CREAT | (w->over ? 0 : O_TRUNC));
     if (w->fd < 0) {
         pare_status st = pare_os_fail(err, path, "create");
         pare_free(w->temporary);
@@ -199,6 +205,8 @@ pare_status pare_writer_write_at(pare_writer *w, const void *data, size_t n, uin
 
 pare_status pare_writer_commit(pare_writer *w, pare_error *err) {
     pare_status st = writer_flush(w, err);
+    if (st == PARE_OK && w->over && pare_os_truncate(w->fd, w->offset) != 0)
+        st = pare_os_fail_io(err, w->path, "truncate");
     /* after a failed fsync the data may be lost although a second one succeeds: never try again */
     if (st == PARE_OK && pare_os_sync(w->fd) != 0) st = pare_os_fail_io(err, w->path, "sync");
     if (pare_os_close(w->fd) != 0 && st == PARE_OK) st = pare_os_fail_io(err, w->path, "close");

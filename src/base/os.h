@@ -40,9 +40,15 @@ typedef struct pare_writer {
     uint8_t *buffer;        /* owned */
     size_t buffered;
     size_t waiting; /* bytes written that have not been sent to the disk */
+    bool over;      /* an older file, which may be longer */
 } pare_writer;
 
 pare_status pare_writer_open(pare_writer *w, const char *path, pare_error *err);
+/* The same into the room of a file in the same folder that nobody needs any more and that is gone
+ * then: a third of the time, as no pages are taken and none given back. Where there is none, as
+ * pare_writer_open. */
+pare_status pare_writer_open_over(pare_writer *w, const char *path, const char *spare,
+                                  pare_error *err);
 pare_status pare_writer_write(pare_writer *w, const void *data, size_t n, pare_error *err);
 /* Writes n zero bytes. */
 pare_status pare_writer_pad(pare_writer *w, size_t n, pare_error *err);

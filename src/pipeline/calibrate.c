@@ -171,13 +171,16 @@ pare_status pare_calibration_set_prefix(pare_calibration *cal, pare_prefix *p, p
     return take_text(cal, err);
 }
 
+void pare_calibration_set_spare(pare_calibration *cal, const char *spare) { cal->spare = spare; }
+
 /* --- embeddings and layers --- */
 
 /* path NULL: none. The first rank writes. */
-static pare_status output_open(output *o, const char *path, pare_error *err) {
+static pare_status output_open(output *o, const pare_calibration *cal, const char *path,
+                               pare_error *err) {
     *o = (output){.wanted = path != NULL};
     if (!path || pare_group_rank() > 0) return PARE_OK;
-    PARE_TRY(pare_writer_open(&o->writer, path, err));
+    PARE_TRY(pare_writer_open_over(&o->writer, path, cal->spare, err));
     o->open = true;
     return PARE_OK;
 }
@@ -202,7 +205,7 @@ static pare_status output_close(output *o, pare_status st, uint32_t *crc, pare_e
 pare_status pare_calibration_embed(pare_calibration *cal, const char *to, uint32_t *crc,
                                    pare_error *err) {
     output out;
-    pare_status st = output_open(&out, to, err);
+    pare_status st = output_open(&out, cal, to, err);
     for (size_t i = 0; i < (cal->two_streams ? 2 : 1) * cal->n && st == PARE_OK; i++) {
         region r = {.cal = cal, .ids = cal->ids + i % cal->n * cal->ctx, .n = cal->ctx};
         if (pare_group_rank() > 0) continue;
@@ -425,7 +428,7 @@ pare_status pare_calibration_run(pare_calibration *cal, size_t layer, const char
     for (size_t i = 0; needs && !to && i < cal->n_inputs; i++)
         if (cal->inputs[i].statistics) cal->last = &cal->inputs[i];
     PARE_TRY(pare_file_open(&file, from, err));
-    pare_status st = output_open(&out, to, err);
+    pare_status st = output_open(&out, cal, to, err);
     pare_probe_fn probe = needs ? gather : NULL;
     if (st == PARE_OK && cal->shared)
         st = share_sequences(cal, layer, &file, probe, &out, err);
@@ -449,7 +452,7 @@ pare_status pare_calibration_run_dense(pare_calibration *cal, size_t layer, cons
     if (cal->half.open) pare_writer_discard(&cal->half.writer);
     cal->half.open = false;
     PARE_TRY(pare_file_open(&file, from, err));
-    pare_status st = output_open(&cal->half, to, err);
+    pare_status st = output_open(&cal->half, cal, to, err);
     if (st == PARE_OK) st = run_sequences(cal, layer, &file, 0, NULL, &cal->half, targets, err);
     pare_file_close(&file);
     return st;

@@ -43,6 +43,8 @@ uint32_t pare_calibration_crc32(const pare_calibration *cal); /* of all ids, in 
 /* Samples lie in files of this folder from now on (borrowed; NULL: in memory); `planned`: so they
  * will. */
 void pare_calibration_spill(pare_calibration *cal, bool planned, const char *folder);
+/* Files of hidden states are written into the room of this file, where it is there (borrowed). */
+void pare_calibration_set_spare(pare_calibration *cal, const char *spare);
 /* Bytes of a file of hidden states; of memory without statistics. */
 uint64_t pare_calibration_file_bytes(const pare_calibration *cal);
 size_t pare_calibration_memory(const pare_calibration *cal);

@@ -48,7 +48,8 @@ struct pare_calibration {
     size_t run_length;
     float *round; /* [run_length][ranks][ctx][dim] of rank 0, for the file */
     size_t round_bytes;
-    output half; /* with two streams: a file of which the dense half is written */
+    const char *spare; /* a file whose room the next one takes */
+    output half;       /* with two streams: a file of which the dense half is written */
 };
 
 /* --- the region that all threads run --- */

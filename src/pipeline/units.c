@@ -521,8 +521,8 @@ static pare_status embed(compress_run *c, pare_calibration *cal, pare_work *work
     return st == PARE_OK ? pare_work_begin(work, crc, err) : st;
 }
 
-pare_status compress_units(compress_run *c, pare_calibration *cal, pare_work *work,
-                           pare_error *err) {
+static pare_status do_units(compress_run *c, pare_calibration *cal, pare_work *work,
+                            pare_error *err) {
     size_t done = pare_work_n_done(work), n = n_layers_of(c);
     c->report->info.n_resumed = done;
     for (size_t unit = 0; unit < done; unit++)
@@ -533,4 +533,15 @@ pare_status compress_units(compress_run *c, pare_calibration *cal, pare_work *wo
         pare_progress(c->rt, "blocks", (double)(unit + 1), (double)n, "blocks");
     }
     return PARE_OK;
+}
+
+pare_status compress_units(compress_run *c, pare_calibration *cal, pare_work *work,
+                           pare_error *err) {
+    char *spare = cal ? pare_work_spare_path(work) : NULL;
+    if (cal && !spare) return fail_memory(err);
+    if (cal) pare_calibration_set_spare(cal, spare);
+    pare_status st = do_units(c, cal, work, err);
+    if (cal) pare_calibration_set_spare(cal, NULL);
+    pare_free(spare);
+    return st;
 }

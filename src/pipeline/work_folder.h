@@ -70,6 +70,8 @@ const json_t *pare_work_report(const pare_work *w, size_t unit);
 
 /* Where the hidden states before a unit are or are to be written; pare_free. */
 char *pare_work_states_path(const pare_work *w, size_t unit);
+/* Where states lie that are no longer needed, for pare_writer_open_over; pare_free. */
+char *pare_work_spare_path(const pare_work *w);
 
 /* Notes that the states before unit 0 are written. */
 pare_status pare_work_begin(pare_work *w, uint32_t crc, pare_error *err);
