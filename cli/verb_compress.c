@@ -6,6 +6,7 @@
 #include "pare/compress.h"
 #include "pare/eval.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -131,6 +132,7 @@ static json_t *calib_json(const pare_compress_info *i) {
 
 typedef struct compress_result {
     const pare_compress_info *info;
+    uint64_t memory_bytes; /* planned peak of the process, with --eval of that too */
     const pare_perplexity *before, *after; /* NULL = not asked for */
     const pare_perplexity *behind;         /* MODEL behind OUT's cushion; NULL = as before */
     cli_clamped clamped;                   /* of `after`; json NULL without it */
@@ -179,7 +181,7 @@ static pare_status print_json(cli *c, const compress_result *r) {
     json_object_set_new(o, "in_bytes", json_integer((json_int_t)i->in_bytes));
     json_object_set_new(o, "out_bytes", json_integer((json_int_t)i->out_bytes));
     json_object_set_new(o, "work_bytes", json_integer((json_int_t)i->work_bytes));
-    json_object_set_new(o, "memory_bytes", json_integer((json_int_t)i->memory_bytes));
+    json_object_set_new(o, "memory_bytes", json_integer((json_int_t)r->memory_bytes));
     json_object_set_new(o, "disk_bytes", json_integer((json_int_t)i->disk_bytes));
     json_object_set_new(o, "spill_bytes", json_integer((json_int_t)i->spill_bytes));
     json_object_set_new(o, "dense_pass", json_boolean(i->dense_pass));
@@ -258,7 +260,7 @@ static pare_status print_table(cli *c, const compress_result *r) {
     cli_printf(c, "\n%s%s -> %s, %.3f bits per weight", r->dry_run ? "plan: " : "",
                cli_bytes((double)i->in_bytes), cli_bytes((double)i->out_bytes), i->bits_per_weight);
     if (r->dry_run) {
-        cli_printf(c, ", memory %s", cli_bytes((double)i->memory_bytes));
+        cli_printf(c, ", memory %s", cli_bytes((double)r->memory_bytes));
         if (i->disk_bytes) cli_printf(c, ", disk beside it %s", cli_bytes((double)i->disk_bytes));
         if (i->spill_bytes)
             cli_printf(c, ", of it activations %s", cli_bytes((double)i->spill_bytes));
@@ -384,6 +386,31 @@ static void check_bounds(cli *c, const compress_result *r, double guess) {
                   r->after->ppl, guess);
 }
 
+/* The planned peak of all that the command does; of --eval one model at a time, MODEL and OUT,
+ * whose weights alone may differ. Spilling does not help an evaluation: refused where it may not
+ * take so much. */
+static pare_status plan_memory(cli *c, uint64_t *bytes, const char *model,
+                               const compress_options *o, const pare_compress_info *i) {
+    uint64_t weights, others;
+    struct stat text = {0};
+    *bytes = i->memory_bytes;
+    if (!o->eval) return PARE_OK;
+    if (stat(o->eval, &text) != 0)
+        return cli_fail(c, PARE_ERR_INPUT, "%s: open: %s", o->eval, strerror(errno));
+    pare_status st = pare_eval_perplexity_memory(&weights, &others, c->rt, model,
+                                                 (size_t)text.st_size, NULL, &c->err);
+    if (st != PARE_OK) return st;
+    if (i->out_bytes > weights) weights = i->out_bytes;
+    uint64_t eval = i->resident_bytes + weights + others;
+    if (eval > *bytes) *bytes = eval;
+    if (!o->max_memory || eval <= o->max_memory) return PARE_OK;
+    return cli_fail(c, PARE_ERR_ARG,
+                    "max-memory: found %llu bytes, expected at least %llu for --eval, which holds "
+                    "a whole model; without it %llu are enough",
+                    (unsigned long long)o->max_memory, (unsigned long long)eval,
+                    (unsigned long long)i->memory_bytes);
+}
+
 static pare_status compress(cli *c, const char *model, const compress_options *o,
                             const char *recipe) {
     double guess = 0;
@@ -398,6 +425,8 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
     if (eval) { /* a slip in the recipe is told before the evaluation, which may take hours */
         co.dry_run = true;
         st = pare_compress(&report, c->rt, &co, &c->err);
+        if (st == PARE_OK)
+            st = plan_memory(c, &result.memory_bytes, model, o, pare_compress_result(report));
         pare_compress_report_free(report);
         report = NULL;
         co.dry_run = false;
@@ -407,6 +436,8 @@ static pare_status compress(cli *c, const char *model, const compress_options *o
     }
     if (st == PARE_OK) st = pare_compress(&report, c->rt, &co, &c->err);
     cli_progress_end(c);
+    if (st == PARE_OK && !eval)
+        st = plan_memory(c, &result.memory_bytes, model, o, pare_compress_result(report));
     if (pare_rank() > 0) { /* the first rank evaluates, records and prints */
         pare_compress_report_free(report);
         return st;
@@ -509,6 +540,9 @@ static pare_status run_compress(cli *c, const void *opts, char **args, size_t n_
         return cli_fail(c, PARE_ERR_ARG, "compress: found no recipe, expected -r RECIPE");
     if (!o.out && !o.dry_run)
         return cli_fail(c, PARE_ERR_ARG, "compress: found no output, expected -o OUT");
+    if (o.eval && strcmp(o.eval, "-") == 0)
+        return cli_fail(c, PARE_ERR_ARG,
+                        "eval: found standard input, expected a file: it is read before and after");
     char *recipe;
     pare_status st = recipe_text(c, o.recipe, &recipe);
     if (st == PARE_OK && o.recipe && !target && !recipe[strspn(recipe, " \t\r\n")])

@@ -98,6 +98,7 @@ typedef struct pare_compress_info {
     uint64_t work_bytes;             /* planned peak of what is at work */
     uint64_t memory_bytes;           /* planned peak of the process: with what was resident when it
                                         was planned (program, libraries, tokenizer) */
+    uint64_t resident_bytes;         /* of them what was resident */
     uint64_t disk_bytes;             /* of OUT.work at most; 0 = none */
     uint64_t spill_bytes;            /* of it activations that max_memory keeps out of memory */
     double planned_seconds;          /* of a dry run: what the run will take; 0 = unknown */

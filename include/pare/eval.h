@@ -66,7 +66,15 @@ pare_status pare_eval_perplexity(pare_perplexity *out, pare_runtime *rt, pare_mo
                                  const pare_tokenizer *tok, const char *text, size_t len,
                                  const pare_eval_options *options, pare_error *err);
 
-/* The same, and the distributions of all scored tokens go into a base file of llama.cpp's
+/* Memory that this takes beside the program, a tokenizer and the text itself: the weights of a
+ * model (a path; they are not loaded), and what else it is, for a text of len bytes. Errors: those
+ * of loading, PARE_ERR_ARG (ctx over the model's maximum), PARE_ERR_NOMEM. */
+pare_status pare_eval_perplexity_memory(uint64_t *weights, uint64_t *others, pare_runtime *rt,
+                                        const char *model, size_t len,
+                                        const pare_eval_options *options, pare_error *err);
+
+/* pare_eval_perplexity, and the distributions of all scored tokens go into a base file of
+ * llama.cpp's
  * (`llama-perplexity --kl-divergence-base` writes such files), for --kl-divergence there and
  * pare_eval_against_logits here: two bytes a vocabulary entry, so 25 MB a window of 512 tokens with
  * 49,152 entries. What is more than 16 below a row's largest logit is stored at 16 below. The file

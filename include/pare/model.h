@@ -192,6 +192,8 @@ size_t pare_session_n_ctx(const pare_session *s);
 const pare_model *pare_session_model(const pare_session *s);
 uint64_t pare_session_kv_bytes(const pare_session *s); /* of a full cache, with what it keeps spare,
                                                           and of the prefix */
+/* Memory of its own: a full cache, and what passes and logits take. */
+uint64_t pare_session_bytes(const pare_session *s);
 /* Bytes of keys and values that the token at position `pos` attends to: in layers with a window,
  * those in it. */
 uint64_t pare_session_kv_read_bytes(const pare_session *s, size_t pos);

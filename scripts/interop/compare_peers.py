@@ -3,7 +3,8 @@
 (clones of locuslab/wanda, IST-DASLab/sparsegpt, IST-DASLab/gptq, mit-han-lab/llm-awq) and tools (llm-compressor,
 GPTQModel, AutoRound). Seconds, CPU seconds and peak memory of each process, perplexity as `pare eval` measures it.
 
-    compare_peers.py PARE MODEL CALIB EVAL PEER... [--samples 8] [--ctx 512] [--windows 10] [--seed 0] [--work DIR]
+    compare_peers.py PARE MODEL CALIB EVAL PEER... [--samples 8] [--ctx 512] [--windows 10] [--seed 0] [--compute exact]
+                     [--work DIR]
 
 PEER is NAME=PYTHON, for published code NAME=PYTHON:CLONE; PYTHON is an interpreter with torch and transformers (and the
 tool). All run on the CPU: calls of CUDA are made empty, what newer versions of transformers hand to a layer is filled
@@ -237,6 +238,7 @@ def main():
     for name, value in (("samples", 8), ("ctx", 512), ("windows", 10), ("seed", 0)):
         p.add_argument("--" + name, type=int, default=value)
     p.add_argument("--case", default="", help="only those with this in their names")
+    p.add_argument("--compute", default="exact", help="of pare compress")
     p.add_argument("--work", default="peers-work")
     a = p.parse_args()
     os.makedirs(a.work, exist_ok=True)
@@ -261,7 +263,7 @@ def main():
             if not recipe or recipe in ours:
                 continue
             out = os.path.join(a.work, f"pare-{number}-{case}")
-            command = [a.pare, "compress", dense, "-o", out, "-r", recipe, "-q", "--json", "--records", "none"]
+            command = [a.pare, "compress", dense, "-o", out, "-r", recipe, "-q", "--json", "--records", "none", "--compute", a.compute]
             if "rtn" not in recipe or "search" in recipe:
                 command += ["--calib", a.calib, "--calib-samples", str(a.samples), "--calib-ctx", str(a.ctx), "--seed", str(a.seed)]
             ours[recipe] = timed(command, out + ".json")

@@ -6,6 +6,8 @@
 #include "base/os.h"
 #include "base/runtime.h"
 #include "eval/save_logits.h"
+#include "model/model.h"
+#include "model/prefix.h"
 #include "text/wikitext.h"
 
 #include <math.h>
@@ -33,6 +35,38 @@ pare_status pare_eval_tokens(pare_ids *ids, const pare_tokenizer *tok, const cha
     PARE_TRY(pare_text_hf_rows(&joined, &n, text, len, err));
     pare_status st = pare_tokenizer_encode(tok, ids, joined, n, PARE_TOK_ADD_SPECIAL, err);
     pare_free(joined);
+    return st;
+}
+
+/* --- memory --- */
+
+/* The session is that of the evaluation; what nobody touches takes no memory. */
+static pare_status session_memory(uint64_t *bytes, pare_model *m, const pare_eval_options *options,
+                                  pare_error *err) {
+    const size_t most = SIZE_MAX / 4; /* tokens: the text is not looked at */
+    pare_ppl_run run = {.options = *options};
+    pare_session *s;
+    PARE_TRY(pare_ppl_plan_make(&run.plan, options, most, pare_model_ctx_max(m), -1, err));
+    PARE_TRY(pare_ppl_session(&s, &run, m, err));
+    *bytes = pare_session_bytes(s);
+    pare_session_free(s);
+    return PARE_OK;
+}
+
+pare_status pare_eval_perplexity_memory(uint64_t *weights, uint64_t *others, pare_runtime *rt,
+                                        const char *model, size_t len,
+                                        const pare_eval_options *options, pare_error *err) {
+    const pare_eval_options o = options ? *options : pare_eval_options_default();
+    pare_source *source;
+    pare_model *m;
+    PARE_TRY(pare_source_open(&source, model, err));
+    PARE_TRY(pare_model_open(&m, rt, source, err));
+    pare_status st = pare_model_load_own_prefix(m, err);
+    *weights = pare_model_weight_bytes(m);
+    if (st == PARE_OK) st = session_memory(others, m, &o, err);
+    /* the rows joined, and ids of four bytes for at least two characters each */
+    if (st == PARE_OK) *others += 3 * (uint64_t)len;
+    pare_model_free(m);
     return st;
 }
 

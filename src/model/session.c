@@ -570,6 +570,10 @@ uint64_t pare_session_kv_bytes(const pare_session *s) {
     const pare_prefix *p = s->e->m->prefix;
     return s->kv.full_bytes + (p ? p->bytes : 0);
 }
+uint64_t pare_session_bytes(const pare_session *s) {
+    const engine *e = s->e;
+    return pare_session_kv_bytes(s) + e->room.bytes + e->hidden_bytes + e->logits_bytes;
+}
 uint64_t pare_session_kv_read_bytes(const pare_session *s, size_t pos) {
     return pare_kv_cache_read_bytes(&s->kv, pos) + pare_prefix_read_bytes(s->e->m, pos);
 }

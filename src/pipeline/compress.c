@@ -11,6 +11,7 @@
 #include "pipeline/calibrate.h"
 #include "pipeline/model_output.h"
 #include "pipeline/work_folder.h"
+#include "text/tokenizer_export.h"
 #include "text/vocab.h"
 
 #include <math.h>
@@ -431,6 +432,14 @@ static pare_status check_tokenizer(compress_run *c, pare_error *err) {
     if (st == PARE_OK && !tok)
         pare_warn(c->rt, "%s: found no tokenizer: neither has the output, which cannot be asked",
                   c->o->model);
+    bool gguf = strcmp(c->format->container, "gguf") == 0;
+    if (st == PARE_OK && tok && !c->same_format && !gguf) { /* takes memory, too */
+        pare_status way = pare_tokenizer_write_json(tok, NULL, err);
+        if (way != PARE_OK) {
+            pare_tokenizer_free(tok);
+            return way;
+        }
+    }
     pare_tokenizer_free(tok);
     pare_give_back();
     if (st == PARE_OK) return PARE_OK;
@@ -530,11 +539,12 @@ static pare_status check_output(compress_run *c, pare_error *err) {
     return PARE_OK;
 }
 
-/* The lines of the report that writing would have filled in: of tensors outside the blocks. */
-static pare_status report_published(compress_run *c, pare_error *err) {
+/* The lines of the report that writing would have filled in: of tensors outside the blocks, of all
+ * where `units` is NULL. */
+static pare_status report_published(compress_run *c, const pare_work *units, pare_error *err) {
     for (size_t i = 0; i < c->n_plans; i++) {
         pare_tensor t;
-        if (c->plans[i].unit < pare_source_config(c->source)->n_layers) continue;
+        if (units && c->plans[i].unit < pare_source_config(c->source)->n_layers) continue;
         PARE_TRY(pare_check_cancel(c->rt, err));
         PARE_TRY(compress_tensor(c, i, NULL, NULL, &t, err));
         pare_tensor_free(&t);
@@ -542,11 +552,13 @@ static pare_status report_published(compress_run *c, pare_error *err) {
     return PARE_OK;
 }
 
-/* The output appears, and what belongs to the run goes, now or by pare_compress_settle. */
-static pare_status publish(compress_run *c, pare_work *work, pare_error *err) {
+/* The output appears, and what belongs to the run goes, now or by pare_compress_settle. units:
+ * where finished blocks lie, NULL: none do. */
+static pare_status publish(compress_run *c, pare_work *work, const pare_work *units,
+                           pare_error *err) {
     if (!c->published) PARE_TRY(pare_work_keep(work, "published", json_true(), err));
     if (pare_group_rank() == 0)
-        PARE_TRY(c->published ? report_published(c, err) : write_all(c, work, err));
+        PARE_TRY(c->published ? report_published(c, units, err) : write_all(c, units, err));
     if (!c->o->keep_work) {
         pare_work_remove(work);
         return PARE_OK;
@@ -627,6 +639,7 @@ static pare_status check_memory(compress_run *c, pare_error *err) {
     unsigned long long allowed = c->o->max_memory, work = c->report->info.work_bytes,
                        planned = planned_peak(c);
     c->report->info.memory_bytes = planned;
+    c->report->info.resident_bytes = c->resident;
     if (!allowed || planned <= allowed) return PARE_OK;
     return pare_fail(err, PARE_ERR_ARG,
                      "max-memory: found %llu bytes, expected at least %llu: %llu for what is at "
@@ -676,13 +689,34 @@ static pare_status by_units(compress_run *c, pare_error *err) {
         if (st == PARE_OK && writes) st = compress_write_imatrix(c, work, err);
         pare_calibration_close(cal); /* before the output's memory */
         cal = NULL;
-        if (st == PARE_OK) st = publish(c, work, err);
+        if (st == PARE_OK) st = publish(c, work, work, err);
         pare_work_close(work);
         if (st == PARE_ERR_INTERRUPTED)
             pare_fail_prefix(err, "finished blocks are kept, the same command goes on");
     }
     pare_calibration_close(cal);
     return st;
+}
+
+/* --- recipes of encodings alone --- */
+
+/* A folder that is there would be refused where the caller was cut off behind it, a file replaced:
+ * so a folder's run notes that it was about to appear. Nothing else is kept of such a run. */
+static pare_status write_noted(compress_run *c, pare_error *err) {
+    pare_work *work;
+    PARE_TRY(compress_open_work(c, NULL, &work, err));
+    pare_status st = publish(c, work, NULL, err);
+    if (st != PARE_OK && !c->published) pare_work_remove(work);
+    pare_work_close(work);
+    return st;
+}
+
+static pare_status at_once(compress_run *c, pare_error *err) {
+    PARE_TRY(check_memory(c, err));
+    PARE_TRY(compress_check_disk(c, err));
+    if (c->o->dry_run) return compress_estimate(c, NULL, err);
+    if (c->o->keep_work && strcmp(c->format->container, "gguf") != 0) return write_noted(c, err);
+    return pare_group_rank() == 0 ? write_all(c, NULL, err) : PARE_OK;
 }
 
 static const char *format_of(const compress_run *c, const pare_source *source) {
@@ -750,14 +784,7 @@ static pare_status run(compress_run *c, pare_error *err) {
         return pare_fail(err, PARE_ERR_UNSUPPORTED,
                          "recipe: found methods and an adapter, expected two runs: the adapter is "
                          "merged first");
-    if (has_methods(c)) {
-        PARE_TRY(by_units(c, err));
-    } else {
-        PARE_TRY(check_memory(c, err));
-        PARE_TRY(compress_check_disk(c, err));
-        if (c->o->dry_run) PARE_TRY(compress_estimate(c, NULL, err));
-        if (!c->o->dry_run && pare_group_rank() == 0) PARE_TRY(write_all(c, NULL, err));
-    }
+    PARE_TRY(has_methods(c) ? by_units(c, err) : at_once(c, err));
     if (c->prefix) c->report->info.prefix_file = c->report->prefix_file;
     sum_report(c, pare_now_s() - start);
     return PARE_OK;

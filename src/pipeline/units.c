@@ -79,7 +79,7 @@ static uint64_t spilled_outputs(const compress_run *c, const pare_calibration *c
 
 pare_status compress_check_disk(const compress_run *c, pare_error *err) {
     uint64_t room, out = 0, beside = c->report->info.disk_bytes;
-    if (c->o->dry_run || !c->o->out) return PARE_OK;
+    if (c->o->dry_run || !c->o->out || c->published) return PARE_OK;
     for (size_t i = 0; i < c->n_plans; i++) out += c->report->layers[i].out_bytes;
     if (beside) { /* what an earlier run left is there already */
         pare_work *earlier;

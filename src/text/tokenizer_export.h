@@ -9,8 +9,8 @@
  * what they load to gives the same ids here and in Hugging Face's tokenizers. (A tokenizer that
  * came from such files is copied, not written: nothing can be lost then.) By scores, merges are
  * every way in which two tokens make a third, in order of its score. Filling tokens ("[PAD7]") at
- * the end are left out. Errors: PARE_ERR_ARG (it came from tokenizer.json), PARE_ERR_UNSUPPORTED,
- * PARE_ERR_IO, PARE_ERR_NOMEM. */
+ * the end are left out. folder NULL: all but the writing, to know whether it can be done. Errors:
+ * PARE_ERR_ARG (it came from tokenizer.json), PARE_ERR_UNSUPPORTED, PARE_ERR_IO, PARE_ERR_NOMEM. */
 pare_status pare_tokenizer_write_json(const pare_tokenizer *tok, const char *folder,
                                       pare_error *err);
 

@@ -237,9 +237,9 @@ static json_t *config_json(const pare_vocab *v) {
 
 static pare_status write_file(const pare_vocab *v, const char *folder, const char *name,
                               json_t *value, pare_error *err) {
-    char *path = pare_path_join(folder, name);
+    char *path = folder ? pare_path_join(folder, name) : json_dumps(value, JSON_INDENT(2));
     pare_status st = path && value
-                         ? pare_json_write(path, value, err)
+                         ? (folder ? pare_json_write(path, value, err) : PARE_OK)
                          : pare_fail(err, PARE_ERR_NOMEM, "%s: %s: out of memory", v->source, name);
     pare_free(path);
     json_decref(value);

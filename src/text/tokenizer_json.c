@@ -381,6 +381,7 @@ pare_status pare_tokenizer_load_json(pare_tokenizer **out, const char *path, par
         st = pare_fail(err, PARE_ERR_NOMEM, "%s: tokenizer: out of memory", path);
     if (st == PARE_OK) st = read_tokenizer(v, &j, err);
     pare_json_free(&j); /* much memory; the vocabulary has its own copy */
+    pare_give_back();
     if (st == PARE_OK) st = read_neighbours(v, folder, err);
     pare_free(file);
     pare_free(folder);
