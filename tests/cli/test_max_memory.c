@@ -72,7 +72,41 @@ static void runs_stay_within(void **state) {
     }
 }
 
+/* An evaluation holds a whole model: the plan has it, a run stays within it, and what is too little
+ * for it alone is refused as that. */
+static void evaluations_count(void **state) {
+    (void)state;
+    const char *run = "rm -rf out; pare compress model -o out -r q8_0 --eval text --windows 1 "
+                      "--records none --threads 2";
+    char command[400];
+    const uint64_t without = bytes_of("rm -rf out; pare compress model -o out -r q8_0 --records "
+                                      "none --threads 2 --dry-run",
+                                      "memory_bytes");
+    snprintf(command, sizeof command, "%s --dry-run", run);
+    const uint64_t planned = bytes_of(command, "memory_bytes");
+    assert_true(planned > without + (8 << 20));
+    snprintf(command, sizeof command, "%s --max-memory %llu", run,
+             (unsigned long long)(without + (4 << 20)));
+    program_refuses(command, "for --eval");
+    if (COUNTS_MORE) return;
+    const uint64_t peak = bytes_of(run, "peak_rss_bytes");
+    printf("  --eval: planned %.1f MiB, peak %.1f\n", (double)planned / (1 << 20),
+           (double)peak / (1 << 20));
+    if ((double)peak > 1.15 * (double)planned)
+        fail_msg("planned %.1f MiB, peak %.1f", (double)planned / (1 << 20),
+                 (double)peak / (1 << 20));
+}
+
+static void texts_of_evaluations(void **state) {
+    (void)state;
+    program_refuses("pare compress model -o out -r q8_0 --eval - --dry-run", "standard input");
+    program_refuses("rm -rf out; pare compress model -o out -r q8_0 --eval none --dry-run",
+                    "No such file");
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(runs_stay_within)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(runs_stay_within),
+                                       cmocka_unit_test(evaluations_count),
+                                       cmocka_unit_test(texts_of_evaluations)};
     return cmocka_run_group_tests(tests, make_model, NULL);
 }
