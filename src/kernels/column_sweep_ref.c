@@ -6,10 +6,12 @@ enum { ROWS = PARE_COLUMN_SWEEP_ROWS };
 
 static void nearest(float *q, const float *w, const float *scale, const float *zero, float max) {
     for (size_t i = 0; i < ROWS; i++) {
+        q[i] = 0.0f;
+        if (scale[i] == 0.0f) continue;
         float code = nearbyintf(w[i] / scale[i]) + zero[i];
         code = code > 0.0f ? code : 0.0f;
         code = code < max ? code : max;
-        q[i] = scale[i] == 0.0f ? 0.0f : scale[i] * (code - zero[i]);
+        q[i] = scale[i] * (code - zero[i]);
     }
 }
 

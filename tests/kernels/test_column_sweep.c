@@ -32,7 +32,7 @@ static void check_nearest(const pare_column_sweep_kernels *k) {
         for (size_t i = 0; i < ROWS; i++) {
             int code = pare_grid_code(w[i], scale[i], (int)zero[i], max);
             float want = pare_grid_value(code, scale[i], (int)zero[i]);
-            if (memcmp(&q[i], &want, sizeof want) != 0)
+            if (q[i] != want || signbit(q[i]) != signbit(want))
                 fail_msg("w %g scale %g zero %g: found %g, expected %g", (double)w[i],
                          (double)scale[i], (double)zero[i], (double)q[i], (double)want);
         }

@@ -58,7 +58,7 @@ static void disk(void **state) {
         snprintf(work, sizeof work, "%s.work", out);
         pare_compress_options o = {
             .model = fixture(), .out = out, .recipe = recipes[i], .dry_run = true};
-        pare_compress_report *r;
+        pare_compress_report *r = NULL;
         room = 0; /* a plan needs none */
         assert_ok(compress(&r, &o, err));
         const pare_compress_info *info = pare_compress_result(r);
@@ -86,7 +86,7 @@ static void disk_behind_the_output(void **state) {
     char out[1024];
     snprintf(out, sizeof out, "%s", test_path("behind"));
     pare_compress_options o = {.model = fixture(), .out = out, .recipe = "q8_0", .keep_work = true};
-    pare_compress_report *r;
+    pare_compress_report *r = NULL;
     room = 1 << 30;
     assert_ok(compress(&r, &o, err));
     pare_compress_report_free(r);
@@ -104,7 +104,7 @@ static void tokenizer(void **state) {
     snprintf(out, sizeof out, "%s", test_path("asked"));
     snprintf(file, sizeof file, "%s/tokenizer.json", dense);
     pare_compress_options o = {.model = fixture(), .out = dense, .recipe = "f32"};
-    pare_compress_report *r;
+    pare_compress_report *r = NULL;
     room = 1 << 30;
     assert_ok(compress(&r, &o, err));
     pare_compress_report_free(r);
