@@ -17,15 +17,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *fixture(const char *name) {
-    static char ring[4][1024];
-    static int next;
-    char *path = ring[next++ % 4];
-    const char *source = getenv("PARE_SOURCE");
-    snprintf(path, sizeof ring[0], "%s/tests/fixtures/models/%s", source ? source : ".", name);
-    return path;
-}
-
 static pare_status compress(const char *model, const char *out, const char *recipe,
                             pare_compress_report **report, pare_error *err) {
     pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
@@ -99,11 +90,11 @@ static void containers_hold_the_same_numbers(void **state) {
     static const char *const archs[] = {"llama", "qwen2",      "qwen3",      "gemma2", "gemma3",
                                         "gpt2",  "llama-bias", "gemma3-old", "mistral"};
     for (size_t i = 0; i < sizeof archs / sizeof archs[0]; i++) {
-        if (!pare_path_exists(fixture(archs[i]))) {
+        if (!pare_path_exists(fixture_path(archs[i]))) {
             printf("skipped: no fixture %s\n", archs[i]);
             continue;
         }
-        const char *input = fixture(archs[i]);
+        const char *input = fixture_path(archs[i]);
         char a[1024], b[1024], c[1024], name[64];
         snprintf(name, sizeof name, "%s-a.gguf", archs[i]);
         snprintf(a, sizeof a, "%s", test_path(name));
@@ -152,11 +143,11 @@ static void every_mix_gives_a_model_that_loads(void **state) {
     for (size_t i = 0; pare_mix_name_at(i); i++) {
         char out[1024];
         snprintf(out, sizeof out, "%s-%s.gguf", test_path("mix"), pare_mix_name_at(i));
-        pare_compress_report *r = must(fixture("llama"), out, pare_mix_name_at(i));
+        pare_compress_report *r = must(fixture_path("llama"), out, pare_mix_name_at(i));
         const pare_compress_info *info = pare_compress_result(r);
         for (size_t k = 0; k < info->n_layers; k++) /* random weights: 2 bits lose about half */
             assert_true(isfinite(info->layers[k].error) && info->layers[k].error < 0.6);
-        double d = distance(fixture("llama"), out);
+        double d = distance(fixture_path("llama"), out);
         assert_true(isfinite(d));
         pare_compress_report_free(r);
     }
@@ -176,7 +167,7 @@ static void pruned_models_hold_the_zeros_that_were_asked_for(void **state) {
         char name[32], out[1024];
         snprintf(name, sizeof name, "sparse-%zu", i);
         snprintf(out, sizeof out, "%s", test_path(name));
-        pare_compress_report *r = must(fixture("llama"), out, cases[i].recipe);
+        pare_compress_report *r = must(fixture_path("llama"), out, cases[i].recipe);
         const pare_compress_info *info = pare_compress_result(r);
         size_t n_pruned = 0;
         for (size_t k = 0; k < info->n_layers; k++) {
@@ -188,7 +179,7 @@ static void pruned_models_hold_the_zeros_that_were_asked_for(void **state) {
                         l->sparsity < cases[i].sparsity + 0.05);
         }
         assert_true(n_pruned >= 14);
-        assert_true(isfinite(distance(fixture("llama"), out)));
+        assert_true(isfinite(distance(fixture_path("llama"), out)));
         /* zeros that are only copied count as well */
         snprintf(name, sizeof name, "copied-%zu", i);
         pare_compress_report *copied = must(out, test_path(name), "");
@@ -206,7 +197,7 @@ static void threads_do_not_change_the_bytes(void **state) {
     snprintf(first, sizeof first, "%s", test_path("t1.gguf"));
     for (int threads = 1; threads <= 3; threads += 2) {
         pare_runtime *rt = test_runtime(threads, PARE_ISA_AMX);
-        pare_compress_options o = {.model = fixture("llama"),
+        pare_compress_options o = {.model = fixture_path("llama"),
                                    .out = threads == 1 ? first : test_path("t3.gguf"),
                                    .recipe = "magnitude:sparsity=0.3 + q4_0"};
         pare_compress_report *r;
@@ -228,7 +219,7 @@ static void threads_do_not_change_the_bytes(void **state) {
  * the same once more and does not touch OUT; another recipe is another run. */
 static void check_cut_off(const char *recipe, const char *other_recipe) {
     char model[1024], out[1024], file[1100];
-    snprintf(model, sizeof model, "%s", fixture("llama"));
+    snprintf(model, sizeof model, "%s", fixture_path("llama"));
     snprintf(out, sizeof out, "%s", test_path("behind"));
     snprintf(file, sizeof file, "%s/model.safetensors", out);
     pare_runtime *rt = test_runtime(2, PARE_ISA_AMX);
@@ -280,7 +271,7 @@ static void failures_leave_nothing(void **state) {
         snprintf(out, sizeof out, "%s", test_path(cases[i].out));
         pare_error err = {0};
         pare_compress_report *r = NULL;
-        pare_status st = compress(fixture("llama"), out, cases[i].recipe, &r, &err);
+        pare_status st = compress(fixture_path("llama"), out, cases[i].recipe, &r, &err);
         assert_int_equal(pare_status_exit_code(st), 2);
         assert_null(r);
         if (!strstr(err.message, cases[i].message)) fail_msg("%s", err.message);
@@ -290,7 +281,7 @@ static void failures_leave_nothing(void **state) {
         char model[1024], file[1100], out[1024];
         snprintf(model, sizeof model, "%s", test_path("with-nan"));
         snprintf(out, sizeof out, "%s", test_path("of-nan"));
-        pare_compress_report_free(must(fixture("llama"), model, "f32"));
+        pare_compress_report_free(must(fixture_path("llama"), model, "f32"));
         snprintf(file, sizeof file, "%s/model.safetensors", model);
         FILE *f = fopen(file, "r+b");
         uint64_t head;
@@ -315,16 +306,17 @@ static void failures_leave_nothing(void **state) {
     /* the input is never the output */
     pare_error err = {0};
     pare_compress_report *r = NULL;
-    assert_int_equal(compress(fixture("llama"), fixture("llama"), "q8_0", &r, &err), PARE_ERR_ARG);
+    assert_int_equal(compress(fixture_path("llama"), fixture_path("llama"), "q8_0", &r, &err),
+                     PARE_ERR_ARG);
     assert_non_null(strstr(err.message, "the input itself"));
-    assert_int_equal(compress(fixture("llama"), "", "q8_0", &r, &err), PARE_ERR_ARG);
+    assert_int_equal(compress(fixture_path("llama"), "", "q8_0", &r, &err), PARE_ERR_ARG);
     assert_non_null(strstr(err.message, "expected a file or folder name"));
 }
 
 static void a_step_without_tensors_is_told(void **state) {
     (void)state;
     pare_compress_report *r =
-        must(fixture("llama"), test_path("idle"), "q8_0@attn + q4_0@/no_such/ + q5_0@ffn");
+        must(fixture_path("llama"), test_path("idle"), "q8_0@attn + q4_0@/no_such/ + q5_0@ffn");
     const pare_compress_info *info = pare_compress_result(r);
     assert_int_equal(info->n_fallbacks, 1);
     assert_string_equal(info->fallbacks[0],
@@ -339,12 +331,12 @@ static const char *bent_llama(const char *folder, const char *extra, const char 
     size_t n;
     const char *out = test_path(folder);
     mkdir(out, 0777);
-    snprintf(path, sizeof path, "%s/config.json", fixture("llama"));
+    snprintf(path, sizeof path, "%s/config.json", fixture_path("llama"));
     assert_ok(pare_file_read_all(&data, &n, path, 1 << 20, err));
     snprintf(path, sizeof path, "%s/config.json", folder);
     test_write(path, data, n);
     pare_free(data);
-    snprintf(path, sizeof path, "%s/model.safetensors", fixture("llama"));
+    snprintf(path, sizeof path, "%s/model.safetensors", fixture_path("llama"));
     assert_ok(pare_file_read_all(&data, &n, path, 1 << 30, err));
     uint64_t n_header, n_longer;
     memcpy(&n_header, data, 8);
@@ -400,7 +392,7 @@ static void an_interrupt_leaves_nothing(void **state) {
     assert_ok(pare_runtime_create(&rt, &options, err));
     char out[1024];
     snprintf(out, sizeof out, "%s", test_path("stopped"));
-    pare_compress_options o = {.model = fixture("llama"), .out = out, .recipe = "q8_0"};
+    pare_compress_options o = {.model = fixture_path("llama"), .out = out, .recipe = "q8_0"};
     pare_compress_report *r = NULL;
     pare_error err = {0};
     assert_int_equal(pare_compress(&r, rt, &o, &err), PARE_ERR_INTERRUPTED);
@@ -411,7 +403,7 @@ static void an_interrupt_leaves_nothing(void **state) {
 static void a_dry_run_plans_and_writes_nothing(void **state) {
     (void)state;
     pare_runtime *rt = test_runtime(1, PARE_ISA_AMX);
-    pare_compress_options o = {.model = fixture("llama"), .recipe = "q4_k_m", .dry_run = true};
+    pare_compress_options o = {.model = fixture_path("llama"), .recipe = "q4_k_m", .dry_run = true};
     pare_compress_report *plan, *done;
     assert_ok(pare_compress(&plan, rt, &o, err));
     o.dry_run = false;
@@ -439,7 +431,7 @@ static void values_too_small_for_their_scales_are_told(void **state) {
     (void)state;
     char small[1024];
     snprintf(small, sizeof small, "%s", test_path("small.gguf"));
-    pare_compress_report_free(must(fixture("llama"), small, "f32"));
+    pare_compress_report_free(must(fixture_path("llama"), small, "f32"));
     pare_gguf *g;
     assert_ok(pare_gguf_open(&g, small, err));
     long at = (long)pare_gguf_find(g, "blk.0.ffn_up.weight")->offset;
@@ -696,7 +688,7 @@ static void values_that_json_cannot_hold_are_left_out(void **state) {
     snprintf(a, sizeof a, "%s", test_path("odd-a.gguf"));
     snprintf(b, sizeof b, "%s", test_path("odd-b.gguf"));
     snprintf(c, sizeof c, "%s", test_path("odd-c"));
-    pare_compress_report_free(must(fixture("llama"), a, ""));
+    pare_compress_report_free(must(fixture_path("llama"), a, ""));
     add_keys(b, a, keys, sizeof keys / sizeof keys[0]);
     pare_compress_report_free(must(b, c, ""));
     json_t *found = metadata_of(c);
@@ -727,7 +719,7 @@ static void too_much_metadata_is_left_out(void **state) {
     snprintf(a, sizeof a, "%s", test_path("much-a.gguf"));
     snprintf(b, sizeof b, "%s", test_path("much-b.gguf"));
     snprintf(c, sizeof c, "%s", test_path("much-c"));
-    pare_compress_report_free(must(fixture("llama"), a, ""));
+    pare_compress_report_free(must(fixture_path("llama"), a, ""));
     add_keys(b, a, keys, N);
     pare_compress_report_free(must(b, c, ""));
     json_t *found = metadata_of(c);

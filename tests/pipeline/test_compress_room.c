@@ -1,11 +1,11 @@
 /* What pare_compress looks at before its work: room on the disk for OUT and what lies beside it, a
  * tokenizer. */
-#include "support/test.h"
+#include "support/model_files.h"
+#include "support/tiny_model.h"
 
 #include "base/memory.h"
 #include "base/os.h"
 #include "pare/compress.h"
-#include "support/tiny_model.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,13 +29,6 @@ static void keep_warning(void *arg, const char *line) {
     snprintf(warnings + n, sizeof warnings - n, "%s\n", line);
 }
 
-static const char *fixture(void) {
-    static char path[1024];
-    const char *source = getenv("PARE_SOURCE");
-    snprintf(path, sizeof path, "%s/tests/fixtures/models/llama", source ? source : ".");
-    return path;
-}
-
 static pare_status compress(pare_compress_report **r, const pare_compress_options *o,
                             pare_error *err) {
     pare_options ro = pare_options_default();
@@ -57,7 +50,7 @@ static void disk(void **state) {
         snprintf(out, sizeof out, "%s", test_path("room"));
         snprintf(work, sizeof work, "%s.work", out);
         pare_compress_options o = {
-            .model = fixture(), .out = out, .recipe = recipes[i], .dry_run = true};
+            .model = fixture_path("llama"), .out = out, .recipe = recipes[i], .dry_run = true};
         pare_compress_report *r = NULL;
         room = 0; /* a plan needs none */
         assert_ok(compress(&r, &o, err));
@@ -85,7 +78,8 @@ static void disk_behind_the_output(void **state) {
     (void)state;
     char out[1024];
     snprintf(out, sizeof out, "%s", test_path("behind"));
-    pare_compress_options o = {.model = fixture(), .out = out, .recipe = "q8_0", .keep_work = true};
+    pare_compress_options o = {
+        .model = fixture_path("llama"), .out = out, .recipe = "q8_0", .keep_work = true};
     pare_compress_report *r = NULL;
     room = 1 << 30;
     assert_ok(compress(&r, &o, err));
@@ -103,7 +97,7 @@ static void tokenizer(void **state) {
     snprintf(dense, sizeof dense, "%s", test_path("dense"));
     snprintf(out, sizeof out, "%s", test_path("asked"));
     snprintf(file, sizeof file, "%s/tokenizer.json", dense);
-    pare_compress_options o = {.model = fixture(), .out = dense, .recipe = "f32"};
+    pare_compress_options o = {.model = fixture_path("llama"), .out = dense, .recipe = "f32"};
     pare_compress_report *r = NULL;
     room = 1 << 30;
     assert_ok(compress(&r, &o, err));
