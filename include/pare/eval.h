@@ -74,13 +74,13 @@ pare_status pare_eval_perplexity_memory(uint64_t *weights, uint64_t *others, par
                                         const pare_eval_options *options, pare_error *err);
 
 /* pare_eval_perplexity, and the distributions of all scored tokens go into a base file of
- * llama.cpp's
- * (`llama-perplexity --kl-divergence-base` writes such files), for --kl-divergence there and
- * pare_eval_against_logits here: two bytes a vocabulary entry, so 25 MB a window of 512 tokens with
- * 49,152 entries. What is more than 16 below a row's largest logit is stored at 16 below. The file
- * appears under its name when it is complete; one that stands there is replaced if it is a base
- * file. options: protocol llama.cpp. Errors: as above; PARE_ERR_ARG (another protocol, a context
- * below 3, another file under the name), PARE_ERR_IO (no room for the file, before any work). */
+ * llama.cpp's (`llama-perplexity --kl-divergence-base` writes such files), for --kl-divergence
+ * there and pare_eval_against_logits here: two bytes a vocabulary entry, so 25 MB a window of
+ * 512 tokens with 49,152 entries. What is more than 16 below a row's largest logit is stored at
+ * 16 below. The file appears under its name when it is complete; one that stands there is
+ * replaced if it is a base file. options: protocol llama.cpp. Errors: as above; PARE_ERR_ARG
+ * (another protocol, a context below 3, another file under the name), PARE_ERR_IO (no room for
+ * the file, before any work). */
 pare_status pare_eval_save_logits(pare_perplexity *out, pare_runtime *rt, pare_model *m,
                                   const pare_tokenizer *tok, const char *text, size_t len,
                                   const char *path, const pare_eval_options *options,

@@ -235,13 +235,18 @@ static json_t *config_json(const pare_vocab *v) {
     return NULL;
 }
 
+/* folder NULL: only the text is made. Takes value over; NULL: out of memory. */
 static pare_status write_file(const pare_vocab *v, const char *folder, const char *name,
                               json_t *value, pare_error *err) {
-    char *path = folder ? pare_path_join(folder, name) : json_dumps(value, JSON_INDENT(2));
-    pare_status st = path && value
-                         ? (folder ? pare_json_write(path, value, err) : PARE_OK)
-                         : pare_fail(err, PARE_ERR_NOMEM, "%s: %s: out of memory", v->source, name);
+    char *path = folder ? pare_path_join(folder, name) : NULL,
+         *text = folder ? NULL : json_dumps(value, JSON_INDENT(2));
+    pare_status st = PARE_OK;
+    if (!value || (!path && !text))
+        st = pare_fail(err, PARE_ERR_NOMEM, "%s: %s: out of memory", v->source, name);
+    else if (folder)
+        st = pare_json_write(path, value, err);
     pare_free(path);
+    free(text); /* jansson's own */
     json_decref(value);
     return st;
 }
