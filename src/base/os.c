@@ -151,12 +151,14 @@ pare_status pare_writer_open_over(pare_writer *w, const char *path, const char *
         return fail_memory(err, path);
     }
     pare_stale_discard(path);
-    w->over = spare && rename(spare, w->temporary) == 0;
+    w->over = spare && pare_path_rename(spare, w->temporary);
     w->fd = pare_os_open(w->temporary, O_RDWR | O_CREAT | (w->over ? 0 : O_TRUNC));
     if (w->fd < 0) {
         pare_status st = pare_os_fail(err, path, "create");
-        pare_free(w->temporary);
-        w->temporary = NULL;
+        if (!w->over) { /* there is nothing to remove */
+            pare_free(w->temporary);
+            w->temporary = NULL;
+        }
         pare_writer_discard(w);
         return st;
     }

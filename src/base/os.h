@@ -45,8 +45,7 @@ typedef struct pare_writer {
 
 pare_status pare_writer_open(pare_writer *w, const char *path, pare_error *err);
 /* The same into the room of a file in the same folder that nobody needs any more and that is gone
- * then: a third of the time, as no pages are taken and none given back. Where there is none, as
- * pare_writer_open. */
+ * then: no pages are taken and none given back. Where there is none, as pare_writer_open. */
 pare_status pare_writer_open_over(pare_writer *w, const char *path, const char *spare,
                                   pare_error *err);
 pare_status pare_writer_write(pare_writer *w, const void *data, size_t n, pare_error *err);
@@ -102,6 +101,9 @@ pare_status pare_folder_make(const char *path, pare_error *err);
 
 /* Removes a file; one that does not exist is no error. */
 void pare_path_remove(const char *path);
+/* Gives a file another name, replacing what has it, where a loss of power may undo it; false: it
+ * was not done. */
+bool pare_path_rename(const char *from, const char *to);
 
 /* The path without links and "..", absolute; NULL when it does not exist or memory is out. Free
  * with pare_free. */

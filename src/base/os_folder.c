@@ -265,6 +265,8 @@ pare_status pare_folder_make(const char *path, pare_error *err) {
 
 void pare_path_remove(const char *path) { (void)unlink(path); }
 
+bool pare_path_rename(const char *from, const char *to) { return rename(from, to) == 0; }
+
 char *pare_path_resolve(const char *path) {
     char *real = realpath(path, NULL);
     char *copy = real ? pare_strdup(real) : NULL;

@@ -392,7 +392,7 @@ pare_status pare_work_write_unit(pare_work *w, size_t unit, const char *const *n
 static void drop_states(pare_work *w, size_t unit) {
     char key[32], *path = pare_work_states_path(w, unit), *spare = pare_work_spare_path(w);
     snprintf(key, sizeof key, "%zu", unit);
-    if (path && !w->follows && (!spare || rename(path, spare) != 0)) pare_path_remove(path);
+    if (path && !w->follows && (!spare || !pare_path_rename(path, spare))) pare_path_remove(path);
     json_object_del(json_object_get(w->manifest, "states"), key);
     pare_free(path);
     pare_free(spare);

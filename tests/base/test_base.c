@@ -338,6 +338,51 @@ static size_t count_files(const char *text) {
     return found;
 }
 
+/* Into the room of an older file: the same file by its inode, as long as what was written; without
+ * one, or where the older one is dropped, as any. */
+static void writers_take_room(void **state) {
+    (void)state;
+    const size_t old[] = {0, 100, 3 << 20}, n = 2 << 20;
+    uint8_t *data = malloc(n), *before = malloc(3 << 20);
+    for (size_t i = 0; i < n; i++) data[i] = (uint8_t)(pare_rng_uniform(7, 1, i) * 256);
+    memset(before, 'x', 3 << 20);
+    char path[600], spare[600];
+    snprintf(path, sizeof path, "%s", test_path("in-room"));
+    for (int there = 0; there < 2; there++)
+        for (size_t i = 0; i < 3; i++) {
+            struct stat was = {0}, is;
+            pare_writer w;
+            snprintf(spare, sizeof spare, "%s", test_path("room"));
+            if (there) {
+                test_write("room", before, old[i]);
+                assert_int_equal(stat(spare, &was), 0);
+            }
+            assert_ok(pare_writer_open_over(&w, path, spare, err));
+            assert_false(pare_path_exists(spare));
+            assert_false(pare_path_exists(path));
+            assert_ok(pare_writer_write(&w, data, n, err));
+            assert_ok(pare_writer_commit(&w, err));
+            char *all;
+            size_t size;
+            assert_ok(pare_file_read_all(&all, &size, path, 1 << 30, err));
+            assert_int_equal(size, n);
+            assert_memory_equal(all, data, n);
+            assert_int_equal(stat(path, &is), 0);
+            if (there) assert_true(is.st_ino == was.st_ino);
+            pare_free(all);
+            test_remove(path);
+        }
+    pare_writer w;
+    test_write("room", before, 100);
+    assert_ok(pare_writer_open_over(&w, path, spare, err));
+    char *temporary = strdup(w.temporary);
+    pare_writer_discard(&w);
+    assert_false(pare_path_exists(temporary) || pare_path_exists(path) || pare_path_exists(spare));
+    free(temporary);
+    free(data);
+    free(before);
+}
+
 static void writers_are_atomic(void **state) {
     (void)state;
     const char *path = test_path("atomic.bin");
@@ -632,6 +677,7 @@ int main(void) {
         cmocka_unit_test(only_regular_files_open),
         cmocka_unit_test(whole_files),
         cmocka_unit_test(writers_are_atomic),
+        cmocka_unit_test(writers_take_room),
         cmocka_unit_test(writers_remove_what_was_left),
         cmocka_unit_test(folders_are_atomic),
         cmocka_unit_test(teams),
