@@ -48,7 +48,7 @@ asan:
 	@$(MAKE) --no-print-directory test BUILD=build-asan CMAKE_FLAGS="-DPARE_SANITIZE=ON -DPARE_BENCH=OFF"
 
 # what runs on the team of threads
-tsan_tests = base ops attention linear live archs kv_cache prefix compress generate speculate task_score encoding select optim pruner tape step sparse_step
+tsan_tests = base ops attention linear live archs kv_cache prefix compress generate speculate many encoding select optim pruner tape step sparse_step
 tsan: | deps
 	@cmake -S . -B build-tsan -G Ninja -DPARE_TSAN=ON -DPARE_BENCH=OFF >/dev/null
 	@ninja -C build-tsan $(tsan_tests:%=test_%)
