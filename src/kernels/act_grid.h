@@ -21,6 +21,8 @@ typedef struct pare_act_range {
     float min, max; /* of nothing: +infinity, -infinity */
 } pare_act_range;
 
+struct pare_act; /* activation.h */
+
 typedef struct pare_act_grid_kernels {
     /* Widens r by x[n]; a NaN among them makes both ends NaN, and they stay it. */
     void (*range)(pare_act_range *r, const float *x, size_t n);
@@ -30,8 +32,8 @@ typedef struct pare_act_grid_kernels {
     double (*error)(const float *x, const pare_act_grid *g, size_t n);
     /* q[n] = c + move, which fits; false: some x is NaN, and its q is any */
     bool (*codes)(int8_t *q, const float *x, const pare_act_grid *g, int move, size_t n);
-    /* d times the sums of q[n] over each 16 and each 32 codes; n is a multiple of 32 */
-    void (*sums)(float *sum16, float *sum32, const int8_t *q, float d, size_t n);
+    /* The sums of the first n codes of the first row, whose d is given; n is a multiple of 32. */
+    void (*sums)(struct pare_act *a, float d, size_t n);
 } pare_act_grid_kernels;
 
 /* What moves the codes of a grid of at most 256 into -128 .. 127: 0 where they lie there. Value 0
@@ -42,7 +44,7 @@ static inline int pare_act_grid_move(const pare_act_grid *g) {
 }
 
 bool pare_act_codes_avx2(int8_t *q, const float *x, const pare_act_grid *g, int move, size_t n);
-void pare_act_sums_avx2(float *sum16, float *sum32, const int8_t *q, float d, size_t n);
+void pare_act_sums_avx2(struct pare_act *a, float d, size_t n);
 extern const pare_act_grid_kernels pare_act_grid_ref, pare_act_grid_avx2, pare_act_grid_avx512;
 const pare_act_grid_kernels *pare_act_grid_kernels_get(pare_isa isa);
 

@@ -1,6 +1,7 @@
 #include "kernels/vec_avx2.h"
 
 #include "kernels/act_grid_impl.h"
+#include "kernels/activation.h"
 
 #include <string.h>
 
@@ -38,18 +39,16 @@ bool pare_act_codes_avx2(int8_t *q, const float *x, const pare_act_grid *grid, i
     return vm_bits(odd) == 0;
 }
 
-void pare_act_sums_avx2(float *sum16, float *sum32, const int8_t *q, float d, size_t n) {
+void pare_act_sums_avx2(pare_act *a, float d, size_t n) {
     const __m256i middle = _mm256_set1_epi8((char)0x80), none = _mm256_setzero_si256();
     for (size_t i = 0; i < n; i += 32) {
         /* q + 128 in u8: sums of 8 by sad, each half of the register holds one of 16 */
-        __m256i v = _mm256_loadu_si256((const __m256i *)(q + i)),
+        __m256i v = _mm256_loadu_si256((const __m256i *)(a->q + i)),
                 s = _mm256_sad_epu8(_mm256_xor_si256(v, middle), none);
         s = _mm256_add_epi64(s, _mm256_shuffle_epi32(s, 0x4e));
         const int first = _mm256_extract_epi32(s, 0) - 16 * 128,
                   second = _mm256_extract_epi32(s, 4) - 16 * 128;
-        sum16[i / 16] = d * (float)first;
-        sum16[i / 16 + 1] = d * (float)second;
-        sum32[i / 32] = d * (float)(first + second);
+        pare_act_keep_sums(a, i / 32, d, first, second);
     }
 }
 

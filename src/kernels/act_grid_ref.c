@@ -1,4 +1,4 @@
-#include "kernels/act_grid.h"
+#include "kernels/activation.h"
 
 #include <math.h>
 
@@ -40,16 +40,14 @@ static bool codes(int8_t *q, const float *x, const pare_act_grid *g, int move, s
     return numbers;
 }
 
-static void sums(float *sum16, float *sum32, const int8_t *q, float d, size_t n) {
+static void sums(pare_act *a, float d, size_t n) {
     for (size_t i = 0; i < n; i += 32) {
         int first = 0, second = 0;
         for (size_t c = 0; c < 16; c++) {
-            first += q[i + c];
-            second += q[i + 16 + c];
+            first += a->q[i + c];
+            second += a->q[i + 16 + c];
         }
-        sum16[i / 16] = d * (float)first;
-        sum16[i / 16 + 1] = d * (float)second;
-        sum32[i / 32] = d * (float)(first + second);
+        pare_act_keep_sums(a, i / 32, d, first, second);
     }
 }
 

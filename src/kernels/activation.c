@@ -24,9 +24,11 @@ size_t pare_act_place(pare_act *a, void *base, size_t n, size_t cols) {
         a->q = (int8_t *)at;
         a->d = (float *)(at + q_bytes);
         a->sum32 = (float *)(at + q_bytes + d_bytes);
-        a->sum16 = (float *)(at + q_bytes + 2 * d_bytes);
+        a->minus32 = (int32_t *)(at + q_bytes + 2 * d_bytes);
+        a->sum16 = (float *)(at + q_bytes + 3 * d_bytes);
+        a->minus16 = (int32_t *)(at + q_bytes + 3 * d_bytes + sum_bytes);
     }
-    return q_bytes + 2 * d_bytes + sum_bytes;
+    return q_bytes + 3 * d_bytes + 2 * sum_bytes;
 }
 
 pare_act pare_act_row(const pare_act *a, size_t row) {
@@ -35,6 +37,9 @@ pare_act pare_act_row(const pare_act *a, size_t row) {
     r.d += row * r.d_stride;
     r.sum32 += row * r.d_stride;
     r.sum16 += row * r.sum_stride;
+    if (!a->minus32) return r;
+    r.minus32 += row * r.d_stride;
+    r.minus16 += row * r.sum_stride;
     return r;
 }
 
@@ -59,9 +64,7 @@ void pare_act_quantize_group_ref(pare_act *a, const float *x, size_t g, size_t n
     float d = a->d[g] = quantize_group(q, x, n);
     int sum[2] = {0, 0};
     for (size_t i = 0; i < GROUP; i++) sum[i / 16] += q[i];
-    a->sum16[2 * g] = d * (float)sum[0];
-    a->sum16[2 * g + 1] = d * (float)sum[1];
-    a->sum32[g] = d * (float)(sum[0] + sum[1]);
+    pare_act_keep_sums(a, g, d, sum[0], sum[1]);
 }
 
 void pare_act_zero_rest(pare_act *a) {
@@ -70,6 +73,9 @@ void pare_act_zero_rest(pare_act *a) {
     memset(a->d + a->cols / GROUP, 0, n / GROUP * sizeof *a->d);
     memset(a->sum32 + a->cols / GROUP, 0, n / GROUP * sizeof *a->sum32);
     memset(a->sum16 + a->cols / 16, 0, n / 16 * sizeof *a->sum16);
+    if (!a->minus32) return;
+    memset(a->minus32 + a->cols / GROUP, 0, n / GROUP * sizeof *a->minus32);
+    memset(a->minus16 + a->cols / 16, 0, n / 16 * sizeof *a->minus16);
 }
 
 void pare_act_quantize_ref(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols) {
@@ -94,6 +100,6 @@ void pare_act_quantize_grid(pare_act *a, const pare_act_grid_kernels *k, const p
         float d = numbers ? g->s : NAN;
         memset(row.q + cols, 0, padded - cols);
         for (size_t group = 0; group < padded / GROUP; group++) row.d[group] = d;
-        k->sums(row.sum16, row.sum32, row.q, d, padded);
+        k->sums(&row, d, padded);
     }
 }

@@ -45,9 +45,7 @@ static inline void quantize_group(pare_act *a, const float *x, size_t g) {
     int first = _mm256_extract_epi32(s, 0) - 16 * 128,
         second = _mm256_extract_epi32(s, 4) - 16 * 128;
     float d = a->d[g] = max.value / 127.0f;
-    a->sum16[2 * g] = d * (float)first;
-    a->sum16[2 * g + 1] = d * (float)second;
-    a->sum32[g] = d * (float)(first + second);
+    pare_act_keep_sums(a, g, d, first, second);
 }
 
 void pare_act_quantize_avx2(pare_act *a, const float *x, size_t ldx, size_t n, size_t cols) {

@@ -21,44 +21,33 @@ INLINE vi add_signed(vi s, vi size, __mmask64 negative, vi x) {
                                _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x));
 }
 
-INLINE void unsigned_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
-                          size_t ldx, const int j0, const int n, const int M) {
-    UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_setzero_si512();
+/* Sums begin with what `zero` adds: that costs no product, as an offset in f32 would. Signed codes
+ * are moved by 128. */
+INLINE void unsigned_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, act_rows x,
+                          const int j0, const int n, const int M) {
+    const int zero = is_signed(p) ? 128 : p.zero;
+    UNROLL for (int i = 0; i < M; i++) s[i][0] =
+        zero ? without_zero(x, i, zero) : _mm512_setzero_si512();
     UNROLL for (int j = j0; j < j0 + n; j++) {
         vi w = quad(p, codes, j, 0);
+        if (is_signed(p)) w = _mm512_xor_si512(w, vi_set8(-128));
         UNROLL for (int i = 0; i < M; i++) s[i][0] =
-            _mm512_dpbusd_epi32(s[i][0], w, broadcast_quad(x + (size_t)i * ldx + 4 * j));
+            _mm512_dpbusd_epi32(s[i][0], w, broadcast_quad(x.q + (size_t)i * x.ldq + 4 * j));
     }
 }
-
-/* q + 128 is unsigned; what it adds, 128 * code, is taken off once for all rows of x. */
-INLINE void signed_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
-                        size_t ldx, const int j0, const int n, const int M) {
-    const vi top = vi_set8(-128); /* 128 as an unsigned byte */
-    vi added = _mm512_setzero_si512();
-    UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_setzero_si512();
-    UNROLL for (int j = j0; j < j0 + n; j++) {
-        vi w = quad(p, codes, j, 0);
-        added = _mm512_dpbusd_epi32(added, top, w);
-        UNROLL for (int i = 0; i < M; i++) {
-            vi q = broadcast_quad(x + (size_t)i * ldx + 4 * j);
-            s[i][0] = _mm512_dpbusd_epi32(s[i][0], _mm512_xor_si512(q, top), w);
-        }
-    }
-    UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_sub_epi32(s[i][0], added);
-}
-#define wide_sums signed_sums /* q may be -128 */
+#define signed_sums unsigned_sums
+#define wide_sums unsigned_sums /* q may be -128 */
 
 /* Of 8 inputs, broadcast, each row takes its 4. */
-INLINE void two_four_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, const int8_t *x,
-                          size_t ldx, const int M) {
+INLINE void two_four_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, act_rows x,
+                          const int M) {
     UNROLL for (int i = 0; i < M; i++) s[i][0] = _mm512_setzero_si512();
     UNROLL for (int j = 0; j < 4; j++) {
         vi w = quad(p, codes, j, 0), size = _mm512_abs_epi8(w), at = places(p, codes, j, 0);
         __mmask64 negative = _mm512_movepi8_mask(w);
         UNROLL for (int i = 0; i < M; i++) {
             int64_t eight;
-            memcpy(&eight, x + (size_t)i * ldx + 8 * j, 8);
+            memcpy(&eight, x.q + (size_t)i * x.ldq + 8 * j, 8);
             s[i][0] = add_signed(s[i][0], size, negative, vi_shuffle(vi_set64(eight), at));
         }
     }

@@ -2,30 +2,33 @@
  *
  *   MAX_M, LEVEL    rows of x at a time; the ending of the functions' names
  *   ASKS_AHEAD      whether cache lines are asked for before the processor does it by itself
- *   unsigned_sums   s[M][HALVES] = sums of code * q of quads [j0, j0 + n) for M rows of x, codes
- *                   below 64
+ *   unsigned_sums   s[M][HALVES] = sums of (code - zero) * q of quads [j0, j0 + n) for M rows of
+ *                   x, codes below 64
  *   signed_sums     the same for codes of 8 bits and tables
  *   wide_sums       the same for codes of 8 bits above -128, of q that may be -128
  *   two_four_sums   the same for a whole block of 2:4
  *
- * What unsigned codes lack, `zero`, is an offset like any other. M rows of x at a time share the
- * unpacking. One group after the other is scaled and added, so a row's result depends neither on M
- * nor on n, and is the same at every level that is written on this. */
+ * Integers are exact, however a level has them add up. M rows of x at a time share the unpacking.
+ * One group after the other is scaled and added, so a row's result depends neither on M nor on n,
+ * and is the same at every level that is written on this. */
 #include "kernels/packed_impl.h"
 
 /* c[M][HALVES] = a panel times M rows of x from row i0 on. */
 INLINE void panel_rows(vf c[][HALVES], pare_packed p, const uint8_t *panel, size_t blocks,
                        const pare_act *x, size_t i0, const bool wide, const int M) {
-    const int8_t *q = x->q + i0 * x->q_stride;
-    const float *d = x->d + i0 * x->d_stride;
-    const float *sum = p.group == 16 ? x->sum16 + i0 * x->sum_stride : x->sum32 + i0 * x->d_stride;
-    const size_t ldq = x->q_stride, ldd = x->d_stride;
     const size_t lds = p.group == 16 ? x->sum_stride : x->d_stride;
+    act_rows at = {.q = x->q + i0 * x->q_stride,
+                   .minus = (p.group == 16 ? x->minus16 : x->minus32) + i0 * lds,
+                   .ldq = x->q_stride,
+                   .lds = lds};
+    const float *d = x->d + i0 * x->d_stride;
+    const float *sum = (p.group == 16 ? x->sum16 : x->sum32) + i0 * lds;
+    const size_t ldd = x->d_stride;
     const int subs = 32 / p.group;
     const size_t block_bytes = pare_packed_block_bytes(p), head_bytes = pare_packed_head_bytes(p);
     const uint8_t *head = panel, *block = panel + head_bytes;
     UNROLL for (int i = 0; i < M; i++) UNROLL for (int h = 0; h < HALVES; h++) c[i][h] = vf_zero();
-    for (size_t b = 0; b < blocks; b++, q += 32, d++, sum += subs) {
+    for (size_t b = 0; b < blocks; b++, at.q += 32, d++, sum += subs) {
         if (head_bytes && b && b % 8 == 0) {
             head = block;
             block += head_bytes;
@@ -35,18 +38,19 @@ INLINE void panel_rows(vf c[][HALVES], pare_packed p, const uint8_t *panel, size
             vi s[MAX_M][HALVES];
             const uint8_t *codes = block + pare_packed_scale_bytes(p);
             if (p.two_four)
-                two_four_sums(s, p, codes, q, ldq, M);
+                two_four_sums(s, p, codes, at, M);
             else
                 (wide ? wide_sums
                  : is_signed(p)
                      ? signed_sums
-                     : unsigned_sums)(s, p, codes, q, ldq, sub * p.group / 4, p.group / 4, M);
+                     : unsigned_sums)(s, p, codes, at, sub * p.group / 4, p.group / 4, M);
+            at.minus++;
             scales v = group_scales(p, head, block, sub);
             UNROLL for (int i = 0; i < M; i++) {
                 vf dx = vf_set(d[(size_t)i * ldd]);
                 UNROLL for (int h = 0; h < HALVES; h++) c[i][h] =
                     vf_fma(vf_number(s[i][h]), vf_mul(v.scale[h], dx), c[i][h]);
-                if (!adds_offset(p)) continue;
+                if (!pare_packed_has_offset(p)) continue;
                 vf sx = vf_set(sum[(size_t)i * lds + (size_t)sub]);
                 UNROLL for (int h = 0; h < HALVES; h++) c[i][h] = vf_fma(v.offset[h], sx, c[i][h]);
             }

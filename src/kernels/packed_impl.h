@@ -47,7 +47,7 @@ typedef struct scales {
 INLINE scales group_scales(pare_packed p, const uint8_t *head, const uint8_t *block,
                            const int sub) {
     scales v;
-    const int subs = 32 / p.group, zero = p.zero;
+    const int subs = 32 / p.group;
     UNROLL for (int h = 0; h < HALVES; h++) {
         const int bytes = VF * h, halves = 2 * VF * h;
         const uint8_t *s = block + sub * NR + bytes;
@@ -79,12 +79,22 @@ INLINE scales group_scales(pare_packed p, const uint8_t *head, const uint8_t *bl
         if (p.kind == PARE_PACKED_KM ||
             p.kind == PARE_PACKED_KM4) /* what is added is minus the minimum */
             v.offset[h] = vf_neg(vf_mul(vf_from_f16(head + 32 + halves), v.offset[h]));
-        if (zero) v.offset[h] = vf_mul(v.scale[h], vf_set((float)-zero));
     }
     return v;
 }
 
-/* An offset, its own or that of `zero`. */
-INLINE bool adds_offset(pare_packed p) { return p.zero || pare_packed_has_offset(p); }
+/* ---- x ---- */
+
+/* Rows of x from the group on that is at work. */
+typedef struct act_rows {
+    const int8_t *q;      /* of row i: q + i * ldq */
+    const int32_t *minus; /* of row i: minus[i * lds] = - sum of q */
+    size_t ldq, lds;
+} act_rows;
+
+/* zero * minus, what (code - zero) * q has beside code * q; zero is a power of two. */
+INLINE vi without_zero(act_rows x, const int i, const int zero) {
+    return vi_sll32(vi_set32(x.minus[(size_t)i * x.lds]), __builtin_ctz((unsigned)zero));
+}
 
 #endif

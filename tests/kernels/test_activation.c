@@ -61,10 +61,12 @@ static void check_definition(const quantized *r, const float *x, size_t ldx, siz
                 sum += q;
                 if (c % 16 < 15) continue;
                 assert_true(r->act.sum16[i * r->act.sum_stride + c / 16] == d * (float)sum);
+                assert_int_equal(r->act.minus16[i * r->act.sum_stride + c / 16], -sum);
                 all += sum;
                 sum = 0;
             }
             assert_true(r->act.sum32[i * r->act.d_stride + g] == d * (float)all);
+            assert_int_equal(r->act.minus32[i * r->act.d_stride + g], -all);
         }
     size_t width = (padded + 255) / 256 * 256;
     for (size_t i = 0; i < n; i++)
@@ -73,6 +75,8 @@ static void check_definition(const quantized *r, const float *x, size_t ldx, siz
             assert_true(r->act.d[i * r->act.d_stride + c / group] == 0);
             assert_true(r->act.sum32[i * r->act.d_stride + c / group] == 0);
             assert_true(r->act.sum16[i * r->act.sum_stride + c / 16] == 0);
+            assert_int_equal(r->act.minus32[i * r->act.d_stride + c / group], 0);
+            assert_int_equal(r->act.minus16[i * r->act.sum_stride + c / 16], 0);
         }
 }
 

@@ -4,6 +4,7 @@
 #include "support/test.h"
 
 #include "base/rng.h"
+#include "kernels/activation.h"
 #include "tensor/act_quant.h"
 
 #include <math.h>
@@ -221,11 +222,22 @@ static void levels(void **state) {
                     for (size_t i = 0; i < n; i++)
                         if (i % 5 == 0) codes[0][i] = i % 2 ? -128 : 127;
                     float s16[2][N / 16 + 4], s32[2][N / 32 + 2];
+                    int32_t m16[2][N / 16 + 4], m32[2][N / 32 + 2];
                     const size_t whole = (n + 31) / 32 * 32;
-                    pare_act_grid_ref.sums(s16[0], s32[0], codes[0], g.s, whole);
-                    k->sums(s16[1], s32[1], codes[0], g.s, whole);
+                    for (int i = 0; i < 2; i++) {
+                        pare_act act = {.q = codes[0],
+                                        .sum16 = s16[i],
+                                        .sum32 = s32[i],
+                                        .minus16 = m16[i],
+                                        .minus32 = m32[i]};
+                        (i ? k : &pare_act_grid_ref)->sums(&act, g.s, whole);
+                        act.minus32 = NULL; /* not asked for */
+                        (i ? k : &pare_act_grid_ref)->sums(&act, g.s, whole);
+                    }
                     assert_memory_equal(s16[0], s16[1], whole / 16 * sizeof(float));
                     assert_memory_equal(s32[0], s32[1], whole / 32 * sizeof(float));
+                    assert_memory_equal(m16[0], m16[1], whole / 16 * sizeof(int32_t));
+                    assert_memory_equal(m32[0], m32[1], whole / 32 * sizeof(int32_t));
                 }
 }
 
