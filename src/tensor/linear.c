@@ -85,14 +85,45 @@ static void few_quantize(pare_worker *w, const pare_linear_job *job, pare_act *a
     if (!own_act(job->n)) pare_barrier(w);
 }
 
-/* Rows of a chunk: enough bytes to pay for taking it, few enough to spread a small matrix. A
- * multiple of 16: packed panels, and two threads rarely write to one cache line. */
-static size_t chunk_rows(const pare_tensor *t, size_t n) {
+/* What a thread takes at once: so many rows of the weights times so many of x, whose codes stay in
+ * the first level of cache with `block` of them at a time. */
+typedef struct few_items {
+    size_t rows, n, block;
+    size_t n_chunks, n_items; /* chunks of rows; items: groups of x times chunks */
+} few_items;
+
+enum {
+    CHUNK_BYTES = 24576,     /* of weights, for few rows of x: enough to pay for taking it */
+    RESIDENT_BYTES = 262144, /* of weights, for many: what stays in the second level meanwhile */
+    BLOCK_BYTES = 12288,     /* of x */
+    GROUP = 64,              /* rows of x */
+    ITEMS = 8                /* a thread, to spread the work evenly */
+};
+
+static size_t clamp(size_t v, size_t low, size_t high) {
+    return v < low ? low : v > high ? high : v;
+}
+
+/* Rows in multiples of 16: packed panels, and two threads rarely write to one cache line. */
+static few_items plan_items(const pare_worker *w, const pare_linear_job *job,
+                            const pare_linear_out *o, size_t rows) {
+    const pare_tensor *t = o->w;
     size_t bytes = 0;
     for (size_t i = 0; i < PARE_MAX_PARTS; i++) bytes += t->part_bytes[i];
-    size_t rows = t->view.rows ? 24576 / (bytes / t->view.rows + 1) : 0;
-    if (n > PARE_DOT_MAX_N) rows /= n / PARE_DOT_MAX_N;
-    return rows < 16 ? 16 : rows > 256 ? 256 : rows / 16 * 16;
+    size_t row_bytes = t->view.rows ? bytes / t->view.rows + 1 : 1;
+    few_items s = {.rows = clamp(CHUNK_BYTES / row_bytes, 16, 256), .n = job->n, .block = job->n};
+    if (job->n > PARE_DOT_MAX_N) {
+        s.n = clamp(job->n, 1, GROUP);
+        s.block = BLOCK_BYTES / (job->in * (takes_int8(job, o) ? 1 : sizeof(float))) / 8 * 8;
+        s.block = clamp(s.block, 8, s.n);
+        size_t groups = (job->n + s.n - 1) / s.n,
+               chunks = (ITEMS * (size_t)w->n + groups - 1) / groups;
+        s.rows = clamp(RESIDENT_BYTES / row_bytes, 16, clamp(rows / chunks, 16, SIZE_MAX));
+    }
+    s.rows = s.rows / 16 * 16;
+    s.n_chunks = (rows + s.rows - 1) / s.rows;
+    s.n_items = s.n_chunks * ((job->n + s.n - 1) / s.n);
+    return s;
 }
 
 /* The rows that are asked for, of packed panels: their first is the first of a panel. */
@@ -106,20 +137,35 @@ static pare_view view_of(const pare_linear_out *o) {
     return v;
 }
 
-static void few_chunk(const pare_linear_job *job, const pare_act *a, const pare_linear_out *o,
-                      const pare_view *v, size_t begin, size_t end) {
+/* Rows [begin, end) of the weights times n rows of x from `first` on. */
+static void few_block(const pare_linear_job *job, const pare_act *a, const pare_linear_out *o,
+                      const pare_view *v, size_t begin, size_t end, size_t first, size_t n) {
     const pare_encoding *enc = o->w->enc;
-    if (takes_int8(job, o))
-        job->dots->dot[enc->dot](o->y, o->ldy, v, begin, end, a);
-    else
-        job->dots->dotf[enc->dotf](o->y, o->ldy, v, begin, end, job->x, job->ldx, job->n);
-    for (size_t i = 0; o->bias && i < job->n; i++)
-        for (size_t r = begin; r < end; r++) o->y[i * o->ldy + r] += o->bias[o->row0 + r];
-    for (size_t i = 0; job->grids.grid && i < job->n; i++) {
-        float by = pare_linear_moved(job, i);
-        if (by == 0.0f) continue;
-        for (size_t r = begin; r < end; r++) o->y[i * o->ldy + r] += by * o->row_sums[o->row0 + r];
+    float *y = o->y + first * o->ldy;
+    if (takes_int8(job, o)) {
+        pare_act rows = pare_act_row(a, first);
+        rows.n = n;
+        job->dots->dot[enc->dot](y, o->ldy, v, begin, end, &rows);
+    } else {
+        job->dots->dotf[enc->dotf](y, o->ldy, v, begin, end, job->x + first * job->ldx, job->ldx,
+                                   n);
     }
+    for (size_t i = 0; o->bias && i < n; i++)
+        for (size_t r = begin; r < end; r++) y[i * o->ldy + r] += o->bias[o->row0 + r];
+    for (size_t i = 0; job->grids.grid && i < n; i++) {
+        float by = pare_linear_moved(job, first + i);
+        if (by == 0.0f) continue;
+        for (size_t r = begin; r < end; r++) y[i * o->ldy + r] += by * o->row_sums[o->row0 + r];
+    }
+}
+
+static void few_item(const pare_linear_job *job, const pare_act *a, const pare_linear_out *o,
+                     const pare_view *v, const few_items *s, size_t item) {
+    size_t begin = item % s->n_chunks * s->rows, first = item / s->n_chunks * s->n;
+    size_t end = begin + clamp(v->rows - begin, 0, s->rows);
+    size_t last = first + clamp(job->n - first, 0, s->n);
+    for (; first < last; first += s->block)
+        few_block(job, a, o, v, begin, end, first, clamp(last - first, 0, s->block));
 }
 
 static void few_slab(pare_worker *w, const pare_linear_job *job) {
@@ -130,11 +176,10 @@ static void few_slab(pare_worker *w, const pare_linear_job *job) {
     for (size_t o = 0; o < job->n_outs; o++) {
         const pare_linear_out *out = &job->outs[o];
         pare_view v = view_of(out);
-        size_t chunk = chunk_rows(out->w, job->n), n_chunks = (v.rows + chunk - 1) / chunk, c;
-        for (pare_near loop = {0}; pare_take_near(w, &loop, n_chunks, &c);) {
-            size_t begin = c * chunk;
-            few_chunk(job, &a, out, &v, begin, v.rows - begin < chunk ? v.rows : begin + chunk);
-        }
+        few_items items = plan_items(w, job, out, v.rows);
+        size_t item;
+        for (pare_near loop = {0}; pare_take_near(w, &loop, items.n_items, &item);)
+            few_item(job, &a, out, &v, &items, item);
     }
     pare_barrier(w);
 }
