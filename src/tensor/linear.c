@@ -143,9 +143,14 @@ static void few_block(const pare_linear_job *job, const pare_act *a, const pare_
     const pare_encoding *enc = o->w->enc;
     float *y = o->y + first * o->ldy;
     if (takes_int8(job, o)) {
-        pare_act rows = pare_act_row(a, first);
-        rows.n = n;
-        job->dots->dot[enc->dot](y, o->ldy, v, begin, end, &rows);
+        pare_act part;
+        const pare_act *rows = a;
+        if (n < a->n) {
+            part = pare_act_row(a, first);
+            part.n = n;
+            rows = &part;
+        }
+        job->dots->dot[enc->dot](y, o->ldy, v, begin, end, rows);
     } else {
         job->dots->dotf[enc->dotf](y, o->ldy, v, begin, end, job->x + first * job->ldx, job->ldx,
                                    n);
