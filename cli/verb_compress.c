@@ -403,7 +403,7 @@ static pare_status plan_memory(cli *c, uint64_t *bytes, const char *model,
     if (i->out_bytes > weights) weights = i->out_bytes;
     uint64_t eval = i->resident_bytes + weights + others;
     if (eval > *bytes) *bytes = eval;
-    if (!o->max_memory || eval <= o->max_memory) return PARE_OK;
+    if (!o->max_memory || eval <= o->max_memory + PARE_RESIDENT_WANDERS) return PARE_OK;
     return cli_fail(c, PARE_ERR_ARG,
                     "max-memory: found %llu bytes, expected at least %llu for --eval, which holds "
                     "a whole model; without it %llu are enough",

@@ -87,6 +87,10 @@ typedef struct pare_layer_report {
     bool changed; /* the values differ from the input's */
 } pare_layer_report;
 
+/* A program's own memory differs by less than this from run to run (pages of files come by chance).
+ * Plans have it on top, so that a run is let through with the limit that a dry run told. */
+enum { PARE_RESIDENT_WANDERS = 256 << 10 };
+
 typedef struct pare_compress_info {
     const char *recipe; /* canonical */
     const char *format;

@@ -638,14 +638,14 @@ static uint64_t planned_peak(const compress_run *c) {
 static pare_status check_memory(compress_run *c, pare_error *err) {
     unsigned long long allowed = c->o->max_memory, work = c->report->info.work_bytes,
                        planned = planned_peak(c);
-    c->report->info.memory_bytes = planned;
-    c->report->info.resident_bytes = c->resident;
+    c->report->info.memory_bytes = planned + PARE_RESIDENT_WANDERS;
+    c->report->info.resident_bytes = c->resident + PARE_RESIDENT_WANDERS;
     if (!allowed || planned <= allowed) return PARE_OK;
     return pare_fail(err, PARE_ERR_ARG,
                      "max-memory: found %llu bytes, expected at least %llu: %llu for what is at "
                      "work at once (a tensor, or a block with its statistics and the method's work "
                      "space), the rest for the program",
-                     allowed, planned, work);
+                     allowed, planned + PARE_RESIDENT_WANDERS, work);
 }
 
 /* What the run takes; with activations in files where it would be more than is allowed. */
