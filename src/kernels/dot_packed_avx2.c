@@ -20,7 +20,9 @@ INLINE __m256i broadcast_quad(const int8_t *p) {
     return _mm256_set1_epi32(v);
 }
 
-/* ---- sums of a group: s[i][h] = sum of code * q over quads [j0, j0 + n) for M rows of x ---- */
+/* ---- sums of a group ---- */
+
+/* Codes below 64, less their zero. */
 
 INLINE void unsigned_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, act_rows x,
                           const int j0, const int n, const int M) {
@@ -80,6 +82,11 @@ INLINE void wide_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, act_r
             KEEP(s[i][1]);
         }
     }
+}
+
+INLINE void group_sums(vi s[][HALVES], pare_packed p, const bool wide, const uint8_t *codes,
+                       act_rows x, const int j0, const int n, const int M) {
+    (wide ? wide_sums : is_signed(p) ? signed_sums : unsigned_sums)(s, p, codes, x, j0, n, M);
 }
 
 /* 2:4: of 8 inputs, broadcast, each row takes its 4. The products of small levels add up in 16

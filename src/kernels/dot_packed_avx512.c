@@ -23,8 +23,9 @@ INLINE vi add_signed(vi s, vi size, __mmask64 negative, vi x) {
 
 /* Sums begin with what `zero` adds: that costs no product, as an offset in f32 would. Signed codes
  * are moved by 128. */
-INLINE void unsigned_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, act_rows x,
-                          const int j0, const int n, const int M) {
+INLINE void group_sums(vi s[][HALVES], pare_packed p, const bool wide, const uint8_t *codes,
+                       act_rows x, const int j0, const int n, const int M) {
+    (void)wide; /* q is the signed side, so -128 is as good as any */
     const int zero = is_signed(p) ? 128 : p.zero;
     UNROLL for (int i = 0; i < M; i++) s[i][0] =
         zero ? without_zero(x, i, zero) : _mm512_setzero_si512();
@@ -35,8 +36,6 @@ INLINE void unsigned_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, a
             _mm512_dpbusd_epi32(s[i][0], w, broadcast_quad(x.q + (size_t)i * x.ldq + 4 * j));
     }
 }
-#define signed_sums unsigned_sums
-#define wide_sums unsigned_sums /* q may be -128 */
 
 /* Of 8 inputs, broadcast, each row takes its 4. */
 INLINE void two_four_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, act_rows x,

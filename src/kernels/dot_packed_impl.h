@@ -2,10 +2,8 @@
  *
  *   MAX_M, LEVEL    rows of x at a time; the ending of the functions' names
  *   ASKS_AHEAD      whether cache lines are asked for before the processor does it by itself
- *   unsigned_sums   s[M][HALVES] = sums of (code - zero) * q of quads [j0, j0 + n) for M rows of
- *                   x, codes below 64
- *   signed_sums     the same for codes of 8 bits and tables
- *   wide_sums       the same for codes of 8 bits above -128, of q that may be -128
+ *   group_sums      s[M][HALVES] = sums of (code - zero) * q of quads [j0, j0 + n) for M rows of
+ *                   x; wide: codes of 8 bits above -128, and q may be -128
  *   two_four_sums   the same for a whole block of 2:4
  *
  * Integers are exact, however a level has them add up. M rows of x at a time share the unpacking.
@@ -40,10 +38,7 @@ INLINE void panel_rows(vf c[][HALVES], pare_packed p, const uint8_t *panel, size
             if (p.two_four)
                 two_four_sums(s, p, codes, at, M);
             else
-                (wide ? wide_sums
-                 : is_signed(p)
-                     ? signed_sums
-                     : unsigned_sums)(s, p, codes, at, sub * p.group / 4, p.group / 4, M);
+                group_sums(s, p, wide, codes, at, sub * p.group / 4, p.group / 4, M);
             at.minus++;
             scales v = group_scales(p, head, block, sub);
             UNROLL for (int i = 0; i < M; i++) {

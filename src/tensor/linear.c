@@ -145,7 +145,7 @@ static void few_block(const pare_linear_job *job, const pare_act *a, const pare_
     if (takes_int8(job, o)) {
         pare_act part;
         const pare_act *rows = a;
-        if (n < a->n) {
+        if (n < job->n) {
             part = pare_act_row(a, first);
             part.n = n;
             rows = &part;
