@@ -23,7 +23,6 @@ INLINE __m256i broadcast_quad(const int8_t *p) {
 /* ---- sums of a group ---- */
 
 /* Codes below 64, less their zero. */
-
 INLINE void unsigned_sums(vi s[][HALVES], pare_packed p, const uint8_t *codes, act_rows x,
                           const int j0, const int n, const int M) {
     const int most = p.bits == 5 ? 4 : p.bits == 6 ? 2 : 8, BATCH = n < most ? n : most;
