@@ -2,26 +2,10 @@
  * A tile is 16 rows of 64 bytes: one instruction does 16 x 16 x 64 products of bytes, or half as
  * many of bf16. */
 #include "eval/peak.h"
-
-#include <immintrin.h>
-#include <string.h>
-
-typedef struct tile_config { /* LDTILECFG's operand, palette 1 */
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-_Static_assert(sizeof(tile_config) == 64, "LDTILECFG reads 64 bytes");
+#include "kernels/amx.h"
 
 static void tiles_begin(void) {
-    tile_config config;
-    memset(&config, 0, sizeof config);
-    config.palette = 1;
-    for (int i = 0; i < 8; i++) {
-        config.row_bytes[i] = 64;
-        config.rows[i] = 16;
-    }
-    _tile_loadconfig(&config);
+    pare_amx_configure(0, 16);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

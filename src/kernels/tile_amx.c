@@ -8,32 +8,11 @@
  *
  * Tiles 0-3 hold sums of 16 rows each, 4 the panel, 5-7 inputs. A last block of fewer than 16 rows
  * has tiles of its own shape. */
+#include "kernels/amx.h"
 #include "kernels/intrinsics.h"
 #include "kernels/tile_impl.h"
 
-#include <string.h>
-
 enum { NR = PARE_TILE_NR, K_STEP = 32, ROW = 16 };
-
-/* The operand of ldtilecfg. */
-typedef struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-_Static_assert(sizeof(tile_config) == 64, "as the instruction reads it");
-
-/* All tiles are 64 bytes wide; sums and inputs have `rows` rows. */
-static void configure(size_t rows) {
-    tile_config config = {.palette = 1};
-    for (int t = 0; t < 8; t++) {
-        config.row_bytes[t] = 64;
-        config.rows[t] = (uint8_t)(t == 4 ? ROW : rows);
-    }
-    /* gcc 12 tells the optimizer of 8 of the 64 bytes that the instruction reads */
-    __asm__ volatile("" : : "r"(&config) : "memory");
-    _tile_loadconfig(&config);
-}
 
 /* 64 rows: a panel's tile is loaded once for four products. */
 static void bf16_64(float *c, size_t ldc, const uint16_t *a, size_t lda, const uint16_t *panel,
@@ -84,13 +63,13 @@ static void bf16_tile(float *c, size_t ldc, const uint16_t *a, size_t lda, const
 
 static void bf16_amx(float *c, size_t ldc, const uint16_t *a, size_t lda, const uint16_t *panel,
                      size_t m, size_t k, bool add) {
-    if (m >= ROW) configure(ROW);
+    if (m >= ROW) pare_amx_configure(4, ROW);
     for (; m >= 4 * ROW; m -= 4 * ROW, c += 4 * ROW * ldc, a += 4 * ROW * lda)
         bf16_64(c, ldc, a, lda, panel, k, add);
     for (; m >= ROW; m -= ROW, c += ROW * ldc, a += ROW * lda)
         bf16_tile(c, ldc, a, lda, panel, k, add);
     if (m > 0) {
-        configure(m);
+        pare_amx_configure(4, m);
         bf16_tile(c, ldc, a, lda, panel, k, add);
     }
     _tile_release();
