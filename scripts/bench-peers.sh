@@ -38,8 +38,9 @@ build_peer() {
 configure_file(${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp.in ${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp)' \
       >"$common/cmake/build-info-gen-cpp.cmake"
   fi
+  # without dead stores removed: gcc 12 takes most of what ldtilecfg reads for such, and llama.cpp ends with a fault on AMX
   cmake -S "$work/$package"/vendor/*llama.cpp -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
-    -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF \
+    -DCMAKE_CXX_FLAGS="-fno-dse -fno-tree-dse" -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF \
     -DLLAMA_BUILD_EXAMPLES="$([ "$package" = "$ik" ] && echo ON || echo OFF)" >/dev/null
   echo "bench-peers: building $package" >&2
   ninja -C "$folder" "$@" >/dev/null

@@ -5,7 +5,8 @@
 #include "kernels/amx.h"
 
 static void tiles_begin(void) {
-    pare_amx_configure(0, 16);
+    static const uint8_t rows[8] = {16, 16, 16, 16, 16, 16, 16, 16};
+    pare_amx_configure(rows);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

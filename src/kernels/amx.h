@@ -15,12 +15,12 @@ typedef struct pare_amx_config {
 } pare_amx_config;
 _Static_assert(sizeof(pare_amx_config) == 64, "as the instruction reads it");
 
-/* All tiles are 64 bytes wide; the one at `full` has 16 rows, the others `rows`. */
-static inline void pare_amx_configure(int full, size_t rows) {
+/* Tile t has rows[t] rows of 64 bytes; 0: it is not used. */
+static inline void pare_amx_configure(const uint8_t rows[8]) {
     pare_amx_config config = {.palette = 1};
     for (int t = 0; t < 8; t++) {
-        config.row_bytes[t] = 64;
-        config.rows[t] = (uint8_t)(t == full ? 16 : rows);
+        config.row_bytes[t] = rows[t] ? 64 : 0; /* one of both alone being 0 is a fault */
+        config.rows[t] = rows[t];
     }
     /* gcc 12 tells the optimizer of 8 of the 64 bytes that the instruction reads */
     __asm__ volatile("" : : "r"(&config) : "memory");

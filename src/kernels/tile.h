@@ -75,6 +75,26 @@ typedef void (*pare_tile_weights_fn)(float *to, const float *from, const float *
 /* c[m][ldc]; k is a multiple of 32 (pad both sides with zeros); lda in elements. */
 typedef void (*pare_tile_bf16_fn)(float *c, size_t ldc, const uint16_t *a, size_t lda,
                                   const uint16_t *panel, size_t m, size_t k, bool add);
+/* Rows of x times panels that lie one behind the other, summed over runs of inputs (blocks of KC,
+ * in `exact` the products of parts too) in their order; every k a multiple of 32. With y the sums
+ * go to their place, y[m][n_panels * NR] (+)= sums + bias; without they stay in c. */
+typedef struct pare_tile_bf16_run {
+    const uint16_t *a;      /* [m][lda] */
+    const uint16_t *panels; /* each [k / 2][NR][2], panel_stride apart */
+    size_t k;
+} pare_tile_bf16_run;
+typedef struct pare_tile_bf16_block {
+    const pare_tile_bf16_run *runs;
+    size_t n_runs, lda, panel_stride, n_panels, m;
+    float *c; /* [n_panels][c_stride], of each [m][NR], 64-byte aligned; NULL: y without more */
+    size_t c_stride;
+    bool more; /* the sums begin with c */
+    float *y;  /* [m][ldy] or NULL */
+    size_t ldy;
+    const float *bias; /* [n_panels][NR], with y */
+    bool add;          /* to y */
+} pare_tile_bf16_block;
+typedef void (*pare_tile_bf16_block_fn)(const pare_tile_bf16_block *b);
 /* f32_inputs and f32_rows in bf16, c[m][NR]: panel holds k pairs of inputs, of which number j is
  * 2 pairs[j] and 2 pairs[j] + 1. */
 typedef void (*pare_tile_bf16_pairs_fn)(float *c, const uint16_t *a, size_t lda,
@@ -121,19 +141,25 @@ typedef struct pare_tile_kernels {
     pare_tile_int_fn u8, s16;           /* s16 NULL: u8 takes all codes */
     int u8_max;                         /* largest code of the u8 form; beyond it s16 */
     pare_tile_bf16_fn bf16;             /* NULL: the level has no bf16 products */
+    pare_tile_bf16_block_fn bf16_block; /* or NULL: bf16, panel by panel */
     pare_tile_bf16_place_fn bf16_place; /* or NULL: bf16, then place */
     pare_tile_bf16_pairs_fn bf16_pairs; /* this and the next: or NULL, all or nothing */
     pare_tile_bf16_rows_fn bf16_rows;
     pare_tile_gram_bf16_fn gram_bf16; /* or NULL */
     bool bf16_first;                  /* they beat those of codes, and of f32 even in parts */
     /* parts[0..n_parts) [n] bf16, each the rest of x[n] rounded to nearest: three add up to x while
-     * the last is not denormal. n a multiple of 32. An input that is not finite gives parts that
-     * are not. NULL without bf16. */
+     * the last is not denormal. One alone may be 0 where x is denormal, as in the products. n a
+     * multiple of 32. An input that is not finite gives parts that are not. NULL without bf16. */
     void (*split)(uint16_t *const *parts, int n_parts, const float *x, size_t n);
     /* panel [k/2][NR][2] bf16 = rows [k][ld], NR of each: f32 rounded as by split, or bf16. An odd
      * last row is paired with zeros. NULL without bf16. */
     void (*pair_f32)(uint32_t *panel, const float *rows, size_t ld, size_t k);
     void (*pair_bf16)(uint32_t *panel, const uint16_t *rows, size_t ld, size_t k);
+    /* panel [k/2][NR][2] bf16 of w = scale * code + offset, in f32, rounded as by split: codes
+     * [k/4][NR][4], scale and offset [k / group][NR], offset NULL = none; k a multiple of 4. NULL
+     * without bf16. */
+    void (*pair_codes)(uint32_t *panel, const uint32_t *codes, const float *scale,
+                       const float *offset, uint32_t group, size_t k);
 } pare_tile_kernels;
 
 /* The table for a level, of AVX-512 with its bf16 products where this processor has them; static

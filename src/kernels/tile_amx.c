@@ -12,6 +12,8 @@
 #include "kernels/intrinsics.h"
 #include "kernels/tile_impl.h"
 
+#include <string.h>
+
 enum { NR = PARE_TILE_NR, K_STEP = 32, ROW = 16 };
 
 /* 64 rows: a panel's tile is loaded once for four products. */
@@ -61,16 +63,137 @@ static void bf16_tile(float *c, size_t ldc, const uint16_t *a, size_t lda, const
     _tile_stored(0, c, ldc * sizeof *c);
 }
 
+/* All tiles but the panel's have so many rows. */
+static void configure(size_t rows) {
+    uint8_t r = (uint8_t)rows;
+    pare_amx_configure((const uint8_t[8]){r, r, r, r, ROW, r, r, r});
+}
+
 static void bf16_amx(float *c, size_t ldc, const uint16_t *a, size_t lda, const uint16_t *panel,
                      size_t m, size_t k, bool add) {
-    if (m >= ROW) pare_amx_configure(4, ROW);
+    if (m >= ROW) configure(ROW);
     for (; m >= 4 * ROW; m -= 4 * ROW, c += 4 * ROW * ldc, a += 4 * ROW * lda)
         bf16_64(c, ldc, a, lda, panel, k, add);
     for (; m >= ROW; m -= ROW, c += ROW * ldc, a += ROW * lda)
         bf16_tile(c, ldc, a, lda, panel, k, add);
     if (m > 0) {
-        pare_amx_configure(4, m);
+        configure(m);
         bf16_tile(c, ldc, a, lda, panel, k, add);
+    }
+    _tile_release();
+}
+
+/* --- many rows times many panels --- */
+
+enum {
+    BLOCK = 2 * ROW /* rows; two panels at a time: a tile that is loaded serves two products */
+};
+
+/* Sums of up to 32 rows, HALVES of them with tiles of their own, and PANELS panels: tiles 0, 1 of
+ * the first panel and 2, 3 of the second; 4, 5 hold the panels, 6, 7 inputs. */
+TILE_INLINE void block_sums(float *c0, float *c1, const pare_tile_bf16_block *b, size_t row,
+                            size_t panel, bool more, const int HALVES, const int PANELS) {
+    if (more) {
+        _tile_loadd(0, c0, ROW * sizeof *c0);
+        if (HALVES > 1) _tile_loadd(1, c0 + ROW * NR, ROW * sizeof *c0);
+        if (PANELS > 1) _tile_loadd(2, c1, ROW * sizeof *c0);
+        if (PANELS > 1 && HALVES > 1) _tile_loadd(3, c1 + ROW * NR, ROW * sizeof *c0);
+    } else {
+        _tile_zero(0);
+        if (HALVES > 1) _tile_zero(1);
+        if (PANELS > 1) _tile_zero(2);
+        if (PANELS > 1 && HALVES > 1) _tile_zero(3);
+    }
+    const size_t stride = b->lda * sizeof(uint16_t);
+    for (size_t r = 0; r < b->n_runs; r++) {
+        const uint16_t *a0 = b->runs[r].a + row * b->lda, *a1 = a0 + ROW * b->lda;
+        const uint16_t *w0 = b->runs[r].panels + panel * b->panel_stride,
+                       *w1 = w0 + b->panel_stride;
+        for (size_t j = 0; j < b->runs[r].k; j += K_STEP) {
+            _tile_loadd(4, w0 + j * NR, 64);
+            _tile_loadd(6, a0 + j, stride);
+            _tile_dpbf16ps(0, 6, 4);
+            if (HALVES > 1) {
+                _tile_loadd(7, a1 + j, stride);
+                _tile_dpbf16ps(1, 7, 4);
+            }
+            if (PANELS > 1) {
+                _tile_loadd(5, w1 + j * NR, 64);
+                _tile_dpbf16ps(2, 6, 5);
+                if (HALVES > 1) _tile_dpbf16ps(3, 7, 5);
+            }
+        }
+    }
+    _tile_stored(0, c0, ROW * sizeof *c0);
+    if (HALVES > 1) _tile_stored(1, c0 + ROW * NR, ROW * sizeof *c0);
+    if (PANELS > 1) _tile_stored(2, c1, ROW * sizeof *c0);
+    if (PANELS > 1 && HALVES > 1) _tile_stored(3, c1 + ROW * NR, ROW * sizeof *c0);
+}
+
+/* n rows of one or two panels' sums to y. */
+TILE_INLINE void place_sums(const pare_tile_bf16_block *b, size_t row, size_t panel,
+                            const float *c0, const float *c1, size_t n, const bool ADD,
+                            const int PANELS) {
+    const float *bias = b->bias + panel * NR;
+    const __m512 bias0 = _mm512_loadu_ps(bias),
+                 bias1 = PANELS > 1 ? _mm512_loadu_ps(bias + NR) : _mm512_setzero_ps();
+    float *y = b->y + row * b->ldy + panel * NR;
+    for (size_t i = 0; i < n; i++, y += b->ldy) {
+        __m512 s = _mm512_add_ps(_mm512_load_ps(c0 + i * NR), bias0);
+        _mm512_storeu_ps(y, ADD ? _mm512_add_ps(_mm512_loadu_ps(y), s) : s);
+        if (PANELS < 2) continue;
+        s = _mm512_add_ps(_mm512_load_ps(c1 + i * NR), bias1);
+        _mm512_storeu_ps(y + NR, ADD ? _mm512_add_ps(_mm512_loadu_ps(y + NR), s) : s);
+    }
+}
+
+TILE_INLINE void block_panels(const pare_tile_bf16_block *b, size_t row, size_t panel, size_t n,
+                              const int HALVES, const int PANELS) {
+    float sums[2][BLOCK * NR] __attribute__((aligned(64)));
+    float *c = b->c ? b->c + panel * b->c_stride + row * NR : NULL;
+    if (!b->y) {
+        block_sums(c, c + b->c_stride, b, row, panel, b->more, HALVES, PANELS);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) /* a row each in a page of its own, perhaps */
+        for (int p = 0; p < PANELS; p++)
+            __builtin_prefetch(b->y + (row + i) * b->ldy + (panel + (size_t)p) * NR, 1);
+    if (b->more)
+        for (int p = 0; p < PANELS; p++)
+            memcpy(sums[p], c + (size_t)p * b->c_stride, n * NR * sizeof *c);
+    block_sums(sums[0], sums[1], b, row, panel, b->more, HALVES, PANELS);
+    if (b->add)
+        place_sums(b, row, panel, sums[0], sums[1], n, true, PANELS);
+    else
+        place_sums(b, row, panel, sums[0], sums[1], n, false, PANELS);
+}
+
+static void block_rows(const pare_tile_bf16_block *b, size_t row, size_t n) {
+    size_t panel = 0;
+    for (; panel + 2 <= b->n_panels; panel += 2)
+        if (n > ROW)
+            block_panels(b, row, panel, n, 2, 2);
+        else
+            block_panels(b, row, panel, n, 1, 2);
+    if (panel == b->n_panels) return;
+    if (n > ROW)
+        block_panels(b, row, panel, n, 2, 1);
+    else
+        block_panels(b, row, panel, n, 1, 1);
+}
+
+static void configure_block(size_t rows) {
+    uint8_t a = (uint8_t)(rows < ROW ? rows : ROW), b = (uint8_t)(rows - a);
+    pare_amx_configure((const uint8_t[8]){a, b, a, b, ROW, ROW, a, b});
+}
+
+static void bf16_block_amx(const pare_tile_bf16_block *b) {
+    size_t row = 0;
+    if (b->m >= BLOCK) configure_block(BLOCK);
+    for (; row + BLOCK <= b->m; row += BLOCK) block_rows(b, row, BLOCK);
+    if (row < b->m) {
+        configure_block(b->m - row);
+        block_rows(b, row, b->m - row);
     }
     _tile_release();
 }
@@ -86,8 +209,10 @@ const pare_tile_kernels pare_tile_amx = {.transpose = pare_tile_transpose_avx2,
                                          .u8 = pare_tile_u8_avx512,
                                          .u8_max = 255,
                                          .bf16 = bf16_amx,
+                                         .bf16_block = bf16_block_amx,
                                          .gram_bf16 = pare_tile_gram_bf16_avx512,
                                          .bf16_first = true,
                                          .split = pare_tile_split_avx512,
                                          .pair_f32 = pare_tile_pair_f32_avx512,
-                                         .pair_bf16 = pare_tile_pair_bf16_avx512};
+                                         .pair_bf16 = pare_tile_pair_bf16_avx512,
+                                         .pair_codes = pare_tile_pair_codes_avx512};

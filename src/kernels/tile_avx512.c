@@ -5,6 +5,7 @@
  * u8   vpdpbusd multiplies 64 pairs of bytes and adds groups of four to 32 bits, without saturation
  *      for any code: no s16 form. 12 rows: 12 integer and 12 f32 sums.
  * bf16 24 rows; twice the products of f32 in an instruction, half of those of u8. */
+#include "kernels/bf16_avx512.h"
 #include "kernels/intrinsics.h"
 #include "kernels/tile_impl.h"
 
@@ -170,19 +171,6 @@ void pare_tile_u8_avx512(float *c, const pare_tile_act *a, const pare_tile_panel
 
 /* --- bf16 --- */
 
-/* The instruction is an extension of its own. */
-#ifdef PARE_EMULATE
-#define BF16
-#else
-#define BF16 __attribute__((target("avx512bf16")))
-#endif
-
-BF16 static inline __m512bh pairs(__m512i v) {
-    __m512bh r;
-    memcpy(&r, &v, sizeof r);
-    return r;
-}
-
 /* M rows: vdpbf16ps adds the products of a pair of inputs to the sums of 16 outputs. */
 BF16 TILE_INLINE void bf16_products(__m512 *s, const uint16_t *a, size_t lda, const uint16_t *panel,
                                     size_t k, const int M) {
@@ -327,66 +315,6 @@ BF16 static void bf16_place_avx512(float *y, size_t ldy, const float *c, const u
 #undef ROWS
 }
 
-/* --- f32 to bf16 --- */
-
-/* To nearest, ties to even, in the upper 16 bits of each lane; others hold what was left. What
- * would round up to infinity is cut off instead; a NaN keeps its upper bits and becomes quiet. */
-static __m512i rounded(__m512 x) {
-    const __m512i last = _mm512_set1_epi32(0x7F7F7FFF); /* that does not round up to infinity */
-    __m512i bits = _mm512_castps_si512(x);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-    __mmask16 rare =
-        _mm512_cmpgt_epi32_mask(_mm512_and_si512(bits, _mm512_set1_epi32(0x7FFFFFFF)), last);
-    if (!rare) return up;
-    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    bits = _mm512_mask_or_epi32(bits, nan, bits, _mm512_set1_epi32(0x400000));
-    return _mm512_mask_mov_epi32(up, rare, bits);
-}
-
-static __m512i round_bf16(__m512 x) {
-    return _mm512_and_si512(rounded(x), _mm512_set1_epi32((int)0xFFFF0000u));
-}
-
-void pare_tile_split_avx512(uint16_t *const *parts, int n_parts, const float *x, size_t n) {
-    for (size_t i = 0; i < n; i += 16) {
-        __m512 rest = _mm512_loadu_ps(x + i);
-        for (int p = 0; p < n_parts; p++) {
-            __m512i part = round_bf16(rest);
-            _mm256_storeu_si256((__m256i *)(parts[p] + i),
-                                _mm512_cvtepi32_epi16(_mm512_srli_epi32(part, 16)));
-            rest = _mm512_sub_ps(rest, _mm512_castsi512_ps(part));
-        }
-    }
-}
-
-/* --- panels of pairs --- */
-
-static __m512i pair_of(__m512i upper0, __m512i upper1) {
-    return _mm512_or_si512(_mm512_srli_epi32(upper0, 16),
-                           _mm512_and_si512(upper1, _mm512_set1_epi32((int)0xFFFF0000u)));
-}
-
-void pare_tile_pair_f32_avx512(uint32_t *panel, const float *rows, size_t ld, size_t k) {
-    size_t j = 0;
-    for (; j + 2 <= k; j += 2, panel += NR, rows += 2 * ld)
-        _mm512_storeu_si512(
-            panel, pair_of(rounded(_mm512_loadu_ps(rows)), rounded(_mm512_loadu_ps(rows + ld))));
-    if (j < k) _mm512_storeu_si512(panel, _mm512_srli_epi32(rounded(_mm512_loadu_ps(rows)), 16));
-}
-
-static __m512i widened(const uint16_t *from) {
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
-}
-
-void pare_tile_pair_bf16_avx512(uint32_t *panel, const uint16_t *rows, size_t ld, size_t k) {
-    size_t j = 0;
-    for (; j + 2 <= k; j += 2, panel += NR, rows += 2 * ld)
-        _mm512_storeu_si512(
-            panel, _mm512_or_si512(widened(rows), _mm512_slli_epi32(widened(rows + ld), 16)));
-    if (j < k) _mm512_storeu_si512(panel, widened(rows));
-}
-
 #define KERNELS                                                                                    \
     .transpose = pare_tile_transpose_avx2, .place = pare_tile_place_avx512,                        \
     .f32 = pare_tile_f32_avx512, .f32_inputs = pare_tile_f32_inputs_avx512,                        \
@@ -403,4 +331,5 @@ const pare_tile_kernels pare_tile_avx512_bf16 = {KERNELS,
                                                  .gram_bf16 = pare_tile_gram_bf16_avx512,
                                                  .split = pare_tile_split_avx512,
                                                  .pair_f32 = pare_tile_pair_f32_avx512,
-                                                 .pair_bf16 = pare_tile_pair_bf16_avx512};
+                                                 .pair_bf16 = pare_tile_pair_bf16_avx512,
+                                                 .pair_codes = pare_tile_pair_codes_avx512};

@@ -37,6 +37,8 @@ void pare_tile_squares_avx2(double *sums, const float *x, size_t ldx, size_t n);
 void pare_tile_split_avx512(uint16_t *const *parts, int n_parts, const float *x, size_t n);
 void pare_tile_pair_f32_avx512(uint32_t *panel, const float *rows, size_t ld, size_t k);
 void pare_tile_pair_bf16_avx512(uint32_t *panel, const uint16_t *rows, size_t ld, size_t k);
+void pare_tile_pair_codes_avx512(uint32_t *panel, const uint32_t *codes, const float *scale,
+                                 const float *offset, uint32_t group, size_t k);
 void pare_tile_u8_avx512(float *c, const pare_tile_act *a, const pare_tile_panel *panel, size_t m,
                          bool add);
 

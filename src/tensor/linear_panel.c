@@ -93,13 +93,25 @@ static bool plain_panel(const pare_linear_job *job, const pare_many_space *s,
     return true;
 }
 
-/* to->panel from a packed panel of codes. */
-static void expand_packed(const pare_linear_job *job, const pare_many_space *s,
-                          const pare_panel_at *p, size_t kb, size_t k, pare_panel_space *to) {
+/* s->codes, to->scale and to->offset from any encoding with codes; k a multiple of 32. */
+static void panel_codes(const pare_linear_job *job, const pare_many_space *s,
+                        const pare_panel_at *p, size_t kb, size_t k, pare_panel_space *to) {
     const pare_encoding *enc = p->out->w->enc;
-    unpack_packed(job, s, p, kb, k, to);
+    if (enc->packed) {
+        unpack_packed(job, s, p, kb, k, to);
+        return;
+    }
+    unpack_codes(job, s, p, kb, k, PARE_FORM_F32);
+    unpack_scales(job, s, k / enc->code_group, enc->has_offset, to);
+    job->tiles->transpose((uint32_t *)s->codes, (const uint32_t *)s->rows, KC / 4, k / 4);
+}
+
+/* to->panel from codes. */
+static void expand_codes(const pare_linear_job *job, const pare_many_space *s,
+                         const pare_panel_at *p, size_t kb, size_t k, pare_panel_space *to) {
+    panel_codes(job, s, p, kb, k, to);
     job->unpack->expand_panel(to->panel, (const uint32_t *)s->codes, to->scale,
-                              to->has_offset ? to->offset : NULL, enc->code_group, k);
+                              to->has_offset ? to->offset : NULL, p->out->w->enc->code_group, k);
 }
 
 /* --- f32 --- */
@@ -184,14 +196,8 @@ static void unpack_f32(const pare_linear_job *job, const pare_many_space *s, con
         unpack_columns(p, kb, to->n_inputs, to);
     } else if (to->listed) {
         unpack_listed(job, s, p, kb, k, to);
-    } else if (enc->codes && enc->packed) {
-        expand_packed(job, s, p, kb, k, to);
-    } else if (enc->codes && k % 32 == 0) {
-        unpack_codes(job, s, p, kb, k, PARE_FORM_F32);
-        unpack_scales(job, s, k / enc->code_group, enc->has_offset, to);
-        job->tiles->transpose((uint32_t *)s->codes, (const uint32_t *)s->rows, KC / 4, k / 4);
-        job->unpack->expand_panel(to->panel, (const uint32_t *)s->codes, to->scale,
-                                  to->has_offset ? to->offset : NULL, enc->code_group, k);
+    } else if (enc->codes && (enc->packed || k % 32 == 0)) {
+        expand_codes(job, s, p, kb, k, to);
     } else if (!plain_panel(job, s, p, kb, k, to->panel)) {
         decode_rows(job, s, p, kb, k, k);
         job->tiles->transpose((uint32_t *)to->panel, (const uint32_t *)s->rows, KC, k);
@@ -217,7 +223,7 @@ static const struct { uint8_t x, w; } products[] = {{2, 0}, {1, 1}, {0, 2}, {1, 
 enum { N_PRODUCTS = sizeof products / sizeof *products };
 
 /* Parts that hold every weight exactly: bf16 keeps 8 bits of a number, f16 has 11. */
-static int weight_parts(const pare_panel_at *p) {
+int pare_panel_parts(const pare_panel_at *p) {
     if (p->form != PARE_FORM_BF16X3) return 1;
     if (pare_holds_bf16(p->out->w->enc)) return 1;
     return p->out->w->enc->dotf == PARE_DOTF_f16 ? 2 : PARTS;
@@ -248,6 +254,14 @@ static bool paired_panel(const pare_linear_job *job, const pare_panel_at *p, siz
     return true;
 }
 
+/* The same from codes. */
+static void paired_codes(const pare_linear_job *job, const pare_many_space *s,
+                         const pare_panel_at *p, size_t kb, size_t k, pare_panel_space *to) {
+    panel_codes(job, s, p, kb, k, to);
+    job->tiles->pair_codes((uint32_t *)to->panel16[0], (const uint32_t *)s->codes, to->scale,
+                           to->has_offset ? to->offset : NULL, p->out->w->enc->code_group, k);
+}
+
 /* Of a panel of pairs those that it has weights at, where that is faster. */
 static void list_pairs(const pare_linear_job *job, const pare_panel_at *p, size_t kb,
                        pare_panel_space *to) {
@@ -266,9 +280,14 @@ static void list_pairs(const pare_linear_job *job, const pare_panel_at *p, size_
 static void unpack_whole_bf16(const pare_linear_job *job, const pare_many_space *s,
                               const pare_panel_at *p, size_t kb, pare_panel_space *to) {
     size_t k = pare_padded(pare_block_k(job->in, kb));
-    const int n_parts = weight_parts(p);
+    const int n_parts = pare_panel_parts(p);
     const pare_encoding *enc = p->out->w->enc;
     if (n_parts == 1 && paired_panel(job, p, kb, (uint32_t *)to->panel16[0])) return;
+    if (n_parts == 1 && job->tiles->pair_codes && !p->out->transposed && enc->codes &&
+        (enc->packed || pare_block_k(job->in, kb) == k)) {
+        paired_codes(job, s, p, kb, k, to);
+        return;
+    }
     if (p->out->transposed || (enc->codes && enc->packed)) { /* all 16 rows at once */
         if (p->out->transposed) {
             size_t filled = pare_block_k(job->in, kb);
@@ -276,7 +295,7 @@ static void unpack_whole_bf16(const pare_linear_job *job, const pare_many_space 
             unpack_columns(p, kb, filled, to);
             memset(to->panel + filled * NR, 0, (k - filled) * NR * sizeof *to->panel);
         } else {
-            expand_packed(job, s, p, kb, k, to);
+            expand_codes(job, s, p, kb, k, to);
         }
         job->tiles->split(s->rows16, n_parts, to->panel, NR * k);
         for (int i = 0; i < n_parts; i++)
@@ -303,7 +322,7 @@ static void unpack_bf16(const pare_linear_job *job, const pare_many_space *s,
 static void multiply_bf16(const pare_linear_job *job, const pare_many_space *s,
                           const pare_panel_at *p, const pare_panel_space *w, size_t kb, size_t m0,
                           size_t m, float *c) {
-    const int n_parts = weight_parts(p);
+    const int n_parts = pare_panel_parts(p);
     bool more = kb > 0;
     if (w->listed) {
         job->tiles->bf16_pairs(c, s->x16[0] + (kb * s->slab + m0) * KC, KC, w->panel16[0],
@@ -317,6 +336,22 @@ static void multiply_bf16(const pare_linear_job *job, const pare_many_space *s,
                          more);
         more = true;
     }
+}
+
+size_t pare_panel_runs(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,
+                       size_t kb, size_t n_blocks, size_t m0, const uint16_t *panels,
+                       size_t block_stride, pare_tile_bf16_run runs[PARE_MAX_RUNS]) {
+    const size_t n_parts = (size_t)pare_panel_parts(p);
+    size_t n = 0;
+    for (size_t j = 0; j < n_blocks; j++)
+        for (int i = p->form == PARE_FORM_BF16X3 ? 0 : N_PRODUCTS - 1; i < N_PRODUCTS; i++) {
+            if (products[i].w >= n_parts) continue;
+            runs[n++] = (pare_tile_bf16_run){
+                .a = s->x16[products[i].x] + ((kb + j) * s->slab + m0) * KC,
+                .panels = panels + (j * n_parts + products[i].w) * block_stride,
+                .k = pare_padded(pare_block_k(job->in, kb + j))};
+        }
+    return n;
 }
 
 void pare_panel_multiply_rows(const pare_linear_job *job, const pare_many_space *s,

@@ -9,6 +9,9 @@ enum {
     PARE_PANELS = 4,     /* of an item, at most */
     PARE_SLAB = 512,     /* rows of x at a time, at most */
     PARE_BF16_PARTS = 3, /* bf16 parts of an f32 number in `exact` */
+    PARE_RUN_BLOCKS =
+        4,             /* of KC inputs, summed at once in bf16 where the level has such a kernel */
+    PARE_MAX_RUNS = 6, /* products of a block's parts; PARE_RUN_BLOCKS blocks of one */
 };
 
 typedef enum pare_form {
@@ -54,6 +57,7 @@ typedef struct pare_many_space {
     int8_t *codes;                     /* [KC / 4][NR][4] on their way to f32; rows16's memory */
     float *scale_rows, *offset_rows;   /* [NR][KC / 16] */
     pare_panel_space panels[PARE_PANELS];
+    uint16_t *runs; /* [RUN_BLOCKS][PARE_PANELS][KC / 2][NR][2], of parts in their place */
 } pare_many_space;
 
 /* Rows [row0, row0 + NR) of a matrix, or columns where it is transposed; fewer at its end, the
@@ -86,6 +90,15 @@ void pare_panel_unpack(const pare_linear_job *job, const pare_many_space *s, con
 void pare_panel_multiply(const pare_linear_job *job, const pare_many_space *s,
                          const pare_panel_at *p, const pare_panel_space *w, size_t kb, size_t m0,
                          size_t m, float *c);
+
+/* The products of blocks [kb, kb + n_blocks) of a panel with rows from m0 on, one after the other:
+ * `runs`, their number returned. Part i of block j of the panel lies at panels + (j * (parts of the
+ * weights) + i) * block_stride. */
+size_t pare_panel_runs(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,
+                       size_t kb, size_t n_blocks, size_t m0, const uint16_t *panels,
+                       size_t block_stride, pare_tile_bf16_run runs[PARE_MAX_RUNS]);
+/* Parts of the weights in bf16. */
+int pare_panel_parts(const pare_panel_at *p);
 
 /* Rows m0 + rows[0..n) of x alone, of a panel in f32 or in one part of bf16; c: of row m0. */
 void pare_panel_multiply_rows(const pare_linear_job *job, const pare_many_space *s,

@@ -24,6 +24,7 @@ enum {
     ITEM_PANELS = PARE_PANELS,
     ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
     PARTS = PARE_BF16_PARTS,
+    RUN_BLOCKS = PARE_RUN_BLOCKS,
     F32_LD = KC + NR, /* between rows of f32: such that are KC apart share four sets of L1 */
     SPLIT_ROWS = 64,  /* with more threads than panels, rows are split too, not below this */
 };
@@ -45,6 +46,7 @@ static void plan_thread(pare_arena *arena, pare_many_space *s) {
         to->scale = pare_arena_alloc(arena, weights / 16, sizeof(float));
         to->offset = pare_arena_alloc(arena, weights / 16, sizeof(float));
     }
+    s->runs = pare_arena_alloc(arena, RUN_BLOCKS * ITEM_PANELS * weights, sizeof(uint16_t));
 }
 
 static void many_plan(pare_arena *arena, pare_many_space *s, int id, size_t slab, size_t in,
@@ -353,6 +355,84 @@ static void run_item(const pare_linear_job *job, pare_many_space *s, size_t firs
     write_panels(job, s, panels, n, y_row, m0, m1);
 }
 
+/* Blocks of inputs that are summed at once: as equal as may be, and of all parts together no more
+ * than there is room for. */
+static size_t run_blocks(const pare_panel_at *panels, size_t n, size_t n_kb) {
+    size_t most = RUN_BLOCKS;
+    for (size_t i = 0; i < n; i++)
+        if (panels[i].form == PARE_FORM_BF16X3) most = 1;
+    size_t times = (n_kb + most - 1) / most;
+    return (n_kb + times - 1) / times;
+}
+
+/* Panels that one call of the kernel takes: whole ones of one matrix. */
+static size_t run_panels(const pare_panel_at *p, size_t n) {
+    size_t i = 1;
+    while (p->n_rows == NR && i < n && p[i].out == p->out && p[i].n_rows == NR) i++;
+    return i;
+}
+
+/* run_item in bf16 where the level sums many blocks and panels at once. */
+static void run_blocks_item(const pare_linear_job *job, pare_many_space *s, size_t first,
+                            size_t last, size_t y_row, size_t m0, size_t m1) {
+    const size_t panel_size = (size_t)NR * KC, block_size = ITEM_PANELS * panel_size;
+    pare_panel_at panels[ITEM_PANELS];
+    float bias[ITEM_PANELS][NR] = {{0}};
+    size_t n = last - first;
+    for (size_t i = 0; i < n; i++) {
+        panels[i] = find_panel(job, first + i);
+        const pare_panel_at *p = &panels[i];
+        if (p->out->bias) memcpy(bias[i], p->out->bias + p->row0, p->n_rows * sizeof(float));
+    }
+    size_t step = run_blocks(panels, n, s->n_kb);
+    for (size_t kb = 0; kb < s->n_kb; kb += step) {
+        size_t n_blocks = s->n_kb - kb < step ? s->n_kb - kb : step;
+        for (size_t j = 0; j < n_blocks; j++)
+            for (size_t i = 0; i < n; i++) {
+                pare_panel_space to = s->panels[0];
+                size_t n_parts = (size_t)pare_panel_parts(&panels[i]);
+                for (size_t part = 0; part < n_parts; part++)
+                    to.panel16[part] = s->runs + (j * n_parts + part) * block_size + i * panel_size;
+                pare_panel_unpack(job, s, &panels[i], kb + j, &to);
+            }
+        for (size_t i = 0, n_run; i < n; i += n_run) {
+            const pare_panel_at *p = &panels[i];
+            const pare_linear_out *o = p->out;
+            pare_tile_bf16_run runs[PARE_MAX_RUNS];
+            n_run = run_panels(p, n - i);
+            bool whole = p->n_rows == NR && kb + n_blocks == s->n_kb;
+            pare_tile_bf16_block b = {
+                .runs = runs,
+                .n_runs = pare_panel_runs(job, s, p, kb, n_blocks, m0, s->runs + i * panel_size,
+                                          block_size, runs),
+                .lda = KC,
+                .panel_stride = panel_size,
+                .n_panels = n_run,
+                .m = m1 - m0,
+                .c = s->c + (i * s->slab + m0) * NR,
+                .c_stride = s->slab * NR,
+                .more = kb > 0,
+                .y = whole ? o->y + (y_row + m0) * o->ldy + (p->row0 - o->row0) : NULL,
+                .ldy = o->ldy,
+                .bias = bias[i],
+                .add = o->accumulate};
+            job->tiles->bf16_block(&b);
+        }
+    }
+    for (size_t i = 0; i < n; i++) /* at edges */
+        if (panels[i].n_rows < NR)
+            write_panel(job, &panels[i], s->c + (i * s->slab + m0) * NR, y_row + m0, m1 - m0,
+                        bias[i]);
+}
+
+static bool takes_blocks(const pare_linear_job *job) {
+    for (size_t o = 0; o < job->n_outs && job->tiles->bf16_block; o++) {
+        pare_form form = form_of(job, &job->outs[o]);
+        if (form != PARE_FORM_BF16 && form != PARE_FORM_BF16X3) return false;
+    }
+    return job->tiles->bf16_block;
+}
+
 /* How the work of a slab is cut; results do not depend on it. */
 typedef struct cut {
     size_t panels, item_panels, n_items, splits, split_rows;
@@ -386,6 +466,10 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
     s.x_f32 = s.x;
     s.x_block = in_place ? KC : s.slab * F32_LD;
     s.x_ld = in_place ? job->ldx : F32_LD;
+    void (*run)(const pare_linear_job *, pare_many_space *, size_t, size_t, size_t, size_t,
+                size_t) = job->by_weight      ? run_weights
+                          : takes_blocks(job) ? run_blocks_item
+                                              : run_item;
     for (size_t row = 0; row < job->n; row += s.slab) {
         size_t n = job->n - row < s.slab ? job->n - row : s.slab;
         const float *x = job->x + row * (job->x_transposed ? 1 : job->ldx);
@@ -400,8 +484,7 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
             size_t first = item / c.splits * c.item_panels, last = first + c.item_panels;
             size_t m0 = item % c.splits * c.split_rows, m1 = m0 + c.split_rows;
             if (m0 < n)
-                (job->by_weight ? run_weights : run_item)(
-                    job, &s, first, last < c.panels ? last : c.panels, row, m0, m1 < n ? m1 : n);
+                run(job, &s, first, last < c.panels ? last : c.panels, row, m0, m1 < n ? m1 : n);
         }
         pare_barrier(w);
     }

@@ -393,6 +393,99 @@ static void bf16_products(void **state) {
             }
 }
 
+/* Blocks and panels at once: the bits of run after run, panel after panel, and of place. */
+static void bf16_blocks(const pare_tile_kernels *tiles, size_t m, size_t n_panels) {
+    enum { RUNS = 3, STRIDE = KC * NR + 64 };
+    static const size_t ks[RUNS] = {KC, 64, 32};
+    size_t lda = KC + 32, ldy = (n_panels + 1) * NR + 1, c_stride = (m + 3) * NR;
+    size_t y_bytes = ((m - 1) * ldy + n_panels * NR) * sizeof(float);
+    uint16_t *a = malloc(RUNS * m * lda * sizeof *a);
+    uint16_t *w = exact(RUNS * n_panels * STRIDE * sizeof *w);
+    float *c = exact(n_panels * c_stride * sizeof *c),
+          *sums = exact(n_panels * c_stride * sizeof *c);
+    float *y = malloc(y_bytes), *want = malloc(y_bytes),
+          *bias = exact(n_panels * NR * sizeof *bias);
+    pare_tile_bf16_run runs[RUNS];
+    for (size_t i = 0; i < RUNS * m * lda; i++) a[i] = random_bf16(false);
+    for (size_t i = 0; i < RUNS * n_panels * STRIDE; i++) w[i] = random_bf16(false);
+    for (size_t i = 0; i < n_panels * NR; i++) bias[i] = (float)uniform();
+    for (size_t r = 0; r < RUNS; r++)
+        runs[r] = (pare_tile_bf16_run){a + r * m * lda, w + r * n_panels * STRIDE, ks[r]};
+    for (int way = 0; way < 8; way++) {
+        bool more = way & 1, places = way & 2, add = way & 4;
+        if (add && !places) continue;
+        for (size_t i = 0; i < n_panels * c_stride; i++) c[i] = sums[i] = (float)uniform();
+        for (size_t i = 0; i < y_bytes / sizeof *y; i++) y[i] = want[i] = (float)uniform();
+        for (size_t p = 0; p < n_panels; p++)
+            for (size_t r = 0; r < RUNS; r++)
+                tiles->bf16(sums + p * c_stride, NR, runs[r].a, lda, runs[r].panels + p * STRIDE, m,
+                            ks[r], more || r > 0);
+        if (places) tiles->place(want, ldy, sums, c_stride, m, n_panels, bias, add);
+        const pare_tile_bf16_block block = {runs,     RUNS,
+                                            lda,      STRIDE,
+                                            n_panels, m,
+                                            c,        c_stride,
+                                            more,     places ? y : NULL,
+                                            ldy,      places ? bias : NULL,
+                                            add};
+        tiles->bf16_block(&block);
+        assert_memory_equal(y, want, y_bytes);
+        for (size_t p = 0; p < n_panels && !places; p++)
+            assert_memory_equal(c + p * c_stride, sums + p * c_stride, m * NR * sizeof *c);
+    }
+    void *all[] = {a, w, c, sums, y, want, bias};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
+static void blocks_in_bf16(void **state) {
+    (void)state;
+    srand(8);
+    for (size_t l = 0; l < N_LEVELS; l++)
+        for (size_t i = 0; i < sizeof ms / sizeof *ms && runs(l); i++)
+            for (size_t n = 1; n <= 4 && levels[l].kernels->bf16_block; n++)
+                bf16_blocks(levels[l].kernels, ms[i], n);
+}
+
+/* Codes to pairs: the bits of weights in f32 that are split and paired, for any scales. */
+static void codes_to_pairs(void **state) {
+    (void)state;
+    enum { K = 96 };
+    static const float scales[] = {0,      1e-3f,  -0.37f,   3.1e38f, 1e36f,   1e-38f,
+                                   2e-36f, 1e-27f, INFINITY, NAN,     -1e-30f, 5e4f};
+    enum { N = sizeof scales / sizeof *scales };
+    srand(9);
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        const pare_tile_kernels *tiles = levels[l].kernels;
+        if (!runs(l) || !tiles->pair_codes) continue;
+        for (int round = 0; round < 64; round++) {
+            uint32_t group = round % 2 ? 16 : 32, k = K - (uint32_t)round / 8 % 2 * 4;
+            bool usual = round & 2, has_offset = round & 4;
+            uint32_t codes[K / 4 * NR], pairs[K / 2 * NR];
+            float scale[K / 16 * NR], offset[K / 16 * NR];
+            for (size_t i = 0; i < K / 4 * NR; i++) codes[i] = (uint32_t)rand() * 2654435761u;
+            for (size_t i = 0; i < K / 16 * NR; i++) {
+                scale[i] = usual ? (float)uniform() : scales[rand() % N];
+                offset[i] = usual ? (float)uniform() : scales[rand() % N];
+            }
+            tiles->pair_codes(pairs, codes, scale, has_offset ? offset : NULL, group, k);
+            for (size_t j = 0; j < k; j++)
+                for (size_t r = 0; r < NR; r++) {
+                    float row[32] = {0};
+                    uint16_t part[32], *parts[] = {part};
+                    int8_t code = (int8_t)(codes[j / 4 * NR + r] >> (8 * (j % 4)));
+                    row[0] = (float)code * scale[j / group * NR + r];
+                    if (has_offset) row[0] = row[0] + offset[j / group * NR + r];
+                    tiles->split(parts, 1, row, 32);
+                    uint16_t got = (uint16_t)(pairs[j / 2 * NR + r] >> (j % 2 * 16));
+                    bool both_nan = from_bf16(got) != from_bf16(got) &&
+                                    from_bf16(part[0]) != from_bf16(part[0]);
+                    if (!both_nan && from_bf16(got) != from_bf16(part[0]))
+                        fail_msg("%g and %g", (double)row[0], (double)from_bf16(got));
+                }
+        }
+    }
+}
+
 /* One part is the nearest; three add up to the number. */
 static void splits_into_bf16(void **state) {
     (void)state;
@@ -715,6 +808,8 @@ int main(void) {
         cmocka_unit_test(picks_what_is_not_zero),
         cmocka_unit_test(weights_have_the_bits_of_the_whole),
         cmocka_unit_test(bf16_products),
+        cmocka_unit_test(blocks_in_bf16),
+        cmocka_unit_test(codes_to_pairs),
         cmocka_unit_test(splits_into_bf16),
         cmocka_unit_test(pairs_of_rows),
         cmocka_unit_test(int_products),

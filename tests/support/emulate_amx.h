@@ -34,6 +34,7 @@ static inline void emulated_loadconfig(const void *config) {
         emulated_tiles.row_bytes[t] = row_bytes;
         emulated_tiles.rows[t] = c[48 + t];
         if (row_bytes > 64 || c[48 + t] > 16) emulated_fault("a tile is too large");
+        if ((row_bytes == 0) != (c[48 + t] == 0)) emulated_fault("a tile has half a size");
     }
     emulated_tiles.configured = 1;
 }

@@ -89,4 +89,32 @@ static inline __m512 emulated_mm512_permutevar_ps(__m512 v, __m512i at) {
 }
 #define _mm512_permutevar_ps emulated_mm512_permutevar_ps
 
+static inline __m512i emulated_mm512_srai_epi32(__m512i v, unsigned n) {
+    int32_t x[16];
+    _mm512_storeu_si512(x, v);
+    for (int i = 0; i < 16; i++) x[i] = x[i] >> n;
+    return _mm512_loadu_si512(x);
+}
+#define _mm512_srai_epi32 emulated_mm512_srai_epi32
+
+/* Denormals become zeros, as with the instruction. */
+static inline uint16_t emulated_to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (x != x) return (uint16_t)(bits >> 16 | 0x40);
+    if ((bits >> 23 & 0xFF) == 0) return (uint16_t)(bits >> 16 & 0x8000);
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+static inline __m512bh emulated_mm512_cvtne2ps_pbh(__m512 high, __m512 low) {
+    float from[32];
+    uint16_t to[32];
+    __m512bh r;
+    _mm512_storeu_ps(from, low);
+    _mm512_storeu_ps(from + 16, high);
+    for (int i = 0; i < 32; i++) to[i] = emulated_to_bf16(from[i]);
+    memcpy(&r, to, sizeof r);
+    return r;
+}
+#define _mm512_cvtne2ps_pbh emulated_mm512_cvtne2ps_pbh
+
 #endif
