@@ -18,6 +18,9 @@ enum {
     NR = PARE_TILE_NR, /* columns of a panel */
     STRIP = 3,         /* panels whose rows of the Hessian a thread computes at a time */
     CHUNK = 256,       /* tokens of a panel that lie in L1 */
+    /* where the level multiplies blocks of bf16: */
+    BLOCK = 4,        /* panels of columns, and of rows, that one product has */
+    LD = TOKENS + 32, /* between columns: such that are TOKENS apart share a set of L1 */
 };
 
 struct pare_statistics {
@@ -26,13 +29,15 @@ struct pare_statistics {
     size_t cols;
     const pare_tile_kernels *tiles;
     bool halves; /* panels are pairs of bf16 */
+    bool blocks; /* and multiplied by blocks */
     pare_input_stats result;
     double *squares, *abs_sum, *hessian;
     float *half; /* of the Hessian, as pare_output_error takes it */
     float *abs_max, *min, *max;
     pare_spill samples; /* [n_samples][cols] */
     size_t n_samples;
-    /* the tokens at hand: f32 [panels][tokens][NR], or bf16 [panels][tokens / 2][NR][2] */
+    /* the tokens at hand: f32 [panels][tokens][NR], or bf16 [panels][tokens / 2][NR][2], behind
+     * which for blocks come the columns [panels][NR][LD] */
     void *panels;
     size_t n_held;
     uint64_t n_tokens;
@@ -45,12 +50,21 @@ static bool takes_halves(const pare_tile_kernels *tiles, pare_compute compute) {
     return compute == PARE_COMPUTE_FAST && tiles->gram_bf16;
 }
 
-static const size_t panel_bytes = (size_t)TOKENS * NR * sizeof(float);
+/* Room for a panel: in f32, of twice as many tokens in bf16, or of both forms of blocks. */
+static const size_t room_bytes = (size_t)NR * (TOKENS + LD) * sizeof(uint16_t);
 
-static size_t tokens_of(bool halves) { return halves ? 2 * TOKENS : TOKENS; }
+/* bf16 takes half the bytes; blocks have it in two forms. */
+static size_t tokens_of(bool halves, bool blocks) {
+    return halves && !blocks ? 2 * TOKENS : TOKENS;
+}
 
 size_t pare_statistics_tokens(const pare_runtime *rt, pare_compute compute) {
-    return tokens_of(takes_halves(pare_tile_kernels_get(pare_runtime_isa(rt)), compute));
+    const pare_tile_kernels *tiles = pare_tile_kernels_get(pare_runtime_isa(rt));
+    return tokens_of(takes_halves(tiles, compute), tiles->bf16_block);
+}
+
+static size_t panel_bytes(const pare_statistics *s) {
+    return tokens_of(s->halves, s->blocks) * NR * (s->halves ? sizeof(uint16_t) : sizeof(float));
 }
 
 size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples) {
@@ -59,7 +73,7 @@ size_t pare_statistics_bytes(size_t cols, unsigned needs, size_t n_samples) {
     if (needs & PARE_NEED_SAMPLES) bytes += n_samples * cols * sizeof(float);
     if (needs & PARE_NEED_HESSIAN)
         bytes += cols * cols * sizeof(double) + pare_output_half_bytes(cols) +
-                 panels_of(cols) * panel_bytes;
+                 panels_of(cols) * room_bytes;
     return bytes;
 }
 
@@ -74,6 +88,7 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, pare
     s->cols = cols;
     s->tiles = pare_tile_kernels_get(pare_runtime_isa(rt));
     s->halves = takes_halves(s->tiles, compute);
+    s->blocks = s->halves && s->tiles->bf16_block;
     bool hessian = needs & PARE_NEED_HESSIAN, good = true;
     good &= (s->squares = pare_calloc(cols, sizeof *s->squares)) != NULL;
     if (needs & PARE_NEED_ABS) {
@@ -91,7 +106,7 @@ pare_status pare_statistics_create(pare_statistics **out, pare_runtime *rt, pare
     if (hessian) {
         good &= (s->hessian = pare_big_alloc(cols * cols * sizeof *s->hessian)) != NULL;
         good &= (s->half = pare_big_alloc(pare_output_half_bytes(cols))) != NULL;
-        good &= (s->panels = pare_big_alloc(panels_of(cols) * panel_bytes)) != NULL;
+        good &= (s->panels = pare_big_alloc(panels_of(cols) * room_bytes)) != NULL;
     }
     pare_status st = PARE_OK;
     if (needs & PARE_NEED_SAMPLES) {
@@ -116,7 +131,7 @@ void pare_statistics_free(pare_statistics *s) {
     if (s->hessian) pare_big_free(s->hessian, s->cols * s->cols * sizeof *s->hessian);
     if (s->half) pare_big_free(s->half, pare_output_half_bytes(s->cols));
     pare_spill_free(&s->samples);
-    if (s->panels) pare_big_free(s->panels, panels_of(s->cols) * panel_bytes);
+    if (s->panels) pare_big_free(s->panels, panels_of(s->cols) * room_bytes);
     pare_free(s);
 }
 
@@ -175,7 +190,7 @@ static void keep_samples(pare_statistics *s, const float *x, size_t ldx, size_t 
 /* Rows to tokens [at, at + n) of a panel. An odd last one is paired with zeros. */
 static void hold_panel(const pare_statistics *s, size_t panel, size_t at, const float *x,
                        size_t ldx, size_t n) {
-    char *to = (char *)s->panels + panel * panel_bytes;
+    char *to = (char *)s->panels + panel * panel_bytes(s);
     if (s->halves)
         s->tiles->pair_f32((uint32_t *)(void *)to + at / 2 * NR, x, ldx, n);
     else
@@ -200,8 +215,8 @@ static void hold_columns(pare_statistics *s, const float *x, size_t ldx, size_t 
 /* Tokens [t, t + n) of panels i and j. */
 static void multiply_chunk(const pare_statistics *s, float *tile, size_t i, size_t j, size_t t,
                            size_t n) {
-    const char *a = (const char *)s->panels + i * panel_bytes,
-               *b = (const char *)s->panels + j * panel_bytes;
+    const char *a = (const char *)s->panels + i * panel_bytes(s),
+               *b = (const char *)s->panels + j * panel_bytes(s);
     size_t at = t * NR;
     if (s->halves)
         s->tiles->gram_bf16(tile, (const uint32_t *)(const void *)a + at / 2,
@@ -223,7 +238,55 @@ static void add_tile(pare_statistics *s, const float *tile, size_t i, size_t j) 
             for (size_t c = 0; c < cols; c++) to[c] += (double)tile[c];
 }
 
-static void multiply_held(pare_worker *w, pare_statistics *s) {
+/* Panels [begin, end) as columns too, tokens up to a multiple of 32: zeros behind the last. */
+static void make_columns(const pare_statistics *s, uint32_t *pairs, uint16_t *columns, size_t begin,
+                         size_t end, size_t n) {
+    uint32_t block[NR * NR] __attribute__((aligned(64)));
+    for (size_t p = begin; p < end; p++) {
+        uint32_t *panel = pairs + p * TOKENS / 2 * NR;
+        memset(panel + s->n_held / 2 * NR, 0, (n - s->n_held) / 2 * NR * sizeof *panel);
+        for (size_t t = 0; t < n; t += 2 * NR) {
+            s->tiles->transpose(block, panel + t / 2 * NR, NR, NR);
+            for (size_t r = 0; r < NR; r++)
+                memcpy(columns + (p * NR + r) * LD + t, block + r * NR, NR * sizeof *block);
+        }
+    }
+}
+
+/* Rows of BLOCK panels of the Hessian at a time. */
+static void multiply_blocks(pare_worker *w, pare_statistics *s) {
+    enum { STRIDE = BLOCK * NR * NR };
+    float tiles[BLOCK][STRIDE] __attribute__((aligned(64)));
+    const size_t panels = panels_of(s->cols), n = (s->n_held + 31) / 32 * 32;
+    uint32_t *pairs = s->panels;
+    uint16_t *columns = (uint16_t *)(pairs + panels * TOKENS / 2 * NR);
+    size_t begin, end;
+    pare_share(w, panels, 1, &begin, &end);
+    make_columns(s, pairs, columns, begin, end, n);
+    pare_barrier(w);
+    for (size_t first; (first = pare_take(w, BLOCK)) < panels;) {
+        size_t rows = panels - first < BLOCK ? panels - first : BLOCK;
+        for (size_t j = first; j < panels; j += BLOCK) {
+            size_t some = panels - j < BLOCK ? panels - j : BLOCK;
+            const pare_tile_bf16_run run = {columns + first * NR * LD,
+                                            (uint16_t *)(pairs + j * TOKENS / 2 * NR), n};
+            const pare_tile_bf16_block block = {.runs = &run,
+                                                .n_runs = 1,
+                                                .lda = LD,
+                                                .panel_stride = (size_t)TOKENS * NR,
+                                                .n_panels = some,
+                                                .m = rows * NR,
+                                                .c = tiles[0],
+                                                .c_stride = STRIDE};
+            s->tiles->bf16_block(&block);
+            for (size_t k = 0; k < some; k++)
+                for (size_t i = 0; i < rows && first + i <= j + k; i++)
+                    add_tile(s, tiles[k] + i * NR * NR, first + i, j + k);
+        }
+    }
+}
+
+static void multiply_panels(pare_worker *w, pare_statistics *s) {
     const size_t panels = panels_of(s->cols);
     float tiles[STRIP][NR * NR] __attribute__((aligned(64))) = {{0}};
     for (size_t first; (first = pare_take(w, STRIP)) < panels;)
@@ -235,13 +298,17 @@ static void multiply_held(pare_worker *w, pare_statistics *s) {
                                    s->n_held - t < CHUNK ? s->n_held - t : CHUNK);
             for (size_t i = first; i < last; i++) add_tile(s, tiles[i - first], i, j);
         }
+}
+
+static void multiply_held(pare_worker *w, pare_statistics *s) {
+    (s->blocks ? multiply_blocks : multiply_panels)(w, s);
     pare_barrier(w);
     if (w->id == 0) s->n_held = 0;
     pare_barrier(w);
 }
 
 void pare_statistics_add(pare_worker *w, pare_statistics *s, const float *x, size_t ldx, size_t n) {
-    size_t begin, end, tokens = tokens_of(s->halves);
+    size_t begin, end, tokens = tokens_of(s->halves, s->blocks);
     pare_share(w, s->cols, NR, &begin, &end);
     add_columns(s, x, ldx, n, begin, end);
     if (s->samples.data) keep_samples(s, x, ldx, n, begin, end);
