@@ -76,25 +76,34 @@ typedef void (*pare_tile_weights_fn)(float *to, const float *from, const float *
 typedef void (*pare_tile_bf16_fn)(float *c, size_t ldc, const uint16_t *a, size_t lda,
                                   const uint16_t *panel, size_t m, size_t k, bool add);
 /* Rows of x times panels that lie one behind the other, summed over runs of inputs (blocks of KC,
- * in `exact` the products of parts too) in their order; every k a multiple of 32. With y the sums
- * go to their place, y[m][n_panels * NR] (+)= sums + bias; without they stay in c. */
-typedef struct pare_tile_bf16_run {
-    const uint16_t *a;      /* [m][lda] */
-    const uint16_t *panels; /* each [k / 2][NR][2], panel_stride apart */
-    size_t k;
-} pare_tile_bf16_run;
-typedef struct pare_tile_bf16_block {
-    const pare_tile_bf16_run *runs;
-    size_t n_runs, lda, panel_stride, n_panels, m;
-    float *c; /* [n_panels][c_stride], of each [m][NR], 64-byte aligned; NULL: y without more */
+ * in `exact` the products of parts too) in their order. With y the sums go to their place, without
+ * they stay in c. Numbers of bf16, whose sums are f32, y[m][n_panels * NR] (+)= sums + bias; or of
+ * s8 with sums in s32, which must not overflow, y (+)= sums * d * scale + bias + moved * row_sums.
+ */
+typedef struct pare_tile_run {
+    const void *a;      /* [m][lda] */
+    const void *panels; /* each [k / 2][NR][2] of bf16, [k / 4][NR][4] of s8; panel_stride apart */
+    size_t bytes;       /* of a row of a: a multiple of 64; where it is padded a panel has zeros */
+} pare_tile_run;
+typedef struct pare_tile_block {
+    const pare_tile_run *runs;
+    size_t n_runs, lda, panel_stride; /* both in bytes */
+    size_t n_panels, m;
+    void *c; /* [n_panels][c_stride], of each [m][NR], 64-byte aligned; NULL: y without more */
     size_t c_stride;
     bool more; /* the sums begin with c */
     float *y;  /* [m][ldy] or NULL */
     size_t ldy;
     const float *bias; /* [n_panels][NR], with y */
     bool add;          /* to y */
-} pare_tile_bf16_block;
-typedef void (*pare_tile_bf16_block_fn)(const pare_tile_bf16_block *b);
+    /* of s8, with y: d of row i at i * d_stride; moved [m], or NULL = 0, row_sums [n_panels * NR]
+     */
+    const float *d, *moved;
+    size_t d_stride;
+    const float *scale; /* [n_panels][NR] */
+    const float *row_sums;
+} pare_tile_block;
+typedef void (*pare_tile_block_fn)(const pare_tile_block *b);
 /* f32_inputs and f32_rows in bf16, c[m][NR]: panel holds k pairs of inputs, of which number j is
  * 2 pairs[j] and 2 pairs[j] + 1. */
 typedef void (*pare_tile_bf16_pairs_fn)(float *c, const uint16_t *a, size_t lda,
@@ -141,7 +150,8 @@ typedef struct pare_tile_kernels {
     pare_tile_int_fn u8, s16;           /* s16 NULL: u8 takes all codes */
     int u8_max;                         /* largest code of the u8 form; beyond it s16 */
     pare_tile_bf16_fn bf16;             /* NULL: the level has no bf16 products */
-    pare_tile_bf16_block_fn bf16_block; /* or NULL: bf16, panel by panel */
+    pare_tile_block_fn bf16_block;      /* or NULL: bf16, panel by panel */
+    pare_tile_block_fn s8_block;        /* or NULL: u8 */
     pare_tile_bf16_place_fn bf16_place; /* or NULL: bf16, then place */
     pare_tile_bf16_pairs_fn bf16_pairs; /* this and the next: or NULL, all or nothing */
     pare_tile_bf16_rows_fn bf16_rows;

@@ -86,73 +86,84 @@ static void bf16_amx(float *c, size_t ldc, const uint16_t *a, size_t lda, const 
 /* --- many rows times many panels --- */
 
 enum {
-    BLOCK = 2 * ROW /* rows; two panels at a time: a tile that is loaded serves two products */
+    BLOCK = 2 * ROW, /* rows; two panels at a time: a tile that is loaded serves two products */
+    TILE = 1024,     /* bytes */
+    STEP = 64        /* of a row */
 };
 
 /* Sums of up to 32 rows, HALVES of them with tiles of their own, and PANELS panels: tiles 0, 1 of
  * the first panel and 2, 3 of the second; 4, 5 hold the panels, 6, 7 inputs. */
-TILE_INLINE void block_sums(float *c0, float *c1, const pare_tile_bf16_block *b, size_t row,
-                            size_t panel, bool more, const int HALVES, const int PANELS) {
-    if (more) {
-        _tile_loadd(0, c0, ROW * sizeof *c0);
-        if (HALVES > 1) _tile_loadd(1, c0 + ROW * NR, ROW * sizeof *c0);
-        if (PANELS > 1) _tile_loadd(2, c1, ROW * sizeof *c0);
-        if (PANELS > 1 && HALVES > 1) _tile_loadd(3, c1 + ROW * NR, ROW * sizeof *c0);
+TILE_INLINE void block_sums(char *c0, char *c1, const pare_tile_block *b, size_t row, size_t panel,
+                            const bool S8, const int HALVES, const int PANELS) {
+    if (b->more) {
+        _tile_loadd(0, c0, STEP);
+        if (HALVES > 1) _tile_loadd(1, c0 + TILE, STEP);
+        if (PANELS > 1) _tile_loadd(2, c1, STEP);
+        if (PANELS > 1 && HALVES > 1) _tile_loadd(3, c1 + TILE, STEP);
     } else {
         _tile_zero(0);
         if (HALVES > 1) _tile_zero(1);
         if (PANELS > 1) _tile_zero(2);
         if (PANELS > 1 && HALVES > 1) _tile_zero(3);
     }
-    const size_t stride = b->lda * sizeof(uint16_t);
+#define PRODUCT(c, x, w)                                                                           \
+    do {                                                                                           \
+        if (S8)                                                                                    \
+            _tile_dpbssd(c, x, w);                                                                 \
+        else                                                                                       \
+            _tile_dpbf16ps(c, x, w);                                                               \
+    } while (0)
     for (size_t r = 0; r < b->n_runs; r++) {
-        const uint16_t *a0 = b->runs[r].a + row * b->lda, *a1 = a0 + ROW * b->lda;
-        const uint16_t *w0 = b->runs[r].panels + panel * b->panel_stride,
-                       *w1 = w0 + b->panel_stride;
-        for (size_t j = 0; j < b->runs[r].k; j += K_STEP) {
-            _tile_loadd(4, w0 + j * NR, 64);
-            _tile_loadd(6, a0 + j, stride);
-            _tile_dpbf16ps(0, 6, 4);
-            if (HALVES > 1) {
-                _tile_loadd(7, a1 + j, stride);
-                _tile_dpbf16ps(1, 7, 4);
-            }
-            if (PANELS > 1) {
-                _tile_loadd(5, w1 + j * NR, 64);
-                _tile_dpbf16ps(2, 6, 5);
-                if (HALVES > 1) _tile_dpbf16ps(3, 7, 5);
-            }
+        const char *a0 = (const char *)b->runs[r].a + row * b->lda, *a1 = a0 + ROW * b->lda;
+        const char *w0 = (const char *)b->runs[r].panels + panel * b->panel_stride,
+                   *w1 = w0 + b->panel_stride;
+        for (size_t j = 0; j < b->runs[r].bytes; j += STEP, w0 += TILE, w1 += TILE) {
+            _tile_loadd(6, a0 + j, b->lda);
+            _tile_loadd(4, w0, STEP);
+            if (PANELS > 1) _tile_loadd(5, w1, STEP);
+            if (HALVES > 1) _tile_loadd(7, a1 + j, b->lda);
+            PRODUCT(0, 6, 4);
+            if (PANELS > 1) PRODUCT(2, 6, 5);
+            if (HALVES > 1) PRODUCT(1, 7, 4);
+            if (PANELS > 1 && HALVES > 1) PRODUCT(3, 7, 5);
         }
     }
-    _tile_stored(0, c0, ROW * sizeof *c0);
-    if (HALVES > 1) _tile_stored(1, c0 + ROW * NR, ROW * sizeof *c0);
-    if (PANELS > 1) _tile_stored(2, c1, ROW * sizeof *c0);
-    if (PANELS > 1 && HALVES > 1) _tile_stored(3, c1 + ROW * NR, ROW * sizeof *c0);
+#undef PRODUCT
+    _tile_stored(0, c0, STEP);
+    if (HALVES > 1) _tile_stored(1, c0 + TILE, STEP);
+    if (PANELS > 1) _tile_stored(2, c1, STEP);
+    if (PANELS > 1 && HALVES > 1) _tile_stored(3, c1 + TILE, STEP);
 }
 
-/* n rows of one or two panels' sums to y. */
-TILE_INLINE void place_sums(const pare_tile_bf16_block *b, size_t row, size_t panel,
-                            const float *c0, const float *c1, size_t n, const bool ADD,
-                            const int PANELS) {
-    const float *bias = b->bias + panel * NR;
-    const __m512 bias0 = _mm512_loadu_ps(bias),
-                 bias1 = PANELS > 1 ? _mm512_loadu_ps(bias + NR) : _mm512_setzero_ps();
+/* n rows of a panel's sums to y. */
+TILE_INLINE void place_sums(const pare_tile_block *b, size_t row, size_t panel, const void *c,
+                            size_t n, const bool S8, const bool ADD, const bool MOVED) {
+    const __m512 bias = _mm512_loadu_ps(b->bias + panel * NR);
+    const __m512 scale = S8 ? _mm512_loadu_ps(b->scale + panel * NR) : bias;
+    const __m512 row_sums = MOVED ? _mm512_loadu_ps(b->row_sums + panel * NR) : bias;
     float *y = b->y + row * b->ldy + panel * NR;
     for (size_t i = 0; i < n; i++, y += b->ldy) {
-        __m512 s = _mm512_add_ps(_mm512_load_ps(c0 + i * NR), bias0);
+        const char *from = (const char *)c + i * STEP;
+        __m512 s;
+        if (S8) {
+            s = _mm512_cvtepi32_ps(_mm512_load_si512(from));
+            s = _mm512_mul_ps(s,
+                              _mm512_mul_ps(scale, _mm512_set1_ps(b->d[(row + i) * b->d_stride])));
+        } else {
+            s = _mm512_load_ps(from);
+        }
+        s = _mm512_add_ps(s, bias);
+        if (MOVED) s = _mm512_add_ps(s, _mm512_mul_ps(_mm512_set1_ps(b->moved[row + i]), row_sums));
         _mm512_storeu_ps(y, ADD ? _mm512_add_ps(_mm512_loadu_ps(y), s) : s);
-        if (PANELS < 2) continue;
-        s = _mm512_add_ps(_mm512_load_ps(c1 + i * NR), bias1);
-        _mm512_storeu_ps(y + NR, ADD ? _mm512_add_ps(_mm512_loadu_ps(y + NR), s) : s);
     }
 }
 
-TILE_INLINE void block_panels(const pare_tile_bf16_block *b, size_t row, size_t panel, size_t n,
-                              const int HALVES, const int PANELS) {
+TILE_INLINE void block_panels(const pare_tile_block *b, size_t row, size_t panel, size_t n,
+                              const bool S8, const int HALVES, const int PANELS) {
     float sums[2][BLOCK * NR] __attribute__((aligned(64)));
-    float *c = b->c ? b->c + panel * b->c_stride + row * NR : NULL;
+    float *c = b->c ? (float *)b->c + panel * b->c_stride + row * NR : NULL;
     if (!b->y) {
-        block_sums(c, c + b->c_stride, b, row, panel, b->more, HALVES, PANELS);
+        block_sums((char *)c, (char *)(c + b->c_stride), b, row, panel, S8, HALVES, PANELS);
         return;
     }
     for (size_t i = 0; i < n; i++) /* a row each in a page of its own, perhaps */
@@ -161,25 +172,30 @@ TILE_INLINE void block_panels(const pare_tile_bf16_block *b, size_t row, size_t 
     if (b->more)
         for (int p = 0; p < PANELS; p++)
             memcpy(sums[p], c + (size_t)p * b->c_stride, n * NR * sizeof *c);
-    block_sums(sums[0], sums[1], b, row, panel, b->more, HALVES, PANELS);
-    if (b->add)
-        place_sums(b, row, panel, sums[0], sums[1], n, true, PANELS);
-    else
-        place_sums(b, row, panel, sums[0], sums[1], n, false, PANELS);
+    block_sums((char *)sums[0], (char *)sums[1], b, row, panel, S8, HALVES, PANELS);
+    for (int p = 0; p < PANELS; p++) {
+        size_t at = panel + (size_t)p;
+        if (S8 && b->moved)
+            place_sums(b, row, at, sums[p], n, S8, b->add, true);
+        else if (b->add)
+            place_sums(b, row, at, sums[p], n, S8, true, false);
+        else
+            place_sums(b, row, at, sums[p], n, S8, false, false);
+    }
 }
 
-static void block_rows(const pare_tile_bf16_block *b, size_t row, size_t n) {
+TILE_INLINE void block_rows(const pare_tile_block *b, size_t row, size_t n, const bool S8) {
     size_t panel = 0;
     for (; panel + 2 <= b->n_panels; panel += 2)
         if (n > ROW)
-            block_panels(b, row, panel, n, 2, 2);
+            block_panels(b, row, panel, n, S8, 2, 2);
         else
-            block_panels(b, row, panel, n, 1, 2);
+            block_panels(b, row, panel, n, S8, 1, 2);
     if (panel == b->n_panels) return;
     if (n > ROW)
-        block_panels(b, row, panel, n, 2, 1);
+        block_panels(b, row, panel, n, S8, 2, 1);
     else
-        block_panels(b, row, panel, n, 1, 1);
+        block_panels(b, row, panel, n, S8, 1, 1);
 }
 
 static void configure_block(size_t rows) {
@@ -187,16 +203,19 @@ static void configure_block(size_t rows) {
     pare_amx_configure((const uint8_t[8]){a, b, a, b, ROW, ROW, a, b});
 }
 
-static void bf16_block_amx(const pare_tile_bf16_block *b) {
+TILE_INLINE void multiply_block(const pare_tile_block *b, const bool S8) {
     size_t row = 0;
     if (b->m >= BLOCK) configure_block(BLOCK);
-    for (; row + BLOCK <= b->m; row += BLOCK) block_rows(b, row, BLOCK);
+    for (; row + BLOCK <= b->m; row += BLOCK) block_rows(b, row, BLOCK, S8);
     if (row < b->m) {
         configure_block(b->m - row);
-        block_rows(b, row, b->m - row);
+        block_rows(b, row, b->m - row, S8);
     }
     _tile_release();
 }
+
+static void bf16_block_amx(const pare_tile_block *b) { multiply_block(b, false); }
+static void s8_block_amx(const pare_tile_block *b) { multiply_block(b, true); }
 
 const pare_tile_kernels pare_tile_amx = {.transpose = pare_tile_transpose_avx2,
                                          .place = pare_tile_place_avx512,
@@ -210,6 +229,7 @@ const pare_tile_kernels pare_tile_amx = {.transpose = pare_tile_transpose_avx2,
                                          .u8_max = 255,
                                          .bf16 = bf16_amx,
                                          .bf16_block = bf16_block_amx,
+                                         .s8_block = s8_block_amx,
                                          .gram_bf16 = pare_tile_gram_bf16_avx512,
                                          .bf16_first = true,
                                          .split = pare_tile_split_avx512,

@@ -268,16 +268,16 @@ static void multiply_blocks(pare_worker *w, pare_statistics *s) {
         size_t rows = panels - first < BLOCK ? panels - first : BLOCK;
         for (size_t j = first; j < panels; j += BLOCK) {
             size_t some = panels - j < BLOCK ? panels - j : BLOCK;
-            const pare_tile_bf16_run run = {columns + first * NR * LD,
-                                            (uint16_t *)(pairs + j * TOKENS / 2 * NR), n};
-            const pare_tile_bf16_block block = {.runs = &run,
-                                                .n_runs = 1,
-                                                .lda = LD,
-                                                .panel_stride = (size_t)TOKENS * NR,
-                                                .n_panels = some,
-                                                .m = rows * NR,
-                                                .c = tiles[0],
-                                                .c_stride = STRIDE};
+            const pare_tile_run run = {columns + first * NR * LD, pairs + j * TOKENS / 2 * NR,
+                                       n * sizeof *columns};
+            const pare_tile_block block = {.runs = &run,
+                                           .n_runs = 1,
+                                           .lda = LD * sizeof *columns,
+                                           .panel_stride = (size_t)TOKENS * NR * sizeof *columns,
+                                           .n_panels = some,
+                                           .m = rows * NR,
+                                           .c = tiles[0],
+                                           .c_stride = STRIDE};
             s->tiles->bf16_block(&block);
             for (size_t k = 0; k < some; k++)
                 for (size_t i = 0; i < rows && first + i <= j + k; i++)

@@ -2,6 +2,7 @@
  * multiplied. */
 #include "tensor/linear_panel.h"
 
+#include "kernels/blocks.h"
 #include "kernels/packed.h"
 #include "tensor/live.h"
 
@@ -54,14 +55,17 @@ static void unpack_scales(const pare_linear_job *job, const pare_many_space *s, 
     to->has_offset = has_offset;
 }
 
+static const uint8_t *packed_panel(const pare_panel_at *p) {
+    const pare_packed *packed = p->out->w->enc->packed;
+    const pare_view *v = &p->out->w->view;
+    return (const uint8_t *)v->part[0] + p->row0 / NR * pare_packed_panel_bytes(*packed, v->cols);
+}
+
 /* s->codes, to->scale and to->offset from a packed panel. */
 static void unpack_packed(const pare_linear_job *job, const pare_many_space *s,
                           const pare_panel_at *p, size_t kb, size_t k, pare_panel_space *to) {
     const pare_encoding *enc = p->out->w->enc;
-    const pare_view *v = &p->out->w->view;
-    const uint8_t *panel =
-        (const uint8_t *)v->part[0] + p->row0 / NR * pare_packed_panel_bytes(*enc->packed, v->cols);
-    job->unpack->packed[enc->dot](s->codes, to->scale, to->offset, panel, kb * KC, k);
+    job->unpack->packed[enc->dot](s->codes, to->scale, to->offset, packed_panel(p), kb * KC, k);
     to->has_offset = enc->has_offset;
 }
 
@@ -340,16 +344,16 @@ static void multiply_bf16(const pare_linear_job *job, const pare_many_space *s,
 
 size_t pare_panel_runs(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,
                        size_t kb, size_t n_blocks, size_t m0, const uint16_t *panels,
-                       size_t block_stride, pare_tile_bf16_run runs[PARE_MAX_RUNS]) {
+                       size_t block_stride, pare_tile_run runs[PARE_MAX_RUNS]) {
     const size_t n_parts = (size_t)pare_panel_parts(p);
     size_t n = 0;
     for (size_t j = 0; j < n_blocks; j++)
         for (int i = p->form == PARE_FORM_BF16X3 ? 0 : N_PRODUCTS - 1; i < N_PRODUCTS; i++) {
             if (products[i].w >= n_parts) continue;
-            runs[n++] = (pare_tile_bf16_run){
+            runs[n++] = (pare_tile_run){
                 .a = s->x16[products[i].x] + ((kb + j) * s->slab + m0) * KC,
                 .panels = panels + (j * n_parts + products[i].w) * block_stride,
-                .k = pare_padded(pare_block_k(job->in, kb + j))};
+                .bytes = pare_padded(pare_block_k(job->in, kb + j)) * sizeof(uint16_t)};
         }
     return n;
 }
@@ -415,6 +419,28 @@ static void multiply_int(const pare_linear_job *job, const pare_many_space *s,
                        .d_stride = KC / 32,
                        .sum_stride = sums};
     (p->form == PARE_FORM_S16 ? job->tiles->s16 : job->tiles->u8)(c, &a, &panel, m, kb > 0);
+}
+
+bool pare_panel_row_scales(const pare_panel_at *p, float scale[PARE_TILE_NR]) {
+    const pare_packed *packed = p->out->w->enc->packed;
+    if (p->n_rows < NR || !packed || packed->bits != 8 || packed->kind != PARE_PACKED_D ||
+        packed->two_four)
+        return false;
+    uint16_t d[NR];
+    const uint8_t *panel = packed_panel(p);
+    for (size_t b = 1; b < p->out->w->view.cols / 32; b++)
+        if (memcmp(panel, panel + pare_packed_block_at(*packed, b), sizeof d) != 0) return false;
+    memcpy(d, panel, sizeof d);
+    for (size_t r = 0; r < NR; r++) scale[r] = pare_f16_to_f32(d[r]);
+    return true;
+}
+
+void pare_panel_s8(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,
+                   size_t kb, int8_t *codes) {
+    size_t k = pare_block_k(job->in, kb);
+    job->unpack->packed[p->out->w->enc->dot](codes, s->panels[0].scale, s->panels[0].offset,
+                                             packed_panel(p), kb * KC, k);
+    if (k % 64) memset(codes + k * NR, 0, (64 - k % 64) * NR);
 }
 
 static const struct {

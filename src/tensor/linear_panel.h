@@ -57,7 +57,8 @@ typedef struct pare_many_space {
     int8_t *codes;                     /* [KC / 4][NR][4] on their way to f32; rows16's memory */
     float *scale_rows, *offset_rows;   /* [NR][KC / 16] */
     pare_panel_space panels[PARE_PANELS];
-    uint16_t *runs; /* [RUN_BLOCKS][PARE_PANELS][KC / 2][NR][2], of parts in their place */
+    uint16_t *runs; /* [RUN_BLOCKS][PARE_PANELS][KC / 2][NR][2], of parts in their place; of s8
+                       [2 RUN_BLOCKS][PARE_PANELS][KC / 4][NR][4] */
 } pare_many_space;
 
 /* Rows [row0, row0 + NR) of a matrix, or columns where it is transposed; fewer at its end, the
@@ -96,7 +97,12 @@ void pare_panel_multiply(const pare_linear_job *job, const pare_many_space *s,
  * weights) + i) * block_stride. */
 size_t pare_panel_runs(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,
                        size_t kb, size_t n_blocks, size_t m0, const uint16_t *panels,
-                       size_t block_stride, pare_tile_bf16_run runs[PARE_MAX_RUNS]);
+                       size_t block_stride, pare_tile_run runs[PARE_MAX_RUNS]);
+/* Of a whole panel of s8 that has one scale a row: true, and the scales. */
+bool pare_panel_row_scales(const pare_panel_at *p, float scale[PARE_TILE_NR]);
+/* Its codes of block kb: [k / 4][NR][4], zeros up to a multiple of 64 inputs. */
+void pare_panel_s8(const pare_linear_job *job, const pare_many_space *s, const pare_panel_at *p,
+                   size_t kb, int8_t *codes);
 /* Parts of the weights in bf16. */
 int pare_panel_parts(const pare_panel_at *p);
 

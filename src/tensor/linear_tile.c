@@ -398,15 +398,15 @@ static void run_blocks_item(const pare_linear_job *job, pare_many_space *s, size
         for (size_t i = 0, n_run; i < n; i += n_run) {
             const pare_panel_at *p = &panels[i];
             const pare_linear_out *o = p->out;
-            pare_tile_bf16_run runs[PARE_MAX_RUNS];
+            pare_tile_run runs[PARE_MAX_RUNS];
             n_run = run_panels(p, n - i);
             bool whole = p->n_rows == NR && kb + n_blocks == s->n_kb;
-            pare_tile_bf16_block b = {
+            pare_tile_block b = {
                 .runs = runs,
                 .n_runs = pare_panel_runs(job, s, p, kb, n_blocks, m0, s->runs + i * panel_size,
                                           block_size, runs),
-                .lda = KC,
-                .panel_stride = panel_size,
+                .lda = KC * sizeof(uint16_t),
+                .panel_stride = panel_size * sizeof(uint16_t),
                 .n_panels = n_run,
                 .m = m1 - m0,
                 .c = s->c + (i * s->slab + m0) * NR,
@@ -423,6 +423,78 @@ static void run_blocks_item(const pare_linear_job *job, pare_many_space *s, size
         if (panels[i].n_rows < NR)
             write_panel(job, &panels[i], s->c + (i * s->slab + m0) * NR, y_row + m0, m1 - m0,
                         bias[i]);
+}
+
+/* The first of the item's panels in s8, as many as have one scale a row and lie in one matrix;
+ * their number. */
+static size_t run_s8(const pare_linear_job *job, pare_many_space *s, size_t first, size_t last,
+                     size_t y_row, size_t m0, size_t m1) {
+    enum { BLOCKS = 2 * RUN_BLOCKS };
+    const size_t panel_size = (size_t)NR * KC, block_size = ITEM_PANELS * panel_size;
+    pare_panel_at panels[ITEM_PANELS];
+    float scale[ITEM_PANELS][NR], bias[ITEM_PANELS][NR] = {{0}}, moved[SLAB];
+    bool any_moved = false;
+    size_t n = 0;
+    for (; first + n < last; n++) {
+        panels[n] = find_panel(job, first + n);
+        if (panels[n].out != panels[0].out || !pare_panel_row_scales(&panels[n], scale[n])) break;
+    }
+    if (n == 0) return 0;
+    const pare_linear_out *o = panels[0].out;
+    for (size_t i = 0; i < m1 - m0; i++) {
+        moved[i] = pare_linear_moved(job, y_row + m0 + i);
+        any_moved |= moved[i] != 0.0f;
+    }
+    if (o->bias) memcpy(bias, o->bias + panels[0].row0, n * sizeof *bias);
+    for (size_t kb = 0, n_blocks; kb < s->n_kb; kb += n_blocks) {
+        pare_tile_run runs[BLOCKS];
+        int8_t *codes = (int8_t *)s->runs;
+        n_blocks = s->n_kb - kb < BLOCKS ? s->n_kb - kb : BLOCKS;
+        for (size_t j = 0; j < n_blocks; j++) {
+            for (size_t i = 0; i < n; i++)
+                pare_panel_s8(job, s, &panels[i], kb + j, codes + j * block_size + i * panel_size);
+            runs[j] = (pare_tile_run){s->q + ((kb + j) * s->slab + m0) * KC, codes + j * block_size,
+                                      (pare_block_k(job->in, kb + j) + 63) / 64 * 64};
+        }
+        bool whole = kb + n_blocks == s->n_kb;
+        const pare_tile_block b = {
+            .runs = runs,
+            .n_runs = n_blocks,
+            .lda = KC,
+            .panel_stride = panel_size,
+            .n_panels = n,
+            .m = m1 - m0,
+            .c = s->c + m0 * NR,
+            .c_stride = s->slab * NR,
+            .more = kb > 0,
+            .y = whole ? o->y + (y_row + m0) * o->ldy + (panels[0].row0 - o->row0) : NULL,
+            .ldy = o->ldy,
+            .bias = bias[0],
+            .add = o->accumulate,
+            .d = s->d + m0 * (KC / 32),
+            .d_stride = KC / 32,
+            .scale = scale[0],
+            .moved = any_moved ? moved : NULL,
+            .row_sums = any_moved ? o->row_sums + panels[0].row0 : NULL};
+        job->tiles->s8_block(&b);
+    }
+    return n;
+}
+
+/* run_item for codes of grids, which have one scale a row of x. */
+static void run_codes_item(const pare_linear_job *job, pare_many_space *s, size_t first,
+                           size_t last, size_t y_row, size_t m0, size_t m1) {
+    for (size_t n; first < last; first += n) {
+        n = run_s8(job, s, first, last, y_row, m0, m1);
+        if (n) continue;
+        n = 1;
+        run_item(job, s, first, first + 1, y_row, m0, m1);
+    }
+}
+
+/* Sums of products of two s8 in s32. */
+static bool takes_s8(const pare_linear_job *job) {
+    return job->grids.grid && job->tiles->s8_block && job->in <= INT32_MAX / 128 / 128;
 }
 
 static bool takes_blocks(const pare_linear_job *job) {
@@ -468,6 +540,7 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
     s.x_ld = in_place ? job->ldx : F32_LD;
     void (*run)(const pare_linear_job *, pare_many_space *, size_t, size_t, size_t, size_t,
                 size_t) = job->by_weight      ? run_weights
+                          : takes_s8(job)     ? run_codes_item
                           : takes_blocks(job) ? run_blocks_item
                                               : run_item;
     for (size_t row = 0; row < job->n; row += s.slab) {

@@ -405,12 +405,12 @@ static void bf16_blocks(const pare_tile_kernels *tiles, size_t m, size_t n_panel
           *sums = exact(n_panels * c_stride * sizeof *c);
     float *y = malloc(y_bytes), *want = malloc(y_bytes),
           *bias = exact(n_panels * NR * sizeof *bias);
-    pare_tile_bf16_run runs[RUNS];
+    pare_tile_run runs[RUNS];
     for (size_t i = 0; i < RUNS * m * lda; i++) a[i] = random_bf16(false);
     for (size_t i = 0; i < RUNS * n_panels * STRIDE; i++) w[i] = random_bf16(false);
     for (size_t i = 0; i < n_panels * NR; i++) bias[i] = (float)uniform();
     for (size_t r = 0; r < RUNS; r++)
-        runs[r] = (pare_tile_bf16_run){a + r * m * lda, w + r * n_panels * STRIDE, ks[r]};
+        runs[r] = (pare_tile_run){a + r * m * lda, w + r * n_panels * STRIDE, 2 * ks[r]};
     for (int way = 0; way < 8; way++) {
         bool more = way & 1, places = way & 2, add = way & 4;
         if (add && !places) continue;
@@ -418,16 +418,22 @@ static void bf16_blocks(const pare_tile_kernels *tiles, size_t m, size_t n_panel
         for (size_t i = 0; i < y_bytes / sizeof *y; i++) y[i] = want[i] = (float)uniform();
         for (size_t p = 0; p < n_panels; p++)
             for (size_t r = 0; r < RUNS; r++)
-                tiles->bf16(sums + p * c_stride, NR, runs[r].a, lda, runs[r].panels + p * STRIDE, m,
-                            ks[r], more || r > 0);
+                tiles->bf16(sums + p * c_stride, NR, runs[r].a, lda,
+                            (const uint16_t *)runs[r].panels + p * STRIDE, m, ks[r], more || r > 0);
         if (places) tiles->place(want, ldy, sums, c_stride, m, n_panels, bias, add);
-        const pare_tile_bf16_block block = {runs,     RUNS,
-                                            lda,      STRIDE,
-                                            n_panels, m,
-                                            c,        c_stride,
-                                            more,     places ? y : NULL,
-                                            ldy,      places ? bias : NULL,
-                                            add};
+        const pare_tile_block block = {.runs = runs,
+                                       .n_runs = RUNS,
+                                       .lda = 2 * lda,
+                                       .panel_stride = 2 * STRIDE,
+                                       .n_panels = n_panels,
+                                       .m = m,
+                                       .c = c,
+                                       .c_stride = c_stride,
+                                       .more = more,
+                                       .y = places ? y : NULL,
+                                       .ldy = ldy,
+                                       .bias = places ? bias : NULL,
+                                       .add = add};
         tiles->bf16_block(&block);
         assert_memory_equal(y, want, y_bytes);
         for (size_t p = 0; p < n_panels && !places; p++)
@@ -444,6 +450,85 @@ static void blocks_in_bf16(void **state) {
         for (size_t i = 0; i < sizeof ms / sizeof *ms && runs(l); i++)
             for (size_t n = 1; n <= 4 && levels[l].kernels->bf16_block; n++)
                 bf16_blocks(levels[l].kernels, ms[i], n);
+}
+
+/* Signed bytes: sums in integers are exact, and so is a scale that is a power of two. */
+static void s8_blocks(const pare_tile_kernels *tiles, size_t m, size_t n_panels) {
+    enum { RUNS = 2, STRIDE = 256 * NR + 64, D = 3 };
+    static const size_t ks[RUNS] = {256, 64};
+    size_t lda = 256 + 64, ldy = (n_panels + 1) * NR + 1, c_stride = (m + 3) * NR;
+    size_t y_bytes = ((m - 1) * ldy + n_panels * NR) * sizeof(float);
+    int8_t *a = malloc(RUNS * m * lda), *w = exact(RUNS * n_panels * STRIDE);
+    int32_t *c = exact(n_panels * c_stride * sizeof *c);
+    float *y = malloc(y_bytes), *want = malloc(y_bytes), *d = exact(m * D * sizeof *d);
+    float *row = exact(3 * n_panels * NR * sizeof *row), *moved = exact(m * sizeof *moved);
+    float *scale = row, *bias = row + n_panels * NR, *row_sums = bias + n_panels * NR;
+    pare_tile_run runs[RUNS];
+    for (size_t i = 0; i < RUNS * m * lda; i++) a[i] = (int8_t)(rand() % 256 - 128);
+    for (size_t i = 0; i < RUNS * n_panels * STRIDE; i++) w[i] = (int8_t)(rand() % 256 - 128);
+    for (size_t i = 0; i < m; i++) d[i * D] = i % 2 ? 0.25f : 2, moved[i] = (float)(i % 5) - 2;
+    for (size_t i = 0; i < n_panels * NR; i++) {
+        scale[i] = i % 3 ? 0.5f : 4;
+        bias[i] = (float)(rand() % 100) / 4;
+        row_sums[i] = (float)(rand() % 100) / 4;
+    }
+    for (size_t r = 0; r < RUNS; r++)
+        runs[r] = (pare_tile_run){a + r * m * lda, w + r * n_panels * STRIDE, ks[r]};
+    for (int way = 0; way < 16; way++) {
+        bool more = way & 1, places = way & 2, add = way & 4, moves = way & 8;
+        if ((add || moves) && !places) continue;
+        for (size_t i = 0; i < n_panels * c_stride; i++) c[i] = rand() % 1000 - 500;
+        for (size_t i = 0; i < y_bytes / sizeof *y; i++) y[i] = want[i] = (float)(rand() % 64);
+        const pare_tile_block block = {.runs = runs,
+                                       .n_runs = RUNS,
+                                       .lda = lda,
+                                       .panel_stride = STRIDE,
+                                       .n_panels = n_panels,
+                                       .m = m,
+                                       .c = c,
+                                       .c_stride = c_stride,
+                                       .more = more,
+                                       .y = places ? y : NULL,
+                                       .ldy = ldy,
+                                       .bias = bias,
+                                       .add = add,
+                                       .d = d,
+                                       .d_stride = D,
+                                       .scale = scale,
+                                       .moved = moves ? moved : NULL,
+                                       .row_sums = row_sums};
+        int32_t *sums = exact(n_panels * m * NR * sizeof *sums);
+        for (size_t i = 0; i < m * n_panels * NR; i++) {
+            size_t t = i / (n_panels * NR), o = i % (n_panels * NR), p = o / NR;
+            int32_t sum = more ? c[p * c_stride + t * NR + o % NR] : 0;
+            for (size_t r = 0; r < RUNS; r++)
+                for (size_t k = 0; k < ks[r]; k++)
+                    sum += a[(r * m + t) * lda + k] *
+                           w[(r * n_panels + p) * STRIDE + k / 4 * 4 * NR + o % NR * 4 + k % 4];
+            sums[i] = sum;
+            float *to = want + t * ldy + o, value = (float)sum * scale[o] * d[t * D] + bias[o];
+            if (moves) value += moved[t] * row_sums[o];
+            if (places) *to = add ? *to + value : value;
+        }
+        tiles->s8_block(&block);
+        assert_memory_equal(y, want, y_bytes);
+        for (size_t i = 0; i < m * n_panels * NR && !places; i++) {
+            size_t t = i / (n_panels * NR), o = i % (n_panels * NR);
+            assert_int_equal(c[o / NR * c_stride + t * NR + o % NR], sums[i]);
+        }
+        free(sums);
+    }
+    void *all[] = {a, w, c, y, want, d, row, moved};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
+static void blocks_in_s8(void **state) {
+    (void)state;
+    srand(10);
+    for (size_t l = 0; l < N_LEVELS; l++)
+        for (size_t i = 0; i < sizeof ms / sizeof *ms && runs(l); i++)
+            for (size_t n = 1; n <= 4 && levels[l].kernels->s8_block; n++)
+                s8_blocks(levels[l].kernels, ms[i], n);
 }
 
 /* Codes to pairs: the bits of weights in f32 that are split and paired, for any scales. */
@@ -809,6 +894,7 @@ int main(void) {
         cmocka_unit_test(weights_have_the_bits_of_the_whole),
         cmocka_unit_test(bf16_products),
         cmocka_unit_test(blocks_in_bf16),
+        cmocka_unit_test(blocks_in_s8),
         cmocka_unit_test(codes_to_pairs),
         cmocka_unit_test(splits_into_bf16),
         cmocka_unit_test(pairs_of_rows),

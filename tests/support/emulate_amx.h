@@ -70,8 +70,7 @@ static inline float emulated_bf16(uint16_t h) {
     return f;
 }
 
-/* c[m][n] += a[m][k] * b[k][n], neighbours in k packed in 32 bits. */
-static inline void emulated_dpbf16ps(int c, int a, int b) {
+static inline void emulated_product_check(int c, int a, int b) {
     emulated_tile_check(c);
     emulated_tile_check(a);
     emulated_tile_check(b);
@@ -79,6 +78,26 @@ static inline void emulated_dpbf16ps(int c, int a, int b) {
     if (t->rows[c] != t->rows[a] || t->row_bytes[a] != 4 * t->rows[b] ||
         t->row_bytes[b] != t->row_bytes[c])
         emulated_fault("shapes do not fit a product");
+}
+
+/* c[m][n] += a[m][k] * b[k][n], neighbours in k packed in 32 bits; both signed bytes. */
+static inline void emulated_dpbssd(int c, int a, int b) {
+    emulated_product_check(c, a, b);
+    struct emulated_tiles *t = &emulated_tiles;
+    for (int m = 0; m < t->rows[c]; m++)
+        for (int n = 0; n < t->row_bytes[c] / 4; n++) {
+            int32_t sum;
+            memcpy(&sum, &t->data[c][m][4 * n], 4);
+            for (int k = 0; k < 4 * t->rows[b]; k++)
+                sum += (int8_t)t->data[a][m][k] * (int8_t)t->data[b][k / 4][4 * n + k % 4];
+            memcpy(&t->data[c][m][4 * n], &sum, 4);
+        }
+}
+
+/* The same of bf16. */
+static inline void emulated_dpbf16ps(int c, int a, int b) {
+    emulated_product_check(c, a, b);
+    struct emulated_tiles *t = &emulated_tiles;
     for (int m = 0; m < t->rows[c]; m++)
         for (int n = 0; n < t->row_bytes[c] / 4; n++) {
             float even = 0.0f, odd = 0.0f, sum;
@@ -100,11 +119,13 @@ static inline void emulated_dpbf16ps(int c, int a, int b) {
 #undef _tile_stored
 #undef _tile_zero
 #undef _tile_dpbf16ps
+#undef _tile_dpbssd
 #define _tile_loadconfig emulated_loadconfig
 #define _tile_release emulated_release
 #define _tile_loadd emulated_loadd
 #define _tile_stored emulated_stored
 #define _tile_zero emulated_zero
 #define _tile_dpbf16ps emulated_dpbf16ps
+#define _tile_dpbssd emulated_dpbssd
 
 #endif
