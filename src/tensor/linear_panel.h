@@ -6,9 +6,10 @@
 #include "tensor/linear_job.h"
 
 enum {
-    PARE_PANELS = 4,     /* of an item, at most */
-    PARE_SLAB = 512,     /* rows of x at a time, at most */
-    PARE_BF16_PARTS = 3, /* bf16 parts of an f32 number in `exact` */
+    PARE_PANELS = 4,      /* of an item, at most */
+    PARE_RUN_PANELS = 16, /* of one whose kernel takes many blocks and panels */
+    PARE_SLAB = 512,      /* rows of x at a time, at most */
+    PARE_BF16_PARTS = 3,  /* bf16 parts of an f32 number in `exact` */
     PARE_RUN_BLOCKS =
         4,             /* of KC inputs, summed at once in bf16 where the level has such a kernel */
     PARE_MAX_RUNS = 6, /* products of a block's parts; PARE_RUN_BLOCKS blocks of one */
@@ -51,14 +52,14 @@ typedef struct pare_many_space {
     float *d;      /* [n_kb][slab][KC / 32] */
     float *sum[2]; /* d * (sum of q) per 16 and per 32: [n_kb][slab][KC / 16], [..][KC / 32] */
     /* of this thread */
-    float *c;                          /* [PARE_PANELS][slab][NR] */
+    float *c;                          /* [PARE_RUN_PANELS][slab][NR] */
     float *rows;                       /* [NR][KC]: decoded rows; codes of 8 or 16 bits */
     uint16_t *rows16[PARE_BF16_PARTS]; /* [NR][KC]: their bf16 parts */
     int8_t *codes;                     /* [KC / 4][NR][4] on their way to f32; rows16's memory */
     float *scale_rows, *offset_rows;   /* [NR][KC / 16] */
     pare_panel_space panels[PARE_PANELS];
-    uint16_t *runs; /* [RUN_BLOCKS][PARE_PANELS][KC / 2][NR][2], of parts in their place; of s8
-                       [2 RUN_BLOCKS][PARE_PANELS][KC / 4][NR][4] */
+    uint16_t *runs; /* [PARE_RUN_BLOCKS][PARE_RUN_PANELS][KC / 2][NR][2], of parts in their place;
+                       of s8 [2 PARE_RUN_BLOCKS][PARE_RUN_PANELS][KC / 4][NR][4] */
 } pare_many_space;
 
 /* Rows [row0, row0 + NR) of a matrix, or columns where it is transposed; fewer at its end, the

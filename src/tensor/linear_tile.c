@@ -23,6 +23,8 @@ enum {
     KERNEL_ROWS = 24, /* a multiple of every kernel's */
     ITEM_PANELS = PARE_PANELS,
     ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
+    RUN_PANELS = PARE_RUN_PANELS,
+    RUN_ITEMS_A_THREAD = 2, /* x is read anew for each, from beyond level 2 where it is long */
     PARTS = PARE_BF16_PARTS,
     RUN_BLOCKS = PARE_RUN_BLOCKS,
     F32_LD = KC + NR, /* between rows of f32: such that are KC apart share four sets of L1 */
@@ -31,7 +33,7 @@ enum {
 
 static void plan_thread(pare_arena *arena, pare_many_space *s) {
     const size_t weights = (size_t)NR * KC;
-    s->c = pare_arena_alloc(arena, ITEM_PANELS * s->slab * NR, sizeof(float));
+    s->c = pare_arena_alloc(arena, RUN_PANELS * s->slab * NR, sizeof(float));
     s->rows = pare_arena_alloc(arena, weights, sizeof(float));
     for (int p = 0; p < PARTS; p++)
         s->rows16[p] = pare_arena_alloc(arena, weights, sizeof(uint16_t));
@@ -46,7 +48,7 @@ static void plan_thread(pare_arena *arena, pare_many_space *s) {
         to->scale = pare_arena_alloc(arena, weights / 16, sizeof(float));
         to->offset = pare_arena_alloc(arena, weights / 16, sizeof(float));
     }
-    s->runs = pare_arena_alloc(arena, RUN_BLOCKS * ITEM_PANELS * weights, sizeof(uint16_t));
+    s->runs = pare_arena_alloc(arena, RUN_BLOCKS * RUN_PANELS * weights, sizeof(uint16_t));
 }
 
 static void many_plan(pare_arena *arena, pare_many_space *s, int id, size_t slab, size_t in,
@@ -375,9 +377,9 @@ static size_t run_panels(const pare_panel_at *p, size_t n) {
 /* run_item in bf16 where the level sums many blocks and panels at once. */
 static void run_blocks_item(const pare_linear_job *job, pare_many_space *s, size_t first,
                             size_t last, size_t y_row, size_t m0, size_t m1) {
-    const size_t panel_size = (size_t)NR * KC, block_size = ITEM_PANELS * panel_size;
-    pare_panel_at panels[ITEM_PANELS];
-    float bias[ITEM_PANELS][NR] = {{0}};
+    const size_t panel_size = (size_t)NR * KC, block_size = RUN_PANELS * panel_size;
+    pare_panel_at panels[RUN_PANELS];
+    float bias[RUN_PANELS][NR] = {{0}};
     size_t n = last - first;
     for (size_t i = 0; i < n; i++) {
         panels[i] = find_panel(job, first + i);
@@ -430,9 +432,9 @@ static void run_blocks_item(const pare_linear_job *job, pare_many_space *s, size
 static size_t run_s8(const pare_linear_job *job, pare_many_space *s, size_t first, size_t last,
                      size_t y_row, size_t m0, size_t m1) {
     enum { BLOCKS = 2 * RUN_BLOCKS };
-    const size_t panel_size = (size_t)NR * KC, block_size = ITEM_PANELS * panel_size;
-    pare_panel_at panels[ITEM_PANELS];
-    float scale[ITEM_PANELS][NR], bias[ITEM_PANELS][NR] = {{0}}, moved[SLAB];
+    const size_t panel_size = (size_t)NR * KC, block_size = RUN_PANELS * panel_size;
+    pare_panel_at panels[RUN_PANELS];
+    float scale[RUN_PANELS][NR], bias[RUN_PANELS][NR] = {{0}}, moved[SLAB];
     bool any_moved = false;
     size_t n = 0;
     for (; first + n < last; n++) {
@@ -510,11 +512,14 @@ typedef struct cut {
     size_t panels, item_panels, n_items, splits, split_rows;
 } cut;
 
-static cut cut_work(const pare_linear_job *job, size_t n, size_t n_threads) {
+static cut cut_work(const pare_linear_job *job, size_t n, size_t n_threads, bool by_runs) {
     cut c = {0};
+    const size_t most = by_runs ? RUN_PANELS : ITEM_PANELS;
+    const size_t items = n_threads * (by_runs ? RUN_ITEMS_A_THREAD : ITEMS_A_THREAD);
     for (size_t o = 0; o < job->n_outs; o++) c.panels += panels_of(&job->outs[o]);
-    c.item_panels = c.panels / (n_threads * ITEMS_A_THREAD);
-    if (c.item_panels > ITEM_PANELS) c.item_panels = ITEM_PANELS;
+    c.item_panels = by_runs ? (c.panels + items - 1) / items : c.panels / items;
+    if (by_runs) c.item_panels = (c.item_panels + 1) / 2 * 2; /* tiles serve two */
+    if (c.item_panels > most) c.item_panels = most;
     if (c.item_panels < 1) c.item_panels = 1;
     size_t groups = (c.panels + c.item_panels - 1) / c.item_panels;
     c.splits = 1;
@@ -543,6 +548,7 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
                           : takes_s8(job)     ? run_codes_item
                           : takes_blocks(job) ? run_blocks_item
                                               : run_item;
+    bool by_runs = run == run_codes_item || run == run_blocks_item;
     for (size_t row = 0; row < job->n; row += s.slab) {
         size_t n = job->n - row < s.slab ? job->n - row : s.slab;
         const float *x = job->x + row * (job->x_transposed ? 1 : job->ldx);
@@ -552,7 +558,7 @@ void pare_linear_many(pare_worker *w, const pare_linear_job *job) {
             s.x_f32 = x;
         else
             prepare(w, job, &s, x, row, n);
-        cut c = cut_work(job, n, (size_t)w->n);
+        cut c = cut_work(job, n, (size_t)w->n, by_runs);
         for (size_t item; (item = pare_take(w, 1)) < c.n_items;) {
             size_t first = item / c.splits * c.item_panels, last = first + c.item_panels;
             size_t m0 = item % c.splits * c.split_rows, m1 = m0 + c.split_rows;
