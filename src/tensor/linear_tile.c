@@ -24,7 +24,7 @@ enum {
     ITEM_PANELS = PARE_PANELS,
     ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
     RUN_PANELS = PARE_RUN_PANELS,
-    RUN_ITEMS_A_THREAD = 2, /* x is read anew for each, from beyond level 2 where it is long */
+    RUN_ITEMS_A_THREAD = 2, /* x is read anew for each: one where it is too long for level 2 */
     PARTS = PARE_BF16_PARTS,
     RUN_BLOCKS = PARE_RUN_BLOCKS,
     F32_LD = KC + NR, /* between rows of f32: such that are KC apart share four sets of L1 */
@@ -515,7 +515,8 @@ typedef struct cut {
 static cut cut_work(const pare_linear_job *job, size_t n, size_t n_threads, bool by_runs) {
     cut c = {0};
     const size_t most = by_runs ? RUN_PANELS : ITEM_PANELS;
-    const size_t items = n_threads * (by_runs ? RUN_ITEMS_A_THREAD : ITEMS_A_THREAD);
+    const size_t run_items = job->in > RUN_BLOCKS * KC ? 1 : RUN_ITEMS_A_THREAD;
+    const size_t items = n_threads * (by_runs ? run_items : ITEMS_A_THREAD);
     for (size_t o = 0; o < job->n_outs; o++) c.panels += panels_of(&job->outs[o]);
     c.item_panels = by_runs ? (c.panels + items - 1) / items : c.panels / items;
     if (by_runs) c.item_panels = (c.item_panels + 1) / 2 * 2; /* tiles serve two */
