@@ -36,6 +36,7 @@ static inline vf vf_copysign(vf x, vf y) {
     return _mm256_or_ps(_mm256_andnot_ps(sign, x), _mm256_and_ps(sign, y));
 }
 /* x * 2^n for whole n by adding to the exponent; the result must be a normal number */
+#define VF_LDEXP_ANY 0 /* n: of numbers that are neither denormal nor too large */
 static inline vf vf_ldexp(vf x, vf n) {
     __m256i e = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), e));

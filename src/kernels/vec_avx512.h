@@ -31,10 +31,9 @@ static inline vf vf_copysign(vf x, vf y) {
     const vf sign = _mm512_set1_ps(-0.0f);
     return _mm512_or_ps(_mm512_andnot_ps(sign, x), _mm512_and_ps(sign, y));
 }
-static inline vf vf_ldexp(vf x, vf n) {
-    __m512i e = _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23);
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), e));
-}
+/* of any n, too small or too large ones as well */
+#define VF_LDEXP_ANY 1
+static inline vf vf_ldexp(vf x, vf n) { return _mm512_scalef_ps(x, n); }
 
 static inline vmask vf_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline vmask vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }

@@ -4,8 +4,12 @@
 #define PARE_SRC_KERNELS_VMATH_H
 
 /* exp(x), at most 1.1 ulp off. Results below 2^-126 become 0, above the largest float Inf; NaN
- * stays NaN. x = n ln 2 + r, |r| <= ln 2 / 2; ln 2 in two parts, exp(r) by Cephes' polynomial. */
-static inline vf vf_exp_between(vf t) { /* -87.3 <= t <= 88.7, or NaN */
+ * stays NaN. x = n ln 2 + r, |r| <= ln 2 / 2; ln 2 in two parts, exp(r) by Cephes' polynomial.
+ *
+ * For x up to 88.7, or NaN. */
+static inline vf vf_exp_negative(vf x) {
+    const vf low = vf_set(-87.3365447f);
+    vf t = VF_LDEXP_ANY ? x : vf_max(low, x); /* x second: NaN goes through */
     vf n = vf_round(vf_mul(t, vf_set(1.44269504f)));
     vf r = vf_fnma(n, vf_set(0.693359375f), t);
     r = vf_fnma(n, vf_set(-2.12194440e-4f), r);
@@ -14,20 +18,13 @@ static inline vf vf_exp_between(vf t) { /* -87.3 <= t <= 88.7, or NaN */
     p = vf_fma(p, r, vf_set(4.1665795894e-2f));
     p = vf_fma(p, r, vf_set(1.6666665459e-1f));
     p = vf_fma(p, r, vf_set(5.0000001201e-1f));
-    return vf_ldexp(vf_add(vf_fma(p, vf_mul(r, r), r), vf_set(1.0f)), n);
+    vf y = vf_ldexp(vf_add(vf_fma(p, vf_mul(r, r), r), vf_set(1.0f)), n);
+    return vf_select(vf_lt(x, low), vf_zero(), y);
 }
 
 static inline vf vf_exp(vf x) {
-    const vf low = vf_set(-87.3365447f), high = vf_set(88.7228394f);
-    vf y = vf_exp_between(vf_min(high, vf_max(low, x))); /* x second: NaN goes through */
-    y = vf_select(vf_lt(x, low), vf_zero(), y);
-    return vf_select(vf_lt(high, x), vf_set(__builtin_inff()), y);
-}
-
-/* The same for x <= 0 or NaN. */
-static inline vf vf_exp_negative(vf x) {
-    const vf low = vf_set(-87.3365447f);
-    return vf_select(vf_lt(x, low), vf_zero(), vf_exp_between(vf_max(low, x)));
+    const vf high = vf_set(88.7228394f);
+    return vf_select(vf_lt(high, x), vf_set(__builtin_inff()), vf_exp_negative(vf_min(high, x)));
 }
 
 /* tanh(x), at most 2 ulp off: an odd polynomial (Cephes) for |x| < 0.625, else 1 - 2 / (exp(2|x|) +

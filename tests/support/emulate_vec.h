@@ -97,6 +97,18 @@ static inline __m512i emulated_mm512_srai_epi32(__m512i v, unsigned n) {
 }
 #define _mm512_srai_epi32 emulated_mm512_srai_epi32
 
+/* SIMDe's overflows where only 2^n does. */
+static inline __m512 emulated_mm512_scalef_ps(__m512 v, __m512 w) {
+    float x[16], n[16];
+    _mm512_storeu_ps(x, v);
+    _mm512_storeu_ps(n, w);
+    for (int i = 0; i < 16; i++)
+        x[i] = n[i] != n[i] ? n[i] : ldexpf(x[i], (int)fmaxf(-1000, fminf(1000, floorf(n[i]))));
+    return _mm512_loadu_ps(x);
+}
+#undef _mm512_scalef_ps
+#define _mm512_scalef_ps emulated_mm512_scalef_ps
+
 /* Denormals become zeros, as with the instruction. */
 static inline uint16_t emulated_to_bf16(float x) {
     uint32_t bits;
