@@ -24,7 +24,7 @@ enum {
     ITEM_PANELS = PARE_PANELS,
     ITEMS_A_THREAD = 4, /* smaller items where there would be fewer */
     RUN_PANELS = PARE_RUN_PANELS,
-    RUN_ITEMS_A_THREAD = 2, /* x is read anew for each: one where it is too long for level 2 */
+    RUN_CUTS = 4,
     PARTS = PARE_BF16_PARTS,
     RUN_BLOCKS = PARE_RUN_BLOCKS,
     F32_LD = KC + NR, /* between rows of f32: such that are KC apart share four sets of L1 */
@@ -512,16 +512,31 @@ typedef struct cut {
     size_t panels, item_panels, n_items, splits, split_rows;
 } cut;
 
+static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
+
+/* Panels of an item, even: a tile serves two. Of few ways to cut the one whose threads have the
+ * least to do; with as few items as may be, since x is read anew for each. */
+static size_t run_item_panels(size_t panels, size_t n_threads, bool long_in) {
+    size_t best = 0, least = SIZE_MAX;
+    for (size_t a_thread = long_in ? 1 : 2, i = 0; i < RUN_CUTS; i++, a_thread++) {
+        size_t size = divide_up(divide_up(panels, a_thread * n_threads), 2) * 2;
+        if (size > RUN_PANELS) size = RUN_PANELS;
+        size_t load = divide_up(divide_up(panels, size), n_threads) * size;
+        if (load >= least) continue;
+        least = load;
+        best = size;
+    }
+    return best;
+}
+
 static cut cut_work(const pare_linear_job *job, size_t n, size_t n_threads, bool by_runs) {
     cut c = {0};
-    const size_t most = by_runs ? RUN_PANELS : ITEM_PANELS;
-    const size_t run_items = job->in > RUN_BLOCKS * KC ? 1 : RUN_ITEMS_A_THREAD;
-    const size_t items = n_threads * (by_runs ? run_items : ITEMS_A_THREAD);
     for (size_t o = 0; o < job->n_outs; o++) c.panels += panels_of(&job->outs[o]);
-    c.item_panels = by_runs ? (c.panels + items - 1) / items : c.panels / items;
-    if (by_runs) c.item_panels = (c.item_panels + 1) / 2 * 2; /* tiles serve two */
-    if (c.item_panels > most) c.item_panels = most;
+    c.item_panels = c.panels / (n_threads * ITEMS_A_THREAD);
+    if (c.item_panels > ITEM_PANELS) c.item_panels = ITEM_PANELS;
     if (c.item_panels < 1) c.item_panels = 1;
+    if (by_runs && c.panels)
+        c.item_panels = run_item_panels(c.panels, n_threads, job->in > RUN_BLOCKS * KC);
     size_t groups = (c.panels + c.item_panels - 1) / c.item_panels;
     c.splits = 1;
     if (n_threads > 1 && groups < 2 * n_threads && groups) {
