@@ -87,7 +87,10 @@ typedef struct pare_tile_run {
 } pare_tile_run;
 typedef struct pare_tile_block {
     const pare_tile_run *runs;
-    size_t n_runs, lda, panel_stride; /* both in bytes */
+    size_t n_runs;
+    size_t laced; /* of bf16: so many runs, of as many inputs, go side by side, and what a run has
+                     in common with the one before is read once; 0, 1: one after the other */
+    size_t lda, panel_stride; /* both in bytes */
     size_t n_panels, m;
     void *c; /* [n_panels][c_stride], of each [m][NR], 64-byte aligned; NULL: y without more */
     size_t c_stride;

@@ -94,7 +94,7 @@ enum {
 /* Sums of up to 32 rows, HALVES of them with tiles of their own, and PANELS panels: tiles 0, 1 of
  * the first panel and 2, 3 of the second; 4, 5 hold the panels, 6, 7 inputs. */
 TILE_INLINE void block_sums(char *c0, char *c1, const pare_tile_block *b, size_t row, size_t panel,
-                            const bool S8, const int HALVES, const int PANELS) {
+                            const bool S8, const bool LACED, const int HALVES, const int PANELS) {
     if (b->more) {
         _tile_loadd(0, c0, STEP);
         if (HALVES > 1) _tile_loadd(1, c0 + TILE, STEP);
@@ -113,21 +113,25 @@ TILE_INLINE void block_sums(char *c0, char *c1, const pare_tile_block *b, size_t
         else                                                                                       \
             _tile_dpbf16ps(c, x, w);                                                               \
     } while (0)
-    for (size_t r = 0; r < b->n_runs; r++) {
-        const char *a0 = (const char *)b->runs[r].a + row * b->lda, *a1 = a0 + ROW * b->lda;
-        const char *w0 = (const char *)b->runs[r].panels + panel * b->panel_stride,
-                   *w1 = w0 + b->panel_stride;
-        for (size_t j = 0; j < b->runs[r].bytes; j += STEP, w0 += TILE, w1 += TILE) {
-            _tile_loadd(6, a0 + j, b->lda);
-            _tile_loadd(4, w0, STEP);
-            if (PANELS > 1) _tile_loadd(5, w1, STEP);
-            if (HALVES > 1) _tile_loadd(7, a1 + j, b->lda);
-            PRODUCT(0, 6, 4);
-            if (PANELS > 1) PRODUCT(2, 6, 5);
-            if (HALVES > 1) PRODUCT(1, 7, 4);
-            if (PANELS > 1 && HALVES > 1) PRODUCT(3, 7, 5);
-        }
-    }
+    const size_t laced = LACED ? b->laced : 1, x_at = row * b->lda, w_at = panel * b->panel_stride;
+    for (const pare_tile_run *r = b->runs; r < b->runs + b->n_runs; r += laced)
+        for (size_t j = 0; j < r->bytes; j += STEP)
+            for (size_t i = 0; i < laced; i++) {
+                const char *x = (const char *)r[i].a + x_at + j;
+                const char *w = (const char *)r[i].panels + w_at + j * NR;
+                if (i == 0 || r[i].a != r[i - 1].a) {
+                    _tile_loadd(6, x, b->lda);
+                    if (HALVES > 1) _tile_loadd(7, x + ROW * b->lda, b->lda);
+                }
+                if (i == 0 || r[i].panels != r[i - 1].panels) {
+                    _tile_loadd(4, w, STEP);
+                    if (PANELS > 1) _tile_loadd(5, w + b->panel_stride, STEP);
+                }
+                PRODUCT(0, 6, 4);
+                if (PANELS > 1) PRODUCT(2, 6, 5);
+                if (HALVES > 1) PRODUCT(1, 7, 4);
+                if (PANELS > 1 && HALVES > 1) PRODUCT(3, 7, 5);
+            }
 #undef PRODUCT
     _tile_stored(0, c0, STEP);
     if (HALVES > 1) _tile_stored(1, c0 + TILE, STEP);
@@ -159,11 +163,11 @@ TILE_INLINE void place_sums(const pare_tile_block *b, size_t row, size_t panel, 
 }
 
 TILE_INLINE void block_panels(const pare_tile_block *b, size_t row, size_t panel, size_t n,
-                              const bool S8, const int HALVES, const int PANELS) {
+                              const bool S8, const bool LACED, const int HALVES, const int PANELS) {
     float sums[2][BLOCK * NR] __attribute__((aligned(64)));
     float *c = b->c ? (float *)b->c + panel * b->c_stride + row * NR : NULL;
     if (!b->y) {
-        block_sums((char *)c, (char *)(c + b->c_stride), b, row, panel, S8, HALVES, PANELS);
+        block_sums((char *)c, (char *)(c + b->c_stride), b, row, panel, S8, LACED, HALVES, PANELS);
         return;
     }
     for (size_t i = 0; i < n; i++) /* a row each in a page of its own, perhaps */
@@ -172,7 +176,7 @@ TILE_INLINE void block_panels(const pare_tile_block *b, size_t row, size_t panel
     if (b->more)
         for (int p = 0; p < PANELS; p++)
             memcpy(sums[p], c + (size_t)p * b->c_stride, n * NR * sizeof *c);
-    block_sums((char *)sums[0], (char *)sums[1], b, row, panel, S8, HALVES, PANELS);
+    block_sums((char *)sums[0], (char *)sums[1], b, row, panel, S8, LACED, HALVES, PANELS);
     for (int p = 0; p < PANELS; p++) {
         size_t at = panel + (size_t)p;
         if (S8 && b->moved)
@@ -184,18 +188,19 @@ TILE_INLINE void block_panels(const pare_tile_block *b, size_t row, size_t panel
     }
 }
 
-TILE_INLINE void block_rows(const pare_tile_block *b, size_t row, size_t n, const bool S8) {
+TILE_INLINE void block_rows(const pare_tile_block *b, size_t row, size_t n, const bool S8,
+                            const bool LACED) {
     size_t panel = 0;
     for (; panel + 2 <= b->n_panels; panel += 2)
         if (n > ROW)
-            block_panels(b, row, panel, n, S8, 2, 2);
+            block_panels(b, row, panel, n, S8, LACED, 2, 2);
         else
-            block_panels(b, row, panel, n, S8, 1, 2);
+            block_panels(b, row, panel, n, S8, LACED, 1, 2);
     if (panel == b->n_panels) return;
     if (n > ROW)
-        block_panels(b, row, panel, n, S8, 2, 1);
+        block_panels(b, row, panel, n, S8, LACED, 2, 1);
     else
-        block_panels(b, row, panel, n, S8, 1, 1);
+        block_panels(b, row, panel, n, S8, LACED, 1, 1);
 }
 
 static void configure_block(size_t rows) {
@@ -203,19 +208,24 @@ static void configure_block(size_t rows) {
     pare_amx_configure((const uint8_t[8]){a, b, a, b, ROW, ROW, a, b});
 }
 
-TILE_INLINE void multiply_block(const pare_tile_block *b, const bool S8) {
+TILE_INLINE void multiply_block(const pare_tile_block *b, const bool S8, const bool LACED) {
     size_t row = 0;
     if (b->m >= BLOCK) configure_block(BLOCK);
-    for (; row + BLOCK <= b->m; row += BLOCK) block_rows(b, row, BLOCK, S8);
+    for (; row + BLOCK <= b->m; row += BLOCK) block_rows(b, row, BLOCK, S8, LACED);
     if (row < b->m) {
         configure_block(b->m - row);
-        block_rows(b, row, b->m - row, S8);
+        block_rows(b, row, b->m - row, S8, LACED);
     }
     _tile_release();
 }
 
-static void bf16_block_amx(const pare_tile_block *b) { multiply_block(b, false); }
-static void s8_block_amx(const pare_tile_block *b) { multiply_block(b, true); }
+static void bf16_block_amx(const pare_tile_block *b) {
+    if (b->laced > 1)
+        multiply_block(b, false, true);
+    else
+        multiply_block(b, false, false);
+}
+static void s8_block_amx(const pare_tile_block *b) { multiply_block(b, true, false); }
 
 const pare_tile_kernels pare_tile_amx = {.transpose = pare_tile_transpose_avx2,
                                          .place = pare_tile_place_avx512,

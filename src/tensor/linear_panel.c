@@ -221,9 +221,9 @@ static void multiply_f32(const pare_linear_job *job, const pare_many_space *s,
 
 /* --- bf16 --- */
 
-/* Products of parts, the small ones first, of as many parts of w as it has. Those left out are
- * below 2^-24 of the whole: the last bit of f32. */
-static const struct { uint8_t x, w; } products[] = {{2, 0}, {1, 1}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
+/* Products of parts, of as many parts of w as it has, neighbours with a part in common. Those left
+ * out are below 2^-24 of the whole: the last bit of f32. */
+static const struct { uint8_t x, w; } products[] = {{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 2}, {0, 0}};
 enum { N_PRODUCTS = sizeof products / sizeof *products };
 
 /* Parts that hold every weight exactly: bf16 keeps 8 bits of a number, f16 has 11. */

@@ -443,13 +443,49 @@ static void bf16_blocks(const pare_tile_kernels *tiles, size_t m, size_t n_panel
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
+/* Runs side by side, some with inputs or panels in common: exact sums of whole numbers. */
+static void bf16_laced(const pare_tile_kernels *tiles, size_t m, size_t n_panels) {
+    enum { LACED = 3, RUNS = 2 * LACED, K = 64, LDA = K + 32 };
+    uint16_t *a = malloc(RUNS * m * LDA * sizeof *a),
+             *w = exact(RUNS * n_panels * K * NR * sizeof *w);
+    float *c = exact(n_panels * m * NR * sizeof *c),
+          *want = exact(n_panels * m * NR * sizeof *want);
+    static const struct {
+        uint8_t a, w;
+    } parts[RUNS] = {{0, 0}, {1, 0}, {1, 1}, {2, 2}, {3, 3}, {3, 4}};
+    pare_tile_run runs[RUNS];
+    for (size_t i = 0; i < RUNS * m * LDA; i++) a[i] = random_bf16(true);
+    for (size_t i = 0; i < RUNS * n_panels * K * NR; i++) w[i] = random_bf16(true);
+    for (size_t i = 0; i < n_panels * m * NR; i++) want[i] = 0;
+    for (size_t r = 0; r < RUNS; r++) {
+        runs[r] =
+            (pare_tile_run){a + parts[r].a * m * LDA, w + parts[r].w * n_panels * K * NR, 2 * K};
+        for (size_t p = 0; p < n_panels; p++)
+            tiles->bf16(want + p * m * NR, NR, runs[r].a, LDA,
+                        (const uint16_t *)runs[r].panels + p * K * NR, m, K, true);
+    }
+    const pare_tile_block block = {.runs = runs,
+                                   .n_runs = RUNS,
+                                   .laced = LACED,
+                                   .lda = 2 * LDA,
+                                   .panel_stride = 2 * K * NR,
+                                   .n_panels = n_panels,
+                                   .m = m,
+                                   .c = c,
+                                   .c_stride = m * NR};
+    tiles->bf16_block(&block);
+    assert_memory_equal(c, want, n_panels * m * NR * sizeof *c);
+    void *all[] = {a, w, c, want};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
 static void blocks_in_bf16(void **state) {
     (void)state;
     srand(8);
     for (size_t l = 0; l < N_LEVELS; l++)
         for (size_t i = 0; i < sizeof ms / sizeof *ms && runs(l); i++)
             for (size_t n = 1; n <= 4 && levels[l].kernels->bf16_block; n++)
-                bf16_blocks(levels[l].kernels, ms[i], n);
+                bf16_blocks(levels[l].kernels, ms[i], n), bf16_laced(levels[l].kernels, ms[i], n);
 }
 
 /* Signed bytes: sums in integers are exact, and so is a scale that is a power of two. */
