@@ -405,21 +405,21 @@ static void run_blocks_item(const pare_linear_job *job, pare_many_space *s, size
             bool whole = p->n_rows == NR && kb + n_blocks == s->n_kb;
             size_t n_runs = pare_panel_runs(job, s, p, kb, n_blocks, m0, s->runs + i * panel_size,
                                             block_size, runs);
-            pare_tile_block b = {.runs = runs,
-                                 .n_runs = n_runs,
-                                 .laced = n_runs / n_blocks,
-                                 .lda = KC * sizeof(uint16_t),
-                                 .panel_stride = panel_size * sizeof(uint16_t),
-                                 .n_panels = n_run,
-                                 .m = m1 - m0,
-                                 .c = s->c + (i * s->slab + m0) * NR,
-                                 .c_stride = s->slab * NR,
-                                 .more = kb > 0,
-                                 .y = whole ? o->y + (y_row + m0) * o->ldy + (p->row0 - o->row0)
-                                            : NULL,
-                                 .ldy = o->ldy,
-                                 .bias = bias[i],
-                                 .add = o->accumulate};
+            pare_tile_block b = {
+                .runs = runs,
+                .n_runs = n_runs,
+                .laced = p->form == PARE_FORM_BF16X3 ? n_runs : 1, /* of one block */
+                .lda = KC * sizeof(uint16_t),
+                .panel_stride = panel_size * sizeof(uint16_t),
+                .n_panels = n_run,
+                .m = m1 - m0,
+                .c = s->c + (i * s->slab + m0) * NR,
+                .c_stride = s->slab * NR,
+                .more = kb > 0,
+                .y = whole ? o->y + (y_row + m0) * o->ldy + (p->row0 - o->row0) : NULL,
+                .ldy = o->ldy,
+                .bias = bias[i],
+                .add = o->accumulate};
             job->tiles->bf16_block(&b);
         }
     }
